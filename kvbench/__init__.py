@@ -1,0 +1,56 @@
+"""kvbench: what the KV cache buys and what it costs, on your machine, with your model.
+
+The command line is a thin skin over this:
+
+    from kvbench import Plan, sweep, summarise
+    run = sweep(Plan(max_new_tokens=(50, 100), repeats=5))
+    summarise(run)
+
+Importing the package imports none of torch, transformers, pandas and matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvbench.analysis.summary import summarise
+    from kvbench.api import sweep
+    from kvbench.case import Case
+    from kvbench.errors import UserError
+    from kvbench.plan import Plan
+    from kvbench.records.run import Run, load_run
+    from kvbench.records.sample import Sample
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Case": "kvbench.case",
+    "Plan": "kvbench.plan",
+    "Run": "kvbench.records.run",
+    "Sample": "kvbench.records.sample",
+    "UserError": "kvbench.errors",
+    "load_run": "kvbench.records.run",
+    "summarise": "kvbench.analysis.summary",
+    "sweep": "kvbench.api",
+}
+
+__all__ = [
+    "Case",
+    "Plan",
+    "Run",
+    "Sample",
+    "UserError",
+    "__version__",
+    "load_run",
+    "summarise",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `kvbench --help` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kvbench' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

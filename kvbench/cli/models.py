@@ -1,0 +1,19 @@
+"""`kvbench models`: the built-in architectures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kvbench.cli.options import Debug, option
+
+__all__ = ["models"]
+
+
+def models(
+    dtype: Annotated[str, option("Data type of the cache.")] = "float32",
+    debug: Debug = False,
+) -> None:
+    """List the built-in architectures with their parameters and cache bytes per token."""
+    from kvbench import console
+
+    console.print_models(console.make_console(), dtype)

@@ -1,0 +1,26 @@
+"""Everything that touches rich: what a sweep shows while it runs, and what is printed once."""
+
+from __future__ import annotations
+
+from kvbench.console.printing import (
+    make_console,
+    print_cases,
+    print_environment,
+    print_models,
+    print_run,
+    print_sentences,
+    print_table,
+)
+from kvbench.console.views import View, make_view
+
+__all__ = [
+    "View",
+    "make_console",
+    "make_view",
+    "print_cases",
+    "print_environment",
+    "print_models",
+    "print_run",
+    "print_sentences",
+    "print_table",
+]

@@ -1,0 +1,155 @@
+"""What is printed once: tables, sentences, the environment, the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from kvbench.analysis.summary import summarise_cases
+from kvbench.case import Case
+from kvbench.catalogue import CATALOGUE
+from kvbench.records.environment import Environment
+from kvbench.records.run import Run
+from kvbench.report.table import Table, failures, pair_table
+from kvbench.report.words import answers
+from kvbench.theory.cache import cache_bytes_per_token
+
+__all__ = [
+    "make_console",
+    "print_cases",
+    "print_environment",
+    "print_models",
+    "print_run",
+    "print_sentences",
+    "print_table",
+]
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that prints names and prompts as they are: no markup, no emoji."""
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        # A log or a pipe has no width: rows are not to be folded at 80.
+        console.width = 1000
+    return console
+
+
+def print_table(console: Console, table: Table) -> None:
+    """A table with its caption, aligned; wide tables are not cut when the output is no terminal."""
+    drawn = RichTable(box=None, pad_edge=False, header_style="bold" if console.is_terminal else "")
+    for head, numeric in zip(table.heads, table.numeric, strict=True):
+        # Folded on a narrow terminal, and never cut: a number without its end is wrong.
+        drawn.add_column(head, justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
+    if table.caption:
+        console.print(table.caption, style="dim", soft_wrap=not console.is_terminal)
+
+
+def print_run(console: Console, run: Run) -> None:
+    """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
+    cases = summarise_cases(run.samples)
+    console.print()
+    print_table(console, pair_table(cases))
+    console.print()
+    print_sentences(console, answers(cases), style="bold" if console.is_terminal else None)
+    failed = failures(cases)
+    if failed:
+        console.print(f"\n{len(failed)} of {len(run.info.cases)} cases have no time:")
+        print_sentences(console, (f"- {line}" for line in failed))
+    if run.info.state == "interrupted":
+        console.print("\nInterrupted: what was measured until then is kept.")
+    console.print("\nWritten:")
+    for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
+        console.print(f"  {path}", soft_wrap=True)
+
+
+def print_sentences(console: Console, sentences: Iterable[str], style: str | None = None) -> None:
+    """Sentences, one a line, broken only by the terminal."""
+    for sentence in sentences:
+        console.print(sentence, style=style, soft_wrap=not console.is_terminal)
+
+
+def print_cases(console: Console, cases: Sequence[Case]) -> None:
+    """The cases of a plan, as `--dry-run` shows them; what all have in common is said once."""
+    axes: dict[str, Callable[[Case], str]] = {
+        "model": lambda c: c.model,
+        "weights": lambda c: c.weights,
+        "device": lambda c: c.device,
+        "dtype": lambda c: c.dtype,
+        "attention": lambda c: c.attention,
+        "batch": lambda c: str(c.batch_size),
+        "prompt": lambda c: c.prompt.label[:60],
+        "tokens": lambda c: str(c.max_new_tokens),
+        "cache": lambda c: c.cache,
+    }
+    varied = [name for name, read in axes.items() if len({read(case) for case in cases}) > 1]
+    shown = ["case", *varied]
+    rows = tuple((case.id, *(axes[name](case) for name in varied)) for case in cases)
+    numeric = tuple(name in ("batch", "tokens") for name in shown)
+    common = ", ".join(f"{name} {axes[name](cases[0])}" for name in axes if name not in varied)
+    count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
+    caption = f"{f'All: {common}. ' if common else ''}{count}"
+    print_table(console, Table(tuple(shown), rows, numeric, caption))
+
+
+def print_models(console: Console, dtype: str) -> None:
+    """The built-in architectures: parameters, and cache bytes per token and sequence."""
+    rows = tuple(
+        (
+            entry.name,
+            f"{entry.parameters / 1e6:,.1f} M",
+            f"{cache_bytes_per_token(entry.config, dtype):,}",
+            str(entry.config.get("n_positions") or entry.config.get("max_position_embeddings")),
+            str(entry.config.get("sliding_window") or "-"),
+        )
+        for entry in CATALOGUE.values()
+    )
+    heads = ("model", "parameters", "cache bytes/token", "positions", "window")
+    caption = (
+        f"Cache bytes: per token and sequence in {dtype}, keys and values of all layers. Layers "
+        "with a window stop growing when it is full."
+    )
+    print_table(console, Table(heads, rows, (False, True, True, True, True), caption))
+
+
+def print_environment(console: Console, environment: Environment) -> None:
+    """What `kvbench env` shows: a line per fact, then what is missing and why."""
+    facts: list[tuple[str, Any]] = [
+        ("platform", environment.platform),
+        ("Python", environment.python),
+        ("CPU", environment.cpu),
+        (
+            "CPUs",
+            f"{environment.logical_cpus} logical, {environment.physical_cpus} physical, "
+            f"{environment.usable_cpus} usable",
+        ),
+        ("memory", f"{environment.memory_bytes / 2**30:.1f} GiB"),
+        ("torch threads", environment.threads),
+        ("CPU governor", environment.governor),
+        ("CUDA of torch", environment.cuda),
+        ("NVIDIA driver", environment.driver),
+        ("NVML", environment.nvml),
+    ]
+    for device in environment.devices:
+        detail = [device.hardware]
+        if device.memory_bytes:
+            detail.append(f"{device.memory_bytes / 2**30:.1f} GiB")
+        if device.compute_capability:
+            detail.append(f"compute capability {device.compute_capability}")
+        if device.uuid:
+            detail.append(device.uuid)
+        facts.append((f"device {device.name}", ", ".join(detail)))
+    facts += list(environment.versions.items())
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        shown = "-" if value is None else str(value)
+        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
+    if environment.missing:
+        console.print("\nMissing:")
+        print_sentences(console, (f"- {sentence}" for sentence in environment.missing))

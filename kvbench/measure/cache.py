@@ -1,0 +1,61 @@
+"""The cache object after a run: its exact size and what it is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+__all__ = ["cache_bytes", "cache_class", "cache_layers", "cache_tensors"]
+
+
+def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
+    """All tensors of keys, values and states in a cache object, each once.
+
+    Book-keeping scalars, such as a window's size kept as a tensor, are left out.
+    """
+    seen: set[int] = set()
+    # Only the library's own objects are walked into, so that a reference to the model or to its
+    # configuration does not count as cache.
+    queue = [cache]
+    while queue:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            if item.ndim >= 2:
+                yield item
+        elif isinstance(item, dict):
+            queue.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            queue.extend(item)
+        elif _belongs_to_cache(item):
+            queue.extend(vars(item).values())
+
+
+def _belongs_to_cache(item: Any) -> bool:
+    name = type(item).__name__
+    return ("Cache" in name or "Layer" in name) and not isinstance(item, torch.nn.Module)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Exact bytes of the tensors in a cache object; 0 for None."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in cache_tensors(cache))
+
+
+def cache_class(cache: Any) -> str | None:
+    """The class that was really used, None without a cache."""
+    return None if cache is None else type(cache).__name__
+
+
+def cache_layers(cache: Any) -> str | None:
+    """The layer classes with counts, such as `DynamicLayer x12`; None without a cache."""
+    if cache is None:
+        return None
+    names = ("self_attention_cache", "cross_attention_cache")
+    caches = [getattr(cache, name) for name in names if hasattr(cache, name)] or [cache]
+    counts = Counter(type(layer).__name__ for one in caches for layer in getattr(one, "layers", ()))
+    return ", ".join(f"{name} x{count}" for name, count in sorted(counts.items())) or None

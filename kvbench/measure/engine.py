@@ -1,0 +1,245 @@
+"""The engine that measures in this process: opens a model, runs tasks, gives samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Iterable
+from typing import Any
+
+import huggingface_hub
+import psutil
+import torch
+import transformers
+
+from kvbench.case import Case, Group, ModelKey, Task
+from kvbench.errors import UserError
+from kvbench.measure.cache import cache_bytes, cache_class, cache_layers
+from kvbench.measure.clock import TokenClock
+from kvbench.measure.failures import classify
+from kvbench.measure.generate import Generation, generate
+from kvbench.measure.meters import Meter, make_meter, trust_flags
+from kvbench.models.config import load_config, position_limit
+from kvbench.models.load import LoadedModel, load_model, parameter_count
+from kvbench.models.prompts import Encoder, Inputs, check_prompt
+from kvbench.models.source import locate
+from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.sample import Sample, Stage, sample_of, utc_now
+from kvbench.strategies import strategy
+
+__all__ = ["LocalEngine"]
+
+
+class LocalEngine:
+    """Measures in this process. One model is open at a time.
+
+    It quietens Transformers' log and progress bars, which would run through the sweep's own.
+    """
+
+    def __init__(self, *, seed: int = 0, trust_remote_code: bool = False) -> None:
+        self._seed = seed
+        self._trust_remote_code = trust_remote_code
+        self._open: _OpenModel | None = None
+        _quieten()
+
+    @property
+    def needs_memory_pass(self) -> bool:
+        """Whether the open model's device reads memory only in an untimed pass of its own."""
+        return self._model.meter.needs_memory_pass
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Lines for people about the open model's device."""
+        notice = self._model.meter.notice
+        return (notice,) if notice else ()
+
+    def check(self, groups: Iterable[Group]) -> None:
+        """Refuse, before anything is measured, what cannot be measured at all.
+
+        Raises:
+            UserError: a model cannot be had or does not generate, its weights do not fit, or a
+                prompt cannot be encoded.
+        """
+        for group in groups:
+            source = locate(group.model.model, group.model.weights)
+            config = load_config(source, self._trust_remote_code)
+            if source.gguf_file is None:
+                _check_fits(group.model, parameter_count(config, self._trust_remote_code))
+            for case in group.cases:
+                check_prompt(source, case.prompt)
+
+    def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+        """Load a model. What goes wrong is told, not raised: it costs this model's cases only."""
+        self.close()
+        try:
+            loaded = load_model(key, seed=self._seed, trust_remote_code=self._trust_remote_code)
+            meter = make_meter(loaded.device)
+        except Exception as error:
+            # A model may fail in its own code or in the device's; the rows of its cases say how.
+            return LoadFailed(key, *classify(error))
+        encoder = Encoder(loaded, self._seed, self._trust_remote_code)
+        self._open = _OpenModel(loaded, encoder, meter)
+        return ModelLoaded(key, loaded.seconds, loaded.parameters, loaded.weights_bytes)
+
+    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+        """Run a task: its sample and the seconds to each token. A failure is a sample too."""
+        sample, times = self._model.measure(task)
+        if sample.status != "ok":
+            # The frames of the exception held the tensors until now.
+            gc.collect()
+            if self._model.loaded.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return sample, times
+
+    def close(self) -> None:
+        """Free the open model and its memory."""
+        if self._open is not None:
+            meter, self._open = self._open.meter, None
+            gc.collect()
+            meter.close()
+
+    @property
+    def _model(self) -> _OpenModel:
+        if self._open is None:
+            raise RuntimeError("no model is open")
+        return self._open
+
+
+@dataclasses.dataclass
+class _OpenModel:
+    loaded: LoadedModel
+    encoder: Encoder
+    meter: Meter
+
+    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+        started_at = utc_now()
+        stage: Stage = "load"
+        clock = TokenClock()
+        fields: dict[str, Any] = {}
+        try:
+            inputs = self.encoder.encode(task.case.prompt, task.case.batch_size)
+            fields = {"prompt_tokens": inputs.tokens} | self._past_positions(task.case, inputs)
+            stage = "prefill"
+            generation, readings = self._run(task, inputs, clock)
+        except Exception as error:
+            # Whatever a model raises is this sample's fault, and its row says what it was; the
+            # sweep goes on. Interrupts are not Exceptions and pass through.
+            status, text = classify(error)
+            if clock.tokens:
+                stage = "decode"
+            return sample_of(
+                task, started_at=started_at, status=status, stage=stage, error=text, **fields
+            ), ()
+        return self._sample(task, started_at, fields, generation, readings)
+
+    def _run(
+        self, task: Task, inputs: Inputs, clock: TokenClock
+    ) -> tuple[Generation, dict[str, Any]]:
+        self.meter.start(task.phase)
+        generation = generate(
+            self.loaded,
+            inputs,
+            strategy(task.case.cache),
+            task.new_tokens,
+            clock=clock,
+            synchronise=self.meter.synchronise,
+        )
+        # Before the generation, and with it the cache, can be freed.
+        return generation, self.meter.finish()
+
+    def _past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
+        """A flag for rotary positions past the trained ones.
+
+        Raises:
+            UserError: the model has a table of positions and the case runs over its end.
+        """
+        limit = position_limit(self.loaded.config)
+        # The last token that comes out is never fed back.
+        decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
+        needed = max(decoder_prompt + case.max_new_tokens - 1, inputs.tokens)
+        if limit.positions is None or needed <= limit.positions:
+            return {}
+        if limit.kind == "absolute":
+            raise UserError(
+                f"{inputs.tokens} prompt tokens and {case.max_new_tokens} new ones need {needed} "
+                f"positions; {case.model} has {limit.positions}."
+            )
+        return {"flags": "past_positions"}
+
+    def _sample(
+        self,
+        task: Task,
+        started_at: str,
+        fields: dict[str, Any],
+        generation: Generation,
+        readings: dict[str, Any],
+    ) -> tuple[Sample, tuple[float, ...]]:
+        times = generation.token_times
+        fields = (
+            fields
+            | readings
+            | {
+                "new_tokens": generation.new_tokens,
+                "output_sha256": generation.output_sha256,
+                "kv_cache_bytes": cache_bytes(generation.cache),
+                "cache_class": cache_class(generation.cache),
+                "cache_layers": cache_layers(generation.cache),
+                "weights_bytes": self.loaded.weights_bytes,
+            }
+        )
+        fields["flags"] = self._flags(task.case, fields)
+        if not generation.new_tokens == len(times) == task.new_tokens:
+            error = (
+                f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
+                f"and {len(times)} were stamped"
+            )
+            return sample_of(
+                task,
+                started_at=started_at,
+                status="mismatch",
+                stage="decode",
+                error=error,
+                **fields,
+            ), times
+        if task.phase != "memory":
+            # A polled pass is slower than the run it stands for: its time is no measurement.
+            fields |= _times(generation, task.case.batch_size)
+        return sample_of(task, started_at=started_at, **fields), times
+
+    def _flags(self, case: Case, fields: dict[str, Any]) -> str | None:
+        flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
+        if self.loaded.attention != case.attention:
+            flags.append(f"attention_is_{self.loaded.attention}")
+        if strategy(case.cache).use_cache != (fields["cache_class"] is not None):
+            flags.append("cache_not_as_asked")
+        return " ".join(flags) or None
+
+
+def _quieten() -> None:
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def _times(generation: Generation, batch_size: int) -> dict[str, Any]:
+    total, first, steps = generation.total_s, generation.token_times[0], generation.new_tokens - 1
+    return {
+        "total_s": total,
+        "ttft_s": first,
+        "itl_s": (total - first) / steps if steps else None,
+        "tokens_per_s": batch_size * generation.new_tokens / total,
+    }
+
+
+def _check_fits(key: ModelKey, parameters: int) -> None:
+    needed = parameters * torch.finfo(getattr(torch, key.dtype)).bits // 8
+    if key.device == "cpu":
+        available = psutil.virtual_memory().available
+    else:
+        available = torch.cuda.mem_get_info(torch.device(key.device))[0]
+    if needed > available:
+        raise UserError(
+            f"model: the weights of {key.model} need {needed / 2**30:.1f} GiB in {key.dtype} and "
+            f"{key.device} has {available / 2**30:.1f} GiB free: use a smaller model, a shorter "
+            "dtype or another device."
+        )

@@ -1,0 +1,111 @@
+"""One generation: exactly so many greedy tokens, one cache strategy, a synchronised clock."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kvbench.measure.clock import TokenClock
+from kvbench.models.load import LoadedModel
+from kvbench.models.prompts import Inputs
+from kvbench.strategies import CacheStrategy
+
+__all__ = ["Generation", "generate"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came out of one run.
+
+    Attributes:
+        total_s: seconds of `generate`, the device synchronised on both sides.
+        token_times: seconds from the start to each new token.
+        new_ids: the new token ids, `[batch, new tokens]`.
+        cache: the cache object, None without one.
+    """
+
+    total_s: float
+    token_times: tuple[float, ...]
+    new_ids: torch.Tensor
+    cache: Any
+
+    @property
+    def new_tokens(self) -> int:
+        """New tokens per sequence."""
+        return self.new_ids.shape[1]
+
+    @property
+    def output_sha256(self) -> str:
+        """First sixteen digits of the hash of the new ids, row by row, 64-bit little-endian."""
+        ids = self.new_ids.to("cpu", torch.int64).contiguous().numpy().astype("<i8")
+        return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
+
+
+def generate(
+    loaded: LoadedModel,
+    inputs: Inputs,
+    strategy: CacheStrategy,
+    new_tokens: int,
+    *,
+    clock: TokenClock | None,
+    synchronise: Callable[[], None],
+) -> Generation:
+    """Generate exactly `new_tokens` tokens per sequence and time it.
+
+    The work is the same for every strategy: greedy, no end of sequence, none of the checkpoint's
+    sampling settings.
+
+    Args:
+        loaded: the model.
+        inputs: prompt ids and mask, `[batch, prompt tokens]`.
+        strategy: how keys and values are kept.
+        new_tokens: tokens to generate per sequence.
+        clock: stamps each token; None leaves the stamps out (to measure what they cost).
+        synchronise: waits until the device has done all it was given.
+    """
+    options = generate_options(loaded, strategy, new_tokens)
+    # PreTrainedModel gets the method from a mixin that its type does not tell of.
+    run: Callable[..., Any] = loaded.model.generate  # type: ignore[assignment]
+    synchronise()
+    start = time.perf_counter()
+    output = run(
+        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, streamer=clock, **options
+    )
+    synchronise()
+    total_s = time.perf_counter() - start
+    first = 1 if loaded.is_encoder_decoder else inputs.tokens
+    return Generation(
+        total_s=total_s,
+        token_times=clock.times(start) if clock else (),
+        new_ids=output.sequences[:, first:],
+        cache=output.past_key_values,
+    )
+
+
+def generate_options(
+    loaded: LoadedModel, strategy: CacheStrategy, new_tokens: int
+) -> dict[str, Any]:
+    """The keyword arguments of `generate` that make it the same work for every strategy."""
+    options: dict[str, Any] = {
+        "max_new_tokens": new_tokens,
+        "do_sample": False,
+        "num_beams": 1,
+        "use_cache": strategy.use_cache,
+        # As a keyword None stays None; inside a GenerationConfig it is filled from the model again
+        # and the run stops early.
+        "eos_token_id": None,
+        # Never used, since nothing ends early; without one there is a warning for each run.
+        "pad_token_id": 0,
+        "return_dict_in_generate": True,
+        **strategy.generate_options,
+    }
+    if loaded.is_encoder_decoder:
+        config = loaded.config
+        start = getattr(config, "decoder_start_token_id", None)
+        options["decoder_start_token_id"] = start if start is not None else config.pad_token_id or 0
+    return options

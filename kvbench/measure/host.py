@@ -1,0 +1,159 @@
+"""The host: resident memory and its high-water mark, and who else uses the processors."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+__all__ = [
+    "CpuShare",
+    "RssPoller",
+    "cpu_governor",
+    "high_water_mark_works",
+    "load_average",
+    "peak_rss_bytes",
+    "release_memory",
+    "reset_peak_rss",
+    "rss_bytes",
+]
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def rss_bytes() -> int:
+    """Resident set of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def release_memory() -> None:
+    """Collect garbage and give what the C library keeps back to the system.
+
+    Without it the next run fills the holes of the last one, and its peak over its base reads high
+    or low by chance.
+    """
+    gc.collect()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+def reset_peak_rss() -> None:
+    """Set the high-water mark of the resident set to what is resident now (Linux)."""
+    _CLEAR_REFS.write_text("5")
+
+
+def peak_rss_bytes() -> int:
+    """The high-water mark of the resident set since the last reset (Linux)."""
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM")
+
+
+@functools.cache
+def high_water_mark_works() -> bool:
+    """Whether the high-water mark can be reset and read; some sandboxes offer neither."""
+    try:
+        reset_peak_rss()
+        peak_rss_bytes()
+    except OSError:
+        return False
+    return True
+
+
+class RssPoller:
+    """The largest resident set while the block runs, polled by a thread every `interval` seconds.
+
+    It takes time from what it watches, so it is only for passes that are not timed.
+    """
+
+    def __init__(self, interval: float = 0.002) -> None:
+        self.peak = 0
+        self._interval = interval
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.peak = rss_bytes()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak = max(self.peak, rss_bytes())
+
+    def _poll(self) -> None:
+        while not self._done.wait(self._interval):
+            self.peak = max(self.peak, rss_bytes())
+
+
+class CpuShare:
+    """The share of the machine's processor time that other processes used since `start`.
+
+    The system's busy time less this process's own, over all processors. The system counts in
+    ticks of 10 ms, so that a short window says nothing.
+    """
+
+    MIN_SECONDS = 0.2
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def others(self) -> float | None:
+        """0.0 to 1.0, or None for a window that is too short."""
+        wall, busy, own = (now - then for now, then in zip(self._read(), self._start, strict=True))
+        if wall < self.MIN_SECONDS:
+            return None
+        available = wall * (psutil.cpu_count() or 1)
+        return min(max((busy - own) / available, 0.0), 1.0)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # guest time is counted in user already.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        own = os.times()
+        return time.perf_counter(), total - idle, own.user + own.system
+
+
+def load_average() -> float | None:
+    """Load average of the last minute, None where the system has none."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+@functools.cache
+def cpu_governor() -> str | None:
+    """Frequency governor of the first processor, None where it is not shown."""
+    try:
+        return _GOVERNOR.read_text().strip()
+    except OSError:
+        return None
+
+
+@functools.cache
+def _malloc_trim() -> Any:
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return None

@@ -1,0 +1,146 @@
+"""NVML: memory, energy, clocks and neighbours of a GPU, matched to torch's device by UUID."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pynvml
+
+__all__ = ["Nvml", "NvmlDevice", "NvmlUnavailable"]
+
+T = TypeVar("T")
+
+_THROTTLE_REASONS = {
+    # Bits as NVML's header defines them; idle and application clocks slow nothing down by surprise.
+    0x0000000000000004: "sw_power_cap",
+    0x0000000000000008: "hw_slowdown",
+    0x0000000000000010: "sync_boost",
+    0x0000000000000020: "sw_thermal_slowdown",
+    0x0000000000000040: "hw_thermal_slowdown",
+    0x0000000000000080: "hw_power_brake",
+    0x0000000000000100: "display_clock",
+}
+
+
+class NvmlUnavailable(Exception):
+    """NVML cannot be used here; the text says why, in words for people."""
+
+
+class Nvml:
+    """The library, initialised. `module` is pynvml, or a stand-in in tests.
+
+    Raises:
+        NvmlUnavailable: there is no driver, or it refuses.
+    """
+
+    def __init__(self, module: ModuleType | Any = pynvml) -> None:
+        self._module = module
+        try:
+            module.nvmlInit()
+        except module.NVMLError as error:
+            raise NvmlUnavailable(f"NVML: {error}; is the NVIDIA driver installed?") from error
+
+    def driver_version(self) -> str | None:
+        """The driver's version."""
+        return self._ask(self._module.nvmlSystemGetDriverVersion)
+
+    def library_version(self) -> str | None:
+        """NVML's version."""
+        return self._ask(self._module.nvmlSystemGetNVMLVersion)
+
+    def device(self, uuid: str) -> NvmlDevice:
+        """The device of a torch UUID: indices differ under CUDA_VISIBLE_DEVICES, UUIDs do not.
+
+        Raises:
+            NvmlUnavailable: NVML has no device, and no MIG instance, of this UUID.
+        """
+        problem = None
+        for prefix in ("GPU-", "MIG-"):
+            try:
+                handle = self._module.nvmlDeviceGetHandleByUUID(prefix + uuid)
+            except self._module.NVMLError as error:
+                problem = error
+            else:
+                return NvmlDevice(self, handle)
+        raise NvmlUnavailable(f"NVML knows no device with the UUID {uuid}: {problem}")
+
+    def close(self) -> None:
+        """Give the library back."""
+        self._ask(self._module.nvmlShutdown)
+
+    def _ask(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """A reading, or None where the board or the container does not give it."""
+        try:
+            return function(*arguments)
+        except self._module.NVMLError:
+            return None
+
+
+class NvmlDevice:
+    """One GPU. Every reading is None where it cannot be had, never 0."""
+
+    def __init__(self, nvml: Nvml, handle: Any) -> None:
+        self._nvml = nvml
+        self._module = nvml._module
+        self._handle = handle
+
+    def used_bytes(self) -> int | None:
+        """Memory in use on the device, by all processes."""
+        info = self._ask("nvmlDeviceGetMemoryInfo")
+        return None if info is None else int(info.used)
+
+    def process_bytes(self) -> int | None:
+        """Memory of this process; None where the process is not listed, as in most containers."""
+        for process in self._processes() or ():
+            if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                return int(process.usedGpuMemory)
+        return None
+
+    def other_processes(self) -> int | None:
+        """Compute processes besides this one, which must hold a context on the device itself.
+
+        Inside a container the list has the host's process ids, so that one entry is taken for this
+        process whatever its id; an empty list means that the list is hidden: None.
+        """
+        processes = self._processes()
+        return len(processes) - 1 if processes else None
+
+    def throttle_reasons(self) -> str | None:
+        """Reasons for reduced clocks now, joined by `+`; `none` if there are none."""
+        # Renamed in driver 535; older libraries have only the older name.
+        names = (
+            "nvmlDeviceGetCurrentClocksEventReasons",
+            "nvmlDeviceGetCurrentClocksThrottleReasons",
+        )
+        for name in names:
+            bits = self._ask(name) if hasattr(self._module, name) else None
+            if bits is not None:
+                reasons = [text for bit, text in _THROTTLE_REASONS.items() if bits & bit]
+                return "+".join(reasons) or "none"
+        return None
+
+    def sm_clock_mhz(self) -> int | None:
+        """SM clock, MHz."""
+        return _whole(self._ask("nvmlDeviceGetClockInfo", self._module.NVML_CLOCK_SM))
+
+    def temperature_c(self) -> int | None:
+        """Temperature of the GPU, degrees Celsius."""
+        return _whole(self._ask("nvmlDeviceGetTemperature", self._module.NVML_TEMPERATURE_GPU))
+
+    def energy_mj(self) -> int | None:
+        """Energy since the driver was loaded, millijoules, about 100 ms apart; Volta and later."""
+        return _whole(self._ask("nvmlDeviceGetTotalEnergyConsumption"))
+
+    def _processes(self) -> list[Any] | None:
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        return None if processes is None else list(processes)
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        return self._nvml._ask(getattr(self._module, name), self._handle, *arguments)
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)

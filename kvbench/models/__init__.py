@@ -1,0 +1,1 @@
+"""Models: from the hub, a folder, a GGUF file, or an architecture with random weights."""

@@ -1,0 +1,157 @@
+"""A model's configuration: read, refused with one sentence if it cannot generate, and measured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from kvbench.errors import UserError
+from kvbench.models.source import ModelSource
+
+__all__ = ["PositionLimit", "load_config", "loading", "position_limit", "read_config"]
+
+
+@dataclass(frozen=True)
+class PositionLimit:
+    """How far a model's positions reach.
+
+    `absolute`: a table of `positions` rows, past which there is an index error (on CUDA, a dead
+    context). `rotary`: computed, so that it runs on past `positions` with poorer text. `none`: no
+    limit.
+    """
+
+    kind: Literal["absolute", "rotary", "none"]
+    positions: int | None = None
+
+
+def load_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a model that generates text.
+
+    Raises:
+        UserError: it cannot be had, or the model is no decoder.
+    """
+    config = read_config(source, trust_remote_code)
+    _check_generates(source.name, config, trust_remote_code)
+    return config
+
+
+def read_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a model, whatever it is for.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if source.place is None and source.builtin is not None:
+        keys = dict(source.builtin.config)
+        config: PretrainedConfig = AutoConfig.for_model(keys.pop("model_type"), **keys)
+        return config
+    with loading(source):
+        config = AutoConfig.from_pretrained(
+            str(source.place), trust_remote_code=trust_remote_code, **gguf_argument(source)
+        )
+    return config
+
+
+def gguf_argument(source: ModelSource) -> dict[str, Any]:
+    """The keyword by which Transformers is told of a GGUF file; empty without one."""
+    return {"gguf_file": source.gguf_file} if source.gguf_file else {}
+
+
+def position_limit(config: PretrainedConfig) -> PositionLimit:
+    """How far the positions of this model reach, from its configuration."""
+    text = config.get_text_config(decoder=True)
+    if hasattr(text, "relative_attention_num_buckets") or getattr(text, "alibi", False):
+        return PositionLimit("none")
+    # attribute_map makes n_positions readable as max_position_embeddings.
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return PositionLimit("none")
+    rotary = bool(getattr(text, "rope_parameters", None))
+    return PositionLimit("rotary" if rotary else "absolute", positions)
+
+
+@contextlib.contextmanager
+def loading(source: ModelSource) -> Iterator[None]:
+    """Turn what can go wrong in loading into one sentence that says what to do.
+
+    Transformers wraps the hub's errors into OSError, so the causes are looked at too.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(_explain(source, error)) from error
+
+
+def _explain(source: ModelSource, error: BaseException) -> str:
+    name, causes = source.name, _cause_names(error)
+    text = " ".join(str(error).split())
+    if "GatedRepoError" in causes:
+        return (
+            f"model: {name} is gated: ask for access on its hub page, then log in with `hf auth "
+            "login`."
+        )
+    if "RepositoryNotFoundError" in causes:
+        return f"model: the hub has no model '{source.place}', or it is private: check the name."
+    if "LocalEntryNotFoundError" in causes or "OfflineModeIsEnabled" in causes:
+        random = " or use --weights random" if source.builtin else ""
+        return (
+            f"model: '{source.place}' is not in the local cache and the hub cannot be reached: "
+            f"connect, give a local folder{random}."
+        )
+    if "trust_remote_code" in text:
+        return (
+            f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
+            "you trust it."
+        )
+    if "no file named model.safetensors" in text or "safetensors" in text:
+        return (
+            f"model: {name} has no safetensors weights, and pickled weights are not loaded: "
+            "convert them, use a GGUF file, or use --weights random."
+        )
+    if "not support" in text and "attention" in text:
+        return f"model: {name} does not support this attention implementation: {_first(text)}"
+    if "model_type" in text or "Unrecognized model" in text or "does not recognize" in text:
+        return f"model: Transformers does not know the kind of model of {name}: {_first(text)}"
+    return f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
+
+
+def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            return
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise UserError(
+            f"model: {name} ({kind}) is an encoder: it fills gaps and does not generate, so it has "
+            "no KV cache; give a decoder such as gpt2."
+        )
+    elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or trust_remote_code:
+        return
+    raise UserError(
+        f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2."
+    )
+
+
+def _cause_names(error: BaseException | None) -> set[str]:
+    names: set[str] = set()
+    while error is not None:
+        names.update(kind.__name__ for kind in type(error).__mro__)
+        error = error.__cause__ or error.__context__
+    return names
+
+
+def _first(text: str) -> str:
+    """The first sentence of a long message, clipped."""
+    sentence = text.split(". ")[0].rstrip(".")
+    return (sentence if len(sentence) <= 200 else sentence[:197] + "...") + "."

@@ -1,0 +1,124 @@
+"""Load a model onto a device: real weights, or random ones from the configuration alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from kvbench.case import ModelKey
+from kvbench.errors import UserError
+from kvbench.models.config import gguf_argument, load_config, loading
+from kvbench.models.source import ModelSource, locate
+
+__all__ = ["LoadedModel", "load_model", "parameter_count"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, ready to generate, and the facts of loading it."""
+
+    key: ModelKey
+    source: ModelSource
+    model: PreTrainedModel
+    config: PretrainedConfig
+    seconds: float
+    parameters: int
+    weights_bytes: int
+    attention: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the weights are on."""
+        return torch.device(self.key.device)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the prompt goes to an encoder, T5-like."""
+        return bool(self.config.is_encoder_decoder)
+
+
+def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False) -> LoadedModel:
+    """Load the model of a key onto its device, in evaluation mode.
+
+    Random weights are made on the device itself from the seed, wide enough that greedy tokens
+    vary (docs/measuring.md says why); time and memory of a dense model do not depend on the
+    values.
+
+    Raises:
+        UserError: the model cannot be had, or cannot be loaded this way.
+    """
+    start = time.perf_counter()
+    source = locate(key.model, key.weights)
+    config = load_config(source, trust_remote_code)
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, key.dtype),
+        "attn_implementation": key.attention,
+        "trust_remote_code": trust_remote_code,
+    }
+    with loading(source):
+        if key.weights == "random":
+            model = _random(config, torch.device(key.device), seed, options)
+        else:
+            model = _auto_class(config).from_pretrained(
+                source.place, use_safetensors=True, **gguf_argument(source), **options
+            )
+    # Called as torch's own method: Transformers wraps it in a way that has no type.
+    torch.nn.Module.to(model, torch.device(key.device)).eval()
+    # A checkpoint's own generation settings (penalties, sampling, forced tokens) would add work
+    # or change the tokens; every run gives its own.
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    return LoadedModel(
+        key=key,
+        source=source,
+        model=model,
+        config=model.config,
+        seconds=time.perf_counter() - start,
+        parameters=model.num_parameters(),
+        weights_bytes=_bytes(model),
+        attention=model.config._attn_implementation,
+    )
+
+
+def parameter_count(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
+    """Number of parameters, tied embeddings once, without making any: built on `meta`."""
+    with torch.device("meta"):
+        model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    return int(model.num_parameters())
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _random(
+    config: PretrainedConfig, device: torch.device, seed: int, options: dict[str, Any]
+) -> PreTrainedModel:
+    text = config.get_text_config(decoder=True)
+    if hasattr(text, "initializer_range"):
+        # With the default 0.02 GPT-2 repeats a handful of tokens, so that equal tokens would prove
+        # nothing. 0.08 at width 768 keeps the gain of a layer; scaled to other widths.
+        text.initializer_range = 0.08 * math.sqrt(768 / text.hidden_size)
+    torch.manual_seed(seed)
+    with device:
+        model = _auto_class(config).from_config(config, **options)
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"model: {type(model).__name__} is not a Transformers model.")
+    return model
+
+
+def _bytes(model: PreTrainedModel) -> int:
+    # By storage, so that tied weights count once.
+    tensors = [*model.parameters(), *model.buffers()]
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -1,0 +1,111 @@
+"""Prompts become token ids, padded to one width, with the mask that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from kvbench.case import DEFAULT_PROMPT, Prompt
+from kvbench.errors import UserError
+from kvbench.models.config import gguf_argument, loading
+from kvbench.models.load import LoadedModel
+from kvbench.models.source import ModelSource
+
+__all__ = ["Encoder", "Inputs", "check_prompt"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What goes into `generate`: ids and mask, both `[batch, prompt tokens]`, int64."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prompt, padding included."""
+        return self.input_ids.shape[1]
+
+
+def check_prompt(source: ModelSource, prompt: Prompt) -> None:
+    """Refuse a text for a model that has nothing to read it with.
+
+    Raises:
+        UserError: the model has random weights from a built-in architecture, hence no tokenizer,
+            and the text is not one whose ids are known.
+    """
+    if source.place is not None or source.builtin is None:
+        return
+    for text in prompt.texts:
+        if text not in (DEFAULT_PROMPT, *source.builtin.prompt_ids):
+            raise UserError(
+                f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
+                "give --prompt-tokens N, or --weights pretrained."
+            )
+
+
+class Encoder:
+    """Encodes prompts for one loaded model; its tokenizer is loaded when a text first needs it."""
+
+    def __init__(self, loaded: LoadedModel, seed: int, trust_remote_code: bool = False) -> None:
+        self._loaded = loaded
+        self._seed = seed
+        self._trust_remote_code = trust_remote_code
+        self._tokenizer: Any = None
+
+    def encode(self, prompt: Prompt, batch_size: int) -> Inputs:
+        """The prompt's texts in turn over the batch, or its fixed ids in each row.
+
+        Raises:
+            UserError: a text has no tokens, or its tokenizer cannot be loaded.
+        """
+        if prompt.tokens is not None:
+            rows = [self._fixed_ids(prompt.tokens)]
+        else:
+            rows = [self._encode_text(text) for text in prompt.texts]
+        return self._pad([rows[index % len(rows)] for index in range(batch_size)])
+
+    def _encode_text(self, text: str) -> list[int]:
+        source = self._loaded.source
+        if source.place is None:
+            # check_prompt let it through: the ids are known, or it is the default prompt, and
+            # then any ids of the length that GPT-2 gives it will do.
+            known = source.builtin.prompt_ids if source.builtin else {}
+            return list(known.get(text) or self._fixed_ids(6))
+        ids = self._load_tokenizer()(text)["input_ids"]
+        if not ids:
+            raise UserError(f"prompt: {text!r} has no tokens for {source.name}.")
+        return list(ids)
+
+    def _load_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            source = self._loaded.source
+            with loading(source):
+                self._tokenizer = AutoTokenizer.from_pretrained(
+                    source.place,
+                    trust_remote_code=self._trust_remote_code,
+                    **gguf_argument(source),
+                )
+        return self._tokenizer
+
+    def _fixed_ids(self, tokens: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self._seed)
+        vocabulary = self._loaded.config.get_text_config(decoder=True).vocab_size
+        return torch.randint(vocabulary, (tokens,), generator=generator).tolist()
+
+    def _pad(self, rows: list[list[int]]) -> Inputs:
+        width = max(len(row) for row in rows)
+        # The mask hides the padding, so that any id serves: padding must not need a pad token.
+        gaps = [[0] * (width - len(row)) for row in rows]
+        if self._loaded.is_encoder_decoder:
+            ids = [row + gap for row, gap in zip(rows, gaps, strict=True)]
+            mask = [[1] * len(row) + gap for row, gap in zip(rows, gaps, strict=True)]
+        else:
+            # A decoder goes on from the last position, so the padding stands on the left.
+            ids = [gap + row for row, gap in zip(rows, gaps, strict=True)]
+            mask = [gap + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)]
+        device = self._loaded.device
+        return Inputs(torch.tensor(ids, device=device), torch.tensor(mask, device=device))

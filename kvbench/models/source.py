@@ -1,0 +1,87 @@
+"""Where a model comes from: a name on the command line becomes a place to load from."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvbench.catalogue import CATALOGUE, Architecture
+from kvbench.errors import UserError, did_you_mean
+
+__all__ = ["ModelSource", "locate"]
+
+_HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found.
+
+    Attributes:
+        name: as the user wrote it.
+        place: a hub id or a folder; None for a built-in architecture with random weights.
+        gguf_file: the GGUF file in the folder, if that is what holds the weights.
+        builtin: the built-in architecture of that name, if any.
+    """
+
+    name: str
+    place: str | None
+    gguf_file: str | None = None
+    builtin: Architecture | None = None
+
+
+def locate(name: str, weights: str) -> ModelSource:
+    """Find a model by name.
+
+    Raises:
+        UserError: there is no such folder, or the name can be neither a folder nor a hub id.
+    """
+    if name in CATALOGUE:
+        return _builtin(CATALOGUE[name], weights)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(name, path)
+    if path.is_file() and path.suffix == ".gguf":
+        return ModelSource(name, str(path.parent), gguf_file=path.name)
+    if path.is_file():
+        raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
+    hint = did_you_mean(name, CATALOGUE)
+    if not _HUB_ID.fullmatch(name):
+        raise UserError(f"model: there is no folder {name!r}{hint or '.'}")
+    if "/" not in name and hint:
+        raise UserError(f"model: '{name}' is not a built-in architecture{hint}")
+    return ModelSource(name, name)
+
+
+def _builtin(architecture: Architecture, weights: str) -> ModelSource:
+    if weights == "random":
+        return ModelSource(architecture.name, None, builtin=architecture)
+    packaged = _packaged(architecture)
+    if packaged is not None:
+        return ModelSource(architecture.name, str(packaged.parent), packaged.name, architecture)
+    return ModelSource(architecture.name, architecture.hub_id, builtin=architecture)
+
+
+def _packaged(architecture: Architecture) -> Path | None:
+    """The weights inside an installed package, found without importing it."""
+    if architecture.package is None:
+        return None
+    package, file = architecture.package
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    return None
+
+
+def _folder(name: str, path: Path) -> ModelSource:
+    if (path / "config.json").is_file():
+        return ModelSource(name, str(path))
+    files = sorted(path.glob("*.gguf"))
+    if not files:
+        raise UserError(f"model: {name} has neither a config.json nor a .gguf file in it.")
+    if len(files) > 1:
+        raise UserError(f"model: {name} has {len(files)} GGUF files; name one, such as {files[0]}.")
+    return ModelSource(name, str(path), gguf_file=files[0].name)

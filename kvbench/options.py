@@ -1,0 +1,31 @@
+"""What each key of a plan means, said once: for YAML, the command line's help and the docs."""
+
+from __future__ import annotations
+
+from kvbench.strategies import STRATEGIES
+
+__all__ = ["DESCRIPTIONS"]
+
+DESCRIPTIONS: dict[str, str] = {
+    "model": "Built-in architecture (see `kvbench models`), hub id, or local folder.",
+    "weights": "pretrained or random; by default random for a built-in architecture, else "
+    "pretrained.",
+    "device": "cpu, cuda, cuda:1, ..., or auto: every kind that is present.",
+    "dtype": "float32, bfloat16 or float16.",
+    "attention": "Attention implementation: sdpa, eager, ...",
+    "cache": f"Cache strategy: {', '.join(STRATEGIES)}.",
+    "use_cache": "Another spelling of cache: true is dynamic, false is off.",
+    "batch_size": "Sequences generated at once. Lists and ranges: 1,2,4 or 1-32*2.",
+    "prompt": "Prompt text; repeat the option for several.",
+    "prompt_file": "File with one prompt a line; a batch takes its lines in turn.",
+    "prompt_tokens": "Prompts of this many fixed token ids, in place of a text.",
+    "max_new_tokens": "New tokens to generate. Lists and ranges: 10,110,210 or 10-910+100.",
+    "repeats": "Timed samples of each case, or auto: as many as the stopping rule wants.",
+    "min_repeats": "Stopping rule: at least this many samples.",
+    "max_repeats": "Stopping rule: at most this many samples.",
+    "min_seconds": "Stopping rule: at least this many seconds of samples.",
+    "max_spread": "Stopping rule: stop once the interquartile range over the median is below this.",
+    "max_case_seconds": "Stopping rule: no further sample of a case after this many seconds.",
+    "seed": "Seed of the random weights, the prompt ids and the order of the cases.",
+    "trust_remote_code": "Let Transformers run code that comes with a model; off by default.",
+}

@@ -1,0 +1,365 @@
+"""A plan: a YAML file and options, validated, and the ordered tuple of cases it stands for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from kvbench.case import DEFAULT_PROMPT, Case, Prompt
+from kvbench.catalogue import CATALOGUE
+from kvbench.errors import UserError, did_you_mean
+from kvbench.options import DESCRIPTIONS
+from kvbench.ranges import MAX_SIZE, parse_sizes
+from kvbench.strategies import strategy
+
+__all__ = ["DTYPES", "MANY_CASES", "QUICKSTART", "Plan"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+MANY_CASES = 10_000
+"""A grid with more cases than this is likely a slip: it needs `allow_many`."""
+
+QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 50, 100], "repeats": 3}
+"""The embedded default: what `kvbench sweep` adds to when it is given no file."""
+
+_MAX_YAML_BYTES = 1 << 20
+_MAX_PROMPT_FILE_BYTES = 16 << 20
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
+
+
+def _listed(value: Any) -> Any:
+    """Let a scalar stand for a list of one, and a string for a comma-separated list."""
+    listed: list[Any] = []
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        parts = [part.strip() for part in entry.split(",")] if isinstance(entry, str) else [entry]
+        listed.extend(parts)
+    return listed
+
+
+def _automatic(value: Any) -> Any:
+    """`auto` leaves a number to the stopping rule."""
+    return None if value == "auto" else value
+
+
+def _listed_texts(value: Any) -> Any:
+    """Let one text stand for a list of one; commas belong to the text."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _sizes(value: Any, info: ValidationInfo) -> Any:
+    """Expand sizes and ranges: numbers, strings, or lists of both."""
+    sizes: list[Any] = []
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(entry, str):
+            sizes.extend(parse_sizes(entry, str(info.field_name)))
+        elif isinstance(entry, bool) or not isinstance(entry, int):
+            raise ValueError(f"{entry!r} is not a size; write 10, '10-910+100' or '16-1024*2'")
+        else:
+            sizes.append(entry)
+    return sizes
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+_Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+_Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed_texts)]
+_Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+_Sizes = Annotated[tuple[_Positive, ...], BeforeValidator(_sizes)]
+_NoNames: tuple[str, ...] = ()
+_NoSizes: tuple[int, ...] = ()
+
+
+def _axis(default: Any, name: str) -> Any:
+    return Field(default=default, description=DESCRIPTIONS[name])
+
+
+class Plan(BaseModel):
+    """What to measure. Every axis is a list; the grid is their product.
+
+    Build one from keyword arguments, or from YAML and options with `Plan.load`. By default:
+    GPT-2's architecture with random weights, cache off and on, as many samples as the stopping
+    rule wants.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    model: _Words = _axis(("gpt2",), "model")
+    weights: Literal["pretrained", "random"] | None = _axis(None, "weights")
+    device: _Words = _axis(("auto",), "device")
+    dtype: _Words = _axis(("float32",), "dtype")
+    attention: _Words = _axis(("sdpa",), "attention")
+    cache: _Words = _axis(("off", "dynamic"), "cache")
+    batch_size: _Sizes = _axis((1,), "batch_size")
+    prompt: _Texts = _axis(_NoNames, "prompt")
+    prompt_file: _Texts = _axis(_NoNames, "prompt_file")
+    prompt_tokens: _Sizes = _axis(_NoSizes, "prompt_tokens")
+    max_new_tokens: _Sizes = _axis((10, 50, 100), "max_new_tokens")
+    repeats: Annotated[
+        Annotated[int, Field(ge=1, le=100_000)] | None, BeforeValidator(_automatic)
+    ] = _axis(None, "repeats")
+    min_repeats: Annotated[int, Field(ge=1, le=100_000)] = _axis(5, "min_repeats")
+    max_repeats: Annotated[int, Field(ge=1, le=100_000)] = _axis(30, "max_repeats")
+    min_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _axis(3.0, "min_seconds")
+    max_spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _axis(0.05, "max_spread")
+    max_case_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = _axis(
+        600.0, "max_case_seconds"
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
+    trust_remote_code: bool = _axis(False, "trust_remote_code")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_use_cache(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "use_cache" not in data:
+            return data
+        if "cache" in data:
+            raise ValueError("use_cache and cache say the same thing: give one of them")
+        flags = [_flag(entry) for entry in _listed(data["use_cache"])]
+        rest = {key: value for key, value in data.items() if key != "use_cache"}
+        return rest | {"cache": ["dynamic" if flag else "off" for flag in flags]}
+
+    @model_validator(mode="after")
+    def _check_axes(self) -> Plan:
+        for name in (
+            "model",
+            "device",
+            "dtype",
+            "attention",
+            "cache",
+            "batch_size",
+            "max_new_tokens",
+        ):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: the list is empty, so there is nothing to measure")
+        for name in self.cache:
+            strategy(name)
+        for name in self.dtype:
+            if name not in DTYPES:
+                raise ValueError(
+                    f"dtype: '{name}' is not one of {', '.join(DTYPES)}{did_you_mean(name, DTYPES)}"
+                )
+        for name in self.device:
+            if not _DEVICE.fullmatch(name):
+                raise ValueError(f"device: '{name}' is not cpu, cuda, cuda:N or auto")
+        for name in (*self.model, *self.attention):
+            if not name.isprintable():
+                raise ValueError(f"{name!r} has control characters in it")
+        if self.max_repeats < self.min_repeats:
+            raise ValueError(
+                f"max_repeats ({self.max_repeats}) is below min_repeats ({self.min_repeats})"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Plan:
+        """Build a plan from a YAML file, or the embedded default, with options put over its keys.
+
+        A relative `prompt_file` in the file is looked for beside the file.
+
+        Raises:
+            UserError: the file cannot be read, or a key or a value is wrong.
+        """
+        keys = dict(QUICKSTART if path is None else _read_yaml(Path(path)))
+        options = dict(options or {})
+        if "cache" in options or "use_cache" in options:
+            # Two spellings of one axis: the option replaces whichever the file used.
+            keys = {key: value for key, value in keys.items() if key not in ("cache", "use_cache")}
+        if {"prompt", "prompt_file", "prompt_tokens"} & options.keys():
+            keys = {key: value for key, value in keys.items() if not key.startswith("prompt")}
+        return cls.parse(keys | options)
+
+    @classmethod
+    def parse(cls, keys: Mapping[str, Any]) -> Plan:
+        """Build a plan from keys as they stand in YAML.
+
+        Raises:
+            UserError: one sentence that names the key, the value and what would be right.
+        """
+        try:
+            return cls(**keys)
+        except ValidationError as error:
+            raise UserError(_sentence(error)) from error
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts of the grid, files read.
+
+        Raises:
+            UserError: a prompt file is missing, unreadable or empty.
+        """
+        prompts = (
+            *(Prompt.of_text(text) for text in self.prompt),
+            *(Prompt.of_file(path, _read_prompts(Path(path))) for path in self.prompt_file),
+            *(Prompt.of_tokens(tokens) for tokens in self.prompt_tokens),
+        )
+        return _unique(prompts) or (Prompt.of_text(DEFAULT_PROMPT),)
+
+    def needs_devices(self) -> bool:
+        """Whether the devices that are present matter: not if the plan names only the CPU."""
+        return set(self.device) != {"cpu"}
+
+    def cases(
+        self, present: Sequence[str] = ("cpu",), *, allow_many: bool = False
+    ) -> tuple[Case, ...]:
+        """The cases of the grid, in order: models and devices outermost, the cache innermost.
+
+        Args:
+            present: the devices of this machine, such as `("cpu", "cuda", "cuda:1")`.
+            allow_many: take a grid of more than `MANY_CASES` cases.
+
+        Raises:
+            UserError: a device is not present, or the grid is too large.
+        """
+        axes = (
+            _unique(self.model),
+            _devices(self.device, present),
+            _unique(self.dtype),
+            _unique(self.attention),
+            _unique(self.batch_size),
+            self.prompts,
+            _unique(self.max_new_tokens),
+            _unique(self.cache),
+        )
+        count = math.prod(len(axis) for axis in axes)
+        if count > MANY_CASES and not allow_many:
+            raise UserError(
+                f"The grid has {count:,} cases, over {MANY_CASES:,}: say --yes if that is meant."
+            )
+        return tuple(
+            Case(
+                model=model,
+                weights=self.weights or ("random" if model in CATALOGUE else "pretrained"),
+                device=device,
+                dtype=dtype,
+                attention=attention,
+                cache=cache,
+                batch_size=batch_size,
+                prompt=prompt,
+                max_new_tokens=new_tokens,
+            )
+            for model, device, dtype, attention, batch_size, prompt, new_tokens, cache in (
+                itertools.product(*axes)
+            )
+        )
+
+
+def _flag(value: Any) -> bool:
+    words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in words:
+        raise ValueError(f"use_cache: {value!r} is not true or false")
+    return words[str(value).lower()]
+
+
+def _devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
+    names: list[str] = []
+    for name in wanted:
+        # cuda:0 and cuda are one device and must be one case.
+        name = "cuda" if name == "cuda:0" else name
+        if name == "auto":
+            names.extend(kind for kind in ("cpu", "cuda") if kind in present)
+        elif name in present:
+            names.append(name)
+        else:
+            raise UserError(
+                f"device: '{name}' is not present on this machine; present: {', '.join(present)}."
+            )
+    return _unique(tuple(names))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without anchors and aliases: nested aliases are how a short file fills the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not taken; write the values out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key}' stands twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    text = _read_text(path, "plan", _MAX_YAML_BYTES)
+    try:
+        keys: Any = yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}{where}: not a plan in YAML: {problem}.") from error
+    if keys is None:
+        return {}
+    if not isinstance(keys, Mapping) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.")
+    if isinstance(keys.get("prompt_file"), str):
+        return {**keys, "prompt_file": str(path.parent / keys["prompt_file"])}
+    return dict(keys)
+
+
+def _read_prompts(path: Path) -> tuple[str, ...]:
+    lines = _read_text(path, "prompt file", _MAX_PROMPT_FILE_BYTES).splitlines()
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise UserError(f"prompt_file: {path} has no text in it.")
+    return texts
+
+
+def _read_text(path: Path, what: str, limit: int) -> str:
+    try:
+        if path.stat().st_size > limit:
+            raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such {what}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: the {what} cannot be read: {reason}.") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault of a validation, as one sentence."""
+    first = error.errors(include_url=False)[0]
+    # A list is told by its key: the position in it says little after ranges are expanded.
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][0])
+        return f"'{key}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
+    message = first["msg"].removeprefix("Value error, ").rstrip(".?")
+    value = repr(first.get("input"))
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    if not name:
+        return f"{message}{'?' if '; did you mean' in message else '.'}"
+    if first["type"] == "value_error":
+        return f"{name}: {message}."
+    return f"{name}: {shown} is not right: {message[:1].lower()}{message[1:]}."

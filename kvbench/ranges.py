@@ -1,0 +1,67 @@
+"""Lists of sizes as people write them: `10,110,210`, `10-910+100`, `16-1024*2`."""
+
+from __future__ import annotations
+
+import re
+
+from kvbench.errors import UserError
+
+__all__ = ["MAX_SIZE", "parse_sizes"]
+
+MAX_SIZE = 2**31 - 1
+"""The largest size taken, in tokens or sequences: the largest 32-bit index."""
+
+_MAX_LENGTH = 100_000
+_RANGE = re.compile(
+    r"(?P<first>\d+)(-(?P<last>\d+)((?P<step>[+*])(?P<by>\d+(\.\d+)?))?)?", re.ASCII
+)
+
+
+def parse_sizes(text: str, name: str = "the list") -> tuple[int, ...]:
+    """Parse a comma-separated list of sizes and ranges into the sizes, in the order written.
+
+    `first-last` counts by one, `first-last+step` adds, `first-last*factor` multiplies; `last` is
+    included when the steps meet it. This is llama-bench's notation.
+
+    Raises:
+        UserError: an entry is not a size or a range, a range runs backwards or never ends.
+    """
+    sizes: list[int] = []
+    for entry in text.split(","):
+        sizes.extend(_expand(entry.strip(), name))
+        if len(sizes) > _MAX_LENGTH:
+            raise UserError(f"{name}: '{_clip(text)}' has more than {_MAX_LENGTH:,} entries.")
+    return tuple(sizes)
+
+
+def _expand(entry: str, name: str) -> list[int]:
+    match = _RANGE.fullmatch(entry)
+    if match is None:
+        raise UserError(
+            f"{name}: '{_clip(entry)}' is not a size; write 10, 10-910+100 or 16-1024*2."
+        )
+    first, last = _size(match["first"], name), _size(match["last"] or match["first"], name)
+    if last < first:
+        raise UserError(f"{name}: the range '{entry}' runs backwards.")
+    by = float(match["by"] or 1)
+    multiplies = match["step"] == "*"
+    if (multiplies and (by <= 1 or first == 0)) or by == 0:
+        raise UserError(f"{name}: the range '{entry}' never ends.")
+    sizes: list[int] = []
+    value = float(first)
+    while value <= last and len(sizes) <= _MAX_LENGTH:
+        # A factor such as 1.1 repeats small integers; each size is wanted once.
+        if not sizes or int(value) > sizes[-1]:
+            sizes.append(int(value))
+        value = value * by if multiplies else value + by
+    return sizes
+
+
+def _size(digits: str, name: str) -> int:
+    if len(digits) > len(str(MAX_SIZE)) or int(digits) > MAX_SIZE:
+        raise UserError(f"{name}: {_clip(digits)} is larger than {MAX_SIZE:,}.")
+    return int(digits)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

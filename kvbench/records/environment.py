@@ -1,0 +1,49 @@
+"""The environment of a run: what a reader of its numbers must know of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Device", "Environment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One device that torch can use. Sizes in bytes; fields that do not apply are null."""
+
+    name: str
+    hardware: str
+    memory_bytes: int | None = None
+    uuid: str | None = None
+    compute_capability: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The machine and the software of a run.
+
+    Attributes:
+        versions: package name to version, of all that can move a number.
+        missing: what is not there, each with why, as sentences.
+    """
+
+    platform: str
+    python: str
+    cpu: str
+    logical_cpus: int
+    physical_cpus: int | None
+    usable_cpus: int
+    memory_bytes: int
+    threads: int | None
+    governor: str | None
+    devices: tuple[Device, ...]
+    cuda: str | None = None
+    driver: str | None = None
+    nvml: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    def hardware(self, device: str) -> str:
+        """The hardware behind a device's name, or the name itself if it is not known."""
+        names = {entry.name: entry.hardware for entry in self.devices}
+        return names.get(device, device)

@@ -1,0 +1,200 @@
+"""Sample: one timed generation of one case, a row of samples.csv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from kvbench.case import Phase, Task
+from kvbench.records.columns import column
+from kvbench.strategies import strategy
+
+__all__ = ["STATUSES", "Sample", "Stage", "Status", "sample_of", "utc_now"]
+
+Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "mismatch"]
+Stage = Literal["load", "prefill", "decode"]
+
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One timed generation. Null means that it could not be known, never zero.
+
+    All sizes of the case are per sequence; times are of the whole batch.
+    """
+
+    # What it is
+    sample_id: str = column("Unique in the run: case id, phase letter, repeat. Joins tokens.csv.")
+    case_id: str = column("First ten hexadecimal digits of the SHA-256 of the case's key.")
+    phase: Phase = column(
+        "measure: counted. warmup: before the first one, at the same shapes. memory: an untimed "
+        "pass, only where memory cannot be read without disturbing the time."
+    )
+    method: Literal["each"] = column(
+        "each: every length is a generation of its own.", default="each"
+    )
+    round: int = column("Pass over the group in which it was taken, from 0.")
+    repeat: int = column("Number among the samples of this case and phase, from 0.")
+    started_at: str = column("UTC time of the start, ISO 8601.")
+    status: Status = column(
+        "ok, or why there is no time: oom (out of memory), timeout, crashed, unsupported (the "
+        "model cannot do it), mismatch (other than the asked number of tokens came out)."
+    )
+    stage: Stage | None = column("Where it failed: load, prefill or decode.", default=None)
+    error: str | None = column("What went wrong, in one line.", default=None)
+    flags: str | None = column(
+        "Reasons to doubt the sample, separated by spaces; see docs/measuring.md.", default=None
+    )
+
+    # The case
+    model: str = column("Built-in architecture, hub id or folder, as asked for.")
+    weights: Literal["pretrained", "random"] = column("Where the weights come from.")
+    device: str = column("cpu, cuda, cuda:1, ...")
+    dtype: str = column("Data type of weights and cache.")
+    attention: str = column("Attention implementation.")
+    cache: str = column("Cache strategy: off, dynamic, ...")
+    use_cache: bool = column("Transformers' flag of that name: false only for the strategy off.")
+    batch_size: int = column("Sequences generated at once.", unit="sequences")
+    prompt: str = column("The prompt's label: text:..., tokens:N or file:NAME#hash.")
+    prompt_tokens: int | None = column(
+        "Length of the prompt, padding included.", unit="tokens", default=None
+    )
+    max_new_tokens: int = column("New tokens of the case, per sequence.", unit="tokens")
+
+    # The work and the time
+    new_tokens: int | None = column(
+        "New tokens that came out, per sequence; a short warm-up makes fewer than the case asks.",
+        unit="tokens",
+        default=None,
+    )
+    total_s: float | None = column(
+        "Wall time of generate(), the device synchronised on both sides.", unit="s", default=None
+    )
+    ttft_s: float | None = column("Time to first token: the prefill.", unit="s", default=None)
+    itl_s: float | None = column(
+        "Mean time between tokens, (total_s - ttft_s) / (new_tokens - 1).", unit="s", default=None
+    )
+    tokens_per_s: float | None = column(
+        "New tokens of the whole batch over total_s.", unit="tokens/s", default=None
+    )
+    compile_s: float | None = column(
+        "Time spent compiling, for strategies that compile; null for those that do not.",
+        unit="s",
+        default=None,
+    )
+    output_sha256: str | None = column(
+        "First sixteen hexadecimal digits of the SHA-256 of the new token ids (row by row, 64-bit "
+        "little-endian): equal for both arms when the cache changed nothing but time.",
+        default=None,
+    )
+
+    # Memory
+    kv_cache_bytes: int | None = column(
+        "Exact size of the tensors in the cache object after the run; 0 without a cache.",
+        unit="bytes",
+        default=None,
+    )
+    cache_class: str | None = column(
+        "Class of the cache object that was really used.", default=None
+    )
+    cache_layers: str | None = column("Classes of its layers, with counts.", default=None)
+    weights_bytes: int | None = column(
+        "Size of the model's parameters and buffers.", unit="bytes", default=None
+    )
+    rss_before_bytes: int | None = column(
+        "CPU: resident set just before the run.", unit="bytes", default=None
+    )
+    rss_peak_bytes: int | None = column(
+        "CPU: largest resident set during the run.", unit="bytes", default=None
+    )
+    torch_before_bytes: int | None = column(
+        "CUDA: bytes that torch's allocator had given out before the run.",
+        unit="bytes",
+        default=None,
+    )
+    torch_peak_allocated_bytes: int | None = column(
+        "CUDA: the most that torch's allocator had given out during the run.",
+        unit="bytes",
+        default=None,
+    )
+    torch_peak_reserved_bytes: int | None = column(
+        "CUDA: the most that torch's allocator held from the device during the run.",
+        unit="bytes",
+        default=None,
+    )
+    nvml_before_bytes: int | None = column(
+        "CUDA: NVML's used memory of the device before the run, all processes.",
+        unit="bytes",
+        default=None,
+    )
+    nvml_peak_bytes: int | None = column(
+        "CUDA: the same after the run, before anything was freed. Context, allocator and libraries "
+        "are in it; torch hands nothing back during a run, so this is the peak.",
+        unit="bytes",
+        default=None,
+    )
+    nvml_process_bytes: int | None = column(
+        "CUDA: NVML's figure for this process after the run; null in most containers.",
+        unit="bytes",
+        default=None,
+    )
+    memory_method: str | None = column("How the peak was taken.", default=None)
+
+    # Energy
+    energy_j: float | None = column(
+        "Energy of the whole board during the run; null under 1 s or without a counter.",
+        unit="J",
+        default=None,
+    )
+    energy_method: str | None = column("How it was read.", default=None)
+
+    # Trust
+    gpu_other_processes: int | None = column(
+        "Other processes on the device after the run.", default=None
+    )
+    gpu_throttle_reasons: str | None = column(
+        "Reasons for reduced clocks, after the run.", default=None
+    )
+    gpu_sm_clock_mhz: int | None = column("SM clock after the run.", unit="MHz", default=None)
+    gpu_temperature_c: int | None = column(
+        "Temperature of the GPU after the run.", unit="°C", default=None
+    )
+    load_average: float | None = column("Load average of the last minute.", default=None)
+    other_cpu_share: float | None = column(
+        "Share of the machine's CPU time that others used during the run; null under 0.2 s.",
+        default=None,
+    )
+    cpu_governor: str | None = column("Frequency governor of the first CPU.", default=None)
+
+
+def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
+    """A sample of a task: what the task says filled in, `fields` over it, the rest null."""
+    case = task.case
+    known: dict[str, Any] = {
+        "sample_id": task.sample_id,
+        "case_id": case.id,
+        "phase": task.phase,
+        "round": task.round,
+        "repeat": task.repeat,
+        "started_at": utc_now(),
+        "status": status,
+        "model": case.model,
+        "weights": case.weights,
+        "device": case.device,
+        "dtype": case.dtype,
+        "attention": case.attention,
+        "cache": case.cache,
+        "use_cache": strategy(case.cache).use_cache,
+        "batch_size": case.batch_size,
+        "prompt": case.prompt.label,
+        "prompt_tokens": case.prompt.tokens,
+        "max_new_tokens": case.max_new_tokens,
+    }
+    return Sample(**(known | fields))
+
+
+def utc_now() -> str:
+    """The time now, UTC, ISO 8601 to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

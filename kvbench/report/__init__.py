@@ -1,0 +1,1 @@
+"""Summaries become tables, words and charts. Nothing here needs the machine that measured."""

@@ -1,0 +1,82 @@
+"""summary.md: the answer, the table and the environment, as a person pastes them into an issue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.records.run import RunInfo
+from kvbench.report.table import Table, failures, pair_table
+from kvbench.report.words import answers
+
+__all__ = ["markdown_table", "summary_markdown"]
+
+
+def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary]) -> str:
+    """The whole of summary.md."""
+    table = pair_table(cases)
+    parts = [
+        f"# {_escape(info.name)}",
+        *(_escape(text) for text in answers(cases)),
+        markdown_table(table),
+        table.caption,
+    ]
+    failed = failures(cases)
+    if failed:
+        parts.append("What failed:\n\n" + "\n".join(f"- {_escape(line)}" for line in failed))
+    parts.append(_same_work(cases))
+    if info.state != "finished":
+        parts.append(f"The run is not complete: it is {info.state}.")
+    parts.extend(_escape(note) for note in info.notes)
+    parts.append(_environment(info))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table in GitHub's Markdown, padded so that it also reads well as text."""
+    cells = [[_escape(cell) for cell in row] for row in (table.heads, *table.rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(table.heads))]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, table.numeric, strict=True)
+        )
+        + " |"
+        for row in cells
+    ]
+    rule = "|".join(
+        "-" * (width + 1) + (":" if numeric else "-")
+        for width, numeric in zip(widths, table.numeric, strict=True)
+    )
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _same_work(cases: Sequence[CaseSummary]) -> str:
+    compared = [c.same_output for c in cases if c.same_output is not None]
+    if not compared:
+        return ""
+    return (
+        f"Same tokens with and without the cache: {sum(compared)} of {len(compared)} pairs. "
+        "In bfloat16 and float16 greedy tokens may part at near-ties."
+    )
+
+
+def _environment(info: RunInfo) -> str:
+    env = info.environment
+    software = ", ".join(
+        f"{name} {env.versions[name]}"
+        for name in ("kvbench", "torch", "transformers")
+        if name in env.versions
+    )
+    used = dict.fromkeys(str(case["device"]) for case in info.cases)
+    devices = "; ".join(f"{name}: {env.hardware(name)}" for name in used)
+    threads = f", {env.threads} threads" if env.threads else ""
+    return _escape(f"{devices}{threads}. {software}, Python {env.python}. {info.started_at[:10]}.")
+
+
+def _escape(text: str) -> str:
+    """Keep a model's name or a prompt from being read as Markdown or HTML."""
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*\[\]<>|#]|\b_|_\b)", r"\\\1", text)

@@ -1,0 +1,139 @@
+"""The table that a person reads: one row per pair of arms, as plain text cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.analysis.summary import CaseSummary
+from kvbench.report.units import mib, seconds, significant, times
+from kvbench.report.words import Pair, pairs, speedup_range
+from kvbench.strategies import BASELINE
+
+__all__ = ["Table", "failures", "pair_table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and rows of text; `numeric` says which columns are aligned to the right."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: Callable[[Sequence[CaseSummary]], str]
+    cell: Callable[[Pair], str]
+    numeric: bool = True
+    only_if_varied: str | None = None
+
+
+def pair_table(cases: Sequence[CaseSummary]) -> Table:
+    """The arms side by side. Columns that say the same in each row are left out."""
+    columns = [c for c in _COLUMNS if c.only_if_varied is None or _varies(cases, c.only_if_varied)]
+    return Table(
+        heads=tuple(c.head(cases) for c in columns),
+        rows=tuple(tuple(c.cell(pair) for c in columns) for pair in pairs(cases)),
+        numeric=tuple(c.numeric for c in columns),
+        caption=_caption(cases),
+    )
+
+
+def failures(cases: Sequence[CaseSummary]) -> list[str]:
+    """One line per case that has no time, with the reason."""
+    return [
+        f"{c.status}: {c.model} on {c.device}, {c.cache}, batch {c.batch_size}, "
+        f"{c.max_new_tokens} new tokens: {c.error or 'no reason given'}"
+        for c in cases
+        if c.status != "ok"
+    ]
+
+
+def _named(name: str) -> Callable[[Sequence[CaseSummary]], str]:
+    return lambda cases: name
+
+
+def _time(case: CaseSummary | None) -> str:
+    if case is None:
+        return "-"
+    if case.total_s_median is None:
+        return case.status
+    if case.total_s_min is None or case.total_s_max is None or case.samples == 1:
+        return seconds(case.total_s_median)
+    half_range = (case.total_s_max - case.total_s_min) / 2 / case.total_s_median
+    return f"{seconds(case.total_s_median)} ±{half_range:.0%}"
+
+
+def _speedup(case: CaseSummary) -> str:
+    if case.speedup is None:
+        return "-"
+    interval = speedup_range(case)
+    if interval is None or case.samples == 1:
+        return times(case.speedup)
+    return f"{times(case.speedup)} ({significant(interval[0])}-{significant(interval[1])})"
+
+
+def _cached_head(cases: Sequence[CaseSummary]) -> str:
+    names = {c.cache for c in cases if c.cache != BASELINE}
+    return names.pop() if len(names) == 1 else "with cache"
+
+
+def _memory_head(cases: Sequence[CaseSummary]) -> str:
+    kinds = {"RSS" if c.device == "cpu" else "VRAM" for c in cases}
+    return f"{'/'.join(sorted(kinds))} MiB"
+
+
+def _either(pair: Pair, name: str, shown: Callable[[float], str]) -> str:
+    value = getattr(pair[1], name)
+    return "-" if value is None else shown(value)
+
+
+_COLUMNS = (
+    _Column(_named("model"), lambda p: p[1].model, False, "model"),
+    _Column(_named("device"), lambda p: p[1].device, False, "device"),
+    _Column(_named("dtype"), lambda p: p[1].dtype, False, "dtype"),
+    _Column(_named("attention"), lambda p: p[1].attention, False, "attention"),
+    _Column(_named("prompt"), lambda p: _short(p[1].prompt), False, "prompt"),
+    _Column(_named("tokens"), lambda p: str(p[1].max_new_tokens)),
+    _Column(_named("batch"), lambda p: str(p[1].batch_size)),
+    _Column(_named("cache"), lambda p: p[1].cache, False, "_strategies"),
+    _Column(_named("off"), lambda p: _time(p[1] if p[1].cache == BASELINE else p[0])),
+    _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else _time(p[1])),
+    _Column(_named("speed-up"), lambda p: _speedup(p[1])),
+    _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
+    _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
+    _Column(_memory_head, lambda p: _either(p, "memory_peak_bytes", mib)),
+)
+
+
+def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
+    if name == "_strategies":
+        return len({c.cache for c in cases if c.cache != BASELINE}) > 1
+    return len({getattr(c, name) for c in cases}) > 1
+
+
+def _short(prompt: str) -> str:
+    return prompt if len(prompt) <= 24 else prompt[:21] + "..."
+
+
+def _caption(cases: Sequence[CaseSummary]) -> str:
+    counts = sorted({c.samples for c in cases if c.samples})
+    if not counts:
+        return "Nothing was measured."
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    text = (
+        f"Times: median of {number} sample{'s' * (counts[-1] != 1)}, ± half the distance from "
+        "smallest to largest. "
+    )
+    if any(c.speedup is not None for c in cases):
+        few = counts[0] < MIN_FOR_INTERVAL
+        many = counts[-1] >= MIN_FOR_INTERVAL
+        kinds = ["95 % bootstrap interval"] * many + [
+            f"range over the rounds where samples are fewer than {MIN_FOR_INTERVAL}"
+        ] * few
+        text += f"Speed-up: off over cached, ratio of medians ({'; '.join(kinds)}). "
+    return text + "tok/s, cache and memory: the cached arm."

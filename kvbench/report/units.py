@@ -1,0 +1,31 @@
+"""Numbers for people: three significant digits and a unit."""
+
+from __future__ import annotations
+
+__all__ = ["mib", "seconds", "significant", "times"]
+
+MIB = 1 << 20
+
+
+def significant(value: float) -> str:
+    """Three significant digits, never in powers of ten: 0.0123, 1.23, 12.3, 1234."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:#.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def seconds(value: float) -> str:
+    """`850 ms`, `5.32 s`."""
+    return f"{significant(value)} s" if value >= 1 else f"{significant(value * 1000)} ms"
+
+
+def mib(value: int | float) -> str:
+    """Bytes as MiB, the unit left to the column's head."""
+    return significant(value / MIB)
+
+
+def times(value: float) -> str:
+    """A ratio: `3.42x`."""
+    return f"{significant(value)}x"

@@ -1,0 +1,92 @@
+"""The answer in words: what the cache bought at the longest length that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.report.units import MIB, seconds, significant
+from kvbench.strategies import BASELINE
+
+__all__ = ["Pair", "answers", "pairs", "speedup_range"]
+
+Pair = tuple[CaseSummary | None, CaseSummary]
+"""The uncached case, if it was measured, and a cached one of the same key."""
+
+
+def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
+    """Each cached case with its uncached partner; uncached cases without a partner stand alone."""
+    off = {_key(case): case for case in cases if case.cache == BASELINE}
+    found: list[Pair] = [(off.get(_key(c)), c) for c in cases if c.cache != BASELINE]
+    paired = {_key(case) for _, case in found}
+    found += [(None, case) for key, case in off.items() if key not in paired]
+    return found
+
+
+def answers(cases: Sequence[CaseSummary]) -> list[str]:
+    """One sentence per model, device and strategy, about its longest measured pair."""
+    longest: dict[tuple[object, ...], tuple[CaseSummary, CaseSummary]] = {}
+    for off, on in pairs(cases):
+        if off is not None and on.speedup is not None:
+            key = (on.model, on.weights, on.device, on.dtype, on.attention, on.cache)
+            if key not in longest or _size(on) >= _size(longest[key][1]):
+                longest[key] = (off, on)
+    return [_sentence(off, on) for off, on in longest.values()]
+
+
+def speedup_range(case: CaseSummary) -> tuple[float, float] | None:
+    """The 95 % interval of the speed-up; with too few samples, its range over the rounds."""
+    if case.speedup_ci95_low is not None and case.speedup_ci95_high is not None:
+        return case.speedup_ci95_low, case.speedup_ci95_high
+    if case.speedup_round_min is not None and case.speedup_round_max is not None:
+        return case.speedup_round_min, case.speedup_round_max
+    return None
+
+
+def _sentence(off: CaseSummary, on: CaseSummary) -> str:
+    assert on.speedup and off.total_s_median and on.total_s_median
+    low, high = speedup_range(on) or (on.speedup, on.speedup)
+    interval = on.speedup_ci95_low is not None
+    spread = (
+        f"95 % interval {significant(low)} to {significant(high)}"
+        if interval
+        else f"{significant(low)} to {significant(high)} over {on.samples} "
+        f"round{'s' if on.samples != 1 else ''}, too few for an interval"
+    )
+    tokens = f"{on.max_new_tokens} new tokens"
+    if on.batch_size > 1:
+        tokens += f" for each of {on.batch_size} sequences"
+    name = "the cache" if on.cache == "dynamic" else f"the {on.cache} cache"
+    took = (
+        f"On {on.device}, with {name}, {tokens} of {on.model} take "
+        f"{seconds(on.total_s_median)} instead of {seconds(off.total_s_median)}"
+    )
+    if low <= 1 <= high:
+        verdict = f"no clear difference ({significant(on.speedup)} times as fast; {spread})"
+    elif on.speedup > 1:
+        verdict = f"{significant(on.speedup)} times as fast ({spread})"
+    else:
+        verdict = f"slower, {significant(on.speedup)} times as fast ({spread})"
+    cost = (
+        ""
+        if on.kv_cache_bytes is None
+        else f", for {significant(on.kv_cache_bytes / MIB)} MiB of cache"
+    )
+    return f"{took}: {verdict}{cost}."
+
+
+def _size(case: CaseSummary) -> tuple[int, int, int]:
+    return case.max_new_tokens, case.prompt_tokens or 0, case.batch_size
+
+
+def _key(case: CaseSummary) -> tuple[object, ...]:
+    return (
+        case.model,
+        case.weights,
+        case.device,
+        case.dtype,
+        case.attention,
+        case.batch_size,
+        case.prompt,
+        case.max_new_tokens,
+    )
