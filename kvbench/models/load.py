@@ -73,8 +73,8 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
             model = _auto_class(config).from_pretrained(
                 source.place, use_safetensors=True, **gguf_argument(source), **options
             )
-    # Called as torch's own method: Transformers wraps it in a way that has no type.
-    torch.nn.Module.to(model, torch.device(key.device)).eval()
+    # Called as torch's own methods: Transformers wraps them in a way that has no type.
+    torch.nn.Module.train(torch.nn.Module.to(model, torch.device(key.device)), mode=False)
     # A checkpoint's own generation settings (penalties, sampling, forced tokens) would add work
     # or change the tokens; every run gives its own.
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
