@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -120,7 +121,9 @@ def _panels(
         grid[0][0].legend(handles, labels, fontsize=8, frameon=False)
     else:
         figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
-    figure.supxlabel(_caption(timed, info), fontsize=7.5, x=0.01, ha="left", color="0.3")
+    # About 15 characters of this size to the inch.
+    caption = "\n".join(textwrap.wrap(_caption(timed, info), int(15 * figure.get_figwidth())))
+    figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color="0.3")
     return figure
 
 
@@ -201,6 +204,6 @@ def _caption(cases: Sequence[CaseSummary], info: RunInfo) -> str:
     prompt = all_of("prompt_tokens")
     return (
         f"{all_of('model')} ({all_of('weights')} weights), {all_of('dtype')}, "
-        f"{all_of('attention')}, batch {all_of('batch_size')}, prompt of {prompt} tokens\n"
+        f"{all_of('attention')}, batch {all_of('batch_size')}, prompt of {prompt} tokens. "
         f"Points: medians of {samples} samples; bars: {bars}. {software}. {info.started_at[:10]}"
     ).replace("$", r"\$")

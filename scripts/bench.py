@@ -1,0 +1,126 @@
+"""Measure kvbench itself, as ratios taken side by side in one run: overhead and start-up.
+
+Absolute times say little on a shared machine; a ratio of medians of interleaved runs says more.
+The figures worth keeping go to docs/benchmarks.md, with the date and the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kvbench.analysis.statistics import ratio_interval, ratio_of_medians
+
+NEW_TOKENS = 100
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of generations timed")
+    parser.add_argument("--starts", type=int, default=20, help="pairs of starts timed")
+    options = parser.parse_args()
+    within = [overhead(options.pairs), start_up(options.starts)]
+    return 0 if all(within) else 1
+
+
+def overhead(pairs: int) -> bool:
+    """kvbench's measurement of a cached generation over a bare `generate` loop, one process."""
+    import torch
+
+    from kvbench.case import Case, ModelKey, Prompt, Task
+    from kvbench.measure.engine import LocalEngine
+    from kvbench.models.load import load_model
+
+    key = ModelKey("gpt2", "random", "cpu", "float32", "sdpa")
+    case = Case(*_fields(key), "dynamic", 1, Prompt.of_tokens(6), NEW_TOKENS)
+    engine = LocalEngine()
+    engine.open(key)
+    # A model of its own, so that nothing that kvbench sets on its model helps or hurts the other.
+    bare_model = load_model(key).model
+    ids = torch.arange(6).reshape(1, 6)
+    mask = torch.ones_like(ids)
+
+    def bare() -> float:
+        start = time.perf_counter()
+        bare_model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=0,
+        )
+        return time.perf_counter() - start
+
+    def measured() -> float:
+        sample, _ = engine.measure(Task(case, "measure", 0, 0, NEW_TOKENS))
+        if sample.total_s is None:
+            raise RuntimeError(f"the sample failed: {sample.error}")
+        return sample.total_s
+
+    bare(), measured()
+    ours, theirs = interleave(measured, bare, pairs)
+    engine.close()
+    return report("overhead: kvbench / bare generate", ours, theirs, (0.98, 1.02))
+
+
+def start_up(starts: int) -> bool:
+    """`kvbench --help` over `python -c "import typer, rich"`, whole processes."""
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(*arguments: str) -> Callable[[], float]:
+        def timed() -> float:
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment
+            )
+            return time.perf_counter() - start
+
+        return timed
+
+    program = Path(sys.executable).with_name("kvbench")
+    ours, theirs = interleave(run(str(program), "--help"), run("-c", "import typer, rich"), starts)
+    return report("start-up: kvbench --help / import typer, rich", ours, theirs, (0.0, 1.5))
+
+
+def interleave(
+    first: Callable[[], float], second: Callable[[], float], pairs: int
+) -> tuple[list[float], list[float]]:
+    """Time both in turn, the order swapped each time, so that drift falls on neither."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    for index in range(pairs):
+        for timed, times in ((first, ours), (second, theirs))[:: 1 if index % 2 else -1]:
+            times.append(timed())
+    return ours, theirs
+
+
+def report(
+    name: str, ours: Sequence[float], theirs: Sequence[float], bounds: tuple[float, float]
+) -> bool:
+    ratio = ratio_of_medians(ours, theirs)
+    low, high = ratio_interval(ours, theirs) or (float("nan"), float("nan"))
+    within = bounds[0] <= ratio <= bounds[1]
+    print(
+        f"{name}: {ratio:.3f} (95 % interval {low:.3f} to {high:.3f}; {len(ours)} pairs; medians "
+        f"{np.median(ours) * 1000:.1f} and {np.median(theirs) * 1000:.1f} ms); wanted "
+        f"{bounds[0]} to {bounds[1]}: {'ok' if within else 'NOT MET'}"
+    )
+    return within
+
+
+def _fields(key: object) -> tuple[str, ...]:
+    return tuple(
+        getattr(key, name) for name in ("model", "weights", "device", "dtype", "attention")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
