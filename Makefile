@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make sweep` and `make test`.
 
-# The newest of the Pythons that kvbench runs on and that is here; or say PYTHON=...
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+# The first Python here that is new enough; or say PYTHON=...
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin

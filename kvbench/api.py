@@ -100,7 +100,7 @@ def sweep(
         environment=environment(),
     )
     with RunWriter(path, info) as writer:
-        emit(SweepStarted(path, cases))
+        emit(SweepStarted(path, cases, plan.repeats or plan.min_repeats))
         outcome = run_groups(groups, engine, writer, emit, rule=rule, seed=plan.seed, stop=stop)
         state = "interrupted" if outcome.interrupted else "finished"
         writer.finish(state, outcome.notes)

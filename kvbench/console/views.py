@@ -9,9 +9,10 @@ import time
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
-from kvbench.case import Case
+from kvbench.case import Task
 from kvbench.records.events import (
     CaseEnded,
     Event,
@@ -25,7 +26,7 @@ from kvbench.records.events import (
 )
 from kvbench.report.units import seconds, significant
 
-__all__ = ["JsonView", "LineView", "LiveView", "QuietView", "RemainingTime", "View", "make_view"]
+__all__ = ["Forecast", "JsonView", "LineView", "LiveView", "QuietView", "View", "make_view"]
 
 
 class View(Protocol):
@@ -106,93 +107,106 @@ class LineView:
 
 
 class LiveView:
-    """A progress bar with the current case, count, elapsed and remaining time."""
+    """A progress bar with the current case, samples taken, elapsed and remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("cases, {task.fields[clock]}", markup=False),
+            # The case gives way first on a narrow terminal; the figures stay.
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
             console=console,
+            expand=True,
             transient=True,
         )
-        self._task: TaskID | None = None
-        self._estimate = RemainingTime()
+        self._task = self._progress.add_task("starting", total=None, figures="")
+        self._forecast = Forecast()
 
     def __call__(self, event: Event) -> None:
         """Move the bar, and print a line where something ended."""
-        self._estimate.note(event)
+        self._forecast.note(event)
         if isinstance(event, SweepStarted):
-            self._task = self._progress.add_task("starting", total=len(event.cases), clock="")
             self._progress.start()
-        elif self._task is None:
-            return
         elif isinstance(event, SampleStarted):
-            task = event.task
-            kind = {"warmup": "warm-up", "memory": "memory pass"}.get(
-                task.phase, f"sample {task.repeat + 1}"
-            )
-            self._update(f"{task.case.device}: {task.case.label}, {kind}")
+            self._progress.update(self._task, description=_task_line(event.task))
         elif isinstance(event, CaseEnded):
-            self._progress.advance(self._task)
             self._console.print(_case_line(event))
         else:
             line = _line(event)
             if line:
                 self._console.print(line)
-        if isinstance(event, (SampleStarted, SampleEnded)):
-            self._progress.update(self._task, clock=self._estimate.text())
+        self._progress.update(
+            self._task,
+            total=self._forecast.expected,
+            completed=self._forecast.taken,
+            figures=self._forecast.text(),
+        )
 
     def close(self) -> None:
         """Take the bar away."""
         self._progress.stop()
 
-    def _update(self, description: str) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, description=description)
 
+class Forecast:
+    """How far a sweep is: samples taken and expected, elapsed and remaining time.
 
-class RemainingTime:
-    """Elapsed and remaining time: samples left per case times what such a sample took."""
-
-    ASSUMED_SAMPLES = 5
+    What is left of a case is at least what the plan wants of it, each as long as its last sample.
+    """
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._cases: dict[str, Case] = {}
+        self._wanted = 0
         self._times: dict[str, list[float]] = {}
         self._ended: set[str] = set()
-        self._most = 0
 
     def note(self, event: Event) -> None:
         """Learn from an event."""
         if isinstance(event, SweepStarted):
-            self._cases = {case.id: case for case in event.cases}
+            self._wanted = event.samples_per_case
+            self._times = {case.id: [] for case in event.cases}
         elif isinstance(event, SampleEnded) and event.sample.phase == "measure":
             if event.sample.total_s is not None:
-                self._times.setdefault(event.sample.case_id, []).append(event.sample.total_s)
+                self._times[event.sample.case_id].append(event.sample.total_s)
         elif isinstance(event, CaseEnded):
             self._ended.add(event.case.id)
-            self._most = max(self._most, len(event.measured))
+
+    @property
+    def taken(self) -> int:
+        """Timed samples so far."""
+        return sum(len(times) for times in self._times.values())
+
+    @property
+    def expected(self) -> int:
+        """Timed samples at the end, as far as is known now."""
+        return self.taken + sum(self._left(name) for name in self._times)
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds left; None until each case has been timed once: before, it would be a guess."""
+        waiting = [name for name in self._times if self._left(name)]
+        if not all(self._times[name] for name in waiting):
+            return None
+        return math.fsum(self._left(name) * self._times[name][-1] for name in waiting)
 
     def text(self) -> str:
-        """Such as `1:05 elapsed, about 2:30 left`."""
-        elapsed = f"{_clock(time.monotonic() - self._start)} elapsed"
-        left = self._left()
-        return elapsed if left is None else f"{elapsed}, about {_clock(left)} left"
+        """Such as `7/24 samples, 1:05, 2:30 left`."""
+        figures = f"{self.taken}/{self.expected} samples, {_clock(time.monotonic() - self._start)}"
+        left = self.remaining_s
+        return figures if left is None else f"{figures}, {_clock(left)} left"
 
-    def _left(self) -> float | None:
-        """None until each case has been timed once: before, it would be a guess."""
-        if any(name not in self._times for name in self._cases if name not in self._ended):
-            return None
-        wanted = self._most or self.ASSUMED_SAMPLES
-        return math.fsum(
-            max(wanted - len(times), 1) * times[-1]
-            for name, times in self._times.items()
-            if name not in self._ended
-        )
+    def _left(self, name: str) -> int:
+        return 0 if name in self._ended else max(self._wanted - len(self._times[name]), 1)
+
+
+def _task_line(task: Task) -> str:
+    kinds = {"warmup": "warm-up", "memory": "memory pass"}
+    kind = kinds.get(task.phase, f"sample {task.repeat + 1}")
+    return f"{task.case.device}: {task.case.label}, {kind}"
 
 
 def _line(event: Event) -> str | None:

@@ -71,24 +71,20 @@ class LocalEngine:
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model. What goes wrong is told, not raised: it costs this model's cases only."""
         self.close()
-        try:
-            loaded = load_model(key, seed=self._seed, trust_remote_code=self._trust_remote_code)
-            meter = make_meter(loaded.device)
-        except Exception as error:
-            # A model may fail in its own code or in the device's; the rows of its cases say how.
-            return LoadFailed(key, *classify(error))
-        encoder = Encoder(loaded, self._seed, self._trust_remote_code)
-        self._open = _OpenModel(loaded, encoder, meter)
+        opened = self._load(key)
+        if isinstance(opened, LoadFailed):
+            # Only now: while it was handled, the exception held what was loaded so far.
+            _free(torch.device(key.device))
+            return opened
+        self._open = opened
+        loaded = opened.loaded
         return ModelLoaded(key, loaded.seconds, loaded.parameters, loaded.weights_bytes)
 
     def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
         """Run a task: its sample and the seconds to each token. A failure is a sample too."""
         sample, times = self._model.measure(task)
         if sample.status != "ok":
-            # The frames of the exception held the tensors until now.
-            gc.collect()
-            if self._model.loaded.device.type == "cuda":
-                torch.cuda.empty_cache()
+            _free(self._model.loaded.device)
         return sample, times
 
     def close(self) -> None:
@@ -97,6 +93,15 @@ class LocalEngine:
             meter, self._open = self._open.meter, None
             gc.collect()
             meter.close()
+
+    def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
+        try:
+            loaded = load_model(key, seed=self._seed, trust_remote_code=self._trust_remote_code)
+            encoder = Encoder(loaded, self._seed, self._trust_remote_code)
+            return _OpenModel(loaded, encoder, make_meter(loaded.device))
+        except Exception as error:
+            # A model may fail in its own code or in the device's; the rows of its cases say how.
+            return LoadFailed(key, *classify(error))
 
     @property
     def _model(self) -> _OpenModel:
@@ -213,6 +218,13 @@ class _OpenModel:
         if strategy(case.cache).use_cache != (fields["cache_class"] is not None):
             flags.append("cache_not_as_asked")
         return " ".join(flags) or None
+
+
+def _free(device: torch.device) -> None:
+    """Give back what a failed run or load has left in memory."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _quieten() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ from transformers import (
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
+    modeling_gguf_pytorch_utils,
 )
 
 from kvbench.case import ModelKey
@@ -66,7 +70,7 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
         "attn_implementation": key.attention,
         "trust_remote_code": trust_remote_code,
     }
-    with loading(source):
+    with loading(source), _no_gguf_bar():
         if key.weights == "random":
             model = _random(config, torch.device(key.device), seed, options)
         else:
@@ -95,6 +99,18 @@ def parameter_count(config: PretrainedConfig, trust_remote_code: bool = False) -
     with torch.device("meta"):
         model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     return int(model.num_parameters())
+
+
+@contextlib.contextmanager
+def _no_gguf_bar() -> Iterator[None]:
+    """Silence the progress bar of dequantising, which heeds none of Transformers' switches."""
+    module: Any = modeling_gguf_pytorch_utils
+    bar = module.tqdm
+    module.tqdm = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = bar
 
 
 def _auto_class(config: PretrainedConfig) -> Any:

@@ -26,10 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SweepStarted:
-    """The run folder exists and the first model is about to be loaded."""
+    """The run folder exists and the first model is about to be loaded.
+
+    `samples_per_case` timed samples are wanted of each case, or more: the stopping rule decides.
+    """
 
     path: Path
     cases: tuple[Case, ...]
+    samples_per_case: int
 
 
 @dataclass(frozen=True, slots=True)

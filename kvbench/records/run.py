@@ -131,15 +131,17 @@ class RunWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.info.state == "running":
-            # Left by an exception: what was measured is there, the rest is not.
-            self.finish("interrupted")
-        self._samples.close()
-        self._tokens.close()
-        self._lock.release()
-        (self.path / ".lock").unlink(missing_ok=True)
-        if self._discarded:
-            shutil.rmtree(self.path)
+        try:
+            if self.info.state == "running":
+                # Left by an exception: what was measured is there, the rest is not.
+                self.finish("interrupted")
+        finally:
+            self._samples.close()
+            self._tokens.close()
+            self._lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+            if self._discarded:
+                shutil.rmtree(self.path)
 
     def _save_info(self) -> None:
         write_atomically(

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 
@@ -142,7 +143,7 @@ def _draw_lines(
     for (line, cache), members in groupby(ordered, key=lambda case: (_line(case), case.cache)):
         points = list(members)
         values = [(case.total_s_median or 0.0) * scale(case) for case in points]
-        low, high = zip(*(_spread(case) for case in points), strict=True)
+        low, high = zip(*(_spread(case, few=_few(everything)) for case in points), strict=True)
         factor = [scale(case) for case in points]
         errors = [
             [max(v - a * f, 0.0) for v, a, f in zip(values, low, factor, strict=True)],
@@ -162,13 +163,16 @@ def _draw_lines(
         )
 
 
-def _spread(case: CaseSummary) -> tuple[float, float]:
-    """Quartiles, or smallest and largest where there are too few samples for quartiles."""
+def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
+    """Quartiles; smallest and largest in a chart that has too few samples for quartiles."""
     middle = case.total_s_median or 0.0
-    few = "undersampled" in (case.flags or "")
     low = case.total_s_min if few else case.total_s_q1
     high = case.total_s_max if few else case.total_s_q3
     return (middle if low is None else low), (middle if high is None else high)
+
+
+def _few(cases: Sequence[CaseSummary]) -> bool:
+    return min(case.samples for case in cases) < MIN_FOR_INTERVAL
 
 
 def _line(case: CaseSummary) -> tuple[object, ...]:
@@ -199,8 +203,7 @@ def _caption(cases: Sequence[CaseSummary], info: RunInfo) -> str:
     )
     counts = sorted({case.samples for case in cases})
     samples = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    few = any("undersampled" in (case.flags or "") for case in cases)
-    bars = "smallest to largest" if few else "quartiles"
+    bars = "smallest to largest" if _few(cases) else "quartiles"
     prompt = all_of("prompt_tokens")
     return (
         f"{all_of('model')} ({all_of('weights')} weights), {all_of('dtype')}, "

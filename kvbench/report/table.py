@@ -61,7 +61,8 @@ def _time(case: CaseSummary | None) -> str:
     if case is None:
         return "-"
     if case.total_s_median is None:
-        return case.status
+        # A case that was interrupted before its first sample has not failed.
+        return "-" if case.status == "ok" else case.status
     if case.total_s_min is None or case.total_s_max is None or case.samples == 1:
         return seconds(case.total_s_median)
     half_range = (case.total_s_max - case.total_s_min) / 2 / case.total_s_median
