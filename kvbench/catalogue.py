@@ -15,7 +15,7 @@ from kvbench.case import DEFAULT_PROMPT
 __all__ = ["CATALOGUE", "Architecture"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # One entry, one object: it is found by name.
 class Architecture:
     """One built-in architecture.
 

@@ -66,7 +66,7 @@ class LocalEngine:
             if source.gguf_file is None:
                 _check_fits(group.model, parameter_count(config, self._trust_remote_code))
             for case in group.cases:
-                check_prompt(source, case.prompt)
+                check_prompt(source, case.prompt, self._trust_remote_code)
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model. What goes wrong is told, not raised: it costs this model's cases only."""

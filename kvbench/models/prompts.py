@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,17 +31,17 @@ class Inputs:
         return self.input_ids.shape[1]
 
 
-def check_prompt(source: ModelSource, prompt: Prompt) -> None:
-    """Refuse a text for a model that has nothing to read it with.
+def check_prompt(source: ModelSource, prompt: Prompt, trust_remote_code: bool = False) -> None:
+    """Refuse a prompt that cannot be turned into token ids, before anything is measured.
 
     Raises:
-        UserError: the model has random weights from a built-in architecture, hence no tokenizer,
-            and the text is not one whose ids are known.
+        UserError: the prompt is a text and the model has nothing to read it with, or no token
+            comes of it.
     """
-    if source.place is not None or source.builtin is None:
-        return
     for text in prompt.texts:
-        if text not in (DEFAULT_PROMPT, *source.builtin.prompt_ids):
+        if source.place is not None:
+            _tokenize(source, text, trust_remote_code)
+        elif source.builtin and text not in (DEFAULT_PROMPT, *source.builtin.prompt_ids):
             raise UserError(
                 f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
                 "give --prompt-tokens N, or --weights pretrained."
@@ -48,13 +49,12 @@ def check_prompt(source: ModelSource, prompt: Prompt) -> None:
 
 
 class Encoder:
-    """Encodes prompts for one loaded model; its tokenizer is loaded when a text first needs it."""
+    """Encodes prompts for one loaded model."""
 
     def __init__(self, loaded: LoadedModel, seed: int, trust_remote_code: bool = False) -> None:
         self._loaded = loaded
         self._seed = seed
         self._trust_remote_code = trust_remote_code
-        self._tokenizer: Any = None
 
     def encode(self, prompt: Prompt, batch_size: int) -> Inputs:
         """The prompt's texts in turn over the batch, or its fixed ids in each row.
@@ -75,21 +75,7 @@ class Encoder:
             # then any ids of the length that GPT-2 gives it will do.
             known = source.builtin.prompt_ids if source.builtin else {}
             return list(known.get(text) or self._fixed_ids(6))
-        ids = self._load_tokenizer()(text)["input_ids"]
-        if not ids:
-            raise UserError(f"prompt: {text!r} has no tokens for {source.name}.")
-        return list(ids)
-
-    def _load_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            source = self._loaded.source
-            with loading(source):
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    source.place,
-                    trust_remote_code=self._trust_remote_code,
-                    **gguf_argument(source),
-                )
-        return self._tokenizer
+        return _tokenize(source, text, self._trust_remote_code)
 
     def _fixed_ids(self, tokens: int) -> list[int]:
         generator = torch.Generator().manual_seed(self._seed)
@@ -109,3 +95,22 @@ class Encoder:
             mask = [gap + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)]
         device = self._loaded.device
         return Inputs(torch.tensor(ids, device=device), torch.tensor(mask, device=device))
+
+
+def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[int]:
+    ids: list[int] = _tokenizer(source, trust_remote_code)(text)["input_ids"]
+    if not ids:
+        raise UserError(
+            f"prompt: the tokenizer of {source.name} makes no tokens of {text!r}; it may have no "
+            "vocabulary: give --prompt-tokens N."
+        )
+    return ids
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
+    """Loaded once for checking and measuring: from a GGUF file it takes seconds."""
+    with loading(source):
+        return AutoTokenizer.from_pretrained(
+            source.place, trust_remote_code=trust_remote_code, **gguf_argument(source)
+        )

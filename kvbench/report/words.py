@@ -45,14 +45,6 @@ def speedup_range(case: CaseSummary) -> tuple[float, float] | None:
 
 def _sentence(off: CaseSummary, on: CaseSummary) -> str:
     assert on.speedup and off.total_s_median and on.total_s_median
-    low, high = speedup_range(on) or (on.speedup, on.speedup)
-    interval = on.speedup_ci95_low is not None
-    spread = (
-        f"95 % interval {significant(low)} to {significant(high)}"
-        if interval
-        else f"{significant(low)} to {significant(high)} over {on.samples} "
-        f"round{'s' if on.samples != 1 else ''}, too few for an interval"
-    )
     tokens = f"{on.max_new_tokens} new tokens"
     if on.batch_size > 1:
         tokens += f" for each of {on.batch_size} sequences"
@@ -61,18 +53,27 @@ def _sentence(off: CaseSummary, on: CaseSummary) -> str:
         f"On {on.device}, with {name}, {tokens} of {on.model} take "
         f"{seconds(on.total_s_median)} instead of {seconds(off.total_s_median)}"
     )
-    if low <= 1 <= high:
-        verdict = f"no clear difference ({significant(on.speedup)} times as fast; {spread})"
-    elif on.speedup > 1:
-        verdict = f"{significant(on.speedup)} times as fast ({spread})"
-    else:
-        verdict = f"slower, {significant(on.speedup)} times as fast ({spread})"
     cost = (
         ""
         if on.kv_cache_bytes is None
         else f", for {significant(on.kv_cache_bytes / MIB)} MiB of cache"
     )
-    return f"{took}: {verdict}{cost}."
+    return f"{took}: {_verdict(on.speedup, on)}{cost}."
+
+
+def _verdict(speedup: float, case: CaseSummary) -> str:
+    ratio = f"{significant(speedup)} times as fast"
+    low, high = speedup_range(case) or (speedup, speedup)
+    spread = f"{significant(low)} to {significant(high)}"
+    if low == high:
+        return f"{ratio} (from one round, so that nothing is known of the spread)"
+    if case.speedup_ci95_low is None:
+        spread += f" over {case.samples} rounds, too few for an interval"
+    else:
+        spread = f"95 % interval {spread}"
+    if low <= 1 <= high:
+        return f"no clear difference, {ratio} ({spread})"
+    return f"{ratio} ({spread})" if speedup > 1 else f"slower, {ratio} ({spread})"
 
 
 def _size(case: CaseSummary) -> tuple[int, int, int]:
