@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Literal
 
 __all__ = [
+    "AUTO",
     "DEFAULT_PROMPT",
     "WARMUP_TOKENS",
     "Case",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 DEFAULT_PROMPT = "What is KV caching?"
+
+AUTO = "auto"
+"""The attention implementation that Transformers takes for a model by itself."""
 
 WARMUP_TOKENS = 16
 """New tokens of a warm-up where nothing compiles; see docs/measuring.md."""

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from kvbench.case import DEFAULT_PROMPT, Case, Prompt
+from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
@@ -104,7 +104,7 @@ class Plan(BaseModel):
     weights: Literal["pretrained", "random"] | None = _axis(None, "weights")
     device: _Words = _axis(("auto",), "device")
     dtype: _Words = _axis(("float32",), "dtype")
-    attention: _Words = _axis(("sdpa",), "attention")
+    attention: _Words = _axis((AUTO,), "attention")
     cache: _Words = _axis(("off", "dynamic"), "cache")
     batch_size: _Sizes = _axis((1,), "batch_size")
     prompt: _Texts = _axis(_NoNames, "prompt")

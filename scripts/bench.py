@@ -38,7 +38,7 @@ def overhead(pairs: int) -> bool:
     from kvbench.measure.engine import LocalEngine
     from kvbench.models.load import load_model
 
-    key = ModelKey("gpt2", "random", "cpu", "float32", "sdpa")
+    key = ModelKey("gpt2", "random", "cpu", "float32", "auto")
     case = Case(*_fields(key), "dynamic", 1, Prompt.of_tokens(6), NEW_TOKENS)
     engine = LocalEngine()
     engine.open(key)

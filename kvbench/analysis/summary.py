@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from kvbench.strategies import BASELINE, STRATEGIES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 __all__ = ["CaseSummary", "summarise", "summarise_cases"]
 
@@ -55,6 +57,7 @@ class CaseSummary:
     max_new_tokens: int = column("As in samples.csv.", unit="tokens")
     status: Status = column("ok, or the status of the sample that ended the case.")
     error: str | None = column("The error of that sample.", default=None)
+    attention_used: str | None = column("As in samples.csv.", default=None)
     samples: int = column("Counted samples: phase measure, status ok.", unit="samples")
     flags: str | None = column(
         "undersampled (fewer than 5 samples), and the samples' flags with the number of samples, "
@@ -158,6 +161,7 @@ def _summarise(members: Sequence[Sample], baseline: Sequence[Sample]) -> CaseSum
     first = members[0]
     known: dict[str, Any] = {name: getattr(first, name) for name in _CASE_FIELDS}
     known["prompt_tokens"] = _last(s.prompt_tokens for s in members)
+    known["attention_used"] = _last(s.attention_used for s in members)
     known |= {
         "status": ended[0].status if ended else "ok",
         "error": ended[0].error if ended else None,
@@ -255,7 +259,7 @@ def _median(values: Iterable[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _last(values: Iterable[int | None]) -> int | None:
+def _last(values: Iterable[T | None]) -> T | None:
     known = [value for value in values if value is not None]
     return known[-1] if known else None
 

@@ -12,7 +12,7 @@ import psutil
 import torch
 import transformers
 
-from kvbench.case import Case, Group, ModelKey, Task
+from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.errors import UserError
 from kvbench.measure.cache import cache_bytes, cache_class, cache_layers
 from kvbench.measure.clock import TokenClock
@@ -185,6 +185,7 @@ class _OpenModel:
             | readings
             | {
                 "new_tokens": generation.new_tokens,
+                "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
                 "kv_cache_bytes": cache_bytes(generation.cache),
                 "cache_class": cache_class(generation.cache),
@@ -213,7 +214,7 @@ class _OpenModel:
 
     def _flags(self, case: Case, fields: dict[str, Any]) -> str | None:
         flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
-        if self.loaded.attention != case.attention:
+        if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
         if strategy(case.cache).use_cache != (fields["cache_class"] is not None):
             flags.append("cache_not_as_asked")

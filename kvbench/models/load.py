@@ -20,7 +20,7 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
-from kvbench.case import ModelKey
+from kvbench.case import AUTO, ModelKey
 from kvbench.errors import UserError
 from kvbench.models.config import gguf_argument, load_config, loading
 from kvbench.models.source import ModelSource, locate
@@ -67,7 +67,8 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     config = load_config(source, trust_remote_code)
     options: dict[str, Any] = {
         "dtype": getattr(torch, key.dtype),
-        "attn_implementation": key.attention,
+        # None leaves the choice to Transformers: not every model has sdpa in every release.
+        "attn_implementation": None if key.attention == AUTO else key.attention,
         "trust_remote_code": trust_remote_code,
     }
     with loading(source), _no_gguf_bar():
@@ -98,6 +99,8 @@ def parameter_count(config: PretrainedConfig, trust_remote_code: bool = False) -
     """Number of parameters, tied embeddings once, without making any: built on `meta`."""
     with torch.device("meta"):
         model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+        # Some releases do not tie on meta.
+        model.tie_weights()
     return int(model.num_parameters())
 
 

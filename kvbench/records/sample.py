@@ -53,7 +53,7 @@ class Sample:
     weights: Literal["pretrained", "random"] = column("Where the weights come from.")
     device: str = column("cpu, cuda, cuda:1, ...")
     dtype: str = column("Data type of weights and cache.")
-    attention: str = column("Attention implementation.")
+    attention: str = column("Attention implementation, as asked for.")
     cache: str = column("Cache strategy: off, dynamic, ...")
     use_cache: bool = column("Transformers' flag of that name: false only for the strategy off.")
     batch_size: int = column("Sequences generated at once.", unit="sequences")
@@ -62,6 +62,10 @@ class Sample:
         "Length of the prompt, padding included.", unit="tokens", default=None
     )
     max_new_tokens: int = column("New tokens of the case, per sequence.", unit="tokens")
+
+    attention_used: str | None = column(
+        "Attention implementation that really ran: what auto came to.", default=None
+    )
 
     # The work and the time
     new_tokens: int | None = column(

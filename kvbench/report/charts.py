@@ -207,6 +207,6 @@ def _caption(cases: Sequence[CaseSummary], info: RunInfo) -> str:
     prompt = all_of("prompt_tokens")
     return (
         f"{all_of('model')} ({all_of('weights')} weights), {all_of('dtype')}, "
-        f"{all_of('attention')}, batch {all_of('batch_size')}, prompt of {prompt} tokens. "
-        f"Points: medians of {samples} samples; bars: {bars}. {software}. {info.started_at[:10]}"
+        f"{all_of('attention_used')} attention, batch {all_of('batch_size')}, "
+        f"prompt of {prompt} tokens. Points: medians of {samples} samples; bars: {bars}. {software}. {info.started_at[:10]}"
     ).replace("$", r"\$")

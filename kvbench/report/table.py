@@ -125,11 +125,10 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
     counts = sorted({c.samples for c in cases if c.samples})
     if not counts:
         return "Nothing was measured."
+    if counts[-1] == 1:
+        return "Times: one sample each, so that nothing is known of the spread."
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = (
-        f"Times: median of {number} sample{'s' * (counts[-1] != 1)}, ± half the distance from "
-        "smallest to largest. "
-    )
+    text = f"Times: median of {number} samples, ± half the distance from smallest to largest. "
     if any(c.speedup is not None for c in cases):
         few = counts[0] < MIN_FOR_INTERVAL
         many = counts[-1] >= MIN_FOR_INTERVAL
