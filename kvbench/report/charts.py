@@ -208,5 +208,6 @@ def _caption(cases: Sequence[CaseSummary], info: RunInfo) -> str:
     return (
         f"{all_of('model')} ({all_of('weights')} weights), {all_of('dtype')}, "
         f"{all_of('attention_used')} attention, batch {all_of('batch_size')}, "
-        f"prompt of {prompt} tokens. Points: medians of {samples} samples; bars: {bars}. {software}. {info.started_at[:10]}"
+        f"prompt of {prompt} tokens. Points: medians of {samples} samples; bars: {bars}. "
+        f"{software}. {info.started_at[:10]}"
     ).replace("$", r"\$")
