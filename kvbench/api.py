@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -104,8 +105,8 @@ def sweep(
         outcome = run_groups(groups, engine, writer, emit, rule=rule, seed=plan.seed, stop=stop)
         state = "interrupted" if outcome.interrupted else "finished"
         writer.finish(state, outcome.notes)
-        if outcome.load_errors and not outcome.measured and not outcome.interrupted:
-            # Nothing could be loaded: that is a mistake to mend, not a result to keep.
+        if outcome.load_errors and not outcome.loaded and not outcome.interrupted:
+            # No model could be loaded: that is a mistake to mend, not a result to keep.
             writer.discard()
             raise UserError(outcome.load_errors[0])
     run = load_run(path)
@@ -130,7 +131,7 @@ def _local_engine(plan: Plan) -> Engine:
 def _default_name(cases: Sequence[Case]) -> str:
     now = datetime.now()
     models = list(dict.fromkeys(Path(case.model).name for case in cases))
-    model = "".join(c if c.isalnum() or c in "-_." else "-" for c in models[0])[:60]
+    model = re.sub(r"[^A-Za-z0-9._-]", "-", models[0])[:60]
     more = f"+{len(models) - 1}" if len(models) > 1 else ""
     text = json.dumps([now.isoformat(), *(case.key for case in cases)])
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]

@@ -24,8 +24,9 @@ from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
-from kvbench.ranges import MAX_SIZE, parse_sizes
+from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
+from kvbench.text import clip
 
 __all__ = ["DTYPES", "MANY_CASES", "QUICKSTART", "Plan"]
 
@@ -51,6 +52,12 @@ def _listed(value: Any) -> Any:
     return listed
 
 
+def _caches(value: Any) -> Any:
+    """YAML reads a bare `off` as false and `on` as true: the words were meant."""
+    words = {False: "off", True: "dynamic"}
+    return [words[v] if isinstance(v, bool) else v for v in _listed(value)]
+
+
 def _automatic(value: Any) -> Any:
     """`auto` leaves a number to the stopping rule."""
     return None if value == "auto" else value
@@ -68,9 +75,11 @@ def _sizes(value: Any, info: ValidationInfo) -> Any:
         if isinstance(entry, str):
             sizes.extend(parse_sizes(entry, str(info.field_name)))
         elif isinstance(entry, bool) or not isinstance(entry, int):
-            raise ValueError(f"{entry!r} is not a size; write 10, '10-910+100' or '16-1024*2'")
+            raise ValueError(f"{clip(entry)} is not a size; write 10, '10-910+100' or '16-1024*2'")
         else:
             sizes.append(entry)
+        if len(sizes) > MAX_LENGTH:
+            raise ValueError(f"more than {MAX_LENGTH:,} entries")
     return sizes
 
 
@@ -79,6 +88,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 _Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+_Caches = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_caches)]
 _Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed_texts)]
 _Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 _Sizes = Annotated[tuple[_Positive, ...], BeforeValidator(_sizes)]
@@ -105,7 +115,7 @@ class Plan(BaseModel):
     device: _Words = _axis(("auto",), "device")
     dtype: _Words = _axis(("float32",), "dtype")
     attention: _Words = _axis((AUTO,), "attention")
-    cache: _Words = _axis(("off", "dynamic"), "cache")
+    cache: _Caches = _axis(("off", "dynamic"), "cache")
     batch_size: _Sizes = _axis((1,), "batch_size")
     prompt: _Texts = _axis(_NoNames, "prompt")
     prompt_file: _Texts = _axis(_NoNames, "prompt_file")
@@ -161,6 +171,9 @@ class Plan(BaseModel):
         for name in (*self.model, *self.attention):
             if not name.isprintable():
                 raise ValueError(f"{name!r} has control characters in it")
+        for text in (*self.prompt, *self.prompt_file):
+            if not _is_unicode(text):
+                raise ValueError(f"{clip(repr(text))} is not valid UTF-8 text")
         if self.max_repeats < self.min_repeats:
             raise ValueError(
                 f"max_repeats ({self.max_repeats}) is below min_repeats ({self.min_repeats})"
@@ -260,6 +273,14 @@ class Plan(BaseModel):
         )
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _flag(value: Any) -> bool:
     words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
     if isinstance(value, bool):
@@ -298,7 +319,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(
@@ -307,22 +328,36 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# What PyYAML lets through from odd scalars and tags, besides its own errors.
+_YAML_ERRORS = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     text = _read_text(path, "plan", _MAX_YAML_BYTES)
     try:
         keys: Any = yaml.load(text, Loader=_PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or clip(error) or type(error).__name__
         raise UserError(f"{path}{where}: not a plan in YAML: {problem}.") from error
     if keys is None:
         return {}
     if not isinstance(keys, Mapping) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.")
-    if isinstance(keys.get("prompt_file"), str):
-        return {**keys, "prompt_file": str(path.parent / keys["prompt_file"])}
-    return dict(keys)
+    if "prompt_file" not in keys:
+        return dict(keys)
+    files = _listed_texts(keys["prompt_file"])
+    beside = [str(path.parent / file) if isinstance(file, str) else file for file in files]
+    return {**keys, "prompt_file": beside}
 
 
 def _read_prompts(path: Path) -> tuple[str, ...]:
@@ -356,10 +391,10 @@ def _sentence(error: ValidationError) -> str:
         key = str(first["loc"][0])
         return f"'{key}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
     message = first["msg"].removeprefix("Value error, ").rstrip(".?")
-    value = repr(first.get("input"))
-    shown = value if len(value) <= 60 else value[:57] + "..."
     if not name:
         return f"{message}{'?' if '; did you mean' in message else '.'}"
     if first["type"] == "value_error":
         return f"{name}: {message}."
+    value = first.get("input")
+    shown = f"'{clip(value)}'" if isinstance(value, str) else clip(value)
     return f"{name}: {shown} is not right: {message[:1].lower()}{message[1:]}."

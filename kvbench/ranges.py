@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 
 from kvbench.errors import UserError
+from kvbench.text import clip
 
-__all__ = ["MAX_SIZE", "parse_sizes"]
+__all__ = ["MAX_LENGTH", "MAX_SIZE", "parse_sizes"]
 
 MAX_SIZE = 2**31 - 1
 """The largest size taken, in tokens or sequences: the largest 32-bit index."""
 
-_MAX_LENGTH = 100_000
+MAX_LENGTH = 100_000
+"""The most sizes that a list may have."""
+
 _RANGE = re.compile(
     r"(?P<first>\d+)(-(?P<last>\d+)((?P<step>[+*])(?P<by>\d+(\.\d+)?))?)?", re.ASCII
 )
@@ -29,39 +32,37 @@ def parse_sizes(text: str, name: str = "the list") -> tuple[int, ...]:
     sizes: list[int] = []
     for entry in text.split(","):
         sizes.extend(_expand(entry.strip(), name))
-        if len(sizes) > _MAX_LENGTH:
-            raise UserError(f"{name}: '{_clip(text)}' has more than {_MAX_LENGTH:,} entries.")
+        if len(sizes) > MAX_LENGTH:
+            raise UserError(f"{name}: '{clip(text)}' has more than {MAX_LENGTH:,} entries.")
     return tuple(sizes)
 
 
 def _expand(entry: str, name: str) -> list[int]:
     match = _RANGE.fullmatch(entry)
     if match is None:
-        raise UserError(
-            f"{name}: '{_clip(entry)}' is not a size; write 10, 10-910+100 or 16-1024*2."
-        )
+        raise UserError(f"{name}: '{clip(entry)}' is not a size; write 10, 10-910+100 or 16-1024*2")
     first, last = _size(match["first"], name), _size(match["last"] or match["first"], name)
     if last < first:
-        raise UserError(f"{name}: the range '{entry}' runs backwards.")
+        raise UserError(f"{name}: the range '{clip(entry)}' runs backwards.")
     by = float(match["by"] or 1)
     multiplies = match["step"] == "*"
     if (multiplies and (by <= 1 or first == 0)) or by == 0:
-        raise UserError(f"{name}: the range '{entry}' never ends.")
+        raise UserError(f"{name}: the range '{clip(entry)}' never ends.")
     sizes: list[int] = []
     value = float(first)
-    while value <= last and len(sizes) <= _MAX_LENGTH:
-        # A factor such as 1.1 repeats small integers; each size is wanted once.
+    # Steps are counted, not sizes: a factor such as 1.000001 takes many steps to the next size.
+    for _ in range(MAX_LENGTH + 1):
+        if value > last:
+            return sizes
         if not sizes or int(value) > sizes[-1]:
             sizes.append(int(value))
         value = value * by if multiplies else value + by
-    return sizes
+    raise UserError(f"{name}: the range '{clip(entry)}' has more than {MAX_LENGTH:,} entries.")
 
 
 def _size(digits: str, name: str) -> int:
+    # Counted first: Python refuses to convert thousands of digits.
+    digits = digits.lstrip("0") or "0"
     if len(digits) > len(str(MAX_SIZE)) or int(digits) > MAX_SIZE:
-        raise UserError(f"{name}: {_clip(digits)} is larger than {MAX_SIZE:,}.")
+        raise UserError(f"{name}: {clip(digits)} is larger than {MAX_SIZE:,}.")
     return int(digits)
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -134,26 +134,22 @@ def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
 
 
 class _Order:
-    """Cases were run in a shuffled order; people read them by model, device, batch and length."""
+    """Cases were run in a shuffled order; people read them in the plan's, and by size.
+
+    Models are loaded in the plan's order, so that what makes a model is in the order it was seen.
+    """
 
     def __init__(self, summaries: Sequence[CaseSummary]) -> None:
-        self._models = list(dict.fromkeys(s.model for s in summaries))
-        self._devices = sorted({s.device for s in summaries})
-        self._caches = list(STRATEGIES)
+        self._models = list(dict.fromkeys(_model(s) for s in summaries))
+        self._caches = list(dict.fromkeys([*STRATEGIES, *(s.cache for s in summaries)]))
 
     def __call__(self, s: CaseSummary) -> tuple[object, ...]:
-        return (
-            self._models.index(s.model),
-            s.weights,
-            self._devices.index(s.device),
-            s.dtype,
-            s.attention,
-            s.batch_size,
-            s.prompt_tokens or 0,
-            s.prompt,
-            s.max_new_tokens,
-            self._caches.index(s.cache) if s.cache in self._caches else len(self._caches),
-        )
+        size = (s.batch_size, s.prompt_tokens or 0, s.prompt, s.max_new_tokens)
+        return (self._models.index(_model(s)), *size, self._caches.index(s.cache))
+
+
+def _model(s: CaseSummary) -> tuple[str, ...]:
+    return (s.model, s.weights, s.device, s.dtype, s.attention)
 
 
 def _summarise(members: Sequence[Sample], baseline: Sequence[Sample]) -> CaseSummary:
@@ -203,7 +199,7 @@ def _speedup(counted: Sequence[Sample], baseline: Sequence[Sample]) -> dict[str,
         "speedup_ci95_high": high,
         "speedup_round_min": min(ratios, default=None),
         "speedup_round_max": max(ratios, default=None),
-        "same_output": len(outputs) == 1,
+        "same_output": None if None in outputs else len(outputs) == 1,
     }
 
 

@@ -30,15 +30,22 @@ app.command()(models)
 app.command()(env)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kvbench {kvbench.__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"kvbench {kvbench.__version__}")
-        raise typer.Exit()
+    """The options before the command; each acts in its own callback."""
 
 
 def main(arguments: list[str] | None = None) -> None:

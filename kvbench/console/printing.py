@@ -16,6 +16,7 @@ from kvbench.records.environment import Environment
 from kvbench.records.run import Run
 from kvbench.report.table import Table, failures, pair_table
 from kvbench.report.words import answers
+from kvbench.text import printable
 from kvbench.theory.cache import cache_bytes_per_token
 
 __all__ = [
@@ -45,7 +46,7 @@ def print_table(console: Console, table: Table) -> None:
         # Folded on a narrow terminal, and never cut: a number without its end is wrong.
         drawn.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
     console.print(drawn)
     if table.caption:
         console.print(table.caption, style="dim", soft_wrap=not console.is_terminal)
@@ -60,7 +61,7 @@ def print_run(console: Console, run: Run) -> None:
     print_sentences(console, answers(cases), style="bold" if console.is_terminal else None)
     failed = failures(cases)
     if failed:
-        console.print(f"\n{len(failed)} of {len(run.info.cases)} cases have no time:")
+        console.print(f"\n{len(failed)} of {len(run.info.cases)} cases failed:")
         print_sentences(console, (f"- {line}" for line in failed))
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
@@ -94,7 +95,7 @@ def print_cases(console: Console, cases: Sequence[Case]) -> None:
     numeric = tuple(name in ("batch", "tokens") for name in shown)
     common = ", ".join(f"{name} {axes[name](cases[0])}" for name in axes if name not in varied)
     count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
-    caption = f"{f'All: {common}. ' if common else ''}{count}"
+    caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
     print_table(console, Table(tuple(shown), rows, numeric, caption))
 
 

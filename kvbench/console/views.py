@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 import time
 from typing import Protocol
 
@@ -229,9 +230,9 @@ def _case_line(event: CaseEnded) -> str:
     case = f"{event.case.device}: {event.case.label}"
     if event.failure is not None:
         return f"{case}: {event.failure.status}: {event.failure.error}"
-    times = sorted(sample.total_s for sample in event.measured if sample.total_s is not None)
-    middle = times[len(times) // 2]
-    return f"{case}: {seconds(middle)}, {len(times)} sample{'s' * (len(times) != 1)}"
+    times = [sample.total_s for sample in event.measured if sample.total_s is not None]
+    count = f"{len(times)} sample{'s' * (len(times) != 1)}"
+    return f"{case}: {seconds(statistics.median(times))}, {count}"
 
 
 def _clock(value: float) -> str:

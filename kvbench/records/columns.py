@@ -51,9 +51,11 @@ def to_text(value: Any) -> str:
 
 
 def _kind(hint: Any) -> tuple[type, bool]:
-    optional = isinstance(hint, types.UnionType) and type(None) in hint.__args__
+    # `Stage | None` is a typing.Union, `int | None` a types.UnionType.
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    optional = union and type(None) in typing.get_args(hint)
     if optional:
-        hint = next(part for part in hint.__args__ if part is not type(None))
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is typing.Literal:
         hint = str
     return hint, optional

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,6 +87,9 @@ class RunWriter:
         self._discarded = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path.parent} cannot be made: {error.strerror}.") from error
+        try:
             path.mkdir()
         except FileExistsError as error:
             raise UserError(
@@ -217,7 +221,8 @@ def check_name(name: str) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or leave the old one: a reader never sees half of it."""
     scratch = path.with_name(path.name + ".part")
-    with scratch.open("w", encoding="utf-8", newline="") as file:
+    # What a terminal handed over as undecodable bytes is escaped and not refused.
+    with scratch.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -225,7 +230,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _open_csv(path: Path, header: Sequence[str]) -> IO[str]:
-    file = path.open("x", encoding="utf-8", newline="")
+    file = path.open("x", encoding="utf-8", errors="backslashreplace", newline="")
     _append(file, [header])
     return file
 
@@ -243,7 +248,7 @@ def _load_info(path: Path) -> RunInfo:
         keys = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: not a run folder, there is no run.json in it.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}.") from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if version != FORMAT:
@@ -259,6 +264,8 @@ def _load_info(path: Path) -> RunInfo:
 def _load_samples(path: Path) -> Iterable[Sample]:
     names = [c.name for c in columns_of(Sample)]
     adapter = TypeAdapter(Sample)
+    # The default of 128 KiB is short for a prompt; the column has what was written, however long.
+    csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)

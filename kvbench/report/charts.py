@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
+from kvbench.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +30,8 @@ _RC: dict[Any, Any] = {
     "svg.hashsalt": "kvbench",  # The same bytes each time.
     "svg.fonttype": "path",
     "font.size": 10,
+    "font.family": "DejaVu Sans",  # Comes with matplotlib, so that it is the same everywhere.
+    "text.parse_math": False,  # A dollar sign in a name begins no formula.
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
@@ -53,8 +57,15 @@ def _chart(
     name: str, title: str
 ) -> Callable[[Callable[..., Figure | None]], Callable[..., Figure | None]]:
     def register(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-        CHARTS[name] = Chart(name, title, draw)
-        return draw
+        @functools.wraps(draw)
+        def drawn(cases: Sequence[CaseSummary], info: RunInfo) -> Figure | None:
+            import matplotlib as mpl
+
+            with mpl.rc_context(_RC):
+                return draw(cases, info)
+
+        CHARTS[name] = Chart(name, title, drawn)
+        return drawn
 
     return register
 
@@ -69,18 +80,18 @@ def write_charts(
     import matplotlib as mpl
 
     paths = []
-    with mpl.rc_context(_RC):
-        for chart in CHARTS.values():
-            figure = chart.draw(cases, info)
-            if figure is None:
-                continue
-            folder.mkdir(exist_ok=True)
-            for kind in formats:
-                path = folder / f"{chart.name}.{kind}"
-                # No date and no version of the library, which would change the bytes.
-                metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    for chart in CHARTS.values():
+        figure = chart.draw(cases, info)
+        if figure is None:
+            continue
+        folder.mkdir(exist_ok=True)
+        for kind in formats:
+            path = folder / f"{chart.name}.{kind}"
+            # No date and no version of the library, which would change the bytes.
+            metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+            with mpl.rc_context(_RC):
                 figure.savefig(path, format=kind, dpi=150, metadata=metadata)
-                paths.append(path)
+            paths.append(path)
     return paths
 
 
@@ -112,18 +123,16 @@ def _panels(
     grid = figure.subplots(1, len(devices), squeeze=False, sharex=True)
     for axes, device in zip(grid[0], devices, strict=True):
         _draw_lines(axes, [case for case in timed if case.device == device], timed, scale)
-        axes.set_title(f"{device}: {info.environment.hardware(device)}", fontsize=10)
+        title = _drawable(f"{device}: {info.environment.hardware(device)}")
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("New tokens per sequence")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    if len(labels) <= 12:
-        grid[0][0].legend(handles, labels, fontsize=8, frameon=False)
-    else:
-        figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
+    _draw_legend(figure, grid[0])
     # About 15 characters of this size to the inch.
-    caption = "\n".join(textwrap.wrap(_caption(timed, info), int(15 * figure.get_figwidth())))
+    text = _drawable(_caption(timed, info))
+    caption = "\n".join(textwrap.wrap(text, int(15 * figure.get_figwidth())))
     figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color="0.3")
     return figure
 
@@ -163,6 +172,27 @@ def _draw_lines(
         )
 
 
+def _draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One entry per line, wherever it is drawn; beside the panels if there are many."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    shown = list(entries.values()), list(entries)
+    if len(entries) <= 8:
+        panels[0].legend(*shown, fontsize=8, frameon=False)
+    else:
+        figure.legend(*shown, loc="outside right upper", fontsize=7, frameon=False)
+
+
+def _drawable(text: str) -> str:
+    """The text with `?` for what the font has no glyph for, such as Chinese."""
+    from matplotlib import font_manager
+
+    glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if ord(c) in glyphs else "?" for c in printable(text))
+
+
 def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
     """Quartiles; smallest and largest in a chart that has too few samples for quartiles."""
     middle = case.total_s_median or 0.0
@@ -187,8 +217,7 @@ def _line_label(case: CaseSummary, everything: Sequence[CaseSummary]) -> str:
         if len({getattr(other, field) for other in everything}) > 1:
             value = str(getattr(case, field))
             parts.append(f"batch {value}" if field == "batch_size" else value[:30])
-    # A dollar sign would begin a formula.
-    return ", ".join(parts).replace("$", r"\$")
+    return _drawable(", ".join(parts))
 
 
 def _caption(cases: Sequence[CaseSummary], info: RunInfo) -> str:
@@ -210,4 +239,4 @@ def _caption(cases: Sequence[CaseSummary], info: RunInfo) -> str:
         f"{all_of('attention_used')} attention, batch {all_of('batch_size')}, "
         f"prompt of {prompt} tokens. Points: medians of {samples} samples; bars: {bars}. "
         f"{software}. {info.started_at[:10]}"
-    ).replace("$", r"\$")
+    )

@@ -10,6 +10,9 @@ from kvbench.records.run import RunInfo
 from kvbench.report.table import Table, failures, pair_table
 from kvbench.report.words import answers
 
+_SPECIAL = re.compile(r"([\\`*\[\]<>|#&~]|(?<![^\W_])_|_(?![^\W_]))")
+"""What Markdown or HTML would read as markup; an underscore inside a word is none."""
+
 __all__ = ["markdown_table", "summary_markdown"]
 
 
@@ -79,4 +82,4 @@ def _environment(info: RunInfo) -> str:
 def _escape(text: str) -> str:
     """Keep a model's name or a prompt from being read as Markdown or HTML."""
     text = " ".join(text.split())
-    return re.sub(r"([\\`*\[\]<>|#]|\b_|_\b)", r"\\\1", text)
+    return _SPECIAL.sub(r"\\\1", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 __all__ = ["mib", "seconds", "significant", "times"]
 
 MIB = 1 << 20
@@ -13,7 +15,7 @@ def significant(value: float) -> str:
         return "0"
     if abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:#.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+    return format(Decimal(f"{value:.2e}"), "f")
 
 
 def seconds(value: float) -> str:

@@ -65,7 +65,7 @@ def _verdict(speedup: float, case: CaseSummary) -> str:
     ratio = f"{significant(speedup)} times as fast"
     low, high = speedup_range(case) or (speedup, speedup)
     spread = f"{significant(low)} to {significant(high)}"
-    if low == high:
+    if case.samples == 1:
         return f"{ratio} (from one round, so that nothing is known of the spread)"
     if case.speedup_ci95_low is None:
         spread += f" over {case.samples} rounds, too few for an interval"

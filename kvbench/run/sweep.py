@@ -32,14 +32,14 @@ class Outcome:
     Attributes:
         failed: cases that have no time.
         interrupted: whether it was stopped before the end.
-        measured: counted samples.
+        loaded: models that could be loaded.
         load_errors: what people can mend about models that did not load.
         notes: lines about devices, each once.
     """
 
     failed: int = 0
     interrupted: bool = False
-    measured: int = 0
+    loaded: int = 0
     load_errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -68,10 +68,11 @@ def run_groups(
     outcome = Outcome()
     try:
         for index, group in enumerate(groups):
+            if outcome.interrupted or stop():
+                outcome.interrupted = True
+                break
             rng = random.Random(f"{seed}:{index}")
             _GroupRun(group, engine, writer, emit, rule, rng, stop, outcome).run()
-            if outcome.interrupted:
-                break
     finally:
         engine.close()
     return outcome
@@ -95,6 +96,7 @@ class _GroupRun:
         if isinstance(loaded, LoadFailed):
             self._fail_all(loaded)
             return
+        self.outcome.loaded += 1
         self._tell_notices()
         progress = {case: _Progress(case) for case in self.group.cases}
         pairs = pair_up(self.group.cases)
@@ -131,7 +133,7 @@ class _GroupRun:
     def _prepare(self, progress: _Progress) -> None:
         progress.warm = True
         self._take(progress, warmup_task(progress.case))
-        if self.engine.needs_memory_pass and not progress.ended:
+        if self.engine.needs_memory_pass and not progress.ended and not self._stopped():
             self._take(progress, Task(progress.case, "memory", 0, 0, progress.case.max_new_tokens))
 
     def _take(self, progress: _Progress, task: Task) -> None:
@@ -144,7 +146,6 @@ class _GroupRun:
             self._end(progress, failure=sample)
         elif task.phase == "measure":
             progress.measured.append(sample)
-            self.outcome.measured += 1
             if self.rule.done([one.total_s or 0.0 for one in progress.measured]):
                 self._end(progress, failure=None)
 
