@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -58,14 +59,16 @@ def _caches(value: Any) -> Any:
     return [words[v] if isinstance(v, bool) else v for v in _listed(value)]
 
 
-def _automatic(value: Any) -> Any:
-    """`auto` leaves a number to the stopping rule."""
-    return None if value == "auto" else value
-
-
 def _listed_texts(value: Any) -> Any:
     """Let one text stand for a list of one; commas belong to the text."""
     return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _number(value: Any) -> Any:
+    """Refuse true and false, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a number")
+    return value
 
 
 def _sizes(value: Any, info: ValidationInfo) -> Any:
@@ -92,6 +95,9 @@ _Caches = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValid
 _Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed_texts)]
 _Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 _Sizes = Annotated[tuple[_Positive, ...], BeforeValidator(_sizes)]
+_Number = BeforeValidator(_number)
+_Count = Annotated[int, _Number, Field(ge=1, le=100_000)]
+_Seconds = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 _NoNames: tuple[str, ...] = ()
 _NoSizes: tuple[int, ...] = ()
 
@@ -121,17 +127,13 @@ class Plan(BaseModel):
     prompt_file: _Texts = _axis(_NoNames, "prompt_file")
     prompt_tokens: _Sizes = _axis(_NoSizes, "prompt_tokens")
     max_new_tokens: _Sizes = _axis((10, 50, 100), "max_new_tokens")
-    repeats: Annotated[
-        Annotated[int, Field(ge=1, le=100_000)] | None, BeforeValidator(_automatic)
-    ] = _axis(None, "repeats")
-    min_repeats: Annotated[int, Field(ge=1, le=100_000)] = _axis(5, "min_repeats")
-    max_repeats: Annotated[int, Field(ge=1, le=100_000)] = _axis(30, "max_repeats")
-    min_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _axis(3.0, "min_seconds")
-    max_spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _axis(0.05, "max_spread")
-    max_case_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = _axis(
-        600.0, "max_case_seconds"
-    )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
+    repeats: _Count | None = _axis(None, "repeats")
+    min_repeats: _Count = _axis(5, "min_repeats")
+    max_repeats: _Count = _axis(30, "max_repeats")
+    min_seconds: _Seconds = _axis(3.0, "min_seconds")
+    max_spread: _Seconds = _axis(0.05, "max_spread")
+    max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _axis(600.0, "max_case_seconds")
+    seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
     trust_remote_code: bool = _axis(False, "trust_remote_code")
 
     @model_validator(mode="before")
@@ -144,6 +146,11 @@ class Plan(BaseModel):
         flags = [_flag(entry) for entry in _listed(data["use_cache"])]
         rest = {key: value for key, value in data.items() if key != "use_cache"}
         return rest | {"cache": ["dynamic" if flag else "off" for flag in flags]}
+
+    @field_validator("repeats", mode="before")
+    @classmethod
+    def _read_auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
 
     @model_validator(mode="after")
     def _check_axes(self) -> Plan:
@@ -319,12 +326,13 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        for key in keys:
-            if keys.count(key) > 1:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if str(key.value) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key}' stands twice", problem_mark=node.start_mark
+                    problem=f"the key '{key.value}' stands twice", problem_mark=node.start_mark
                 )
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -361,7 +369,8 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _read_prompts(path: Path) -> tuple[str, ...]:
-    lines = _read_text(path, "prompt file", _MAX_PROMPT_FILE_BYTES).splitlines()
+    # Only line ends end a prompt: splitlines would also break at form feeds and the like.
+    lines = _read_text(path, "prompt file", _MAX_PROMPT_FILE_BYTES).split("\n")
     texts = tuple(line for line in lines if line.strip())
     if not texts:
         raise UserError(f"prompt_file: {path} has no text in it.")

@@ -98,8 +98,8 @@ class CaseSummary:
         "Size of parameters and buffers.", unit="bytes", default=None
     )
     memory_peak_bytes: int | None = column(
-        "Median peak: NVML's used memory on CUDA (torch's reserved without NVML), the resident set "
-        "on the CPU.",
+        "Median peak: NVML's used memory on CUDA (torch's allocated without NVML), the resident "
+        "set on the CPU.",
         unit="bytes",
         default=None,
     )
@@ -112,7 +112,7 @@ class CaseSummary:
 
 
 def summarise(run: Run) -> pd.DataFrame:
-    """The summary of a run as a table: a row per case, in the order of the plan."""
+    """The summary of a run as a table: a row per case, models as in the plan, then by size."""
     import pandas as pd
 
     rows = [dataclasses.asdict(case) for case in summarise_cases(run.samples)]
@@ -211,7 +211,7 @@ def _memory(members: Sequence[Sample]) -> dict[str, Any]:
             continue
         for peak, before in (
             (s.nvml_peak_bytes, s.nvml_before_bytes),
-            (s.torch_peak_reserved_bytes, s.torch_before_bytes),
+            (s.torch_peak_allocated_bytes, s.torch_before_bytes),
             (s.rss_peak_bytes, s.rss_before_bytes),
         ):
             if peak is not None:

@@ -74,7 +74,7 @@ def sweep(
     Without a file: GPT-2's architecture with random weights, 10, 50 and 100 new tokens, 3
     repeats, every device that is present; options change that one by one.
 
-    Exit codes: 0 all cases have a time, 1 some have none, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 all cases were measured, 1 some failed, 2 wrong usage, 130 interrupted.
     """
     from kvbench import api, console
     from kvbench.plan import Plan

@@ -19,7 +19,7 @@ from kvbench.measure.clock import TokenClock
 from kvbench.measure.failures import classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.meters import Meter, make_meter, trust_flags
-from kvbench.models.config import load_config, position_limit
+from kvbench.models.config import load_config, loading, position_limit
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import locate
@@ -64,7 +64,9 @@ class LocalEngine:
             source = locate(group.model.model, group.model.weights)
             config = load_config(source, self._trust_remote_code)
             if source.gguf_file is None:
-                _check_fits(group.model, parameter_count(config, self._trust_remote_code))
+                with loading(source):
+                    parameters = parameter_count(config, self._trust_remote_code)
+                _check_fits(group.model, parameters)
             for case in group.cases:
                 check_prompt(source, case.prompt, self._trust_remote_code)
 
@@ -141,14 +143,18 @@ class _OpenModel:
         self, task: Task, inputs: Inputs, clock: TokenClock
     ) -> tuple[Generation, dict[str, Any]]:
         self.meter.start(task.phase)
-        generation = generate(
-            self.loaded,
-            inputs,
-            strategy(task.case.cache),
-            task.new_tokens,
-            clock=clock,
-            synchronise=self.meter.synchronise,
-        )
+        try:
+            generation = generate(
+                self.loaded,
+                inputs,
+                strategy(task.case.cache),
+                task.new_tokens,
+                clock=clock,
+                synchronise=self.meter.synchronise,
+            )
+        except BaseException:
+            self.meter.cancel()
+            raise
         # Before the generation, and with it the cache, can be freed.
         return generation, self.meter.finish()
 
@@ -216,7 +222,9 @@ class _OpenModel:
         flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
         if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
-        if strategy(case.cache).use_cache != (fields["cache_class"] is not None):
+        # Some models hand out a cache object that they never fill.
+        signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
+        if signs != {strategy(case.cache).use_cache}:
             flags.append("cache_not_as_asked")
         return " ".join(flags) or None
 

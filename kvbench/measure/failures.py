@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from kvbench.errors import UserError
+from kvbench.models.faults import is_out_of_memory
 from kvbench.records.sample import Status
 
 __all__ = ["classify"]
-
-_CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
 
 
 def classify(error: BaseException) -> tuple[Status, str]:
@@ -20,8 +17,6 @@ def classify(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, UserError):
         return "unsupported", text
     line = f"{type(error).__name__}: {text}"
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "oom", line
-    if isinstance(error, RuntimeError) and any(mark in text for mark in _CPU_OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return "oom", line
     return "crashed", line

@@ -36,6 +36,9 @@ class Meter(Protocol):
     def finish(self) -> dict[str, Any]:
         """Read again, before anything is freed. Returns fields of Sample."""
 
+    def cancel(self) -> None:
+        """Stop reading: the run failed, and `finish` will not be called."""
+
     def close(self) -> None:
         """Give back what the meter holds."""
 
@@ -74,12 +77,18 @@ class CpuMeter:
         """The high-water mark of the run."""
         fields: dict[str, Any] = {"rss_before_bytes": self._before} | _host_fields(self._share)
         if self._poller is not None:
-            self._poller.__exit__(None, None, None)
-            fields |= {"rss_peak_bytes": self._poller.peak, "memory_method": "rss-polled"}
-            self._poller = None
+            poller = self._poller
+            self.cancel()
+            fields |= {"rss_peak_bytes": poller.peak, "memory_method": "rss-polled"}
         elif not self.needs_memory_pass:
             fields |= {"rss_peak_bytes": host.peak_rss_bytes(), "memory_method": "vmhwm"}
         return fields
+
+    def cancel(self) -> None:
+        """Stop the thread that polls, if this was a memory pass."""
+        if self._poller is not None:
+            self._poller.__exit__(None, None, None)
+            self._poller = None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -142,6 +151,9 @@ class CudaMeter:
                 "gpu_temperature_c": self._gpu.temperature_c(),
             }
         return fields
+
+    def cancel(self) -> None:
+        """Nothing runs between the readings."""
 
     def close(self) -> None:
         """Give NVML and the allocator's cache back."""

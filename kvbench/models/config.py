@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -15,7 +17,20 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from kvbench.errors import UserError
+from kvbench.models.faults import is_device_fault, is_out_of_memory
 from kvbench.models.source import ModelSource
+
+_LOADING_ERRORS = (
+    # A broken file, a wrong field, a missing package: what the libraries raise for each.
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 __all__ = ["PositionLimit", "load_config", "loading", "position_limit", "read_config"]
 
@@ -89,13 +104,18 @@ def loading(source: ModelSource) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _LOADING_ERRORS as error:
+        # The machine's own faults are no mistake of a person's.
+        if is_out_of_memory(error) or is_device_fault(error):
+            raise
         raise UserError(_explain(source, error)) from error
 
 
 def _explain(source: ModelSource, error: BaseException) -> str:
     name, causes = source.name, _cause_names(error)
     text = " ".join(str(error).split())
+    # A folder may be called anything: its name is not what went wrong.
+    said = text.replace(str(source.place), "").replace(name, "")
     if "GatedRepoError" in causes:
         return (
             f"model: {name} is gated: ask for access on its hub page, then log in with `hf auth "
@@ -109,19 +129,19 @@ def _explain(source: ModelSource, error: BaseException) -> str:
             f"model: '{source.place}' is not in the local cache and the hub cannot be reached: "
             f"connect, give a local folder{random}."
         )
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in said:
         return (
             f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
             "you trust it."
         )
-    if "no file named model.safetensors" in text or "safetensors" in text:
+    if "no file named model.safetensors" in said:
         return (
             f"model: {name} has no safetensors weights, and pickled weights are not loaded: "
             "convert them, use a GGUF file, or use --weights random."
         )
-    if "not support" in text and "attention" in text:
+    if "not support" in said and "attention" in said:
         return f"model: {name} does not support this attention implementation: {_first(text)}"
-    if "model_type" in text or "Unrecognized model" in text or "does not recognize" in text:
+    if "model_type" in said or "Unrecognized model" in said or "does not recognize" in said:
         return f"model: Transformers does not know the kind of model of {name}: {_first(text)}"
     return f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
 

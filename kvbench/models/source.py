@@ -48,7 +48,7 @@ def locate(name: str, weights: str) -> ModelSource:
     if path.is_file():
         raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
     hint = did_you_mean(name, CATALOGUE)
-    if not _HUB_ID.fullmatch(name):
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise UserError(f"model: there is no folder {name!r}{hint or '.'}")
     if "/" not in name and hint:
         raise UserError(f"model: '{name}' is not a built-in architecture{hint}")

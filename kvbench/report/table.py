@@ -44,7 +44,7 @@ def pair_table(cases: Sequence[CaseSummary]) -> Table:
 
 
 def failures(cases: Sequence[CaseSummary]) -> list[str]:
-    """One line per case that has no time, with the reason."""
+    """One line per case that failed, with the reason."""
     return [
         f"{c.status}: {c.model} on {c.device}, {c.cache}, batch {c.batch_size}, "
         f"{c.max_new_tokens} new tokens: {c.error or 'no reason given'}"

@@ -30,7 +30,7 @@ class Outcome:
     """What became of a sweep.
 
     Attributes:
-        failed: cases that have no time.
+        failed: cases that a failed sample ended.
         interrupted: whether it was stopped before the end.
         loaded: models that could be loaded.
         load_errors: what people can mend about models that did not load.
