@@ -1,0 +1,343 @@
+"""Tests of kvbench/analysis/summary.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvbench.analysis.statistics import ratio_interval
+from kvbench.analysis.summary import CaseSummary, summarise, summarise_cases
+from kvbench.case import Prompt
+from kvbench.records.run import load_run
+from kvbench.records.sample import Sample, sample_of
+from tests.fakes import arm, make_case, make_task, timed_sample, write_run
+
+OFF, ON = make_case(cache="off"), make_case(cache="dynamic")
+
+
+def summary_of(samples: Sequence[Sample], cache: str = "dynamic") -> CaseSummary:
+    (found,) = [case for case in summarise_cases(samples) if case.cache == cache]
+    return found
+
+
+# One arm
+
+
+def test_medians_and_quartiles_are_of_the_counted_samples() -> None:
+    case = summary_of(arm(ON, [0.1, 0.4, 0.2, 0.3, 0.9]))
+    assert case.samples == 5
+    assert case.total_s_median == 0.3
+    assert (case.total_s_q1, case.total_s_q3) == (0.2, 0.4)
+    assert (case.total_s_min, case.total_s_max) == (0.1, 0.9)
+
+
+def test_an_even_number_of_samples_has_the_mean_of_the_middle_ones() -> None:
+    case = summary_of(arm(ON, [1.0, 2.0, 4.0, 8.0]))
+    assert (case.total_s_median, case.total_s_q1, case.total_s_q3) == (3.0, 1.75, 5.0)
+
+
+def test_each_time_has_a_median_of_its_own() -> None:
+    samples = [
+        timed_sample(make_task(ON, i), 1.0, ttft_s=ttft, itl_s=itl, tokens_per_s=rate)
+        for i, (ttft, itl, rate) in enumerate(
+            [(0.3, 0.01, 7.0), (0.1, 0.03, 9.0), (0.2, 0.02, 8.0)]
+        )
+    ]
+    case = summary_of(samples)
+    assert (case.ttft_s_median, case.itl_s_median, case.tokens_per_s_median) == (0.2, 0.02, 8.0)
+
+
+def test_a_time_that_is_not_known_leaves_the_median_of_those_that_are() -> None:
+    samples = [
+        timed_sample(make_task(ON, 0), 1.0, ttft_s=0.3, itl_s=None),
+        timed_sample(make_task(ON, 1), 1.0, ttft_s=None, itl_s=None),
+    ]
+    assert (summary_of(samples).ttft_s_median, summary_of(samples).itl_s_median) == (0.3, None)
+
+
+def test_warmups_and_memory_passes_are_not_counted() -> None:
+    others = [
+        timed_sample(make_task(ON, phase="warmup", new_tokens=16), 99.0),
+        timed_sample(make_task(ON, phase="memory"), 77.0),
+    ]
+    case = summary_of([*others, *arm(ON, [0.2, 0.4])])
+    assert (case.samples, case.total_s_median, case.total_s_max) == (2, pytest.approx(0.3), 0.4)
+
+
+def test_the_case_is_told_as_in_the_samples() -> None:
+    case = summary_of(arm(ON, [0.5]))
+    assert (case.case_id, case.model, case.weights, case.device) == (ON.id, "gpt2", "random", "cpu")
+    assert (case.dtype, case.attention, case.cache, case.use_cache) == (
+        "float32",
+        "sdpa",
+        "dynamic",
+        True,
+    )
+    assert (case.batch_size, case.max_new_tokens, case.prompt_tokens) == (1, 100, 6)
+    assert case.prompt == "text:What is KV caching?"
+
+
+def test_sizes_are_those_that_were_seen() -> None:
+    case = summary_of(arm(ON, [0.5, 0.5], kv_cache_bytes=123, weights_bytes=456))
+    assert (case.kv_cache_bytes, case.weights_bytes) == (123, 456)
+
+
+def test_energy_is_per_new_token_of_the_whole_batch() -> None:
+    case = make_case(batch_size=4, max_new_tokens=50)
+    samples = [
+        timed_sample(make_task(case, i), 1.0, energy_j=joules)
+        for i, joules in enumerate([100.0, 400.0, 200.0, None])
+    ]
+    assert summary_of(samples).energy_j_per_token == 1.0
+
+
+# Flags
+
+
+@pytest.mark.parametrize(("count", "flags"), [(1, "undersampled"), (4, "undersampled"), (5, None)])
+def test_fewer_than_five_samples_are_flagged(count: int, flags: str | None) -> None:
+    assert summary_of(arm(ON, [0.5] * count)).flags == flags
+
+
+def test_flags_of_samples_are_counted() -> None:
+    flags = ["busy_cpu", None, "throttled busy_cpu", None, "busy_cpu"]
+    samples = [timed_sample(make_task(ON, i), 0.5, flags=f) for i, f in enumerate(flags)]
+    assert summary_of(samples).flags == "busy_cpu:3 throttled:1"
+    assert summary_of(samples[:3]).flags == "undersampled busy_cpu:2 throttled:1"
+
+
+def test_flags_of_warmups_do_not_count() -> None:
+    warmup = timed_sample(make_task(ON, phase="warmup"), 0.5, flags="busy_cpu")
+    assert summary_of([warmup, *arm(ON, [0.5] * 5)]).flags is None
+
+
+# Failures
+
+
+def test_a_case_that_failed_has_a_status_a_reason_and_no_time() -> None:
+    failed = sample_of(make_task(ON), status="oom", stage="decode", error="No memory left.")
+    case = summary_of([timed_sample(make_task(ON, phase="warmup"), 0.5), failed])
+    assert (case.status, case.error, case.samples) == ("oom", "No memory left.", 0)
+    timed = {f.name for f in dataclasses.fields(case) if f.name.startswith(("total_s", "speedup"))}
+    assert {getattr(case, name) for name in timed} == {None}
+    assert case.flags is None
+
+
+def test_a_case_that_failed_later_keeps_the_time_of_what_went_well() -> None:
+    failed = sample_of(make_task(ON, 2), status="crashed", stage="decode", error="Boom.")
+    case = summary_of([*arm(ON, [0.2, 0.4]), failed])
+    assert (case.status, case.samples, case.total_s_median) == (
+        "crashed",
+        2,
+        pytest.approx(0.3),
+    )
+
+
+def test_a_mismatch_is_not_a_fast_sample() -> None:
+    short = timed_sample(make_task(ON, 2), 0.001, status="mismatch", error="24 of 60 tokens.")
+    case = summary_of([*arm(ON, [0.2, 0.4]), short])
+    assert (case.samples, case.total_s_min, case.status) == (2, 0.2, "mismatch")
+
+
+# Both arms
+
+
+def test_the_speed_up_is_off_over_the_strategy() -> None:
+    off, on = [4.0, 6.0, 5.0, 9.0, 1.0], [2.0, 1.0, 3.0, 2.5, 0.5]
+    samples = [*arm(OFF, off), *arm(ON, on)]
+    case = summary_of(samples)
+    assert case.speedup == 2.5
+    assert (case.speedup_ci95_low, case.speedup_ci95_high) == ratio_interval(off, on)
+    assert (case.speedup_round_min, case.speedup_round_max) == (5 / 3, 6.0)
+
+
+def test_the_baseline_has_no_speed_up_over_itself() -> None:
+    samples = [*arm(OFF, [4.0] * 5), *arm(ON, [2.0] * 5)]
+    case = summary_of(samples, "off")
+    assert (case.speedup, case.speedup_round_min, case.same_output) == (None, None, None)
+
+
+def test_too_few_samples_give_a_speed_up_without_an_interval() -> None:
+    case = summary_of([*arm(OFF, [4.0] * 5), *arm(ON, [2.0] * 4)])
+    assert (case.speedup, case.speedup_ci95_low, case.speedup_ci95_high) == (2.0, None, None)
+    assert (case.speedup_round_min, case.speedup_round_max) == (2.0, 2.0)
+
+
+def test_only_samples_of_one_round_are_compared_round_by_round() -> None:
+    off = [timed_sample(make_task(OFF, 0, round=0), 8.0), *arm(OFF, [])]
+    off.append(timed_sample(make_task(OFF, 1, round=2), 6.0))
+    on = [timed_sample(make_task(ON, i, round=i), total) for i, total in enumerate([1.0, 2.0, 3.0])]
+    case = summary_of([*off, *on])
+    assert (case.speedup_round_min, case.speedup_round_max) == (2.0, 8.0)
+
+
+def test_arms_that_share_no_round_have_no_ratio_within_one() -> None:
+    on = [timed_sample(make_task(ON, 0, round=7), 2.0)]
+    case = summary_of([*arm(OFF, [4.0]), *on])
+    assert (case.speedup, case.speedup_round_min, case.speedup_round_max) == (2.0, None, None)
+
+
+def test_without_a_baseline_there_is_no_speed_up() -> None:
+    case = summary_of(arm(ON, [2.0] * 5))
+    assert (case.speedup, case.speedup_ci95_low, case.same_output) == (None, None, None)
+
+
+def test_a_baseline_that_failed_is_none() -> None:
+    failed = sample_of(make_task(OFF), status="oom", stage="decode", error="No memory left.")
+    case = summary_of([failed, *arm(ON, [2.0] * 5)])
+    assert (case.speedup, case.same_output, case.status) == (None, None, "ok")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "b"},
+        {"weights": "pretrained"},
+        {"device": "cuda"},
+        {"dtype": "bfloat16"},
+        {"attention": "eager"},
+        {"batch_size": 2},
+        {"prompt": Prompt.of_text("x")},
+        {"max_new_tokens": 99},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_case_that_differs_in_more_than_the_cache_is_no_baseline(other: dict[str, Any]) -> None:
+    samples = [*arm(make_case(cache="off", **other), [4.0] * 5), *arm(ON, [2.0] * 5)]
+    assert summary_of(samples).speedup is None
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "same"),
+    [
+        (["a", "a"], ["a", "a"], True),
+        (["a", "a"], ["b", "b"], False),
+        (["a", "a"], ["a", "b"], False),
+        (["a", "b"], ["a", "a"], False),
+        ([None, None], [None, None], None),
+    ],
+)
+def test_outputs_are_the_same_if_all_samples_of_both_arms_agree(
+    off: list[str | None], on: list[str | None], same: bool | None
+) -> None:
+    samples = [
+        timed_sample(make_task(case, i), 1.0, output_sha256=digest)
+        for case, digests in ((OFF, off), (ON, on))
+        for i, digest in enumerate(digests)
+    ]
+    assert summary_of(samples).same_output is same
+
+
+def test_the_output_of_a_short_warmup_does_not_count() -> None:
+    warmup = timed_sample(make_task(ON, phase="warmup", new_tokens=16), 0.1, output_sha256="short")
+    assert summary_of([warmup, *arm(OFF, [1.0]), *arm(ON, [1.0])]).same_output is True
+
+
+# Memory
+
+NVML = {"nvml_before_bytes": 1000, "nvml_peak_bytes": 1900}
+TORCH = {"torch_before_bytes": 100, "torch_peak_allocated_bytes": 700}
+RSS = {"rss_before_bytes": 10, "rss_peak_bytes": 30}
+NONE = {"rss_before_bytes": None, "rss_peak_bytes": None}
+
+
+@pytest.mark.parametrize(
+    ("known", "peak", "over"),
+    [
+        (NVML | TORCH | RSS, 1900, 900),
+        (TORCH | RSS, 700, 600),
+        (RSS, 30, 20),
+        (NONE, None, None),
+        (NVML | {"nvml_before_bytes": None}, 1900, None),
+        (RSS | {"rss_before_bytes": 0}, 30, 30),
+    ],
+)
+def test_memory_is_nvml_before_torch_before_the_resident_set(
+    known: dict[str, int | None], peak: int | None, over: int | None
+) -> None:
+    case = summary_of([timed_sample(make_task(ON), 1.0, **known)])
+    assert (case.memory_peak_bytes, case.memory_over_base_bytes) == (peak, over)
+
+
+def test_memory_is_the_median_of_the_samples() -> None:
+    samples = [
+        timed_sample(make_task(ON, i), 1.0, rss_before_bytes=before, rss_peak_bytes=peak)
+        for i, (before, peak) in enumerate([(10, 100), (90, 120), (10, 20)])
+    ]
+    case = summary_of(samples)
+    assert (case.memory_peak_bytes, case.memory_over_base_bytes) == (100, 30)
+
+
+def test_memory_comes_from_the_untimed_pass_where_there_is_one() -> None:
+    memory = timed_sample(make_task(ON, phase="memory"), 9.0, **RSS)
+    timed = [timed_sample(make_task(ON, i), 1.0, **NONE) for i in range(3)]
+    warmup = timed_sample(make_task(ON, phase="warmup"), 9.0, rss_peak_bytes=999)
+    case = summary_of([warmup, memory, *timed])
+    assert (case.memory_peak_bytes, case.memory_over_base_bytes, case.samples) == (30, 20, 3)
+
+
+# Order and tables
+
+
+def test_cases_are_read_by_size_with_the_baseline_first() -> None:
+    cases = [
+        make_case(cache=cache, batch_size=batch, max_new_tokens=tokens)
+        for cache, batch, tokens in [
+            ("dynamic", 2, 10),
+            ("dynamic", 1, 100),
+            ("off", 1, 100),
+            ("off", 2, 10),
+            ("dynamic", 1, 20),
+        ]
+    ]
+    samples = [sample for case in cases for sample in arm(case, [1.0])]
+    assert [(c.batch_size, c.max_new_tokens, c.cache) for c in summarise_cases(samples)] == [
+        (1, 20, "dynamic"),
+        (1, 100, "off"),
+        (1, 100, "dynamic"),
+        (2, 10, "off"),
+        (2, 10, "dynamic"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("model", ["b", "a"]),
+        ("device", ["cuda", "cpu"]),
+        ("dtype", ["float32", "bfloat16"]),
+        ("attention", ["sdpa", "eager"]),
+    ],
+)
+def test_all_but_sizes_are_in_the_order_of_the_plan(field: str, values: list[str]) -> None:
+    """Loaded models are run in the order of the plan, so that is how they are first seen."""
+    samples = [s for value in values for s in arm(make_case(**{field: value}), [1.0])]
+    assert [getattr(case, field) for case in summarise_cases(samples)] == values
+
+
+def test_the_order_of_the_samples_within_a_model_does_not_matter() -> None:
+    cases = [make_case(cache=c, max_new_tokens=n) for n in (30, 10, 20) for c in ("dynamic", "off")]
+    samples = [sample for case in cases for sample in arm(case, [1.0, 2.0])]
+    assert summarise_cases(reversed(samples)) == summarise_cases(samples)
+
+
+def test_no_samples_make_no_summary() -> None:
+    assert summarise_cases([]) == ()
+
+
+def test_the_table_has_a_row_per_case_and_a_column_per_field(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "run", [*arm(OFF, [4.0] * 5), *arm(ON, [2.0] * 5)]))
+    table = summarise(run)
+    assert list(table.columns) == [f.name for f in dataclasses.fields(CaseSummary)]
+    assert list(table["cache"]) == ["off", "dynamic"]
+    assert list(table["total_s_median"]) == [4.0, 2.0]
+    assert table["speedup"].isna().tolist() == [True, False]
+
+
+def test_the_table_of_an_empty_run_has_all_columns(tmp_path: Path) -> None:
+    table = summarise(load_run(write_run(tmp_path / "run", [])))
+    assert (len(table), len(table.columns)) == (0, len(dataclasses.fields(CaseSummary)))

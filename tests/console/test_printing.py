@@ -1,0 +1,239 @@
+"""Tests of kvbench/console/printing.py, on a console that writes into a string."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kvbench.case import Prompt
+from kvbench.catalogue import CATALOGUE
+from kvbench.console.printing import (
+    make_console,
+    print_cases,
+    print_environment,
+    print_models,
+    print_run,
+    print_sentences,
+    print_table,
+)
+from kvbench.errors import UserError
+from kvbench.records.environment import Device
+from kvbench.records.run import load_run
+from kvbench.records.sample import Sample, sample_of
+from kvbench.report.table import Table
+from kvbench.report.write import write_derived
+from tests.fakes import arm, make_case, make_environment, make_task, write_run
+
+HOSTILE = "[bold]x[/bold] :smile: [link=http://x]y[/link] [/] 'z' 12"
+
+
+def console(width: int = 1000, *, terminal: bool = False) -> Console:
+    return Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=width,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def output(of: Console) -> str:
+    """What was printed, without colours."""
+    assert isinstance(of.file, io.StringIO)
+    return re.sub(r"\x1b\[[0-9;]*m", "", of.file.getvalue())
+
+
+def samples() -> list[Sample]:
+    return [
+        *arm(make_case(cache="off"), [2.0, 2.2, 1.8]),
+        *arm(make_case(), [1.0, 1.1, 0.9]),
+    ]
+
+
+def test_off_a_terminal_nothing_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    made = make_console()
+    assert not made.is_terminal
+    assert made.width == 1000
+
+
+@pytest.mark.parametrize("stderr", [False, True])
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], stderr: bool) -> None:
+    made = make_console(stderr=stderr)
+    made.print(HOSTILE)
+    print_sentences(made, [HOSTILE])
+    captured = capsys.readouterr()
+    assert (captured.err if stderr else captured.out).splitlines() == [HOSTILE, HOSTILE]
+    assert (captured.out if stderr else captured.err) == ""
+
+
+def test_a_table_is_aligned_with_its_caption_below() -> None:
+    to = console()
+    print_table(to, Table(("model", "n"), (("gpt2", "1"), ("b", "1000")), (False, True), "Both."))
+    assert [line.rstrip() for line in output(to).splitlines()] == [
+        "model     n",
+        "gpt2      1",
+        "b      1000",
+        "Both.",
+    ]
+
+
+def test_a_table_without_a_caption_ends_with_its_rows() -> None:
+    to = console()
+    print_table(to, Table(("n",), (("1",),), (True,), ""))
+    assert len(output(to).splitlines()) == 2
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_cells_and_heads_are_printed_as_they_are(terminal: bool) -> None:
+    to = console(terminal=terminal)
+    print_table(to, Table((HOSTILE,), ((HOSTILE,),), (False,), HOSTILE))
+    assert [line.rstrip() for line in output(to).splitlines()] == [HOSTILE] * 3
+
+
+@pytest.mark.parametrize("width", [20, 40])
+def test_on_a_narrow_terminal_a_number_is_folded_and_never_cut(width: int) -> None:
+    to = console(width, terminal=True)
+    numbers = ("123456789", "987654321", "111222333")
+    print_table(to, Table(("one", "two", "three"), (numbers,), (True, True, True), ""))
+    text = output(to)
+    assert "…" not in text
+    assert sorted(re.sub(r"\D", "", text)) == sorted("".join(numbers))
+
+
+def test_off_a_terminal_there_are_no_colours(tmp_path: Path) -> None:
+    to = console()
+    print_run(to, load_run(write_run(tmp_path / "run", samples())))
+    assert isinstance(to.file, io.StringIO)
+    assert "\x1b" not in to.file.getvalue()
+
+
+def test_on_a_terminal_the_answer_stands_out(tmp_path: Path) -> None:
+    to = console(200, terminal=True)
+    print_run(to, load_run(write_run(tmp_path / "run", samples())))
+    assert isinstance(to.file, io.StringIO)
+    assert "\x1b[1mOn cpu, with the cache" in to.file.getvalue()
+
+
+def test_a_run_ends_with_table_answer_and_files(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "run", samples()))
+    write_derived(run)
+    to = console()
+    print_run(to, run)
+    text = output(to)
+    assert re.search(r"100 +1 +2\.00 s ±10% +1\.00 s ±10% +2\.00x \(2\.00-2\.00\)", text)
+    assert "On cpu, with the cache, 100 new tokens of gpt2 take 1.00 s instead of 2.00 s" in text
+    listed = text[text.index("Written:") :].splitlines()[1:]
+    assert listed == [f"  {path}" for path in sorted(p for p in run.path.rglob("*") if p.is_file())]
+    assert len(listed) == 9
+    assert "have no time" not in text
+    assert "Interrupted" not in text
+
+
+def test_failures_are_counted_and_told(tmp_path: Path) -> None:
+    failed = sample_of(make_task(make_case(batch_size=9)), status="oom", error="No memory.")
+    run = write_run(tmp_path / "run", [*samples(), failed], cases=({"device": "cpu"},) * 3)
+    to = console()
+    print_run(to, load_run(run))
+    assert "1 of 3 cases " in output(to)
+    assert "- oom: gpt2 on cpu, dynamic, batch 9, 100 new tokens: No memory." in output(to)
+
+
+def test_a_case_that_has_a_time_is_not_said_to_have_none(tmp_path: Path) -> None:
+    later = sample_of(make_task(make_case(), 3), status="oom", stage="decode", error="No memory.")
+    to = console()
+    print_run(to, load_run(write_run(tmp_path / "run", [*samples(), later])))
+    assert "have no time" not in output(to)
+    assert "No memory." in output(to)
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", samples())
+    text = (path / "run.json").read_text(encoding="utf-8")
+    (path / "run.json").write_text(text.replace('"finished"', '"interrupted"'), encoding="utf-8")
+    to = console()
+    print_run(to, load_run(path))
+    assert "Interrupted: what was measured until then is kept." in output(to)
+
+
+def test_a_run_without_samples_can_be_shown(tmp_path: Path) -> None:
+    to = console()
+    print_run(to, load_run(write_run(tmp_path / "run", [])))
+    assert "Nothing was measured." in output(to)
+
+
+def test_cases_are_listed_with_what_differs() -> None:
+    cases = [make_case(cache=c, max_new_tokens=n) for n in (10, 50) for c in ("off", "dynamic")]
+    to = console()
+    print_cases(to, cases)
+    lines = output(to).splitlines()
+    assert lines[0].split() == ["case", "tokens", "cache"]
+    assert [line.split() for line in lines[1:5]] == [
+        [case.id, str(case.max_new_tokens), case.cache] for case in cases
+    ]
+    assert lines[5] == (
+        "All: model gpt2, weights random, device cpu, dtype float32, attention sdpa, batch 1, "
+        "prompt text:What is KV caching?. 4 cases; nothing was run."
+    )
+
+
+def test_one_case_is_one_case() -> None:
+    to = console()
+    print_cases(to, [make_case(prompt=Prompt.of_tokens(5))])
+    assert output(to).splitlines()[-1].endswith("cache dynamic. 1 case; nothing was run.")
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "tab\there", "x" * 500])
+def test_a_hostile_prompt_does_not_break_the_list(text: str) -> None:
+    to = console()
+    cases = [make_case(prompt=Prompt.of_text(text)), make_case(prompt=Prompt.of_text("y"))]
+    print_cases(to, cases)
+    assert len(output(to).splitlines()) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_models_are_listed_with_their_cache_bytes(dtype: str) -> None:
+    to = console()
+    print_models(to, dtype)
+    rows = {line.split()[0]: line.split()[1:] for line in output(to).splitlines()[1:-1]}
+    assert list(rows) == list(CATALOGUE)
+    size = {"float32": "73,728", "bfloat16": "36,864"}[dtype]
+    assert rows["gpt2"] == ["124.4", "M", size, "1024", "-"]
+    assert rows["mistral-7b"][-1] == "4096"
+    assert f"in {dtype}" in output(to)
+
+
+def test_models_of_an_unknown_dtype_are_a_user_error() -> None:
+    with pytest.raises(UserError, match=r"^dtype: 'int4' is not one of"):
+        print_models(console(), "int4")
+
+
+def test_the_environment_is_a_line_per_fact() -> None:
+    to = console()
+    print_environment(to, make_environment(missing=("CUDA: there is none.",), driver="550.54"))
+    lines = output(to).splitlines()
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in lines if "  " in line)
+    assert facts["platform"] == "Linux-6.1"
+    assert facts["CPUs"] == "2 logical, 1 physical, 2 usable"
+    assert facts["memory"] == "24.0 GiB"
+    assert facts["NVIDIA driver"] == "550.54"
+    assert facts["CPU governor"] == "-"
+    assert facts["device cpu"] == "Some CPU, 24.0 GiB"
+    assert facts["device cuda"] == "Some GPU, 80.0 GiB, a-b"
+    assert facts["torch"] == "2.13.0"
+    assert lines[-2:] == ["Missing:", "- CUDA: there is none."]
+
+
+def test_with_nothing_missing_nothing_is_said_to_be() -> None:
+    to = console()
+    device = Device(name="cuda", hardware="H100", compute_capability="9.0")
+    print_environment(to, make_environment(devices=(device,)))
+    assert "Missing" not in output(to)
+    assert "H100, compute capability 9.0" in output(to)

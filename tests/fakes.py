@@ -1,0 +1,214 @@
+"""An engine that measures nothing and says what it was told to say, and records made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.case import Case, Group, ModelKey, Prompt, Task
+from kvbench.errors import UserError
+from kvbench.records.environment import Device, Environment
+from kvbench.records.events import Event, LoadFailed, ModelLoaded, SampleEnded
+from kvbench.records.run import RunInfo, RunWriter
+from kvbench.records.sample import Sample, Stage, Status, sample_of
+
+Failure = tuple[Status, Stage, str]
+
+
+def seconds_of(task: Task) -> float:
+    """The scripted time unless a test says otherwise: without a cache each token costs double."""
+    return task.new_tokens * (0.002 if task.case.cache == "off" else 0.001)
+
+
+def no_failure(task: Task) -> Failure | None:
+    """The script of an engine on which all goes well."""
+    return None
+
+
+@dataclass
+class FakeEngine:
+    """Implements kvbench.run.engine.Engine from a script, and keeps what it was asked.
+
+    Attributes:
+        seconds: the time that a task takes.
+        failure: status, stage and error of a task that is to fail.
+        unloadable: models that do not load, with status and error.
+        refusal: what `check` raises, if anything.
+    """
+
+    seconds: Callable[[Task], float] = seconds_of
+    failure: Callable[[Task], Failure | None] = no_failure
+    unloadable: Mapping[str, tuple[Status, str]] = field(default_factory=dict)
+    refusal: str | None = None
+    memory_pass: bool = False
+    says: tuple[str, ...] = ()
+    checked: list[Group] = field(default_factory=list)
+    opened: list[ModelKey] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    closed: int = 0
+
+    @property
+    def needs_memory_pass(self) -> bool:
+        return self.memory_pass
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return self.says
+
+    def check(self, groups: Iterable[Group]) -> None:
+        self.checked.extend(groups)
+        if self.refusal is not None:
+            raise UserError(self.refusal)
+
+    def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+        self.opened.append(key)
+        if key.model in self.unloadable:
+            return LoadFailed(key, *self.unloadable[key.model])
+        return ModelLoaded(key, seconds=0.5, parameters=1_000_000, weights_bytes=4_000_000)
+
+    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+        self.tasks.append(task)
+        failed = self.failure(task)
+        if failed is not None:
+            status, stage, error = failed
+            return sample_of(task, status=status, stage=stage, error=error), ()
+        total = self.seconds(task)
+        times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
+        return timed_sample(task, total), times
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def timed_sample(task: Task, total: float, **fields: Any) -> Sample:
+    """A sample of a task that took `total` seconds."""
+    known: dict[str, Any] = {
+        "new_tokens": task.new_tokens,
+        "prompt_tokens": 6,
+        "total_s": total,
+        "ttft_s": total / task.new_tokens,
+        "itl_s": total / task.new_tokens,
+        "tokens_per_s": task.case.batch_size * task.new_tokens / total,
+        "attention_used": "sdpa",
+        "output_sha256": "0123456789abcdef",
+        "kv_cache_bytes": 0 if task.case.cache == "off" else 73_728 * (5 + task.new_tokens),
+        "weights_bytes": 4_000_000,
+        "rss_before_bytes": 500 << 20,
+        "rss_peak_bytes": 600 << 20,
+    }
+    return sample_of(task, **(known | fields))
+
+
+def make_case(**fields: Any) -> Case:
+    known: dict[str, Any] = {
+        "model": "gpt2",
+        "weights": "random",
+        "device": "cpu",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "cache": "dynamic",
+        "batch_size": 1,
+        "prompt": Prompt.of_text("What is KV caching?"),
+        "max_new_tokens": 100,
+    }
+    return Case(**(known | fields))
+
+
+def make_task(case: Case | None = None, repeat: int = 0, **fields: Any) -> Task:
+    case = case or make_case()
+    known: dict[str, Any] = {
+        "phase": "measure",
+        "round": repeat,
+        "repeat": repeat,
+        "new_tokens": case.max_new_tokens,
+    }
+    return Task(case, **(known | fields))
+
+
+def arm(case: Case, totals: Iterable[float], **fields: Any) -> list[Sample]:
+    """The counted samples of one case, one a round."""
+    return [
+        timed_sample(make_task(case, repeat), total, **fields)
+        for repeat, total in enumerate(totals)
+    ]
+
+
+def make_summary(**fields: Any) -> CaseSummary:
+    """A timed case of ten samples; the time is a line through zero unless given."""
+    tokens = fields.get("max_new_tokens", 100)
+    cache = fields.get("cache", "dynamic")
+    middle = fields.get("total_s_median", tokens * (0.02 if cache == "off" else 0.01))
+    known: dict[str, Any] = {
+        "case_id": f"{cache}-{tokens}",
+        "model": "gpt2",
+        "weights": "random",
+        "device": "cpu",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "cache": cache,
+        "use_cache": cache != "off",
+        "batch_size": 1,
+        "prompt": "text:What is KV caching?",
+        "prompt_tokens": 6,
+        "max_new_tokens": tokens,
+        "status": "ok",
+        "attention_used": "sdpa",
+        "samples": 10,
+    }
+    if middle is not None:
+        known |= {
+            "total_s_median": middle,
+            "total_s_q1": middle * 0.9,
+            "total_s_q3": middle * 1.2,
+            "total_s_min": middle * 0.5,
+            "total_s_max": middle * 2.0,
+        }
+    return CaseSummary(**(known | fields))
+
+
+def make_environment(**fields: Any) -> Environment:
+    known: dict[str, Any] = {
+        "platform": "Linux-6.1",
+        "python": "3.11.7",
+        "cpu": "Some CPU",
+        "logical_cpus": 2,
+        "physical_cpus": 1,
+        "usable_cpus": 2,
+        "memory_bytes": 24 << 30,
+        "threads": 2,
+        "governor": None,
+        "devices": (
+            Device(name="cpu", hardware="Some CPU", memory_bytes=24 << 30),
+            Device(name="cuda", hardware="Some GPU", memory_bytes=80 << 30, uuid="a-b"),
+        ),
+        "versions": {"kvbench": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+    }
+    return Environment(**(known | fields))
+
+
+def make_info(**fields: Any) -> RunInfo:
+    known: dict[str, Any] = {
+        "name": "a-run",
+        "state": "finished",
+        "kvbench": "0.1.0",
+        "started_at": "2026-01-02T03:04:05.678+00:00",
+        "cases": ({"device": "cpu"},),
+        "environment": make_environment(),
+    }
+    return RunInfo(**(known | fields))
+
+
+def write_run(path: Path, samples: Iterable[Sample], **info: Any) -> Path:
+    """A finished run folder with these samples and nothing derived."""
+    with RunWriter(path, make_info(name=path.name, **info | {"state": "running"})) as writer:
+        for sample in samples:
+            writer.append(sample)
+        writer.finish("finished")
+    return path
+
+
+def samples_of(events: Iterable[Event]) -> list[Sample]:
+    return [event.sample for event in events if isinstance(event, SampleEnded)]

@@ -1,0 +1,50 @@
+"""The clock: one stamp for each new token and none for the prompt."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kvbench.measure import clock as clock_module
+from kvbench.measure.clock import TokenClock
+
+
+def fed(steps: int) -> TokenClock:
+    """A clock that was handed a prompt and so many tokens."""
+    clock = TokenClock()
+    clock.put(torch.tensor([[5, 17, 9]]))
+    for step in range(steps):
+        clock.put(torch.tensor([step]))
+    clock.end()
+    return clock
+
+
+def test_a_new_clock_has_no_stamps() -> None:
+    assert TokenClock().tokens == 0
+    assert TokenClock().times(0.0) == ()
+
+
+def test_the_prompt_is_not_stamped() -> None:
+    assert fed(0).tokens == 0
+    assert fed(0).times(0.0) == ()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 17])
+def test_each_new_token_is_stamped_once(steps: int) -> None:
+    clock = fed(steps)
+    assert clock.tokens == len(clock.times(0.0)) == steps
+
+
+def test_stamps_are_seconds_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([11.0, 11.5, 13.25])
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    assert fed(3).times(10.0) == (1.0, 1.5, 3.25)
+
+
+def test_the_end_adds_nothing() -> None:
+    clock = fed(2)
+    before = clock.times(0.0)
+    clock.end()
+    assert clock.times(0.0) == before

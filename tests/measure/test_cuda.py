@@ -1,0 +1,292 @@
+"""A real GPU: matched by UUID, memory and energy read, stamps complete, out of memory survived."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+import torch
+
+from kvbench.case import Case, Prompt
+from kvbench.measure.clock import TokenClock
+from kvbench.measure.engine import LocalEngine
+from kvbench.measure.environment import read_environment
+from kvbench.measure.generate import Generation, generate
+from kvbench.measure.nvml import Nvml, NvmlUnavailable
+from kvbench.models.load import LoadedModel
+from kvbench.records.events import ModelLoaded
+from kvbench.records.sample import Sample
+from kvbench.strategies import strategy
+from tests.tiny import (
+    ARCHITECTURES,
+    GPT2,
+    LLAMA,
+    case,
+    checkpoint,
+    config_folder,
+    inputs_of,
+    load,
+    task,
+)
+
+pytestmark = pytest.mark.cuda
+
+MIB = 2**20
+PROMPT = [5, 17, 9, 300, 44]
+
+# Run in a process of its own, which sees one device of those there are. It prints torch's UUID and
+# the UUID that NVML gives for the handle found by it.
+LOOK = """
+import pynvml, torch
+from kvbench.measure.nvml import Nvml
+uuid = str(torch.cuda.get_device_properties(0).uuid)
+device = Nvml().device(uuid)
+found = pynvml.nvmlDeviceGetUUID(device._handle)
+print(torch.cuda.device_count(), uuid, found.decode() if isinstance(found, bytes) else found)
+"""
+
+
+class CheckedClock(TokenClock):
+    """A clock that asks at each stamp whether the device is done, and then waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle: list[bool] = []
+
+    def put(self, value: Any) -> None:
+        self.idle.append(torch.cuda.current_stream().query())
+        torch.cuda.synchronize()
+        super().put(value)
+
+
+@pytest.fixture
+def engine() -> Iterator[LocalEngine]:
+    engine = LocalEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def needs_nvml() -> None:
+    try:
+        Nvml().close()
+    except NvmlUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def needs_board(needs_nvml: None) -> None:
+    """A part of a board has neither clocks nor a temperature of its own."""
+    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        pytest.skip("a MIG instance")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Let the allocator have 256 MiB more than it holds."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    allowed = torch.cuda.memory_reserved(0) + 256 * MIB
+    torch.cuda.set_per_process_memory_fraction(allowed / total, 0)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0, 0)
+
+
+def cuda_case(model: str, **changes: Any) -> Case:
+    return case(model, **({"device": "cuda"} | changes))
+
+
+def measured(engine: LocalEngine, one: Case) -> Sample:
+    """A timed sample of a case after a warm-up; its model is opened."""
+    opened = engine.open(one.model_key)
+    assert isinstance(opened, ModelLoaded), opened
+    engine.measure(task(one, "warmup"))
+    return engine.measure(task(one))[0]
+
+
+def generated(loaded: LoadedModel, cache: str, count: int, clock: TokenClock) -> Generation:
+    return generate(
+        loaded,
+        inputs_of(loaded, [PROMPT] * 2),
+        strategy(cache),
+        count,
+        clock=clock,
+        synchronise=torch.cuda.synchronize,
+    )
+
+
+@pytest.mark.usefixtures("needs_nvml")
+def test_the_handle_is_that_of_the_visible_device() -> None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    # The last: where there are several, its index here is not that in the process below.
+    last = visible.split(",")[-1] or str(torch.cuda.device_count() - 1)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": last}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    count, of_torch, of_nvml = done.stdout.split()
+    assert count == "1"
+    assert of_nvml in (f"GPU-{of_torch}", f"MIG-{of_torch}")
+    ours = str(torch.cuda.get_device_properties(torch.cuda.device_count() - 1).uuid)
+    assert of_torch == ours
+
+
+def test_memory_columns_are_filled(engine: LocalEngine, tmp_path: Path) -> None:
+    sample = measured(engine, cuda_case(config_folder(tmp_path, GPT2), batch_size=4))
+    assert sample.status == "ok", sample.error
+    assert sample.weights_bytes is not None
+    assert sample.torch_before_bytes is not None
+    assert sample.torch_peak_allocated_bytes is not None
+    assert sample.torch_peak_reserved_bytes is not None
+    assert sample.torch_before_bytes >= sample.weights_bytes
+    assert sample.torch_peak_allocated_bytes > sample.torch_before_bytes
+    assert sample.torch_peak_reserved_bytes >= sample.torch_peak_allocated_bytes
+    assert sample.kv_cache_bytes == 2 * 2 * 4 * 64 * (5 + 8 - 1) * 4
+    assert (sample.rss_before_bytes, sample.rss_peak_bytes) == (None, None)
+
+
+@pytest.mark.usefixtures("needs_nvml")
+def test_nvml_sees_at_least_what_torch_holds(engine: LocalEngine, tmp_path: Path) -> None:
+    sample = measured(engine, cuda_case(config_folder(tmp_path, GPT2), batch_size=4))
+    assert engine.notices == ()
+    assert sample.memory_method == "nvml-used+torch-allocator"
+    assert sample.nvml_before_bytes is not None
+    assert sample.nvml_peak_bytes is not None
+    assert sample.torch_peak_reserved_bytes is not None
+    assert sample.nvml_before_bytes > 0
+    assert sample.nvml_peak_bytes >= sample.torch_peak_reserved_bytes
+
+
+@pytest.mark.usefixtures("needs_board")
+def test_trust_fields_are_filled(engine: LocalEngine, tmp_path: Path) -> None:
+    sample = measured(engine, cuda_case(config_folder(tmp_path, GPT2)))
+    assert sample.gpu_throttle_reasons
+    assert (sample.gpu_sm_clock_mhz or 0) > 0
+    assert (sample.gpu_temperature_c or 0) > 0
+    # Null where the list of processes is hidden, else without this one.
+    assert sample.gpu_other_processes is None or sample.gpu_other_processes >= 0
+    assert sample.nvml_process_bytes is None or sample.nvml_process_bytes > 0
+
+
+def test_a_peak_is_that_of_its_own_run(engine: LocalEngine, tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    large = measured(engine, cuda_case(name, batch_size=2048, max_new_tokens=30))
+    small = engine.measure(task(cuda_case(name)))[0]
+    assert large.torch_peak_reserved_bytes is not None
+    assert small.torch_peak_reserved_bytes is not None
+    assert large.kv_cache_bytes is not None
+    freed = large.torch_peak_reserved_bytes - small.torch_peak_reserved_bytes
+    assert freed >= large.kv_cache_bytes / 2
+
+
+@pytest.mark.parametrize("cache", ["off", "dynamic"])
+def test_a_stamp_marks_a_token_that_is_done(tmp_path: Path, cache: str) -> None:
+    loaded = load(config_folder(tmp_path, LLAMA), device="cuda")
+    clock = CheckedClock()
+    out = generated(loaded, cache, 20, clock)
+    # Before any synchronisation of ours: the copy to the host has waited for it.
+    assert clock.idle == [True] * 21  # The prompt and 20 tokens.
+    assert len(out.token_times) == out.new_tokens == 20
+    stamps = (0.0, *out.token_times, out.total_s)
+    assert all(earlier < later for earlier, later in itertools.pairwise(stamps))
+
+
+@pytest.mark.parametrize("cache", ["off", "dynamic"])
+def test_stamps_are_as_many_as_tokens_and_inside_the_run(tmp_path: Path, cache: str) -> None:
+    loaded = load(config_folder(tmp_path, LLAMA), device="cuda")
+    out = generated(loaded, cache, 20, TokenClock())
+    stamps = (0.0, *out.token_times, out.total_s)
+    assert len(out.token_times) == 20
+    assert all(earlier < later for earlier, later in itertools.pairwise(stamps))
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_both_arms_say_the_same(engine: LocalEngine, tmp_path: Path, kind: str) -> None:
+    name = checkpoint(tmp_path, ARCHITECTURES[kind])
+    off, dynamic = (
+        measured(
+            engine,
+            cuda_case(name, weights="pretrained", cache=cache, batch_size=2, max_new_tokens=30),
+        )
+        for cache in ("off", "dynamic")
+    )
+    assert off.status == dynamic.status == "ok", (off.error, dynamic.error)
+    assert off.output_sha256 == dynamic.output_sha256
+    assert (off.cache_class, off.kv_cache_bytes) == (None, 0)
+    assert dynamic.cache_class is not None
+
+
+def test_random_weights_are_made_on_the_device_from_the_seed(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    first, again, other = (load(name, seed=seed, device="cuda") for seed in (0, 0, 1))
+    weights = [next(one.model.parameters()) for one in (first, again, other)]
+    assert weights[0].device.type == "cuda"
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("cache", ["off", "dynamic"])
+def test_out_of_memory_is_a_sample_and_the_next_one_works(
+    engine: LocalEngine, tmp_path: Path, little_memory: None, cache: str
+) -> None:
+    name = config_folder(tmp_path, LLAMA)
+    small = cuda_case(name, cache=cache)
+    expected = measured(engine, small)
+    # 4096 rows of 120 tokens: 120 MiB for each tensor that is as wide as the model.
+    large = cuda_case(name, cache=cache, batch_size=4096, prompt=Prompt.of_tokens(120))
+    failed, times = engine.measure(task(large))
+    assert (failed.status, failed.stage) == ("oom", "prefill")
+    assert "out of memory" in (failed.error or "")
+    assert (failed.prompt_tokens, failed.total_s, times) == (120, None, ())
+    sample = engine.measure(task(small))[0]
+    assert sample.status == "ok", sample.error
+    assert sample.output_sha256 == expected.output_sha256
+
+
+def test_positions_past_a_table_leave_the_device_alive(engine: LocalEngine, tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    assert measured(engine, cuda_case(name, max_new_tokens=61)).status == "unsupported"
+    sample = engine.measure(task(cuda_case(name, max_new_tokens=60)))[0]
+    assert sample.status == "ok", sample.error
+
+
+def test_energy_is_null_under_a_second(engine: LocalEngine, tmp_path: Path) -> None:
+    sample = measured(engine, cuda_case(config_folder(tmp_path, GPT2), max_new_tokens=2))
+    assert sample.status == "ok", sample.error
+    assert sample.energy_j is None
+    assert sample.energy_method in (None, "none: window under 1 s", "none: no counter")
+
+
+def test_closing_gives_the_memory_back(engine: LocalEngine, tmp_path: Path) -> None:
+    one = cuda_case(config_folder(tmp_path, GPT2))
+    # Once before: cuBLAS keeps the workspace that it takes at its first call.
+    measured(engine, one)
+    engine.close()
+    before = torch.cuda.memory_allocated()
+    measured(engine, one)
+    assert torch.cuda.memory_allocated() > before
+    engine.close()
+    assert torch.cuda.memory_allocated() <= before
+
+
+def test_the_environment_names_the_device() -> None:
+    found = read_environment()
+    properties = torch.cuda.get_device_properties(0)
+    gpu = found.devices[1]
+    assert (gpu.name, gpu.hardware) == ("cuda", properties.name)
+    assert gpu.uuid == str(properties.uuid)
+    assert gpu.memory_bytes == properties.total_memory

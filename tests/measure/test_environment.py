@@ -1,0 +1,119 @@
+"""The environment: what the machine is, and a sentence for each thing that is missing."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+import transformers
+
+from kvbench.measure import environment, host
+from kvbench.measure.environment import read_environment
+from kvbench.measure.nvml import Nvml
+from tests.measure.fake_nvml import FakeNvml, NVMLError
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with neither a driver nor a CUDA device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    driver(monkeypatch, FakeNvml(nvmlInit=NVMLError("Library Not Found")))
+
+
+def driver(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml) -> None:
+    monkeypatch.setattr(environment, "Nvml", lambda: Nvml(fake))
+
+
+@pytest.mark.usefixtures("bare")
+def test_what_is_missing_is_told_in_sentences() -> None:
+    found = read_environment()
+    missing = {sentence.split(":")[0]: sentence for sentence in found.missing}
+    assert "Library Not Found" in missing["NVML"]
+    assert missing["CUDA"].endswith(".")
+    assert (found.driver, found.nvml) == (None, None)
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_machine_without_a_gpu_still_has_a_processor() -> None:
+    found = read_environment()
+    assert [device.name for device in found.devices] == ["cpu"]
+    cpu = found.devices[0]
+    assert cpu.hardware == found.cpu != ""
+    assert cpu.memory_bytes == found.memory_bytes == psutil.virtual_memory().total
+    assert (cpu.uuid, cpu.compute_capability) == (None, None)
+
+
+@pytest.mark.usefixtures("bare")
+def test_fields_are_those_of_this_process() -> None:
+    found = read_environment()
+    assert found.platform == platform.platform()
+    assert found.python == platform.python_version()
+    assert found.threads == torch.get_num_threads()
+    assert found.logical_cpus == psutil.cpu_count()
+    assert 1 <= found.usable_cpus <= found.logical_cpus
+    assert found.cuda == torch.version.cuda
+
+
+@pytest.mark.usefixtures("bare")
+def test_versions_are_those_installed() -> None:
+    versions = read_environment().versions
+    assert versions["torch"] == torch.__version__
+    assert versions["transformers"] == transformers.__version__
+    assert {"kvbench", "numpy", "nvidia-ml-py"} <= set(versions)
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_PACKAGES", ("torch", "kvbench-test-no-such-package"))
+    assert set(read_environment().versions) == {"torch"}
+
+
+@pytest.mark.usefixtures("bare")
+def test_an_environment_is_plain_data() -> None:
+    found = asdict(read_environment())
+    assert json.loads(json.dumps(found))["python"] == platform.python_version()
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_governor_and_a_mark_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "cpu_governor", lambda: None)
+    monkeypatch.setattr(environment, "high_water_mark_works", lambda: False)
+    starts = {sentence.split(":")[0] for sentence in read_environment().missing}
+    assert starts == {"CUDA", "NVML", "CPU governor", "High-water mark"}
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_governor_and_a_mark_that_are_there_are_not_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "cpu_governor", lambda: "performance")
+    monkeypatch.setattr(environment, "high_water_mark_works", lambda: True)
+    found = read_environment()
+    assert found.governor == "performance"
+    assert {sentence.split(":")[0] for sentence in found.missing} == {"CUDA", "NVML"}
+
+
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml()
+    driver(monkeypatch, fake)
+    properties = SimpleNamespace(name="Fake 9", total_memory=80, uuid="abc", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    found = read_environment()
+    gpu = found.devices[1]
+    assert (gpu.name, gpu.hardware, gpu.memory_bytes) == ("cuda", "Fake 9", 80)
+    assert (gpu.uuid, gpu.compute_capability) == ("abc", "9.0")
+    assert (found.driver, found.nvml) == ("580.1", "13.580.1")
+    assert not {"CUDA", "NVML"} & {sentence.split(":")[0] for sentence in found.missing}
+    assert fake.calls[-1] == "nvmlShutdown"
+
+
+@pytest.mark.usefixtures("bare")
+def test_the_governor_is_that_of_the_host() -> None:
+    assert read_environment().governor == host.cpu_governor()

@@ -1,0 +1,96 @@
+"""Failures: what an exception means for a sample, and the one line that it becomes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kvbench.errors import UserError
+from kvbench.measure.failures import classify
+
+# More than any address space: it fails at once and takes nothing.
+ABSURD = 2**46
+
+
+def raised_by_torch() -> BaseException:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(ABSURD)
+    return caught.value
+
+
+def test_torch_out_of_memory_on_the_cpu_is_oom() -> None:
+    status, text = classify(raised_by_torch())
+    assert status == "oom"
+    assert text.startswith("RuntimeError: ")
+    assert str(ABSURD * 4) in text  # The bytes that were asked for.
+
+
+def test_python_out_of_memory_is_oom() -> None:
+    with pytest.raises(MemoryError) as caught:
+        bytearray(ABSURD)
+    assert classify(caught.value)[0] == "oom"
+
+
+def test_numpy_out_of_memory_is_oom() -> None:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(ABSURD)
+    status, text = classify(caught.value)
+    assert status == "oom"
+    assert "Unable to allocate" in text
+
+
+def test_cuda_out_of_memory_is_oom() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    status, text = classify(error)
+    assert status == "oom"
+    assert text == "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_memory_that_cuda_lacks_outside_the_allocator_is_oom(text: str) -> None:
+    # torch.AcceleratorError and a plain RuntimeError, as CUDA's runtime and cuBLAS raise them.
+    assert classify(RuntimeError(text))[0] == "oom"
+
+
+def test_a_user_error_is_unsupported_and_says_only_its_sentence() -> None:
+    assert classify(UserError("Give a smaller one.")) == ("unsupported", "Give a smaller one.")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        ValueError("bad value"),
+        IndexError("index out of range in self"),
+        OSError("not enough memory"),
+    ],
+)
+def test_any_other_error_is_a_crash_with_its_name(error: Exception) -> None:
+    assert classify(error) == ("crashed", f"{type(error).__name__}: {error}")
+
+
+def test_an_error_is_one_line() -> None:
+    assert classify(ValueError("one\n  two\t three"))[1] == "ValueError: one two three"
+
+
+def test_a_long_error_is_clipped() -> None:
+    text = classify(RuntimeError("x" * 10_000))[1]
+    assert text == "RuntimeError: " + "x" * 497 + "..."
+
+
+def test_memory_is_found_in_a_long_error() -> None:
+    error = RuntimeError("x" * 600 + " DefaultCPUAllocator: can't allocate memory")
+    assert classify(error)[0] == "oom"
+
+
+def test_an_error_without_words_keeps_its_name() -> None:
+    status, text = classify(KeyError())
+    assert status == "crashed"
+    assert text.startswith("KeyError")

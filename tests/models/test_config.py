@@ -1,0 +1,197 @@
+"""Configurations: what is refused, in which words, and how far positions reach."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from transformers import dynamic_module_utils
+
+from kvbench.errors import UserError
+from kvbench.models.config import PositionLimit, load_config, loading, position_limit, read_config
+from kvbench.models.source import ModelSource, locate
+from tests.tiny import BART, GPT2, LLAMA, MISTRAL, OPT, T5, config_folder
+
+CUSTOM = {
+    "model_type": "kvbench-test-custom",
+    "auto_map": {"AutoConfig": "code.Custom", "AutoModelForCausalLM": "code.CustomModel"},
+}
+
+# All that the hub's errors read of a response, whichever HTTP library it comes from.
+RESPONSE: Any = SimpleNamespace(headers={}, request=None)
+
+
+def refusal(name: str, weights: str = "random") -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(locate(name, weights))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith("model: ")
+    return text
+
+
+def explained(error: Exception, cause: Exception) -> str:
+    """What `loading` says of an error that Transformers raised from a cause."""
+    with pytest.raises(UserError) as caught, loading(ModelSource("mine", "someone/mine")):
+        raise error from cause
+    return str(caught.value)
+
+
+def custom_code(folder: Path) -> tuple[str, Path]:
+    """A folder whose own code leaves a file behind when it is run, and that file."""
+    trace = folder / "it-ran"
+    name = config_folder(folder, CUSTOM)
+    (folder / "code.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import PretrainedConfig\n"
+        f"Path({str(trace)!r}).touch()\n"
+        "class Custom(PretrainedConfig):\n"
+        "    model_type = 'kvbench-test-custom'\n"
+    )
+    return name, trace
+
+
+@pytest.mark.parametrize("config", [GPT2, LLAMA, MISTRAL, OPT, T5, BART])
+def test_a_model_that_generates_is_accepted(tmp_path: Path, config: dict[str, Any]) -> None:
+    loaded = load_config(locate(config_folder(tmp_path, config), "random"))
+    assert loaded.model_type == config["model_type"]
+
+
+def test_bert_is_refused_as_an_encoder(tmp_path: Path) -> None:
+    text = refusal(config_folder(tmp_path, {"model_type": "bert"}))
+    assert "(bert) is an encoder" in text
+    assert "no KV cache" in text
+    assert text.endswith("give a decoder such as gpt2.")
+
+
+def test_bert_made_a_decoder_is_accepted(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, {"model_type": "bert", "is_decoder": True})
+    assert load_config(locate(name, "random")).model_type == "bert"
+
+
+@pytest.mark.parametrize("kind", ["vit", "whisper", "clip"])
+def test_a_model_that_writes_no_text_is_refused(tmp_path: Path, kind: str) -> None:
+    text = refusal(config_folder(tmp_path, {"model_type": kind}))
+    assert f"({kind}) is not a model that generates text" in text
+
+
+def test_a_builtin_is_configured_without_any_file() -> None:
+    config = read_config(locate("mistral-7b", "random"))
+    assert config.model_type == "mistral"
+    assert (config.num_hidden_layers, config.sliding_window) == (32, 4096)
+
+
+def test_a_model_missing_offline_is_told_in_one_sentence() -> None:
+    text = refusal("someone/some-model", "pretrained")
+    assert text == (
+        "model: 'someone/some-model' is not in the local cache and the hub cannot be reached: "
+        "connect, give a local folder."
+    )
+
+
+def test_a_builtin_missing_offline_can_still_be_random() -> None:
+    assert refusal("gpt2", "pretrained").endswith("give a local folder or use --weights random.")
+
+
+def test_a_gated_model_is_told_apart() -> None:
+    text = explained(OSError("no access"), GatedRepoError("gated", response=RESPONSE))
+    assert "mine is gated" in text
+    assert "hf auth login" in text
+
+
+def test_a_model_that_the_hub_does_not_have_is_told_apart() -> None:
+    text = explained(OSError("none"), RepositoryNotFoundError("none", response=RESPONSE))
+    assert text.startswith("model: the hub has no model 'someone/mine'")
+
+
+def test_code_in_a_model_needs_trust_and_is_not_run(tmp_path: Path) -> None:
+    name, trace = custom_code(tmp_path)
+    assert "--trust-remote-code" in refusal(name)
+    assert not trace.exists()
+
+
+def test_code_beside_a_known_kind_is_not_run(tmp_path: Path) -> None:
+    name, trace = custom_code(tmp_path)
+    config_folder(tmp_path, GPT2, auto_map=CUSTOM["auto_map"])
+    assert type(load_config(locate(name, "random"))).__name__ == "GPT2Config"
+    assert not trace.exists()
+
+
+def test_trusted_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = tmp_path / "modules"
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
+    monkeypatch.syspath_prepend(modules)
+    name, trace = custom_code(tmp_path / "model")
+    config = load_config(locate(name, "random"), trust_remote_code=True)
+    assert type(config).__name__ == "Custom"
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("text", ["{not json", "", "\x00\x01\x02"])
+def test_a_corrupt_config_is_told_in_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert "not a valid JSON file" in refusal(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"model_type": "nonesuch"}'])
+def test_a_config_of_no_known_kind_is_told_in_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert "does not know the kind of model" in refusal(str(tmp_path))
+
+
+def test_a_config_with_a_wrong_type_is_told_in_one_sentence(tmp_path: Path) -> None:
+    assert "n_layer" in refusal(config_folder(tmp_path, GPT2, n_layer="two"))
+
+
+def test_the_name_of_a_folder_does_not_change_what_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "my-safetensors"
+    folder.mkdir()
+    (folder / "config.json").write_text("{not json")
+    assert "not a valid JSON file" in refusal(str(folder))
+
+
+def test_a_file_that_is_no_gguf_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"garbage")
+    assert "GGUF" in refusal(str(tmp_path), "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (GPT2, PositionLimit("absolute", 64)),
+        (OPT, PositionLimit("absolute", 64)),
+        (BART, PositionLimit("absolute", 64)),
+        ({"model_type": "gptj", "n_positions": 100}, PositionLimit("absolute", 100)),
+        (LLAMA, PositionLimit("rotary", 128)),
+        (MISTRAL, PositionLimit("rotary", 128)),
+        ({"model_type": "gpt_neox", "max_position_embeddings": 99}, PositionLimit("rotary", 99)),
+        ({"model_type": "falcon", "max_position_embeddings": 77}, PositionLimit("rotary", 77)),
+        ({"model_type": "falcon", "alibi": True}, PositionLimit("none")),
+        ({"model_type": "bloom"}, PositionLimit("none")),
+        ({"model_type": "mpt"}, PositionLimit("none")),
+        (T5, PositionLimit("none")),
+        ({"model_type": "mt5"}, PositionLimit("none")),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else value.kind,
+)
+def test_positions_reach_as_far_as_the_config_says(
+    tmp_path: Path, config: dict[str, Any], limit: PositionLimit
+) -> None:
+    name = config_folder(tmp_path, config)
+    assert position_limit(load_config(locate(name, "random"))) == limit
+
+
+def test_rotary_positions_are_recognised_where_layers_have_their_own() -> None:
+    config = load_config(locate("gemma-3-1b", "random"))
+    assert position_limit(config) == PositionLimit("rotary", 32768)
+
+
+def test_the_text_part_of_a_larger_model_gives_the_limit(tmp_path: Path) -> None:
+    text = {"model_type": "gemma3_text", "max_position_embeddings": 321}
+    name = config_folder(tmp_path, {"model_type": "gemma3", "text_config": text})
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gemma3"
+    assert position_limit(load_config(locate(name, "random"))) == PositionLimit("rotary", 321)

@@ -1,0 +1,255 @@
+"""Loading: random weights from the seed, real ones from safetensors, and nothing from pickles."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from kvbench.case import AUTO
+from kvbench.catalogue import CATALOGUE
+from kvbench.errors import UserError
+from kvbench.models.config import load_config
+from kvbench.models.load import LoadedModel, load_model, parameter_count
+from kvbench.models.source import locate
+from tests.tiny import (
+    ARCHITECTURES,
+    GPT2,
+    LLAMA,
+    checkpoint,
+    config_folder,
+    inputs_of,
+    key,
+    load,
+    run,
+)
+
+PROMPT = [[5, 17, 9, 300]]
+
+
+class Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def weights_of(loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    return dict(loaded.model.state_dict())
+
+
+def same_weights(one: LoadedModel, other: LoadedModel) -> bool:
+    pairs = zip(weights_of(one).values(), weights_of(other).values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def distinct_tokens(loaded: LoadedModel) -> int:
+    ids = run(loaded, inputs_of(loaded, PROMPT), "dynamic", 60).new_ids
+    return len(set(ids[0].tolist()))
+
+
+def narrow(name: str) -> dict[str, Any]:
+    """A built-in architecture with all its layers, but narrow."""
+    config = dict(CATALOGUE[name].config)
+    if config["model_type"] == "gpt2":
+        return config | {"n_embd": 192, "n_head": 4, "vocab_size": 2003}
+    sizes = {"hidden_size": 192, "intermediate_size": 384, "vocab_size": 2003}
+    return config | sizes | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 48}
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(name, "pretrained")
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_random_weights_are_those_of_the_seed(tmp_path: Path, config: dict[str, Any]) -> None:
+    name = config_folder(tmp_path, config)
+    first = load(name, seed=7)
+    torch.manual_seed(99)
+    assert same_weights(first, load(name, seed=7))
+    assert not same_weights(first, load(name, seed=8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+def test_weights_have_the_dtype_of_the_key(tmp_path: Path, dtype: str, weights: str) -> None:
+    loaded = load(checkpoint(tmp_path, LLAMA), weights, dtype=dtype)
+    assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_a_model_is_ready_to_evaluate(tmp_path: Path) -> None:
+    loaded = load(config_folder(tmp_path, GPT2))
+    assert not any(module.training for module in loaded.model.modules())
+    assert loaded.device == torch.device("cpu")
+    assert loaded.seconds > 0
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+def test_attention_is_as_asked(tmp_path: Path, attention: str, weights: str) -> None:
+    name = checkpoint(tmp_path, GPT2)
+    loaded = load_model(key(name, weights, attention=attention))
+    assert loaded.attention == attention
+
+
+def test_an_attention_that_a_model_lacks_is_told_in_one_sentence(tmp_path: Path) -> None:
+    config = {"model_type": "bloom", "n_layer": 1, "hidden_size": 64, "n_head": 4}
+    name = config_folder(tmp_path, config, vocab_size=503)
+    with pytest.raises(UserError, match="does not support this attention implementation"):
+        load(name, attention="sdpa")
+    assert load(name, attention="eager").attention == "eager"
+
+
+@pytest.mark.parametrize(("kind", "attention"), [("gpt2", "sdpa"), ("bloom", "eager")])
+def test_attention_can_be_left_to_transformers(tmp_path: Path, kind: str, attention: str) -> None:
+    config = {"model_type": kind, "n_layer": 1, "hidden_size": 64, "n_head": 4, "vocab_size": 503}
+    assert load(config_folder(tmp_path, config), attention=AUTO).attention == attention
+
+
+def test_only_an_encoder_decoder_is_one(tmp_path: Path) -> None:
+    kinds = {name: config_folder(tmp_path / name, keys) for name, keys in ARCHITECTURES.items()}
+    found = {name for name, folder in kinds.items() if load(folder).is_encoder_decoder}
+    assert found == {"t5"}
+
+
+def test_tied_weights_are_counted_once(tmp_path: Path) -> None:
+    tied = load(config_folder(tmp_path / "tied", LLAMA, tie_word_embeddings=True))
+    untied = load(config_folder(tmp_path / "untied", LLAMA, tie_word_embeddings=False))
+    embeddings = LLAMA["vocab_size"] * LLAMA["hidden_size"]
+    assert untied.parameters - tied.parameters == embeddings
+    assert untied.weights_bytes - tied.weights_bytes == 4 * embeddings
+
+
+def test_weights_bytes_are_those_of_parameters_and_buffers(tmp_path: Path) -> None:
+    gpt2 = load(config_folder(tmp_path, GPT2))
+    buffers = sum(b.numel() * b.element_size() for b in gpt2.model.buffers())
+    assert gpt2.weights_bytes == 4 * gpt2.parameters + buffers
+    half = load(config_folder(tmp_path, GPT2), dtype="bfloat16")
+    assert half.parameters == gpt2.parameters
+    assert half.weights_bytes == 2 * half.parameters + buffers
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_greedy_tokens_of_random_weights_vary(tmp_path: Path, config: dict[str, Any]) -> None:
+    name = config_folder(tmp_path, config)
+    assert distinct_tokens(load(name)) > 8
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "smollm2-135m", "llama-2-7b", "qwen3-0.6b", "mistral-7b", "gemma-3-1b"]
+)
+def test_greedy_tokens_of_each_kind_of_builtin_vary(tmp_path: Path, name: str) -> None:
+    assert distinct_tokens(load(config_folder(tmp_path, narrow(name)))) > 8
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_catalogue_counts_parameters_as_transformers_does(name: str) -> None:
+    config = load_config(locate(name, "random"))
+    assert parameter_count(config) == CATALOGUE[name].parameters
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_parameters_are_counted_without_making_any(tmp_path: Path, config: dict[str, Any]) -> None:
+    loaded = load(config_folder(tmp_path, config))
+    assert parameter_count(load_config(loaded.source)) == loaded.parameters
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_pretrained_weights_are_those_of_the_file(tmp_path: Path, config: dict[str, Any]) -> None:
+    loaded = load(checkpoint(tmp_path, config), "pretrained", seed=5)
+    saved = load_file(tmp_path / "model.safetensors")
+    have = weights_of(loaded)
+    assert saved
+    assert all(torch.equal(have[name], tensor) for name, tensor in saved.items())
+
+
+def test_pickled_weights_are_refused_unopened(tmp_path: Path) -> None:
+    trace = tmp_path / "it-was-opened"
+    evil = pickle.dumps({"lm_head.weight": Trap(trace)})
+    pickle.loads(evil)["lm_head.weight"].close()
+    assert trace.exists()  # The trap works.
+    trace.unlink()
+    name = config_folder(tmp_path / "model", GPT2)
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(evil)
+    assert "pickled weights are not loaded" in refusal(name)
+    assert not trace.exists()
+
+
+def test_a_folder_without_weights_can_only_be_random(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    assert "--weights random" in refusal(name)
+    assert load(name).parameters > 0
+
+
+def test_a_broken_weights_file_is_told_in_one_sentence(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    (tmp_path / "model.safetensors").write_bytes(b"garbage")
+    assert refusal(name).startswith("model: ")
+
+
+def test_weights_of_another_shape_are_told_in_one_sentence(tmp_path: Path) -> None:
+    checkpoint(tmp_path, GPT2)
+    assert refusal(config_folder(tmp_path, GPT2, n_embd=32)).startswith("model: ")
+
+
+def test_weights_that_the_file_lacks_are_not_made_up(tmp_path: Path) -> None:
+    name = checkpoint(tmp_path, GPT2)
+    file = tmp_path / "model.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if ".h.1." not in k}
+    save_file(kept, file, {"format": "pt"})
+    assert refusal(name).startswith("model: ")
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_generation_settings_of_a_checkpoint_are_not_used(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    name = checkpoint(tmp_path, config)
+    plain = load(name, "pretrained")
+    inputs = inputs_of(plain, PROMPT)
+    expected = run(plain, inputs, "dynamic", 20).new_ids
+    settings = {"do_sample": True, "temperature": 2.0, "repetition_penalty": 1.8, "top_k": 5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert torch.equal(run(load(name, "pretrained"), inputs, "dynamic", 20).new_ids, expected)
+
+
+def test_a_penalty_of_a_checkpoint_would_change_its_tokens(tmp_path: Path) -> None:
+    # What the test above holds off: greedy alone does not clear a penalty.
+    name = checkpoint(tmp_path, GPT2)
+    loaded = load(name, "pretrained")
+    inputs = inputs_of(loaded, PROMPT)
+    expected = run(loaded, inputs, "dynamic", 20).new_ids
+    (tmp_path / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.8}))
+    model = AutoModelForCausalLM.from_pretrained(name)
+    ids = model.generate(
+        inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        max_new_tokens=20,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert not torch.equal(ids[:, len(PROMPT[0]) :], expected)
+
+
+def test_generation_settings_in_config_json_are_not_used(tmp_path: Path) -> None:
+    name = checkpoint(tmp_path, GPT2)
+    plain = load(name, "pretrained")
+    inputs = inputs_of(plain, PROMPT)
+    expected = run(plain, inputs, "dynamic", 20).new_ids
+    # Older checkpoints keep them there.
+    config_folder(tmp_path, GPT2, repetition_penalty=1.8, no_repeat_ngram_size=1, min_length=50)
+    assert torch.equal(run(load(name, "pretrained"), inputs, "dynamic", 20).new_ids, expected)

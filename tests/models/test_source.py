@@ -1,0 +1,164 @@
+"""Where a model comes from: built-in, packaged, folder, GGUF file, hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from kvbench.catalogue import CATALOGUE
+from kvbench.errors import UserError
+from kvbench.models.source import locate
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, so that a folder of the project is never taken for a model."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        locate(name, "pretrained")
+    return str(caught.value)
+
+
+def packaged(monkeypatch: pytest.MonkeyPatch, package: str, file: str) -> None:
+    """Let the entry of SmolLM2 name this package."""
+    entry = dataclasses.replace(CATALOGUE["smollm2-135m"], package=(package, file))
+    monkeypatch.setitem(CATALOGUE, "smollm2-135m", entry)
+
+
+def test_a_builtin_with_random_weights_has_no_place() -> None:
+    source = locate("smollm2-135m", "random")
+    assert source.place is None
+    assert source.gguf_file is None
+    assert source.builtin is CATALOGUE["smollm2-135m"]
+
+
+def test_a_builtin_without_a_package_comes_from_the_hub() -> None:
+    source = locate("gpt2", "pretrained")
+    assert source.place == "openai-community/gpt2"
+    assert source.gguf_file is None
+    assert source.builtin is CATALOGUE["gpt2"]
+
+
+def test_packaged_weights_are_found_without_importing_the_package(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = elsewhere / "kvbench_test_weights"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ImportError('this package must not be imported')")
+    (folder / "tiny.gguf").touch()
+    monkeypatch.syspath_prepend(elsewhere)
+    packaged(monkeypatch, "kvbench_test_weights", "tiny.gguf")
+    source = locate("smollm2-135m", "pretrained")
+    assert (source.place, source.gguf_file) == (str(folder), "tiny.gguf")
+    assert source.builtin is CATALOGUE["smollm2-135m"]
+
+
+def test_a_package_without_the_file_falls_back_to_the_hub(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "kvbench_test_empty").mkdir()
+    (elsewhere / "kvbench_test_empty" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(elsewhere)
+    packaged(monkeypatch, "kvbench_test_empty", "tiny.gguf")
+    source = locate("smollm2-135m", "pretrained")
+    assert (source.place, source.gguf_file) == (CATALOGUE["smollm2-135m"].hub_id, None)
+
+
+def test_a_package_that_is_not_installed_falls_back_to_the_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packaged(monkeypatch, "kvbench_test_no_such_package", "tiny.gguf")
+    assert locate("smollm2-135m", "pretrained").place == CATALOGUE["smollm2-135m"].hub_id
+
+
+@pytest.mark.weights
+def test_the_installed_smollm2_package_holds_its_weights() -> None:
+    source = locate("smollm2-135m", "pretrained")
+    assert source.place is not None
+    assert source.gguf_file is not None
+    assert (Path(source.place) / source.gguf_file).is_file()
+
+
+def test_a_builtin_name_wins_over_a_folder_of_that_name(elsewhere: Path) -> None:
+    (elsewhere / "gpt2").mkdir()
+    (elsewhere / "gpt2" / "config.json").touch()
+    assert locate("gpt2", "random").builtin is CATALOGUE["gpt2"]
+    assert locate("./gpt2", "random").place == "gpt2"
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_folder_with_a_config_is_its_own_place(tmp_path: Path, weights: str) -> None:
+    (tmp_path / "config.json").touch()
+    source = locate(str(tmp_path), weights)
+    assert (source.place, source.gguf_file, source.builtin) == (str(tmp_path), None, None)
+
+
+def test_a_config_beside_a_gguf_file_wins(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.gguf").touch()
+    assert locate(str(tmp_path), "pretrained").gguf_file is None
+
+
+def test_a_folder_with_one_gguf_file_loads_that(tmp_path: Path) -> None:
+    (tmp_path / "model.Q4_1.gguf").touch()
+    source = locate(str(tmp_path), "pretrained")
+    assert (source.place, source.gguf_file) == (str(tmp_path), "model.Q4_1.gguf")
+
+
+def test_of_several_gguf_files_one_must_be_named(tmp_path: Path) -> None:
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).touch()
+    text = refusal(str(tmp_path))
+    assert "2 GGUF files" in text
+    assert str(tmp_path / "a.gguf") in text
+    source = locate(str(tmp_path / "b.gguf"), "pretrained")
+    assert (source.place, source.gguf_file) == (str(tmp_path), "b.gguf")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert "neither a config.json nor a .gguf file" in refusal(str(tmp_path))
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    assert "is a file; give its folder" in refusal(str(file))
+
+
+def test_the_home_folder_may_be_written_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").touch()
+    assert locate("~/mine", "random").place == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "~/nothing", "a/b/c", "nothing/"])
+def test_a_missing_folder_is_named(elsewhere: Path, name: str) -> None:
+    assert refusal(name) == f"model: there is no folder {name!r}."
+
+
+@pytest.mark.parametrize("name", ["./nothing", "../nothing"])
+def test_a_missing_folder_with_dots_is_no_hub_id(elsewhere: Path, name: str) -> None:
+    assert refusal(name) == f"model: there is no folder {name!r}."
+
+
+def test_a_typo_of_a_builtin_name_gets_a_hint(elsewhere: Path) -> None:
+    text = refusal("gtp2")
+    assert "not a built-in architecture" in text
+    assert text.endswith("did you mean 'gpt2'?")
+    assert "did you mean 'smollm2-135m'?" in refusal("smolm2-135m")
+
+
+@pytest.mark.parametrize("name", ["someone/some-model", "distilgpt3000"])
+def test_what_can_be_a_hub_id_is_taken_as_one(elsewhere: Path, name: str) -> None:
+    source = locate(name, "pretrained")
+    assert (source.name, source.place, source.builtin) == (name, name, None)

@@ -1,0 +1,161 @@
+"""Tests of kvbench/report/table.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.report.table import Table, failures, pair_table
+from tests.fakes import make_summary
+
+ALWAYS = ("tokens", "batch", "off", "dynamic", "speed-up", "tok/s", "cache MiB", "RSS MiB")
+
+
+def both(**fields: Any) -> list[CaseSummary]:
+    on = {
+        "speedup": 2.0,
+        "speedup_ci95_low": 1.9,
+        "speedup_ci95_high": 2.1,
+        "tokens_per_s_median": 117.6,
+        "kv_cache_bytes": 15 << 19,
+        "memory_peak_bytes": 600 << 20,
+    }
+    return [make_summary(cache="off", **fields), make_summary(**(on | fields))]
+
+
+def cell(table: Table, head: str, row: int = 0) -> str:
+    return table.rows[row][table.heads.index(head)]
+
+
+def test_the_arms_stand_side_by_side() -> None:
+    table = pair_table(both())
+    assert table.heads == ALWAYS
+    assert table.rows == (
+        ("100", "1", "2.00 s ±75%", "1.00 s ±75%", "2.00x (1.90-2.10)", "118", "7.50", "600"),
+    )
+    assert all(table.numeric)
+
+
+def test_there_is_a_row_per_pair() -> None:
+    table = pair_table([c for n in (10, 50, 100) for c in both(max_new_tokens=n)])
+    assert [row[0] for row in table.rows] == ["10", "50", "100"]
+
+
+@pytest.mark.parametrize(
+    ("field", "first", "second"),
+    [
+        ("model", "a", "b"),
+        ("device", "cpu", "cuda"),
+        ("dtype", "float32", "bfloat16"),
+        ("attention", "sdpa", "eager"),
+        ("prompt", "text:x", "tokens:6"),
+    ],
+)
+def test_a_column_is_there_if_it_says_different_things(field: str, first: str, second: str) -> None:
+    table = pair_table([*both(**{field: first}), *both(**{field: second})])
+    assert [cell(table, field, row) for row in range(2)] == [first, second]
+    assert not table.numeric[table.heads.index(field)]
+    assert field not in pair_table(both(**{field: first})).heads
+
+
+def test_two_strategies_get_a_column_for_their_name() -> None:
+    off, on = both()
+    static = make_summary(cache="static", speedup=1.5)
+    table = pair_table([off, on, static])
+    assert [cell(table, "cache", row) for row in range(2)] == ["dynamic", "static"]
+    assert "with cache" in table.heads
+
+
+@pytest.mark.parametrize(
+    ("devices", "head"),
+    [(["cpu"], "RSS MiB"), (["cuda"], "VRAM MiB"), (["cpu", "cuda:1"], "RSS/VRAM MiB")],
+)
+def test_memory_is_named_for_what_it_is(devices: list[str], head: str) -> None:
+    table = pair_table([c for device in devices for c in both(device=device)])
+    assert table.heads[-1] == head
+
+
+def test_an_arm_that_was_not_measured_is_a_dash() -> None:
+    off, on = both()
+    alone = pair_table([on])
+    assert (cell(alone, "off"), cell(alone, "dynamic")) == ("-", "1.00 s ±75%")
+    only_off = pair_table([off])
+    assert cell(only_off, "off") == "2.00 s ±75%"
+    assert cell(only_off, "with cache") == "-"
+    assert cell(only_off, "speed-up") == "-"
+
+
+def test_an_arm_that_failed_says_how() -> None:
+    failed = make_summary(cache="off", total_s_median=None, status="oom", samples=0)
+    assert cell(pair_table([failed, make_summary()]), "off") == "oom"
+
+
+def test_an_arm_that_was_interrupted_before_its_first_sample_has_not_failed() -> None:
+    waiting = make_summary(cache="off", total_s_median=None, samples=0)
+    assert cell(pair_table([waiting, make_summary()]), "off") == "-"
+
+
+def test_one_sample_has_no_spread_and_no_range() -> None:
+    table = pair_table(both(samples=1))
+    assert (cell(table, "dynamic"), cell(table, "speed-up")) == ("1.00 s", "2.00x")
+
+
+def test_without_an_interval_the_range_of_the_rounds_is_shown() -> None:
+    rounds = {"speedup_round_min": 1.5, "speedup_round_max": 2.5, "samples": 3}
+    table = pair_table(both(speedup_ci95_low=None, speedup_ci95_high=None, **rounds))
+    assert cell(table, "speed-up") == "2.00x (1.50-2.50)"
+
+
+def test_a_long_prompt_is_cut() -> None:
+    table = pair_table([*both(prompt="text:" + "x" * 99), *both(prompt="text:y")])
+    assert cell(table, "prompt") == "text:xxxxxxxxxxxxxxxx..."
+
+
+def test_the_caption_says_what_the_numbers_are() -> None:
+    assert pair_table(both()).caption == (
+        "Times: median of 10 samples, ± half the distance from smallest to largest. "
+        "Speed-up: off over cached, ratio of medians (95 % bootstrap interval). "
+        "tok/s, cache and memory: the cached arm."
+    )
+
+
+def test_the_caption_of_few_samples_speaks_of_rounds() -> None:
+    caption = pair_table(both(samples=3)).caption
+    assert "median of 3 samples" in caption
+    assert "(range over the rounds where samples are fewer than 5)" in caption
+    assert "interval" not in caption
+
+
+def test_the_caption_of_mixed_numbers_names_both() -> None:
+    caption = pair_table([*both(samples=3), *both(samples=8, max_new_tokens=10)]).caption
+    assert "median of 3 to 8 samples" in caption
+    assert "95 % bootstrap interval; range over the rounds" in caption
+
+
+def test_one_sample_is_one_sample() -> None:
+    caption = pair_table(both(samples=1)).caption
+    assert caption.startswith("Times: one sample each, so that nothing is known of the spread.")
+
+
+def test_a_run_in_which_all_failed_measured_nothing() -> None:
+    failed = make_summary(total_s_median=None, status="oom", samples=0)
+    assert pair_table([failed]).caption == "Nothing was measured."
+
+
+def test_no_cases_make_a_table_without_rows() -> None:
+    table = pair_table([])
+    assert (table.rows, table.caption) == ((), "Nothing was measured.")
+
+
+def test_failures_are_told_with_their_reason() -> None:
+    cases = [
+        make_summary(),
+        make_summary(status="oom", error="No memory left.", total_s_median=None, samples=0),
+        make_summary(cache="off", status="timeout", total_s_median=None, samples=0, batch_size=2),
+    ]
+    assert failures(cases) == [
+        "oom: gpt2 on cpu, dynamic, batch 1, 100 new tokens: No memory left.",
+        "timeout: gpt2 on cpu, off, batch 2, 100 new tokens: no reason given",
+    ]

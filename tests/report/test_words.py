@@ -1,0 +1,170 @@
+"""Tests of kvbench/report/words.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvbench.report.words import answers, pairs, speedup_range
+from tests.fakes import make_summary
+
+
+def on(**fields: Any) -> Any:
+    known: dict[str, Any] = {
+        "speedup": 2.0,
+        "speedup_ci95_low": 1.9,
+        "speedup_ci95_high": 2.1,
+        "speedup_round_min": 1.5,
+        "speedup_round_max": 2.5,
+    }
+    return make_summary(**(known | fields))
+
+
+def off(**fields: Any) -> Any:
+    return make_summary(cache="off", **fields)
+
+
+def test_each_cached_case_stands_with_its_partner() -> None:
+    cases = [off(max_new_tokens=10), on(max_new_tokens=10), off(), on()]
+    assert pairs(cases) == [(cases[0], cases[1]), (cases[2], cases[3])]
+
+
+def test_a_case_without_a_partner_stands_alone() -> None:
+    lonely_on, lonely_off = on(batch_size=2), off(batch_size=4)
+    assert pairs([lonely_off, lonely_on]) == [(None, lonely_on), (None, lonely_off)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "b"},
+        {"weights": "pretrained"},
+        {"device": "cuda"},
+        {"dtype": "float16"},
+        {"attention": "eager"},
+        {"batch_size": 2},
+        {"prompt": "tokens:6"},
+        {"max_new_tokens": 99},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_partners_differ_in_the_cache_alone(other: dict[str, Any]) -> None:
+    assert (None, on()) in pairs([off(**other), on()])
+
+
+def test_one_uncached_case_is_the_partner_of_every_strategy() -> None:
+    base, first, second = off(), on(), on(cache="static")
+    assert pairs([base, first, second]) == [(base, first), (base, second)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (1.9, 2.1)),
+        ({"speedup_ci95_low": None, "speedup_ci95_high": None}, (1.5, 2.5)),
+        (
+            {
+                "speedup_ci95_low": None,
+                "speedup_ci95_high": None,
+                "speedup_round_min": None,
+                "speedup_round_max": None,
+            },
+            None,
+        ),
+    ],
+)
+def test_the_range_is_the_interval_or_else_that_of_the_rounds(
+    fields: dict[str, Any], expected: tuple[float, float] | None
+) -> None:
+    assert speedup_range(on(**fields)) == expected
+
+
+def test_the_answer_is_a_sentence_about_time_speed_up_and_memory() -> None:
+    cases = [off(total_s_median=2.0), on(total_s_median=0.85, kv_cache_bytes=15 << 19)]
+    assert answers(cases) == [
+        "On cpu, with the cache, 100 new tokens of gpt2 take 850 ms instead of 2.00 s: 2.00 times "
+        "as fast (95 % interval 1.90 to 2.10), for 7.50 MiB of cache."
+    ]
+
+
+def test_with_few_samples_it_says_so() -> None:
+    few = on(speedup_ci95_low=None, speedup_ci95_high=None, samples=3)
+    (answer,) = answers([off(), few])
+    assert "(1.50 to 2.50 over 3 rounds, too few for an interval)" in answer
+
+
+def test_one_round_is_one_round() -> None:
+    one = on(
+        speedup_ci95_low=None,
+        speedup_ci95_high=None,
+        speedup_round_min=2.0,
+        speedup_round_max=2.0,
+        samples=1,
+    )
+    assert answers([off(), one]) == [
+        "On cpu, with the cache, 100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times "
+        "as fast (from one round, so that nothing is known of the spread)."
+    ]
+
+
+def test_an_interval_of_no_width_is_not_one_round() -> None:
+    steady = on(speedup_ci95_low=2.0, speedup_ci95_high=2.0, samples=10)
+    assert "one round" not in answers([off(), steady])[0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.8, 1.3), (1.0, 1.2), (0.9, 1.0)])
+def test_an_interval_that_holds_one_is_no_clear_difference(low: float, high: float) -> None:
+    unclear = on(speedup=1.1, speedup_ci95_low=low, speedup_ci95_high=high)
+    (answer,) = answers([off(), unclear])
+    assert "no clear difference, 1.10 times as fast (95 % interval" in answer
+
+
+def test_a_cache_that_costs_time_is_called_slower() -> None:
+    slower = on(speedup=0.5, speedup_ci95_low=0.4, speedup_ci95_high=0.6)
+    assert ": slower, 0.500 times as fast (95 % interval" in answers([off(), slower])[0]
+
+
+def test_a_batch_is_told() -> None:
+    (answer,) = answers([off(batch_size=8), on(batch_size=8)])
+    assert "100 new tokens for each of 8 sequences of gpt2" in answer
+
+
+def test_another_strategy_is_told_by_its_name() -> None:
+    assert "with the static cache," in answers([off(), on(cache="static")])[0]
+
+
+def test_no_cache_size_is_no_clause() -> None:
+    assert "MiB" not in answers([off(), on(kv_cache_bytes=None)])[0]
+
+
+def test_it_is_about_the_longest_measured_pair() -> None:
+    cases = [c for n in (10, 200, 100) for c in (off(max_new_tokens=n), on(max_new_tokens=n))]
+    assert len(answers(cases)) == 1
+    assert "200 new tokens" in answers(cases)[0]
+
+
+def test_a_longer_length_without_a_speed_up_does_not_answer() -> None:
+    failed = on(max_new_tokens=200, speedup=None, total_s_median=None, status="oom")
+    (answer,) = answers([off(), on(), off(max_new_tokens=200), failed])
+    assert "100 new tokens" in answer
+
+
+def test_there_is_a_sentence_per_model_device_and_strategy() -> None:
+    cases = [
+        make(model=model, device=device)
+        for model in ("a", "b")
+        for device in ("cpu", "cuda")
+        for make in (off, on)
+    ]
+    assert [answer.split(",")[0] for answer in answers(cases)] == [
+        "On cpu",
+        "On cuda",
+        "On cpu",
+        "On cuda",
+    ]
+
+
+def test_without_a_pair_there_is_no_answer() -> None:
+    assert answers([off(), on(batch_size=2, speedup=None)]) == []
+    assert answers([]) == []

@@ -1,0 +1,210 @@
+"""Tiny models saved to folders, and the few calls that most tests of the measuring wing make."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
+from kvbench.case import Case, Group, ModelKey, Phase, Prompt, Task
+from kvbench.measure.clock import TokenClock
+from kvbench.measure.generate import Generation, generate
+from kvbench.models.config import load_config
+from kvbench.models.load import LoadedModel, load_model
+from kvbench.models.prompts import Inputs
+from kvbench.models.source import locate
+from kvbench.strategies import strategy
+
+# Two processes with a thread for each core on a small machine wait for each other at every
+# operation: models of this size then take a hundred times as long.
+torch.set_num_threads(1)
+# Each sample begins by collecting garbage: without the 400 000 objects of the libraries in it, that
+# takes a tenth of the time.
+gc.freeze()
+
+Config = dict[str, Any]
+Weights = Literal["pretrained", "random"]
+
+VOCABULARY = 503
+
+GPT2: Config = {
+    "model_type": "gpt2",
+    "n_layer": 2,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_positions": 64,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA: Config = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MISTRAL: Config = LLAMA | {"model_type": "mistral", "sliding_window": 8}
+T5: Config = {
+    "model_type": "t5",
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_heads": 4,
+    "vocab_size": VOCABULARY,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+OPT: Config = {
+    "model_type": "opt",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "word_embed_proj_dim": 64,
+    "ffn_dim": 128,
+    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+}
+BART: Config = {
+    "model_type": "bart",
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+}
+ARCHITECTURES: dict[str, Config] = {"gpt2": GPT2, "llama": LLAMA, "mistral": MISTRAL, "t5": T5}
+
+
+def config_folder(path: Path, config: Config, **changes: Any) -> str:
+    """A folder with a config.json alone: enough for random weights."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config | changes))
+    return str(path)
+
+
+def checkpoint(path: Path, config: Config, seed: int = 0, **changes: Any) -> str:
+    """A folder with safetensors whose greedy tokens vary, T5 included."""
+    keys = {"initializer_range": 0.277} | config | changes
+    model = _make(keys, seed)
+    model.save_pretrained(path)
+    # Written again by hand, so that the folder says no more than `config` does.
+    (path / "generation_config.json").unlink(missing_ok=True)
+    return config_folder(path, config, **changes)
+
+
+def word_tokenizer(path: Path) -> None:
+    """Add a tokenizer to a folder that turns `w5 w17` into the ids 5 and 17."""
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "w3"}
+    layout = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": model,
+    }
+    (path / "tokenizer.json").write_text(json.dumps(layout))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w3"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def key(model: str, weights: str = "random", **changes: str) -> ModelKey:
+    """A model key on the CPU in float32."""
+    fields = {"device": "cpu", "dtype": "float32", "attention": "sdpa"} | changes
+    return ModelKey(model, weights, **fields)
+
+
+def case(model: str, **changes: Any) -> Case:
+    """A case on the CPU: the cache on, batch 1, five fixed ids, eight new tokens."""
+    fields: dict[str, Any] = {
+        "weights": "random",
+        "device": "cpu",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "cache": "dynamic",
+        "batch_size": 1,
+        "prompt": Prompt.of_tokens(5),
+        "max_new_tokens": 8,
+    }
+    return Case(model, **(fields | changes))
+
+
+def task(one: Case, phase: Phase = "measure", new_tokens: int | None = None) -> Task:
+    """The first task of a case."""
+    return Task(one, phase, 0, 0, one.max_new_tokens if new_tokens is None else new_tokens)
+
+
+def group(*cases: Case) -> Group:
+    """The cases of one model as a group."""
+    return Group(cases[0].model_key, cases)
+
+
+def load(model: str, weights: str = "random", seed: int = 0, **changes: str) -> LoadedModel:
+    """A model loaded on the CPU in float32."""
+    return load_model(key(model, weights, **changes), seed=seed)
+
+
+def unloaded(model: str, weights: str = "random") -> LoadedModel:
+    """What an encoder needs of a loaded model, without the model."""
+    source = locate(model, weights)
+    nothing: Any = None
+    config = load_config(source)
+    return LoadedModel(key(model, weights), source, nothing, config, 0.0, 0, 0, "sdpa")
+
+
+def inputs_of(loaded: LoadedModel, rows: list[list[int]]) -> Inputs:
+    """Rows of one length as inputs without padding."""
+    ids = torch.tensor(rows, device=loaded.device)
+    return Inputs(ids, torch.ones_like(ids))
+
+
+def run(
+    loaded: LoadedModel, inputs: Inputs, cache: str, tokens: int, clock: TokenClock | None = None
+) -> Generation:
+    """One generation on the CPU, where there is nothing to wait for."""
+    return generate(loaded, inputs, strategy(cache), tokens, clock=clock, synchronise=lambda: None)
+
+
+def _make(keys: Config, seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(**keys)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model: PreTrainedModel = auto.from_config(config)
+    if config.model_type == "t5":
+        _vary(model)
+    return model
+
+
+@torch.no_grad()
+def _vary(model: PreTrainedModel) -> None:
+    # As it is made, T5 says one token for ever: its own embedding outweighs all it computes, and
+    # its attention hardly tells positions apart.
+    for name, weight in model.named_parameters():
+        if "relative_attention_bias" in name:
+            weight.normal_(0, 6)
+        elif weight.ndim == 1 or "shared" in name:
+            weight.normal_(0, 1)
+        else:
+            weight.normal_(0, 1.5 * weight.shape[1] ** -0.5)
