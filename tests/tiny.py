@@ -132,7 +132,7 @@ def word_tokenizer(path: Path) -> None:
 
 def key(model: str, weights: str = "random", **changes: str) -> ModelKey:
     """A model key on the CPU in float32."""
-    fields = {"device": "cpu", "dtype": "float32", "attention": "sdpa"} | changes
+    fields = {"device": "cpu", "dtype": "float32", "attention": "auto"} | changes
     return ModelKey(model, weights, **fields)
 
 
@@ -142,7 +142,7 @@ def case(model: str, **changes: Any) -> Case:
         "weights": "random",
         "device": "cpu",
         "dtype": "float32",
-        "attention": "sdpa",
+        "attention": "auto",
         "cache": "dynamic",
         "batch_size": 1,
         "prompt": Prompt.of_tokens(5),

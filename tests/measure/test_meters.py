@@ -147,6 +147,19 @@ def test_no_thread_watches_a_timed_run(phase: Any) -> None:
     assert set(fields) == {"rss_before_bytes"} | HOST_FIELDS
 
 
+@pytest.mark.usefixtures("no_mark")
+def test_cancelling_ends_the_thread_that_watches() -> None:
+    meter = CpuMeter(CPU)
+    before = threading.active_count()
+    meter.start("memory")
+    assert threading.active_count() == before + 1
+    meter.cancel()
+    meter.cancel()
+    assert threading.active_count() == before
+    meter.start("measure")
+    assert "rss_peak_bytes" not in meter.finish()
+
+
 def test_a_cuda_run_has_all_columns(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     nvml = FakeNvml(**{ENERGY: [5000, 8500]})
     fields = measured(cuda_meter(monkeypatch, nvml))
