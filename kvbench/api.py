@@ -16,8 +16,9 @@ from kvbench.errors import UserError
 from kvbench.plan import Plan
 from kvbench.records.environment import Environment
 from kvbench.records.events import Event, Listener, SweepEnded, SweepStarted
-from kvbench.records.run import Run, RunInfo, RunWriter, check_name, load_run
+from kvbench.records.run import Run, RunInfo, load_run
 from kvbench.records.sample import utc_now
+from kvbench.records.writer import RunWriter, check_name
 from kvbench.run.engine import Engine
 
 __all__ = ["environment", "plan_cases", "sweep"]

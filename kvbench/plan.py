@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,6 +24,7 @@ from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
+from kvbench.plan_file import read_plan_file, read_prompts
 from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
@@ -39,8 +39,6 @@ MANY_CASES = 10_000
 QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 50, 100], "repeats": 3}
 """The embedded default: what `kvbench sweep` adds to when it is given no file."""
 
-_MAX_YAML_BYTES = 1 << 20
-_MAX_PROMPT_FILE_BYTES = 16 << 20
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 
 
@@ -196,7 +194,7 @@ class Plan(BaseModel):
         Raises:
             UserError: the file cannot be read, or a key or a value is wrong.
         """
-        keys = dict(QUICKSTART if path is None else _read_yaml(Path(path)))
+        keys = dict(QUICKSTART if path is None else read_plan_file(Path(path)))
         options = dict(options or {})
         if "cache" in options or "use_cache" in options:
             # Two spellings of one axis: the option replaces whichever the file used.
@@ -226,7 +224,7 @@ class Plan(BaseModel):
         """
         prompts = (
             *(Prompt.of_text(text) for text in self.prompt),
-            *(Prompt.of_file(path, _read_prompts(Path(path))) for path in self.prompt_file),
+            *(Prompt.of_file(path, read_prompts(Path(path))) for path in self.prompt_file),
             *(Prompt.of_tokens(tokens) for tokens in self.prompt_tokens),
         )
         return _unique(prompts) or (Prompt.of_text(DEFAULT_PROMPT),)
@@ -311,84 +309,6 @@ def _devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
                 f"device: '{name}' is not present on this machine; present: {', '.join(present)}."
             )
     return _unique(tuple(names))
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors and aliases: nested aliases are how a short file fills the memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not taken; write the values out",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[str] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if str(key.value) in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key.value}' stands twice", problem_mark=node.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-# What PyYAML lets through from odd scalars and tags, besides its own errors.
-_YAML_ERRORS = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    text = _read_text(path, "plan", _MAX_YAML_BYTES)
-    try:
-        keys: Any = yaml.load(text, Loader=_PlainLoader)
-    except _YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or clip(error) or type(error).__name__
-        raise UserError(f"{path}{where}: not a plan in YAML: {problem}.") from error
-    if keys is None:
-        return {}
-    if not isinstance(keys, Mapping) or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.")
-    if "prompt_file" not in keys:
-        return dict(keys)
-    files = _listed_texts(keys["prompt_file"])
-    beside = [str(path.parent / file) if isinstance(file, str) else file for file in files]
-    return {**keys, "prompt_file": beside}
-
-
-def _read_prompts(path: Path) -> tuple[str, ...]:
-    # Only line ends end a prompt: splitlines would also break at form feeds and the like.
-    lines = _read_text(path, "prompt file", _MAX_PROMPT_FILE_BYTES).split("\n")
-    texts = tuple(line for line in lines if line.strip())
-    if not texts:
-        raise UserError(f"prompt_file: {path} has no text in it.")
-    return texts
-
-
-def _read_text(path: Path, what: str, limit: int) -> str:
-    try:
-        if path.stat().st_size > limit:
-            raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such {what}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: the {what} cannot be read: {reason}.") from error
 
 
 def _sentence(error: ValidationError) -> str:

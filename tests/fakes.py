@@ -12,8 +12,9 @@ from kvbench.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.errors import UserError
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded, SampleEnded
-from kvbench.records.run import RunInfo, RunWriter
+from kvbench.records.run import RunInfo
 from kvbench.records.sample import Sample, Stage, Status, sample_of
+from kvbench.records.writer import RunWriter
 
 Failure = tuple[Status, Stage, str]
 

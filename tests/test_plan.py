@@ -1,4 +1,4 @@
-"""Tests of kvbench/plan.py."""
+"""Tests of kvbench/plan.py and of the files it reads, kvbench/plan_file.py."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary, summarise_cases
 from kvbench.records.columns import to_text
-from kvbench.records.run import Run, write_atomically
+from kvbench.records.run import Run
+from kvbench.records.writer import write_atomically
 from kvbench.report.charts import write_charts
 from kvbench.report.markdown import summary_markdown
 

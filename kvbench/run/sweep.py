@@ -17,8 +17,8 @@ from kvbench.records.events import (
     SampleEnded,
     SampleStarted,
 )
-from kvbench.records.run import RunWriter
 from kvbench.records.sample import Sample, sample_of
+from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine
 from kvbench.run.order import pair_up, shuffled, warmup_task
 

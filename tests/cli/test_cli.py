@@ -407,7 +407,7 @@ def test_a_disk_that_is_full_is_one_sentence(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device", "results/run/samples.csv")
 
-    monkeypatch.setattr("kvbench.records.run.RunWriter.append", full)
+    monkeypatch.setattr("kvbench.records.writer.RunWriter.append", full)
     called = call(*SMALL, "--quiet")
     check_one_sentence(called, r"results/run/samples\.csv: No space left on device\.")
 

@@ -423,7 +423,9 @@ def test_another_attention_than_asked_for_is_flagged(
         return dataclasses.replace(real(*arguments, **keywords), attention="eager")
 
     monkeypatch.setattr(engine_module, "load_model", eager)
-    assert "attention_is_eager" in (measured(engine, case(gpt2, attention="sdpa")).flags or "").split()
+    assert (
+        "attention_is_eager" in (measured(engine, case(gpt2, attention="sdpa")).flags or "").split()
+    )
 
 
 def test_attention_left_to_transformers_is_recorded_and_no_flag(

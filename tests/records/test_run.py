@@ -1,4 +1,4 @@
-"""Tests of kvbench/records/run.py."""
+"""Tests of kvbench/records/run.py and of what writes for it, kvbench/records/writer.py."""
 
 from __future__ import annotations
 
@@ -17,15 +17,9 @@ from hypothesis import strategies as st
 from kvbench.case import Prompt
 from kvbench.errors import UserError
 from kvbench.records.columns import columns_of
-from kvbench.records.run import (
-    FORMAT,
-    TOKEN_COLUMNS,
-    RunWriter,
-    check_name,
-    load_run,
-    write_atomically,
-)
+from kvbench.records.run import FORMAT, TOKEN_COLUMNS, load_run
 from kvbench.records.sample import Sample, sample_of
+from kvbench.records.writer import RunWriter, check_name, write_atomically
 from tests.fakes import arm, make_case, make_info, make_task, timed_sample, write_run
 
 HOSTILE = [

@@ -21,8 +21,9 @@ from kvbench.records.events import (
     SampleEnded,
     SampleStarted,
 )
-from kvbench.records.run import RunWriter, load_run
+from kvbench.records.run import load_run
 from kvbench.records.sample import Sample
+from kvbench.records.writer import RunWriter
 from kvbench.run.sweep import Outcome, run_groups
 from tests.fakes import Failure, FakeEngine, make_case, make_info, samples_of
 

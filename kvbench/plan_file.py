@@ -1,0 +1,106 @@
+"""The files that a plan is read from: YAML without its traps, and prompts, one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kvbench.errors import UserError
+from kvbench.text import clip
+
+__all__ = ["read_plan_file", "read_prompts"]
+
+_MAX_YAML_BYTES = 1 << 20
+_MAX_PROMPT_FILE_BYTES = 16 << 20
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without anchors and aliases: nested aliases are how a short file fills the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not taken; write the values out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' stands twice", problem_mark=node.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+# What PyYAML lets through from odd scalars and tags, besides its own errors.
+_YAML_ERRORS = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_plan_file(path: Path) -> dict[str, Any]:
+    """The keys of a plan in YAML, a relative `prompt_file` taken as beside it.
+
+    Raises:
+        UserError: the file cannot be read, or is not a mapping.
+    """
+    text = _read_text(path, "plan", _MAX_YAML_BYTES)
+    try:
+        keys: Any = yaml.load(text, Loader=_PlainLoader)
+    except _YAML_ERRORS as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or clip(error) or type(error).__name__
+        raise UserError(f"{path}{where}: not a plan in YAML: {problem}.") from error
+    if keys is None:
+        return {}
+    if not isinstance(keys, Mapping) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.")
+    if "prompt_file" not in keys:
+        return dict(keys)
+    files = keys["prompt_file"]
+    files = files if isinstance(files, (list, tuple)) else [files]
+    beside = [str(path.parent / file) if isinstance(file, str) else file for file in files]
+    return {**keys, "prompt_file": beside}
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts of a file, one a line, blank lines left out.
+
+    Raises:
+        UserError: the file cannot be read, or has no text in it.
+    """
+    # Only line ends end a prompt: splitlines would also break at form feeds and the like.
+    lines = _read_text(path, "prompt file", _MAX_PROMPT_FILE_BYTES).split("\n")
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise UserError(f"prompt_file: {path} has no text in it.")
+    return texts
+
+
+def _read_text(path: Path, what: str, limit: int) -> str:
+    try:
+        if path.stat().st_size > limit:
+            raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such {what}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: the {what} cannot be read: {reason}.") from error
