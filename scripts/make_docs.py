@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.cli import app
 from kvbench.cli import main as run_kvbench
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan import Plan
@@ -47,7 +48,8 @@ def columns_page() -> str:
 
 def cli_page() -> str:
     parts = ["# Command line", NOTE]
-    for command in ((), ("sweep",), ("models",), ("env",)):
+    commands = [info.callback.__name__ for info in app.registered_commands if info.callback]
+    for command in ((), *((name,) for name in commands)):
         name = " ".join(("kvbench", *command))
         parts += [f"## {name}", f"```text\n{_help(command)}```"]
     return _page(parts)

@@ -147,8 +147,11 @@ def test_a_config_with_a_wrong_type_is_told_in_one_sentence(tmp_path: Path) -> N
     assert "n_layer" in refusal(config_folder(tmp_path, GPT2, n_layer="two"))
 
 
-def test_the_name_of_a_folder_does_not_change_what_is_said(tmp_path: Path) -> None:
-    folder = tmp_path / "my-safetensors"
+@pytest.mark.parametrize(
+    "name", ["my-safetensors", "trust_remote_code", "my-model_type", "not supported attention"]
+)
+def test_the_name_of_a_folder_does_not_change_what_is_said(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "config.json").write_text("{not json")
     assert "not a valid JSON file" in refusal(str(folder))
