@@ -47,6 +47,8 @@ def locate(name: str, weights: str) -> ModelSource:
         return ModelSource(name, str(path.parent), gguf_file=path.name)
     if path.is_file():
         raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
+    if path.suffix == ".gguf":
+        raise UserError(f"model: there is no file {name!r}.")
     hint = did_you_mean(name, CATALOGUE)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise UserError(f"model: there is no folder {name!r}{hint or '.'}")
