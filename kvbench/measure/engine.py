@@ -213,9 +213,10 @@ class _OpenModel:
                 error=error,
                 **fields,
             ), times
-        if task.phase != "memory":
-            # A polled pass is slower than the run it stands for: its time is no measurement.
-            fields |= _times(generation, task.case.batch_size)
+        if task.phase == "memory":
+            # A polled pass is slower than the run it stands for: its times are no measurement.
+            return sample_of(task, started_at=started_at, **fields), ()
+        fields |= _times(generation, task.case.batch_size)
         return sample_of(task, started_at=started_at, **fields), times
 
     def _flags(self, case: Case, fields: dict[str, Any]) -> str | None:

@@ -96,8 +96,8 @@ class Sample:
 
     # Memory
     kv_cache_bytes: int | None = column(
-        "Exact size of the tensors in the cache object after the run, a view at the size of what it "
-        "shows; 0 without a cache.",
+        "Exact size of the tensors in the cache object after the run, a view counted at the size "
+        "of what it shows; 0 without a cache.",
         unit="bytes",
         default=None,
     )
