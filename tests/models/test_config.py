@@ -89,7 +89,7 @@ def test_a_model_missing_offline_is_told_in_one_sentence() -> None:
     text = refusal("someone/some-model", "pretrained")
     assert text == (
         "model: 'someone/some-model' is not in the local cache and the hub cannot be reached: "
-        "connect, give a local folder."
+        "connect or give a local folder."
     )
 
 
