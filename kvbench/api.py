@@ -18,7 +18,7 @@ from kvbench.records.environment import Environment
 from kvbench.records.events import Event, Listener, SweepEnded, SweepStarted
 from kvbench.records.run import Run, RunInfo, load_run
 from kvbench.records.sample import utc_now
-from kvbench.records.writer import RunWriter, check_name
+from kvbench.records.writer import RunWriter, check_name, check_new
 from kvbench.run.engine import Engine
 
 __all__ = ["environment", "plan_cases", "sweep"]
@@ -77,10 +77,8 @@ def sweep(
     cases = plan_cases(plan, allow_many=allow_many)
     groups = group_cases(cases)
     path = Path(out) / check_name(name if name is not None else _default_name(cases))
-    if path.exists():
-        raise UserError(
-            f"{path} exists, and a run is never overwritten: choose another --name or --out."
-        )
+    # Before a model is loaded, and again when the folder is made.
+    check_new(path)
     engine = engine or _local_engine(plan)
     engine.check(groups)
     rule = StoppingRule(

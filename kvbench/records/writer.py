@@ -19,7 +19,7 @@ from kvbench.records.columns import columns_of, to_text
 from kvbench.records.run import TOKEN_COLUMNS, RunInfo
 from kvbench.records.sample import Sample, utc_now
 
-__all__ = ["RunWriter", "check_name", "write_atomically"]
+__all__ = ["RunWriter", "check_name", "check_new", "write_atomically"]
 
 
 class RunWriter:
@@ -40,9 +40,7 @@ class RunWriter:
         try:
             path.mkdir()
         except FileExistsError as error:
-            raise UserError(
-                f"{path} exists, and a run is never overwritten: choose another --name or --out."
-            ) from error
+            raise _exists(path) from error
         except OSError as error:
             raise UserError(f"{path} cannot be made: {error.strerror}.") from error
         self._lock = FileLock(path / ".lock")
@@ -102,6 +100,16 @@ class RunWriter:
         )
 
 
+def check_new(path: Path) -> None:
+    """Refuse a folder that exists: a run is never overwritten.
+
+    Raises:
+        UserError: it exists.
+    """
+    if path.exists():
+        raise _exists(path)
+
+
 def check_name(name: str) -> str:
     """The name of a run, if it is one plain component of a path.
 
@@ -124,6 +132,12 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+
+
+def _exists(path: Path) -> UserError:
+    return UserError(
+        f"{path} exists, and a run is never overwritten: choose another --name or --out."
+    )
 
 
 def _open_csv(path: Path, header: Sequence[str]) -> IO[str]:
