@@ -24,7 +24,7 @@ from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
-from kvbench.plan_file import read_plan_file, read_prompts
+from kvbench.plan_file import as_list, read_plan_file, read_prompts
 from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
@@ -45,7 +45,7 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 def _listed(value: Any) -> Any:
     """Let a scalar stand for a list of one, and a string for a comma-separated list."""
     listed: list[Any] = []
-    for entry in value if isinstance(value, (list, tuple)) else [value]:
+    for entry in as_list(value):
         parts = [part.strip() for part in entry.split(",")] if isinstance(entry, str) else [entry]
         listed.extend(parts)
     return listed
@@ -55,11 +55,6 @@ def _caches(value: Any) -> Any:
     """YAML reads a bare `off` as false and `on` as true: the words were meant."""
     words = {False: "off", True: "dynamic"}
     return [words[v] if isinstance(v, bool) else v for v in _listed(value)]
-
-
-def _listed_texts(value: Any) -> Any:
-    """Let one text stand for a list of one; commas belong to the text."""
-    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _number(value: Any) -> Any:
@@ -72,7 +67,7 @@ def _number(value: Any) -> Any:
 def _sizes(value: Any, info: ValidationInfo) -> Any:
     """Expand sizes and ranges: numbers, strings, or lists of both."""
     sizes: list[Any] = []
-    for entry in value if isinstance(value, (list, tuple)) else [value]:
+    for entry in as_list(value):
         if isinstance(entry, str):
             sizes.extend(parse_sizes(entry, str(info.field_name)))
         elif isinstance(entry, bool) or not isinstance(entry, int):
@@ -90,7 +85,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
 _Caches = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_caches)]
-_Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed_texts)]
+_Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list)]
 _Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 _Sizes = Annotated[tuple[_Positive, ...], BeforeValidator(_sizes)]
 _Number = BeforeValidator(_number)

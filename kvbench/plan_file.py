@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from kvbench.errors import UserError
 from kvbench.text import clip
 
-__all__ = ["read_plan_file", "read_prompts"]
+__all__ = ["as_list", "read_plan_file", "read_prompts"]
 
 _MAX_YAML_BYTES = 1 << 20
 _MAX_PROMPT_FILE_BYTES = 16 << 20
@@ -52,6 +52,11 @@ _YAML_ERRORS = (
 )
 
 
+def as_list(value: Any) -> Sequence[Any]:
+    """A list as it is, and anything else, a text too, as a list of one."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def read_plan_file(path: Path) -> dict[str, Any]:
     """The keys of a plan in YAML, a relative `prompt_file` taken as beside it.
 
@@ -72,8 +77,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.")
     if "prompt_file" not in keys:
         return dict(keys)
-    files = keys["prompt_file"]
-    files = files if isinstance(files, (list, tuple)) else [files]
+    files = as_list(keys["prompt_file"])
     beside = [str(path.parent / file) if isinstance(file, str) else file for file in files]
     return {**keys, "prompt_file": beside}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["CaseSummary", "summarise", "summarise_cases"]
+__all__ = ["CaseSummary", "pair_key", "summarise", "summarise_cases"]
 
 _CASE_FIELDS = (
     "case_id",
@@ -125,10 +125,12 @@ def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
     for sample in samples:
         by_case.setdefault(sample.case_id, []).append(sample)
     baselines = {
-        _pair(members[0]): members for members in by_case.values() if members[0].cache == BASELINE
+        pair_key(members[0]): members
+        for members in by_case.values()
+        if members[0].cache == BASELINE
     }
     summaries = [
-        _summarise(members, baselines.get(_pair(members[0]), [])) for members in by_case.values()
+        _summarise(members, baselines.get(pair_key(members[0]), [])) for members in by_case.values()
     ]
     return tuple(sorted(summaries, key=_Order(summaries)))
 
@@ -238,8 +240,9 @@ def _joules_per_token(sample: Sample) -> float | None:
     return sample.energy_j / (sample.batch_size * sample.max_new_tokens)
 
 
-def _pair(sample: Sample) -> tuple[object, ...]:
-    return tuple(getattr(sample, name) for name in _PAIR_FIELDS)
+def pair_key(record: Sample | CaseSummary) -> tuple[object, ...]:
+    """What the arms of one pair share: the case without the cache strategy."""
+    return tuple(getattr(record, name) for name in _PAIR_FIELDS)
 
 
 def _counted(members: Sequence[Sample]) -> list[Sample]:

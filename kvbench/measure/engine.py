@@ -22,7 +22,7 @@ from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.models.config import load_config, loading, position_limit
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
-from kvbench.models.source import locate
+from kvbench.models.source import ModelSource, locate
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
 from kvbench.strategies import strategy
@@ -60,15 +60,17 @@ class LocalEngine:
             UserError: a model cannot be had or does not generate, its weights do not fit, or a
                 prompt cannot be encoded.
         """
+        # Groups may differ in device and dtype alone: each model is looked up and counted once.
+        counted: dict[ModelSource, int | None] = {}
         for group in groups:
             source = locate(group.model.model, group.model.weights)
-            config = load_config(source, self._trust_remote_code)
-            if source.gguf_file is None:
-                with loading(source):
-                    parameters = parameter_count(config, self._trust_remote_code)
+            if source not in counted:
+                counted[source] = self._count(source)
+            parameters = counted[source]
+            if parameters is not None:
                 _check_fits(group.model, parameters)
-            for case in group.cases:
-                check_prompt(source, case.prompt, self._trust_remote_code)
+            for prompt in dict.fromkeys(case.prompt for case in group.cases):
+                check_prompt(source, prompt, self._trust_remote_code)
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model. What goes wrong is told, not raised: it costs this model's cases only."""
@@ -95,6 +97,14 @@ class LocalEngine:
             meter, self._open = self._open.meter, None
             gc.collect()
             meter.close()
+
+    def _count(self, source: ModelSource) -> int | None:
+        """Parameters of a model that generates; None for a GGUF file, which is not counted."""
+        config = load_config(source, self._trust_remote_code)
+        if source.gguf_file is not None:
+            return None
+        with loading(source):
+            return parameter_count(config, self._trust_remote_code)
 
     def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
         try:

@@ -143,6 +143,7 @@ def _draw_lines(
     everything: Sequence[CaseSummary],
     scale: Callable[[CaseSummary], float],
 ) -> None:
+    few = _few(everything)
     caches = list(dict.fromkeys(case.cache for case in everything))
     lines = list(dict.fromkeys(_line(case) for case in everything))
     ordered = sorted(
@@ -152,11 +153,10 @@ def _draw_lines(
     for (line, cache), members in groupby(ordered, key=lambda case: (_line(case), case.cache)):
         points = list(members)
         values = [(case.total_s_median or 0.0) * scale(case) for case in points]
-        low, high = zip(*(_spread(case, few=_few(everything)) for case in points), strict=True)
-        factor = [scale(case) for case in points]
+        ends = [[end * scale(case) for end in _spread(case, few)] for case in points]
         errors = [
-            [max(v - a * f, 0.0) for v, a, f in zip(values, low, factor, strict=True)],
-            [max(b * f - v, 0.0) for v, b, f in zip(values, high, factor, strict=True)],
+            [max(value - low, 0.0) for value, (low, _) in zip(values, ends, strict=True)],
+            [max(high - value, 0.0) for value, (_, high) in zip(values, ends, strict=True)],
         ]
         style = caches.index(cache)
         axes.errorbar(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
 
@@ -16,9 +16,9 @@ Pair = tuple[CaseSummary | None, CaseSummary]
 
 def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
     """Each cached case with its uncached partner; uncached cases without a partner stand alone."""
-    off = {_key(case): case for case in cases if case.cache == BASELINE}
-    found: list[Pair] = [(off.get(_key(c)), c) for c in cases if c.cache != BASELINE]
-    paired = {_key(case) for _, case in found}
+    off = {pair_key(case): case for case in cases if case.cache == BASELINE}
+    found: list[Pair] = [(off.get(pair_key(c)), c) for c in cases if c.cache != BASELINE]
+    paired = {pair_key(case) for _, case in found}
     found += [(None, case) for key, case in off.items() if key not in paired]
     return found
 
@@ -78,16 +78,3 @@ def _verdict(speedup: float, case: CaseSummary) -> str:
 
 def _size(case: CaseSummary) -> tuple[int, int, int]:
     return case.max_new_tokens, case.prompt_tokens or 0, case.batch_size
-
-
-def _key(case: CaseSummary) -> tuple[object, ...]:
-    return (
-        case.model,
-        case.weights,
-        case.device,
-        case.dtype,
-        case.attention,
-        case.batch_size,
-        case.prompt,
-        case.max_new_tokens,
-    )
