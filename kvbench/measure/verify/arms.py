@@ -1,0 +1,121 @@
+"""Both arms of a batch in one dtype, the forward they are held against."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kvbench.measure.failures import classify
+from kvbench.measure.verify.attempt import Outcome, attempt
+from kvbench.measure.verify.compare import Distance, distance
+from kvbench.measure.verify.float32 import in_float32
+from kvbench.measure.verify.runs import Run, Work, forced, greedy, one_forward, watching
+from kvbench.measure.verify.shapes import CacheShape, cache_of, read_shape
+from kvbench.models.faults import is_device_fault
+from kvbench.strategies import BASELINE, CacheStrategy, strategy
+
+__all__ = ["Arms", "Exact", "run_arms", "run_exact"]
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Both arms of one batch in one dtype, and one forward over the same tokens.
+
+    Attributes:
+        off: the uncached generation; its tokens are the ones that the logits go along.
+        cached: the cached generation.
+        along: logits of the cached path along the tokens of `off`, `[batch, new, vocabulary]`.
+        full: logits of one forward over the same tokens, of the same shape.
+        shapes: the cache after each forward of `cached`.
+    """
+
+    off: Run
+    cached: Run
+    along: torch.Tensor
+    full: torch.Tensor
+    shapes: tuple[CacheShape, ...]
+
+    @functools.cached_property
+    def error(self) -> Distance:
+        """The cached steps against one forward."""
+        return distance(self.along, self.full, self.full)
+
+    @functools.cached_property
+    def floor(self) -> Distance:
+        """The uncached steps against one forward: what rounding alone does to this model."""
+        return distance(self.off.logits, self.full, self.full)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A batch in float32.
+
+    Attributes:
+        arms: both arms, along tokens of their own.
+        full_of_timed: logits of one forward over the tokens of the timed dtype; null where that is
+            float32 itself.
+    """
+
+    arms: Arms
+    full_of_timed: torch.Tensor | None = None
+
+
+def run_arms(work: Work, arm: CacheStrategy) -> Arms:
+    """Generate without the cache and with it, in the dtype that the model is in."""
+    off = greedy(work, strategy(BASELINE))
+    shapes: list[CacheShape] = []
+
+    def look(output: Any) -> None:
+        cache = cache_of(output)
+        if cache is not None:
+            shapes.append(read_shape(cache))
+
+    with watching(work.loaded.model, look):
+        cached = greedy(work, arm)
+    if torch.equal(off.new_ids, cached.new_ids):
+        along = cached.logits
+    else:
+        along = forced(work, arm, off.new_ids).logits
+    return Arms(off, cached, along, one_forward(work, off), tuple(shapes))
+
+
+def run_exact(
+    works: Sequence[Work], arm: CacheStrategy, timed: Sequence[Arms | Outcome]
+) -> list[Exact | Outcome]:
+    """The same in float32, for each batch; the model is in the timed dtype again afterwards."""
+    loaded = works[0].loaded
+    if loaded.key.dtype == "float32":
+        return [arms if isinstance(arms, Outcome) else Exact(arms) for arms in timed]
+    try:
+        return _run_in_float32(works, arm, timed)
+    except RuntimeError as error:
+        # Nothing else is raised here but on the way back, and then nothing can be measured with
+        # such a model. A device that has given up is told: its rows follow anyway.
+        if not is_device_fault(error):
+            raise
+        return [Outcome("fail", classify(error).error)] * len(works)
+
+
+def _run_in_float32(
+    works: Sequence[Work], arm: CacheStrategy, timed: Sequence[Arms | Outcome]
+) -> list[Exact | Outcome]:
+    loaded = works[0].loaded
+    dtype = getattr(torch, loaded.key.dtype)
+    with contextlib.ExitStack() as stack:
+        entered = attempt(lambda: stack.enter_context(in_float32(loaded.model, dtype)))
+        if isinstance(entered, Outcome):
+            return [entered] * len(works)
+        return [
+            attempt(functools.partial(_run_exact, work, arm, arms))
+            for work, arms in zip(works, timed, strict=True)
+        ]
+
+
+def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact:
+    full = None if isinstance(timed, Outcome) else one_forward(work, timed.off)
+    return Exact(run_arms(work, arm), full)

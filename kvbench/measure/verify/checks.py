@@ -1,0 +1,130 @@
+"""The four checks of a cache strategy on a loaded model, in the order in which they are made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from kvbench.errors import UserError
+from kvbench.measure.verify.arms import Arms, Exact, run_arms, run_exact
+from kvbench.measure.verify.attempt import Outcome, attempt
+from kvbench.measure.verify.judge import (
+    judge_leak,
+    judge_logits,
+    judge_shape,
+    judge_timed_logits,
+    judge_tokens,
+    rounding_of,
+)
+from kvbench.measure.verify.leak import find_leak
+from kvbench.measure.verify.runs import Work, make_work
+from kvbench.models.load import LoadedModel
+from kvbench.records.check import CHECKS, Check, CheckName, check_of
+from kvbench.strategies import BASELINE, CacheStrategy, strategy
+
+__all__ = ["verify"]
+
+T = TypeVar("T")
+
+_BATCHES = ((1, 1), (4, 4))
+"""Batch size, and what the new tokens are divided by: the uncached arm takes longest in batch 4."""
+
+_LEAK_TOKENS = 2
+
+
+def verify(
+    loaded: LoadedModel,
+    cache: str,
+    *,
+    new_tokens: int = 32,
+    generations: int = 6,
+    seed: int = 0,
+) -> tuple[Check, ...]:
+    """Check that a cache strategy does the same work as no cache, through the path that is timed.
+
+    What a model raises becomes a row. Its weights are in float32 for a while if they are timed in
+    another dtype, and come back to the bit.
+
+    Args:
+        loaded: the model.
+        cache: name of a strategy other than `off`.
+        new_tokens: tokens per sequence in batch 1, a quarter of them in batch 4, and two at least.
+            A model with few positions gets fewer.
+        generations: in a row, to see whether something stays behind.
+        seed: of the prompts' ids.
+
+    Returns:
+        Rows in the order of the checks: tokens, logits, shape, leak.
+
+    Raises:
+        UserError: no strategy has that name, or it is `off`.
+    """
+    arm = strategy(cache)
+    if not arm.use_cache:
+        raise UserError(f"verify: '{BASELINE}' is what the other strategies are compared with.")
+    works = [
+        make_work(loaded, batch_size, new_tokens // divisor, seed)
+        for batch_size, divisor in _BATCHES
+    ]
+    # Now, as a device that fails on the way takes no more tensors.
+    leak_work = make_work(loaded, 1, _LEAK_TOKENS, seed)
+    timed = [attempt(functools.partial(run_arms, work, arm)) for work in works]
+    exact = run_exact(works, arm, timed)
+    rows: list[Check] = []
+    for work, in_timed, in_float32 in zip(works, timed, exact, strict=True):
+        rows += _batch_rows(work, arm, in_timed, in_float32)
+    outcome = attempt(lambda: judge_leak(find_leak(leak_work, arm, generations), generations))
+    rows.append(_row(leak_work, arm, "leak", loaded.key.dtype, outcome))
+    return tuple(sorted(rows, key=lambda row: CHECKS.index(row.check)))
+
+
+def _batch_rows(
+    work: Work, arm: CacheStrategy, timed: Arms | Outcome, exact: Exact | Outcome
+) -> Iterator[Check]:
+    dtype = work.loaded.key.dtype
+    row = functools.partial(_row, work, arm)
+    yield row("tokens", dtype, _tokens(arm, dtype, timed, exact))
+    if dtype != "float32":
+        in_float32 = exact if isinstance(exact, Outcome) else exact.arms
+        yield row("tokens", "float32", _tokens(arm, "float32", in_float32))
+    yield row("logits", "float32", _judged(exact, lambda it: judge_logits(it.arms, arm.lossy)))
+    if dtype != "float32":
+        yield row("logits", dtype, _timed_logits(arm, timed, exact))
+    yield row("shape", dtype, _judged(timed, lambda arms: judge_shape(work, arms)))
+
+
+def _judged(seen: T | Outcome, judge: Callable[[T], Outcome]) -> Outcome:
+    """The judgement of what was seen, or what prevented that."""
+    return seen if isinstance(seen, Outcome) else attempt(lambda: judge(seen))
+
+
+def _tokens(
+    arm: CacheStrategy, dtype: str, arms: Arms | Outcome, exact: Exact | Outcome | None = None
+) -> Outcome:
+    def judge(arms: Arms) -> Outcome:
+        rounding = arms.floor.rms if exact is None else rounding_of(arms, exact)
+        return judge_tokens(arms, dtype, arm.lossy, rounding)
+
+    return _judged(arms, judge)
+
+
+def _timed_logits(arm: CacheStrategy, timed: Arms | Outcome, exact: Exact | Outcome) -> Outcome:
+    if isinstance(timed, Outcome):
+        return timed
+    return _judged(exact, lambda it: judge_timed_logits(timed, it, arm.lossy))
+
+
+def _row(work: Work, arm: CacheStrategy, check: CheckName, dtype: str, outcome: Outcome) -> Check:
+    return check_of(
+        work.loaded.key,
+        arm.name,
+        check,
+        outcome.verdict,
+        outcome.detail,
+        checked_dtype=dtype,
+        batch_size=work.batch_size,
+        prompt_tokens=work.inputs.tokens,
+        new_tokens=work.new_tokens,
+        **outcome.fields,
+    )

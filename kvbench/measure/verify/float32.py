@@ -1,0 +1,95 @@
+"""A model in float32 for a while: its weights cast in place, and cast back without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+from kvbench.measure.host import release_memory
+
+__all__ = ["in_float32"]
+
+_MARGIN = 1.1
+"""Room for more than the weights: on the CPU a process that runs out is killed, not told."""
+
+
+@contextlib.contextmanager
+def in_float32(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Hold the parameters and floating buffers of type `dtype` in float32 inside the block.
+
+    Tensors of any other type stay as they are, float32 ones such as rotary frequencies too.
+    bfloat16 and float16 to float32 and back is exact, so that what was there comes back to the bit,
+    also after an error; weights that were tied stay tied.
+
+    Raises:
+        MemoryError: the device has not enough memory free.
+    """
+    if dtype == torch.float32:
+        yield
+        return
+    storages = _storages(model, dtype)
+    _check_room(storages)
+    try:
+        _cast(storages, torch.float32)
+        yield
+    finally:
+        # A cast that ran out of memory half-way has left the rest untouched.
+        _cast([group for group in storages if group[0].dtype == torch.float32], dtype)
+        _give_back(storages)
+
+
+def _storages(model: torch.nn.Module, dtype: torch.dtype) -> list[list[torch.Tensor]]:
+    """The tensors of one type, those of one storage together: tied weights, views of a buffer."""
+    groups: dict[int, list[torch.Tensor]] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.dtype == dtype and tensor.numel():
+            groups.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def _cast(storages: list[list[torch.Tensor]], dtype: torch.dtype) -> None:
+    # One storage at a time, so that old and new lie side by side for one of them only.
+    for group in storages:
+        storage = group[0].untyped_storage()
+        length = storage.nbytes() // group[0].element_size()
+        flat = group[0].new_empty(0).set_(storage, 0, (length,), (1,)).to(dtype)
+        for tensor in group:
+            tensor.data = flat.as_strided(
+                tensor.size(), tensor.stride(), int(tensor.storage_offset())
+            )
+
+
+def _check_room(storages: list[list[torch.Tensor]]) -> None:
+    sizes = [(group[0].untyped_storage().nbytes(), group[0]) for group in storages]
+    if not sizes:
+        return
+    # What float32 takes more, and the last old storage that still lies beside its new one.
+    grown = sum(size * 4 // tensor.element_size() - size for size, tensor in sizes)
+    needed = int(_MARGIN * (grown + max(size for size, _ in sizes)))
+    device = storages[0][0].device
+    available = _available(device)
+    if needed > available:
+        raise MemoryError(
+            f"the weights in float32 need {needed / 2**30:.1f} GiB more and {device} has "
+            f"{available / 2**30:.1f} GiB free"
+        )
+
+
+def _available(device: torch.device) -> int:
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    # What torch keeps for itself and does not use is free too.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def _give_back(storages: list[list[torch.Tensor]]) -> None:
+    """Leave memory as a measurement after this one would like to find it."""
+    if storages and storages[0][0].is_cuda:
+        torch.cuda.empty_cache()
+    else:
+        release_memory()

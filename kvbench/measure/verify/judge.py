@@ -1,0 +1,216 @@
+"""The verdicts: what was seen, and the limits that it is held to, each with its reason."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from kvbench.measure.verify.arms import Arms, Exact
+from kvbench.measure.verify.attempt import Outcome
+from kvbench.measure.verify.compare import Distance, Parting, agreement, distance, partings
+from kvbench.measure.verify.leak import Leak
+from kvbench.measure.verify.runs import Work
+from kvbench.measure.verify.shapes import describe_shapes, wrong_shape
+from kvbench.records.check import Verdict
+
+__all__ = [
+    "judge_leak",
+    "judge_logits",
+    "judge_shape",
+    "judge_timed_logits",
+    "judge_tokens",
+    "rounding_of",
+]
+
+RMS_LIMIT = 1e-4
+MAX_LIMIT = 1e-3
+"""Measured in float32: healthy 1e-6 to 4e-6, one key/value slot zeroed in one layer 2e-3 to 2e-2.
+"""
+
+FLOOR_FACTOR = 10
+"""A model may round more coarsely than most: its own floor, times this, is allowed too."""
+
+SMALLEST_FAULT = 2e-3
+"""But where the floor would let pass what a wrong cache does, there is no verdict."""
+
+TIMED_FACTOR = 2
+"""In a coarser dtype each arm is off float32 by about as much, in directions of its own."""
+
+NEAR_TIE = MAX_LIMIT
+"""What the limit on single logits lets pass may decide between two of them."""
+
+NEAR_TIE_ROUNDINGS = 6
+"""A margin has two logits and there are two arms, so that four roundings meet in the difference of
+the margins: twice the RMS of one, and six is three standard deviations of that."""
+
+
+def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcome:
+    """Whether greedy tokens are equal, and if not, whether rounding explains it.
+
+    Rows are generated independently, so that each may part once. The parting that is reported is
+    the first that is no near-tie, else the first.
+
+    Args:
+        arms: both arms.
+        dtype: that they are in.
+        lossy: whether the strategy may change tokens.
+        rounding: RMS of what rounding does to a logit in this dtype, over the standard deviation.
+    """
+    fields: dict[str, Any] = {"agreement": agreement(arms.off, arms.cached)}
+    found = partings(arms.off, arms.cached)
+    if not found:
+        tokens = arms.off.new_ids.flatten().tolist()
+        detail = f"All {len(tokens)} tokens are equal, {len(set(tokens))} different ones."
+        return Outcome("exempt" if lossy else "pass", detail, fields)
+    limit = max(NEAR_TIE, NEAR_TIE_ROUNDINGS * rounding if math.isfinite(rounding) else 0.0)
+    clear = [parting for parting in found if not parting.margin_over_std <= limit]
+    parting = (clear or found)[0]
+    fields |= {
+        "parted_row": parting.row,
+        "parted_at": parting.at,
+        "token_off": parting.token_off,
+        "token_cached": parting.token_cached,
+        "margin": _finite(parting.margin),
+        "margin_over_std": _finite(parting.margin_over_std),
+    }
+    verdict, why = _why_parted(bool(clear), dtype, lossy, limit)
+    if dtype == "float32" and verdict != "exempt" and arms.floor.rms > SMALLEST_FAULT:
+        verdict, why = "skipped", _no_floor(arms.floor)
+    return Outcome(verdict, f"{_told(parting)}: {why}.", fields)
+
+
+def judge_logits(arms: Arms, lossy: bool) -> Outcome:
+    """The verdict, in float32: the cached steps against one forward over the same tokens."""
+    error, floor = arms.error, arms.floor
+    finite = math.isfinite(floor.rms)
+    rms_limit = max(RMS_LIMIT, FLOOR_FACTOR * floor.rms) if finite else RMS_LIMIT
+    max_limit = max(MAX_LIMIT, FLOOR_FACTOR * floor.max) if finite else MAX_LIMIT
+    fields = _distances(error, floor) | {"rms_limit": rms_limit, "max_limit": max_limit}
+    detail = f"{_differ(error)}; {_number(rms_limit)} and {_number(max_limit)} are allowed"
+    if lossy:
+        return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
+    if error.rms > rms_limit or error.max > max_limit:
+        return Outcome("fail", f"{detail}.", fields)
+    if error.rms > SMALLEST_FAULT:
+        return Outcome("skipped", f"{_differ(error)}; {_no_floor(floor)}.", fields)
+    return Outcome("pass", f"{detail}.", fields)
+
+
+def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
+    """The looser look in the timed dtype, against how far that dtype itself is off float32."""
+    if exact.full_of_timed is None:
+        raise ValueError("there is no forward in float32 over the tokens of the timed dtype")
+    # One measure for all of it, so that the two sides of the limit can be compared.
+    reference = exact.full_of_timed
+    error = distance(timed.along, timed.full, reference)
+    floor = distance(timed.off.logits, timed.full, reference)
+    limit = TIMED_FACTOR * rounding_of(timed, exact)
+    fields = _distances(error, floor) | {"rms_limit": _finite(limit)}
+    detail = f"{_differ(error)}; {_number(limit)} is allowed, {TIMED_FACTOR} x the dtype's own"
+    if lossy:
+        return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
+    # Not numbers, in either, must not pass.
+    passed = math.isfinite(limit) and error.rms <= limit
+    return Outcome("pass" if passed else "fail", f"{detail}.", fields)
+
+
+def rounding_of(timed: Arms, exact: Exact | Outcome) -> float:
+    """RMS of what rounding does to a logit in the timed dtype, over the standard deviation.
+
+    In a coarse dtype it is the distance of one forward from the same in float32. In float32, or
+    where there is no such forward, it is the floor, which is smaller: what both computations round
+    alike does not show in it.
+    """
+    if isinstance(exact, Outcome) or exact.full_of_timed is None:
+        return timed.floor.rms
+    return distance(timed.full, exact.full_of_timed, exact.full_of_timed).rms
+
+
+def judge_shape(work: Work, arms: Arms) -> Outcome:
+    """Whether the cache grew as the configuration says, layer by layer and step by step."""
+    if not arms.shapes:
+        why = "the model has none or keeps it to itself"
+        return Outcome("skipped", f"No cache came out of any forward: {why}.")
+    unreadable = next((shape.unreadable for shape in arms.shapes if shape.unreadable), None)
+    if unreadable is not None:
+        return Outcome("skipped", f"A {unreadable} has no layers that this check can read.")
+    wrong = wrong_shape(work, arms.shapes)
+    if wrong is not None:
+        return Outcome("fail", f"{_sentence(wrong)}.")
+    return Outcome("pass", f"{_sentence(describe_shapes(work, arms.shapes))}.")
+
+
+def judge_leak(leak: Leak, generations: int) -> Outcome:
+    """Whether anything stayed behind."""
+    fields = {"generations": generations, "leaked_bytes": leak.leaked_bytes}
+    if not leak.found:
+        detail = f"Nothing is left of {leak.made} caches after {generations} generations."
+        if leak.kept:
+            detail = f"One cache object serves all {generations} generations; nothing else is left."
+        return Outcome("pass", detail, fields)
+    size = _bytes(leak.leaked_bytes)
+    if leak.kept:
+        detail = f"{leak.kept} of {leak.made} cache objects are still referenced, {size}."
+    else:
+        detail = f"No cache object is left, but {leak.where} grew by {size}."
+    return Outcome("fail", detail, fields)
+
+
+def _why_parted(clear: bool, dtype: str, lossy: bool, limit: float) -> tuple[Verdict, str]:
+    if lossy:
+        return "exempt", "the strategy is lossy"
+    if not clear:
+        return "near_tie", f"a tie within rounding, {_number(limit)}"
+    if dtype == "float32":
+        return "fail", f"rounding explains no more than {_number(limit)}"
+    # Many roundings add up in a coarse dtype, and nobody knows how far: the logits judge.
+    return "exempt", f"more than {_number(limit)}, but {dtype} is not judged by its tokens"
+
+
+def _no_floor(floor: Distance) -> str:
+    return (
+        f"uncached steps differ from one forward by {_number(floor.rms)} (RMS) too, which would "
+        "hide a wrong cache"
+    )
+
+
+def _told(parting: Parting) -> str:
+    return (
+        f"Row {parting.row} parts at new token {parting.at} ({parting.token_off}, with the cache "
+        f"{parting.token_cached}), where the logits of the "
+        f"two are {_number(parting.margin_over_std)} standard deviations apart"
+    )
+
+
+def _differ(error: Distance) -> str:
+    if not math.isfinite(error.rms):
+        return "Logits are not numbers, or others are ruled out in the cached steps"
+    return (
+        f"Cached steps differ from one forward by {_number(error.rms)} standard deviations (RMS), "
+        f"{_number(error.max)} at most"
+    )
+
+
+def _distances(error: Distance, floor: Distance) -> dict[str, Any]:
+    return {
+        "rms_over_std": _finite(error.rms),
+        "max_over_std": _finite(error.max),
+        "floor_rms_over_std": _finite(floor.rms),
+        "floor_max_over_std": _finite(floor.max),
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _number(number: float) -> str:
+    return f"{number:.1e}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,190 @@
+"""The generations that are compared: greedy, forced along given tokens, and one forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from kvbench.measure.generate import generate_options
+from kvbench.models.config import position_limit
+from kvbench.models.load import LoadedModel
+from kvbench.models.prompts import Inputs
+from kvbench.strategies import BASELINE, CacheStrategy, strategy
+
+__all__ = ["Run", "Work", "forced", "greedy", "make_work", "one_forward", "watching"]
+
+_PROMPT_TOKENS = 8
+"""Short, since the uncached arm pays for each token of it at each step."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is generated: the model, the prompt and the number of new tokens per sequence."""
+
+    loaded: LoadedModel
+    inputs: Inputs
+    new_tokens: int
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences generated at once."""
+        return self.inputs.input_ids.shape[0]
+
+    @property
+    def decoder_prompt(self) -> int:
+        """Positions that the decoder starts from: its start token where there is an encoder."""
+        return 1 if self.loaded.is_encoder_decoder else self.inputs.tokens
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out of a generation.
+
+    Attributes:
+        sequences: the decoder's tokens, prompt included, `[batch, prompt + new]`.
+        new_ids: the new ones among them, `[batch, new]`.
+        logits: float32 on the CPU, before any processor, `[batch, new, vocabulary]`.
+    """
+
+    sequences: torch.Tensor
+    new_ids: torch.Tensor
+    logits: torch.Tensor
+
+
+def make_work(loaded: LoadedModel, batch_size: int, new_tokens: int, seed: int) -> Work:
+    """Fixed pseudo-random prompts, each row shorter than the one before, within the positions.
+
+    A table of positions that is too short for the prompt and `new_tokens` takes from both.
+    """
+    limit = position_limit(loaded.config)
+    prompt = _PROMPT_TOKENS
+    if limit.kind == "absolute" and limit.positions is not None:
+        prompt = min(prompt, max(limit.positions // 4, 1))
+        # The last token that comes out is never fed back.
+        first = 1 if loaded.is_encoder_decoder else prompt
+        new_tokens = min(new_tokens, limit.positions - first + 1)
+    lengths = [max(prompt - row * prompt // batch_size, 1) for row in range(batch_size)]
+    return Work(loaded, _inputs(loaded, lengths, seed), max(new_tokens, 2))
+
+
+def _inputs(loaded: LoadedModel, lengths: list[int], seed: int) -> Inputs:
+    rows, width = torch.tensor(lengths)[:, None], max(lengths)
+    places = torch.arange(width)[None]
+    # As Encoder pads: a decoder goes on from the last position.
+    mask = places < rows if loaded.is_encoder_decoder else places >= width - rows
+    vocabulary = loaded.config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(vocabulary, (len(lengths), width), generator=generator)
+    ids = ids.masked_fill(~mask, 0)
+    return Inputs(ids.to(loaded.device), mask.long().to(loaded.device))
+
+
+def greedy(work: Work, arm: CacheStrategy) -> Run:
+    """The generation that is timed, with its logits."""
+    return _generate(work, arm)
+
+
+def forced(work: Work, arm: CacheStrategy, new_ids: torch.Tensor) -> Run:
+    """The same path through `generate`, led along `new_ids` whatever the logits say."""
+    leader = LogitsProcessorList([_Leader(new_ids, work.decoder_prompt)])
+    return _generate(work, arm, logits_processor=leader)
+
+
+def one_forward(work: Work, run: Run) -> torch.Tensor:
+    """The logits of the steps of a run, from one forward over all its tokens without a cache.
+
+    It is the prefill of a generation of one token that has the run's tokens as its prompt, so that
+    positions and masks are those that `generate` makes.
+
+    Returns:
+        float32 on the CPU, `[batch, new, vocabulary]`.
+    """
+    loaded, steps = work.loaded, run.new_ids.shape[1]
+    options = generate_options(loaded, strategy(BASELINE), 1)
+    tokens, mask = run.sequences[:, :-1], work.inputs.attention_mask
+    if loaded.is_encoder_decoder:
+        options |= {"input_ids": work.inputs.input_ids, "decoder_input_ids": tokens}
+    else:
+        options["input_ids"] = tokens
+        mask = torch.cat([mask, mask.new_ones(mask.shape[0], steps - 1)], dim=1)
+    seen: list[torch.Tensor] = []
+
+    def look(output: Any) -> None:
+        seen.append(output.logits[:, -steps:].float().cpu())
+
+    with watching(loaded.model, look), _keeping_logits(loaded.model, steps):
+        _call(loaded, attention_mask=mask, **options)
+    if seen[0].shape[1] != steps:
+        raise RuntimeError(f"one forward gives the logits of {seen[0].shape[1]} of {steps} steps")
+    return seen[0]
+
+
+@contextlib.contextmanager
+def watching(model: torch.nn.Module, look: Callable[[Any], None]) -> Iterator[None]:
+    """Show the output of each forward to `look` while the block runs."""
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+        look(output)
+
+    handle = model.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _keeping_logits(model: torch.nn.Module, count: int) -> Iterator[None]:
+    """Have each forward give its last `count` logits; generate would have the last one only."""
+
+    def hook(_module: torch.nn.Module, args: Any, options: dict[str, Any]) -> Any:
+        # Last of all, since some models overwrite the word while they prepare their inputs.
+        return args, options | ({"logits_to_keep": count} if "logits_to_keep" in options else {})
+
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Leader(LogitsProcessor):
+    """Leaves one token to choose at each step.
+
+    It returns new scores: changed in place they would change the raw logits too.
+    """
+
+    def __init__(self, new_ids: torch.Tensor, first: int) -> None:
+        self._new_ids = new_ids
+        self._first = first
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # scores: [batch, vocabulary]
+        step = input_ids.shape[1] - self._first
+        chosen = self._new_ids[:, step : step + 1]
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
+def _generate(work: Work, arm: CacheStrategy, **more: Any) -> Run:
+    output = _call(
+        work.loaded,
+        input_ids=work.inputs.input_ids,
+        attention_mask=work.inputs.attention_mask,
+        output_logits=True,
+        **generate_options(work.loaded, arm, work.new_tokens),
+        **more,
+    )
+    # A tuple of [batch, vocabulary], a step each. On the host, so that several runs can be kept.
+    logits = torch.stack([step.cpu() for step in output.logits], dim=1)
+    return Run(output.sequences, output.sequences[:, work.decoder_prompt :], logits)
+
+
+def _call(loaded: LoadedModel, **options: Any) -> Any:
+    # PreTrainedModel gets the method from a mixin that its type does not tell of.
+    run: Callable[..., Any] = loaded.model.generate  # type: ignore[assignment]
+    return run(**options)

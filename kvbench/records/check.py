@@ -1,0 +1,126 @@
+"""Check: one thing that was verified of a cache strategy, a row of verify.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from kvbench.case import ModelKey
+from kvbench.records.columns import column
+from kvbench.records.sample import utc_now
+
+__all__ = ["CHECKS", "VERDICTS", "Check", "CheckName", "Verdict", "check_of", "failed"]
+
+CheckName = Literal["tokens", "logits", "shape", "leak"]
+Verdict = Literal["pass", "near_tie", "fail", "exempt", "skipped"]
+
+CHECKS: tuple[str, ...] = get_args(CheckName)
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check of one cache strategy on one model. Null means that it does not apply."""
+
+    # What it is
+    session: int = column("Which session of the run took it, from 0.", default=0)
+    checked_at: str = column("UTC time of the check, ISO 8601.")
+
+    # What was checked
+    model: str = column("Built-in architecture, hub id or folder, as asked for.")
+    weights: Literal["pretrained", "random"] = column("Where the weights come from.")
+    device: str = column("cpu, cuda, cuda:1, ...")
+    dtype: str = column("Data type that the model is timed in.")
+    attention: str = column("Attention implementation, as asked for.")
+    cache: str = column("Cache strategy that was compared with off.")
+    check: CheckName = column(
+        "tokens: greedy tokens with the cache and without. logits: the same tokens step by step "
+        "through the cache and in one forward without it; in float32 this is the verdict. shape: "
+        "the cache after each step is what the configuration says. leak: nothing is left of a "
+        "cache after its generation."
+    )
+    checked_dtype: str = column("Data type that the check was made in.")
+    batch_size: int | None = column("Sequences generated at once.", unit="sequences", default=None)
+    prompt_tokens: int | None = column(
+        "Length of the prompt, padding included.", unit="tokens", default=None
+    )
+    new_tokens: int | None = column("New tokens per sequence.", unit="tokens", default=None)
+
+    # What came of it
+    verdict: Verdict = column(
+        "pass. near_tie: tokens parted where two logits are equal within rounding, which is no "
+        "fault. fail. exempt: reported and not judged (a lossy strategy, or tokens that part in a "
+        "dtype whose rounding is coarse). skipped: memory did not suffice, or there was nothing "
+        "that the check can read."
+    )
+    detail: str = column("The outcome in one sentence.")
+
+    # tokens
+    agreement: float | None = column("Share of tokens equal in both arms.", default=None)
+    parted_row: int | None = column(
+        "Row of the batch, from 0, in which the arms parted.", default=None
+    )
+    parted_at: int | None = column(
+        "New token, from 1, at which the arms first differ in that row.", default=None
+    )
+    token_off: int | None = column("Token id there without the cache.", default=None)
+    token_cached: int | None = column("Token id there with the cache.", default=None)
+    margin: float | None = column(
+        "How far the logit of token_cached lies under that of token_off there, without the cache: "
+        "the distance of the two highest, unless the cached arm took a third.",
+        default=None,
+    )
+    margin_over_std: float | None = column(
+        "The margin over the standard deviation of the logits at that position.", default=None
+    )
+
+    # logits
+    rms_over_std: float | None = column(
+        "Root mean square of the difference between the logits of the cached steps and those of "
+        "one forward, over the standard deviation of the logits.",
+        default=None,
+    )
+    max_over_std: float | None = column("The largest such difference.", default=None)
+    rms_limit: float | None = column("The most that rms_over_std may be.", default=None)
+    max_limit: float | None = column("The most that max_over_std may be.", default=None)
+    floor_rms_over_std: float | None = column(
+        "The model's own rounding: the same as rms_over_std between the uncached steps and one "
+        "forward.",
+        default=None,
+    )
+    floor_max_over_std: float | None = column("The largest difference there.", default=None)
+
+    # leak
+    generations: int | None = column("Generations made in a row.", default=None)
+    leaked_bytes: int | None = column(
+        "What memory grew by over these generations.", unit="bytes", default=None
+    )
+
+
+def check_of(
+    key: ModelKey, cache: str, check: CheckName, verdict: Verdict, detail: str, **fields: Any
+) -> Check:
+    """A check of a model and a strategy: what the key says filled in, the rest null.
+
+    Unless `fields` say otherwise it was made in the dtype that is timed.
+    """
+    known: dict[str, Any] = {
+        "checked_at": utc_now(),
+        "model": key.model,
+        "weights": key.weights,
+        "device": key.device,
+        "dtype": key.dtype,
+        "attention": key.attention,
+        "cache": cache,
+        "check": check,
+        "checked_dtype": key.dtype,
+        "verdict": verdict,
+        "detail": detail,
+    }
+    return Check(**(known | fields))
+
+
+def failed(checks: Iterable[Check]) -> bool:
+    """Whether one of the checks says that the cached arm does other work."""
+    return any(check.verdict == "fail" for check in checks)

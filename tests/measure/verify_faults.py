@@ -1,0 +1,122 @@
+"""Faults that are planted into Transformers' caches, to be found by the verification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import cache_utils
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+Fault = Callable[[pytest.MonkeyPatch], None]
+States = tuple[torch.Tensor, torch.Tensor]
+
+SLOT = 3
+"""The position that is dropped or zeroed."""
+
+
+def drop_a_position(patch: pytest.MonkeyPatch) -> None:
+    """Each layer loses a position when it is fed the first token after the prefill."""
+    update = DynamicLayer.update
+
+    def dropping(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
+        if self.is_initialized and self.keys.shape[-2] == 8:
+            kept = [index for index in range(8) if index != SLOT]
+            self.keys, self.values = self.keys[:, :, kept], self.values[:, :, kept]
+        return update(self, keys, values, *args)
+
+    patch.setattr(DynamicLayer, "update", dropping)
+
+
+def shuffle_heads(patch: pytest.MonkeyPatch) -> None:
+    """The cached keys of one head are read with the values of another."""
+    update = DynamicLayer.update
+
+    def shuffling(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
+        all_keys, all_values = update(self, keys, values, *args)
+        return (all_keys.flip(1) if keys.shape[-2] == 1 else all_keys), all_values
+
+    patch.setattr(DynamicLayer, "update", shuffling)
+
+
+def keep_a_position_too_many(patch: pytest.MonkeyPatch) -> None:
+    """A window keeps as many positions as it shows; what is computed stays right."""
+
+    def update(self: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> States:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        window, shown = self.sliding_window, self.get_mask_sizes(keys.shape[-2])[0]
+        self.cumulative_length += keys.shape[-2]
+        all_keys = torch.cat([self.keys, keys], dim=-2)
+        all_values = torch.cat([self.values, values], dim=-2)
+        self.keys, self.values = all_keys[:, :, -window:], all_values[:, :, -window:]
+        return all_keys[:, :, -shown:], all_values[:, :, -shown:]
+
+    patch.setattr(DynamicSlidingWindowLayer, "update", update)
+
+
+def zero_a_slot(patch: pytest.MonkeyPatch) -> None:
+    """One position of one layer is zero from the first step after the prefill on."""
+    update = Cache.update
+
+    def zeroing(
+        self: Any, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any
+    ) -> States:
+        if layer == 1 and keys.shape[-2] == 1:
+            self.layers[layer].keys[:, :, SLOT] = 0
+            self.layers[layer].values[:, :, SLOT] = 0
+        return update(self, keys, values, layer, *args)
+
+    patch.setattr(Cache, "update", zeroing)
+
+
+def zero_a_number(patch: pytest.MonkeyPatch) -> None:
+    """One of the 16 numbers of the value in one slot of one head of one layer is zero."""
+    update = Cache.update
+
+    def zeroing(
+        self: Any, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any
+    ) -> States:
+        if layer == 1 and keys.shape[-2] == 1:
+            self.layers[layer].values[:, 0, SLOT + 4, 0] = 0
+        return update(self, keys, values, layer, *args)
+
+    patch.setattr(Cache, "update", zeroing)
+
+
+def keep_references(patch: pytest.MonkeyPatch) -> None:
+    """A list that holds every cache."""
+    kept: list[Any] = []
+    init = DynamicCache.__init__
+
+    def keeping(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        kept.append(self)
+
+    patch.setattr(DynamicCache, "__init__", keeping)
+
+
+def keep_masks(patch: pytest.MonkeyPatch) -> None:
+    """A list that holds a tensor of 1 KiB for each cache that is made, and no cache."""
+    kept: list[torch.Tensor] = []
+    init = DynamicCache.__init__
+
+    def keeping(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        kept.append(torch.zeros(256))
+
+    patch.setattr(DynamicCache, "__init__", keeping)
+
+
+def fail_with(error: Exception) -> Fault:
+    """The cache raises when it is asked to keep something after the prefill."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        def update(self: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> States:
+            raise error
+
+        patch.setattr(cache_utils.Cache, "update", update)
+
+    return plant
