@@ -121,6 +121,24 @@ class Case:
         """For people, without the model: `dynamic, batch 1, 100 new tokens`."""
         return f"{self.cache}, batch {self.batch_size}, {self.max_new_tokens} new tokens"
 
+    def needs_at_least(self, other: Case) -> bool:
+        """Whether this case surely takes no less memory than another one.
+
+        The same model and strategy; batch, prompt and new tokens all at least as large. Of two
+        texts it is not known which is longer, unless they are the same.
+        """
+        longer_prompt = self.prompt == other.prompt or (
+            self.prompt.tokens is not None
+            and other.prompt.tokens is not None
+            and self.prompt.tokens >= other.prompt.tokens
+        )
+        return (
+            (self.model_key, self.cache) == (other.model_key, other.cache)
+            and longer_prompt
+            and self.batch_size >= other.batch_size
+            and self.max_new_tokens >= other.max_new_tokens
+        )
+
     def _text(self, names: set[str]) -> str:
         values = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name in names)
         # repr, so that a prompt with spaces or '=' in it cannot look like another field.
@@ -139,7 +157,9 @@ class Group:
 class Task:
     """One generation to be done: which case, why, and how long.
 
-    `round` numbers the passes over the group; `repeat` the samples of this case and phase.
+    `round` numbers the passes over the group; `repeat` the samples of this case and phase;
+    `attempt` how often this very sample was recorded before: a failure that is tried again, a
+    warm-up of a new process.
     """
 
     case: Case
@@ -147,12 +167,17 @@ class Task:
     round: int
     repeat: int
     new_tokens: int
+    attempt: int = 0
 
     @property
     def sample_id(self) -> str:
-        """Unique in a run and the same in a repetition of it: case id, phase letter, repeat."""
+        """Unique in a run and the same in a repetition of it: case id, phase letter, repeat.
+
+        A second attempt has `-2` behind it.
+        """
         letter = {"warmup": "w", "measure": "s", "memory": "m"}[self.phase]
-        return f"{self.case.id}-{letter}{self.repeat:03d}"
+        again = f"-{self.attempt + 1}" if self.attempt else ""
+        return f"{self.case.id}-{letter}{self.repeat:03d}{again}"
 
 
 def group_cases(cases: Iterable[Case]) -> tuple[Group, ...]:

@@ -29,7 +29,7 @@ from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
 
-__all__ = ["DTYPES", "MANY_CASES", "QUICKSTART", "Plan"]
+__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -99,6 +99,10 @@ def _axis(default: Any, name: str) -> Any:
     return Field(default=default, description=DESCRIPTIONS[name])
 
 
+CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify"})
+"""Keys that say how a plan is carried out, not what is measured: a resume may change them."""
+
+
 class Plan(BaseModel):
     """What to measure. Every axis is a list; the grid is their product.
 
@@ -128,6 +132,9 @@ class Plan(BaseModel):
     max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _axis(600.0, "max_case_seconds")
     seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
     trust_remote_code: bool = _axis(False, "trust_remote_code")
+    case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _axis(None, "case_timeout")
+    keep_going_after_oom: bool = _axis(False, "keep_going_after_oom")
+    verify: bool = _axis(True, "verify")
 
     @model_validator(mode="before")
     @classmethod
@@ -189,14 +196,21 @@ class Plan(BaseModel):
         Raises:
             UserError: the file cannot be read, or a key or a value is wrong.
         """
-        keys = dict(QUICKSTART if path is None else read_plan_file(Path(path)))
-        options = dict(options or {})
-        if "cache" in options or "use_cache" in options:
-            # Two spellings of one axis: the option replaces whichever the file used.
-            keys = {key: value for key, value in keys.items() if key not in ("cache", "use_cache")}
-        if {"prompt", "prompt_file", "prompt_tokens"} & options.keys():
-            keys = {key: value for key, value in keys.items() if not key.startswith("prompt")}
-        return cls.parse(keys | options)
+        keys = QUICKSTART if path is None else read_plan_file(Path(path))
+        return cls.merge(keys, options or {})
+
+    @classmethod
+    def merge(cls, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
+        """Build a plan from keys as they stand in YAML or run.json, with options put over them.
+
+        Raises:
+            UserError: a key or a value is wrong.
+        """
+        # Several spellings of one axis: the option replaces whichever was used.
+        for axis in ({"cache", "use_cache"}, {"prompt", "prompt_file", "prompt_tokens"}):
+            if axis & options.keys():
+                keys = {key: value for key, value in keys.items() if key not in axis}
+        return cls.parse({**keys, **options})
 
     @classmethod
     def parse(cls, keys: Mapping[str, Any]) -> Plan:

@@ -7,6 +7,8 @@ import pickle
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvbench.case import Case, ModelKey, Prompt, Task, group_cases
 from tests.fakes import make_case, make_task
@@ -140,3 +142,91 @@ def test_a_sample_id_is_case_letter_and_repeat(phase: Any, letter: str) -> None:
 
 def test_sample_ids_stay_apart_past_a_thousand() -> None:
     assert make_task(repeat=1000).sample_id != make_task(repeat=100).sample_id
+
+
+@settings(derandomize=True, database=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["warmup", "measure", "memory"]),
+            st.integers(0, 10_000),
+            st.integers(0, 50),
+        ),
+        unique=True,
+    )
+)
+def test_sample_ids_of_different_samples_and_attempts_differ(
+    tasks: list[tuple[Any, int, int]],
+) -> None:
+    ids = {Task(make_case(), p, r, r, 16, attempt).sample_id for p, r, attempt in tasks}
+    assert len(ids) == len(tasks)
+
+
+# What surely needs no less memory
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        {},
+        {"batch_size": 2},
+        {"max_new_tokens": 101},
+        {"prompt": Prompt.of_tokens(7)},
+        {"batch_size": 9, "max_new_tokens": 400, "prompt": Prompt.of_tokens(90)},
+    ],
+    ids=str,
+)
+def test_a_case_that_is_nowhere_smaller_needs_at_least_as_much(larger: dict[str, Any]) -> None:
+    proof = make_case(prompt=Prompt.of_tokens(6))
+    case = make_case(**{"prompt": Prompt.of_tokens(6)} | larger)
+    assert case.needs_at_least(proof)
+    assert proof.needs_at_least(case) is (larger == {})
+
+
+@pytest.mark.parametrize(
+    "smaller",
+    [
+        {"batch_size": 1, "max_new_tokens": 500},
+        {"max_new_tokens": 99, "batch_size": 50},
+        {"prompt": Prompt.of_tokens(5), "batch_size": 50, "max_new_tokens": 500},
+    ],
+    ids=str,
+)
+def test_a_case_that_is_smaller_in_one_way_may_need_less(smaller: dict[str, Any]) -> None:
+    proof = make_case(prompt=Prompt.of_tokens(6), batch_size=2)
+    case = make_case(**{"prompt": Prompt.of_tokens(6), "batch_size": 2} | smaller)
+    assert not case.needs_at_least(proof)
+
+
+@pytest.mark.parametrize("field", ["model", "weights", "device", "dtype", "attention", "cache"])
+def test_another_model_or_strategy_proves_nothing(field: str) -> None:
+    other = make_case(**{field: OTHER[field]}, batch_size=8, max_new_tokens=1000)
+    assert not other.needs_at_least(make_case())
+
+
+def test_of_two_texts_it_is_not_known_which_is_longer() -> None:
+    short, long = Prompt.of_text("Hi"), Prompt.of_text("Hi, " * 1000)
+    assert make_case(prompt=short, batch_size=2).needs_at_least(make_case(prompt=short))
+    for one, other in [(short, long), (long, short), (long, Prompt.of_tokens(1))]:
+        assert not make_case(prompt=one, batch_size=9).needs_at_least(make_case(prompt=other))
+        assert not make_case(prompt=other, batch_size=9).needs_at_least(make_case(prompt=one))
+
+
+# Few values of each, so that cases which can be compared are common.
+SOME_CASES = st.builds(
+    make_case,
+    cache=st.sampled_from(["off", "dynamic"]),
+    batch_size=st.integers(1, 3),
+    max_new_tokens=st.integers(1, 3),
+    prompt=st.integers(1, 3).map(Prompt.of_tokens) | st.sampled_from("ab").map(Prompt.of_text),
+)
+
+
+@settings(derandomize=True, database=None, max_examples=500)
+@given(SOME_CASES, SOME_CASES, SOME_CASES)
+def test_needing_at_least_as_much_is_an_order(a: Case, b: Case, c: Case) -> None:
+    assert a.needs_at_least(a)
+    if a.needs_at_least(b) and b.needs_at_least(c):
+        assert a.needs_at_least(c)
+    if a.needs_at_least(b) and b.needs_at_least(a):
+        assert a == b

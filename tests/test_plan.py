@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kvbench.case import DEFAULT_PROMPT, Prompt
 from kvbench.errors import UserError
 from kvbench.options import DESCRIPTIONS
-from kvbench.plan import MANY_CASES, QUICKSTART, Plan
+from kvbench.plan import CONDUCT, MANY_CASES, QUICKSTART, Plan
 from kvbench.ranges import MAX_SIZE
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
@@ -57,6 +57,19 @@ def test_the_defaults_are_a_small_sweep_of_both_arms() -> None:
     assert (plan.repeats, plan.min_repeats, plan.max_repeats) == (None, 5, 30)
     assert (plan.min_seconds, plan.max_spread, plan.max_case_seconds) == (3.0, 0.05, 600.0)
     assert not plan.trust_remote_code
+    assert (plan.case_timeout, plan.keep_going_after_oom, plan.verify) == (None, False, True)
+
+
+def test_keys_of_conduct_are_keys_of_a_plan() -> None:
+    assert {"case_timeout", "keep_going_after_oom", "verify"} == CONDUCT
+    assert Plan.model_fields.keys() > CONDUCT
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(5, 5.0), ("0.5", 0.5), (1e-9, 1e-9), (None, None), ("7200", 7200.0)]
+)
+def test_a_time_out_is_a_time_or_none(given: Any, seconds: float | None) -> None:
+    assert Plan.parse({"case_timeout": given}).case_timeout == seconds
 
 
 @pytest.mark.parametrize(
@@ -193,6 +206,9 @@ def test_a_mistake_is_told_in_one_sentence_that_helps(keys: dict[str, Any], expe
         ("dtype", []),
         ("cache", []),
         ("cache", "off,"),
+        *(("case_timeout", v) for v in (0, -1, "x", "", "nan", "inf", True, [5])),
+        *(("keep_going_after_oom", v) for v in ("perhaps", "", 2, None, [True])),
+        *(("verify", v) for v in ("perhaps", "", 2, None, [True])),
     ],
 )
 def test_a_wrong_value_is_told_with_its_key(key: str, value: Any) -> None:
@@ -279,6 +295,9 @@ def test_a_file_gives_every_key(tmp_path: Path) -> None:
         "max_case_seconds": 5,
         "seed": 9,
         "trust_remote_code": True,
+        "case_timeout": 60,
+        "keep_going_after_oom": True,
+        "verify": False,
     }
     plan = load(tmp_path, yaml.safe_dump(keys))
     assert plan == Plan.parse(keys)

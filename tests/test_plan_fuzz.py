@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,9 @@ GOOD = st.fixed_dictionaries(
         "max_new_tokens": RANGES,
         "repeats": st.integers(1, 9) | st.just("auto"),
         "seed": st.integers(0, 99),
+        "case_timeout": st.floats(0.001, 1e6) | st.integers(1, 9).map(str) | st.none(),
+        "keep_going_after_oom": st.booleans() | st.sampled_from(["yes", "off"]),
+        "verify": st.booleans() | st.sampled_from(["true", "no", "0"]),
     },
 )
 FRAGMENTS = st.sampled_from(
@@ -148,6 +152,17 @@ def test_any_mapping(keys: dict[str, Any]) -> None:
 @given(GOOD)
 def test_any_mapping_of_reasonable_values(keys: dict[str, Any]) -> None:
     cases_or_sentence(lambda: Plan.parse(keys))
+
+
+@fuzz
+@given(GOOD)
+def test_any_plan_comes_back_from_run_json(keys: dict[str, Any]) -> None:
+    # What a resume rests on.
+    try:
+        plan = Plan.parse(keys)
+    except UserError:
+        return
+    assert Plan.parse(json.loads(json.dumps(plan.model_dump(mode="json")))) == plan
 
 
 @fuzz

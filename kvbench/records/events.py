@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvbench.case import Case, ModelKey, Task
+from kvbench.records.finding import Finding
 from kvbench.records.sample import Sample, Status
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "SampleStarted",
     "SweepEnded",
     "SweepStarted",
+    "Verified",
+    "Verifying",
 ]
 
 
@@ -29,11 +32,13 @@ class SweepStarted:
     """The run folder exists and the first model is about to be loaded.
 
     `samples_per_case` timed samples are wanted of each case, or more: the stopping rule decides.
+    A resumed sweep has only the unfinished `cases`, and in `begun` their counted samples.
     """
 
     path: Path
     cases: tuple[Case, ...]
     samples_per_case: int
+    begun: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +50,47 @@ class ModelLoading:
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaded:
-    """A model is on its device; `seconds` to load, `weights_bytes` of parameters and buffers."""
+    """A model is on its device; `seconds` to load, `weights_bytes` of parameters and buffers.
+
+    `needs_memory_pass`: the device's memory can only be read in an untimed pass of its own.
+    `notices` are lines for people about the device.
+    """
 
     model: ModelKey
     seconds: float
     parameters: int
     weights_bytes: int
+    needs_memory_pass: bool = False
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """A model could not be loaded; `unsupported` means that a person can mend it."""
+    """A model could not be loaded; `unsupported` means that a person can mend it.
+
+    `died`: the process that loaded it was lost, which may be no fault of the model's.
+    """
 
     model: ModelKey
     status: Status
     error: str
+    oom_bytes: int | None = None
+    died: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verifying:
+    """A cache strategy is being checked against no cache on the open model."""
+
+    model: ModelKey
+    cache: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What that came to; the checks are on disk."""
+
+    finding: Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +137,8 @@ Event = (
     | ModelLoading
     | ModelLoaded
     | LoadFailed
+    | Verifying
+    | Verified
     | SampleStarted
     | SampleEnded
     | CaseEnded

@@ -9,13 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.environment import Environment
+from kvbench.records.finding import Finding
 from kvbench.records.sample import Sample
 
 if TYPE_CHECKING:
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "TOKEN_COLUMNS",
+    "Resume",
     "Run",
     "RunInfo",
+    "load_checks",
+    "load_info",
     "load_run",
 ]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the run folder's layout; raised when an old reader would misread a new folder."""
 
 TOKEN_COLUMNS: dict[str, str] = {
@@ -38,7 +43,22 @@ TOKEN_COLUMNS: dict[str, str] = {
     "elapsed_s": "Seconds from the start of generate() until the token was on the host.",
 }
 
+Row = TypeVar("Row")
+
 _PANDAS_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """A later start of the sweep, which went on where the one before stopped.
+
+    Attributes:
+        environment: null where it is that of the run.
+    """
+
+    started_at: str
+    command: tuple[str, ...] = ()
+    environment: Environment | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +68,15 @@ class RunInfo:
     Attributes:
         state: `running`, `finished` or `interrupted`. A run that is `running` and that nobody
             works on was killed.
+        started_at: UTC time of the first start.
+        ended_at: UTC time of the last end; null if the process was killed.
         plan: the keys of the plan as resolved.
         cases: the grid, each case with its id and all its fields.
+        environment: that of the first start.
+        resumes: the later starts. The column `session` counts: 0 is the first start, 1 the first
+            of these.
+        findings: whether the cached arms do the same work as the uncached; empty where nothing was
+            verified.
         notes: what a reader should know, such as memory that could not be read.
     """
 
@@ -63,7 +90,14 @@ class RunInfo:
     plan: dict[str, Any] = field(default_factory=dict)
     cases: tuple[dict[str, Any], ...] = ()
     environment: Environment
+    resumes: tuple[Resume, ...] = ()
+    findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def environment_of(self, session: int) -> Environment:
+        """The environment of a session of the run."""
+        resume = self.resumes[session - 1] if session else None
+        return self.environment if resume is None else resume.environment or self.environment
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,11 @@ class Run:
     path: Path
     info: RunInfo
     samples: tuple[Sample, ...]
+
+    @cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """The rows of verify.csv; none where nothing was verified."""
+        return load_checks(self.path)
 
     @cached_property
     def samples_table(self) -> pd.DataFrame:
@@ -91,13 +130,15 @@ class Run:
 
     @cached_property
     def tokens_table(self) -> pd.DataFrame:
-        """tokens.csv as a table: sample_id, new_token, elapsed_s."""
+        """tokens.csv as a table: sample_id (categorical), new_token, elapsed_s."""
         import pandas as pd
 
         path = self.path / "tokens.csv"
         try:
             return pd.read_csv(
-                path, dtype={"sample_id": "str", "new_token": "int64", "elapsed_s": "float64"}
+                path,
+                # Categorical: ten million names as texts would take gigabytes.
+                dtype={"sample_id": "category", "new_token": "int64", "elapsed_s": "float64"},
             )
         except FileNotFoundError as error:
             raise UserError(f"{path}: not there, so there are no token times.") from error
@@ -113,11 +154,26 @@ def load_run(path: str | Path) -> Run:
             wrong; the sentence names the line and the column.
     """
     path = Path(path)
-    info = _load_info(path)
-    return Run(path, info, tuple(_load_samples(path / "samples.csv")))
+    info = load_info(path)
+    return Run(path, info, tuple(_load_rows(path / "samples.csv", Sample)))
 
 
-def _load_info(path: Path) -> RunInfo:
+def load_checks(path: Path) -> tuple[Check, ...]:
+    """Read the verify.csv of a run folder; nothing where there is none.
+
+    Raises:
+        UserError: a value is wrong; the sentence names the line and the column.
+    """
+    file = path / "verify.csv"
+    return tuple(_load_rows(file, Check)) if file.exists() else ()
+
+
+def load_info(path: Path) -> RunInfo:
+    """Read run.json alone.
+
+    Raises:
+        UserError: there is no run there, it is of another format, or a value is wrong.
+    """
     file = path / "run.json"
     try:
         keys = json.loads(file.read_text(encoding="utf-8"))
@@ -136,33 +192,39 @@ def _load_info(path: Path) -> RunInfo:
         raise UserError(f"{file}: {where}: {first['msg']}.") from error
 
 
-def _load_samples(path: Path) -> Iterable[Sample]:
-    names = [c.name for c in columns_of(Sample)]
-    adapter = TypeAdapter(Sample)
+def _load_rows(path: Path, record: type[Row]) -> Iterable[Row]:
+    names = [c.name for c in columns_of(record)]
+    adapter = TypeAdapter(record)
     # The default of 128 KiB is short for a prompt; the column has what was written, however long.
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [name for name in names if name not in (reader.fieldnames or ())]
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            missing = [name for name in names if name not in header]
             if missing:
                 raise UserError(f"{path} line 1: the column {missing[0]} is missing.")
-            for row in reader:
-                yield _sample(adapter, row, f"{path} line {reader.line_num}")
+            for values in filter(None, reader):
+                where = f"{path} line {reader.line_num}"
+                if len(values) != len(header):
+                    raise UserError(f"{where}: {len(values)} values in {len(header)} columns.")
+                # Null is an empty field.
+                row = {name: value for name, value in zip(header, values, strict=True) if value}
+                yield _row(adapter, row, where)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not there, so there are no samples.") from error
+        raise UserError(f"{path}: not there, so there are no rows.") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table in CSV: {error}.") from error
 
 
-def _sample(adapter: TypeAdapter[Sample], row: Mapping[str, Any], where: str) -> Sample:
-    if None in row or None in row.values():
-        raise UserError(f"{where}: the row has not as many values as the header has columns.")
+def _row(adapter: TypeAdapter[Row], row: Mapping[str, Any], where: str) -> Row:
     try:
-        return adapter.validate_python({k: v for k, v in row.items() if v != ""})
+        return adapter.validate_python(row)
     except ValidationError as error:
         first = error.errors()[0]
         name = first["loc"][0]
+        if first["type"] == "missing":
+            raise UserError(f"{where}, column {name}: empty, which it must not be.") from error
         raise UserError(
             f"{where}, column {name}: {row.get(str(name))!r} is not right: {first['msg'].lower()}."
         ) from error

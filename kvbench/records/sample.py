@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -10,9 +12,19 @@ from kvbench.case import Phase, Task
 from kvbench.records.columns import column
 from kvbench.strategies import strategy
 
-__all__ = ["STATUSES", "Sample", "Stage", "Status", "sample_of", "utc_now"]
+__all__ = [
+    "STATUSES",
+    "Sample",
+    "Stage",
+    "Status",
+    "latest",
+    "memory_readings",
+    "sample_of",
+    "utc_now",
+    "with_flag",
+]
 
-Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "mismatch"]
+Status = Literal["ok", "oom", "skipped_oom", "timeout", "crashed", "unsupported", "mismatch"]
 Stage = Literal["load", "prefill", "decode"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -26,7 +38,10 @@ class Sample:
     """
 
     # What it is
-    sample_id: str = column("Unique in the run: case id, phase letter, repeat. Joins tokens.csv.")
+    sample_id: str = column(
+        "Unique in the run: case id, phase letter, repeat, and from the second attempt on its "
+        "number. Joins tokens.csv."
+    )
     case_id: str = column("First ten hexadecimal digits of the SHA-256 of the case's key.")
     phase: Phase = column(
         "measure: counted. warmup: before the first one, at the same shapes. memory: an untimed "
@@ -37,13 +52,28 @@ class Sample:
     )
     round: int = column("Pass over the group in which it was taken, from 0.")
     repeat: int = column("Number among the samples of this case and phase, from 0.")
+    attempt: int = column(
+        "How often this sample was recorded before, from 0: a failure that was tried again after a "
+        "resume, a warm-up of a new worker. The last attempt counts.",
+        default=0,
+    )
+    session: int = column(
+        "Which start of the sweep took it, from 0; run.json lists them.", default=0
+    )
     started_at: str = column("UTC time of the start, ISO 8601.")
     status: Status = column(
-        "ok, or why there is no time: oom (out of memory), timeout, crashed, unsupported (the "
-        "model cannot do it), mismatch (other than the asked number of tokens came out)."
+        "ok, or why there is no time: oom (out of memory), skipped_oom (a case that needs no more "
+        "ran out of memory), timeout, crashed (the model raised or its process died), unsupported "
+        "(the model cannot do it), mismatch (other than the asked number of tokens came out)."
     )
     stage: Stage | None = column("Where it failed: load, prefill or decode.", default=None)
     error: str | None = column("What went wrong, in one line.", default=None)
+    oom_bytes: int | None = column(
+        "Out of memory: the bytes of the allocation that failed, where the message says; from CUDA "
+        "rounded as it prints them.",
+        unit="bytes",
+        default=None,
+    )
     flags: str | None = column(
         "Reasons to doubt the sample, separated by spaces; see docs/measuring.md.", default=None
     )
@@ -183,6 +213,7 @@ def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
         "phase": task.phase,
         "round": task.round,
         "repeat": task.repeat,
+        "attempt": task.attempt,
         "started_at": utc_now(),
         "status": status,
         "model": case.model,
@@ -198,6 +229,32 @@ def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
         "max_new_tokens": case.max_new_tokens,
     }
     return Sample(**(known | fields))
+
+
+def memory_readings(sample: Sample) -> tuple[int, int | None] | None:
+    """The peak of a sample and what was in use before it, in bytes; None where neither was read.
+
+    The best that there is: NVML's used memory, else torch's allocator, else the resident set.
+    """
+    for peak, before in (
+        (sample.nvml_peak_bytes, sample.nvml_before_bytes),
+        (sample.torch_peak_allocated_bytes, sample.torch_before_bytes),
+        (sample.rss_peak_bytes, sample.rss_before_bytes),
+    ):
+        if peak is not None:
+            return peak, before
+    return None
+
+
+def with_flag(sample: Sample, flag: str) -> Sample:
+    """The sample with a further reason to doubt it."""
+    return dataclasses.replace(sample, flags=" ".join([*(sample.flags or "").split(), flag]))
+
+
+def latest(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """The samples without those that were tried again, in the order of the first attempts."""
+    newest = {(s.case_id, s.phase, s.repeat): s for s in samples}
+    return tuple(newest.values())
 
 
 def utc_now() -> str:

@@ -2,69 +2,157 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from filelock import FileLock
-
+from kvbench.case import ModelKey
 from kvbench.errors import UserError
-from kvbench.records.columns import columns_of, to_text
-from kvbench.records.run import TOKEN_COLUMNS, RunInfo
-from kvbench.records.sample import Sample, utc_now
+from kvbench.records.check import Check
+from kvbench.records.columns import columns_of
+from kvbench.records.files import CsvAppender, cut_rows_after, cut_torn_end, write_atomically
+from kvbench.records.finding import Finding, findings
+from kvbench.records.lock import RunLock
+from kvbench.records.run import TOKEN_COLUMNS, Resume, RunInfo, load_checks, load_info, load_run
+from kvbench.records.sample import Sample, utc_now, with_flag
 
-__all__ = ["RunWriter", "check_name", "check_new", "write_atomically"]
+__all__ = ["ENVIRONMENT_CHANGED", "RunWriter", "check_name", "holds_run"]
+
+ENVIRONMENT_CHANGED = "environment_changed"
+"""The flag of samples that were taken in another environment than the run began in."""
+
+_HEADERS = {
+    "samples.csv": [c.name for c in columns_of(Sample)],
+    "tokens.csv": list(TOKEN_COLUMNS),
+    "verify.csv": [c.name for c in columns_of(Check)],
+}
+_WORKER_LOG = "worker.log"
 
 
 class RunWriter:
-    """Writes one run folder. A context manager; rows are on disk when `append` returns.
+    """Writes one run folder and holds its lock. A context manager.
 
-    Raises:
-        UserError: the folder exists, or cannot be made or written.
+    Attributes:
+        info: run.json as it stands.
+        samples: the rows that were there before, of a run that goes on.
+        checks: all that was verified.
+        repairs: what was mended in its files, as sentences.
     """
 
-    def __init__(self, path: Path, info: RunInfo) -> None:
+    def __init__(self, path: Path, lock: RunLock, info: RunInfo) -> None:
         self.path = path
         self.info = info
+        self.samples: tuple[Sample, ...] = ()
+        self.checks: tuple[Check, ...] = ()
+        self.repairs: tuple[str, ...] = ()
+        self._lock = lock
         self._discarded = False
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{path.parent} cannot be made: {error.strerror}.") from error
-        try:
-            path.mkdir()
-        except FileExistsError as error:
-            raise _exists(path) from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be made: {error.strerror}.") from error
-        self._lock = FileLock(path / ".lock")
-        self._lock.acquire(timeout=0)
-        self._save_info()
-        self._samples = _open_csv(path / "samples.csv", [c.name for c in columns_of(Sample)])
-        self._tokens = _open_csv(path / "tokens.csv", list(TOKEN_COLUMNS))
+        self._tables: dict[str, CsvAppender] = {}
 
-    def append(self, sample: Sample, token_times: Sequence[float] = ()) -> None:
-        """Write one sample and its per-token times, in seconds from its start."""
+    @classmethod
+    def create(cls, path: Path, info: RunInfo) -> Self:
+        """Make the folder of a new run.
+
+        Raises:
+            UserError: there is a run in it already, it is in use, or it cannot be written.
+        """
+        with _held(path) as lock:
+            if (path / "run.json").exists():
+                raise UserError(f"{path}: another process has just begun a run there.")
+            writer = cls(path, lock, info)
+            writer._save_info()
+            writer._open_tables()
+        return writer
+
+    @classmethod
+    def reopen(cls, path: Path, resume: Resume, **changes: Any) -> Self:
+        """Go on with a run: mend what a kill has torn, and write the new start into run.json.
+
+        `changes` are fields of RunInfo that are different from now on.
+
+        Raises:
+            UserError: it is in use, or cannot be read or written.
+        """
+        with _held(path) as lock:
+            info = load_info(path)
+            resumes = (*info.resumes, resume)
+            info = dataclasses.replace(
+                info, state="running", ended_at=None, resumes=resumes, **changes
+            )
+            writer = cls(path, lock, info)
+            writer.repairs = _repair(path)
+            writer._open_tables()
+            writer.samples, writer.checks = load_run(path).samples, load_checks(path)
+            _forget_orphans(path, writer.samples)
+            writer._save_info()
+        return writer
+
+    @property
+    def session(self) -> int:
+        """The number of this start of the sweep."""
+        return len(self.info.resumes)
+
+    @property
+    def _environment_since(self) -> int:
+        """The first session of this run that had the environment of the present one."""
+        here = self.info.environment_of(self.session)
+        first = self.session
+        while first and self.info.environment_of(first - 1) == here:
+            first -= 1
+        return first
+
+    def append(self, sample: Sample, token_times: Sequence[float] = ()) -> Sample:
+        """Write one sample and its per-token times, in seconds from its start; returns the row.
+
+        Raises:
+            UserError: it cannot be written; what was written before is whole.
+        """
+        sample = self._stamped(sample)
         # Tokens first: a sample that is in samples.csv has all of its tokens.
-        _append(
-            self._tokens,
-            (
-                (sample.sample_id, index, seconds)
-                for index, seconds in enumerate(token_times, start=1)
-            ),
-        )
-        _append(self._samples, [dataclasses.astuple(sample)])
+        rows = [(sample.sample_id, i, seconds) for i, seconds in enumerate(token_times, start=1)]
+        self._write("tokens.csv", rows)
+        self._write("samples.csv", [dataclasses.astuple(sample)])
+        return sample
+
+    def append_checks(self, checks: Iterable[Check]) -> None:
+        """Write what was verified.
+
+        Raises:
+            UserError: it cannot be written; what was written before is whole.
+        """
+        stamped = [dataclasses.replace(check, session=self.session) for check in checks]
+        self._write("verify.csv", [dataclasses.astuple(check) for check in stamped])
+        self.checks = (*self.checks, *stamped)
+
+    def finding(self, key: ModelKey, cache: str) -> Finding | None:
+        """What was found of a strategy on a model; None if nothing was, in this environment."""
+        subject = (key.model, key.weights, key.device, key.dtype, key.attention, cache)
+        since = self._environment_since
+        for one in findings(check for check in self.checks if check.session >= since):
+            if (one.model, one.weights, one.device, one.dtype, one.attention, one.cache) == subject:
+                return one
+        return None
+
+    def keep_log(self, title: str, text: str) -> None:
+        """Keep what a lost worker said last, for a person to look at."""
+        if text.strip():
+            with (self.path / _WORKER_LOG).open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"{title}\n{text.rstrip()}\n\n")
 
     def finish(self, state: str, notes: Iterable[str] = ()) -> None:
         """Write the end into run.json."""
+        notes = tuple(dict.fromkeys([*self.info.notes, *notes]))
         self.info = dataclasses.replace(
-            self.info, state=state, ended_at=utc_now(), notes=(*self.info.notes, *notes)
+            self.info,
+            state=state,
+            ended_at=utc_now(),
+            findings=findings(self.checks),
+            notes=notes,
         )
         self._save_info()
 
@@ -85,13 +173,41 @@ class RunWriter:
             if self.info.state == "running":
                 # Left by an exception: what was measured is there, the rest is not.
                 self.finish("interrupted")
+        except OSError:
+            # A full disk: then the state stays as it was, which a resume takes as well.
+            if error is None:
+                raise
         finally:
-            self._samples.close()
-            self._tokens.close()
+            for table in self._tables.values():
+                table.close()
             self._lock.release()
-            (self.path / ".lock").unlink(missing_ok=True)
             if self._discarded:
                 shutil.rmtree(self.path)
+
+    def _open_tables(self) -> None:
+        for name in ("samples.csv", "tokens.csv"):
+            self._table(name)
+
+    def _table(self, name: str) -> CsvAppender:
+        if name not in self._tables:
+            self._tables[name] = CsvAppender(self.path / name, _HEADERS[name])
+        return self._tables[name]
+
+    def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
+        try:
+            self._table(name).append(rows)
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written: {error.strerror or error}. What was "
+                f"measured before is kept; make room and go on with --resume {self.path}."
+            ) from error
+
+    def _stamped(self, sample: Sample) -> Sample:
+        if not self.session:
+            return sample
+        if self.info.resumes[-1].environment is not None:
+            sample = with_flag(sample, ENVIRONMENT_CHANGED)
+        return dataclasses.replace(sample, session=self.session)
 
     def _save_info(self) -> None:
         write_atomically(
@@ -100,14 +216,19 @@ class RunWriter:
         )
 
 
-def check_new(path: Path) -> None:
-    """Refuse a folder that exists: a run is never overwritten.
+def holds_run(path: Path) -> bool:
+    """Whether a folder has a run in it. An empty one, left by a kill at the start, has none.
 
     Raises:
-        UserError: it exists.
+        UserError: there is something else there.
     """
-    if path.exists():
-        raise _exists(path)
+    if (path / "run.json").exists():
+        return True
+    if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
+        return False
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists and is no run: choose another --name or --out.")
+    return False
 
 
 def check_name(name: str) -> str:
@@ -123,31 +244,37 @@ def check_name(name: str) -> str:
     return name
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one: a reader never sees half of it."""
-    scratch = path.with_name(path.name + ".part")
-    # What a terminal handed over as undecodable bytes is escaped and not refused.
-    with scratch.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[RunLock]:
+    """Make the folder if need be and hold it; let go again if what is done with it fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made: {error.strerror}.") from error
+    lock = RunLock(path)
+    try:
+        yield lock
+    except OSError as error:
+        lock.release()
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    except BaseException:
+        lock.release()
+        raise
 
 
-def _exists(path: Path) -> UserError:
-    return UserError(
-        f"{path} exists, and a run is never overwritten: choose another --name or --out."
-    )
+def _repair(path: Path) -> tuple[str, ...]:
+    repairs = []
+    for name in _HEADERS:
+        cut = cut_torn_end(path / name) if (path / name).exists() else 0
+        if cut:
+            repairs.append(
+                f"{path / name}: the last row was torn when the sweep was killed; its {cut} bytes "
+                "were cut off, and what it stood for is measured again."
+            )
+    return tuple(repairs)
 
 
-def _open_csv(path: Path, header: Sequence[str]) -> IO[str]:
-    file = path.open("x", encoding="utf-8", errors="backslashreplace", newline="")
-    _append(file, [header])
-    return file
-
-
-def _append(file: IO[str], rows: Iterable[Iterable[Any]]) -> None:
-    # One write per call and fsync, so that a later crash, of the machine too, loses nothing.
-    csv.writer(file).writerows([to_text(value) for value in row] for row in rows)
-    file.flush()
-    os.fsync(file.fileno())
+def _forget_orphans(path: Path, samples: Iterable[Sample]) -> None:
+    # Tokens are written before their sample: those of a sample that never came would otherwise
+    # stand there twice once it has been measured again.
+    cut_rows_after(path / "tokens.csv", {sample.sample_id for sample in samples})

@@ -1,11 +1,9 @@
-"""Tests of kvbench/records/run.py and of what writes for it, kvbench/records/writer.py."""
+"""Tests of kvbench/records/run.py: runs that are read back, whole or broken."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbench.case import Prompt
-from kvbench.errors import UserError
+from kvbench.records.check import Check, check_of
 from kvbench.records.columns import columns_of
-from kvbench.records.run import FORMAT, TOKEN_COLUMNS, load_run
+from kvbench.records.finding import Finding
+from kvbench.records.run import (
+    FORMAT,
+    TOKEN_COLUMNS,
+    Resume,
+    load_checks,
+    load_info,
+    load_run,
+)
 from kvbench.records.sample import Sample, sample_of
-from kvbench.records.writer import RunWriter, check_name, write_atomically
-from tests.fakes import arm, make_case, make_info, make_task, timed_sample, write_run
+from kvbench.records.writer import RunWriter
+from tests.fakes import (
+    arm,
+    make_case,
+    make_environment,
+    make_info,
+    make_task,
+    timed_sample,
+    write_run,
+)
+from tests.records.reading import rows_of, sentence, write_rows
 
 HOSTILE = [
     "plain",
@@ -41,25 +56,6 @@ HOSTILE = [
     "\x00\x1b[31m",
     "x" * 5000,
 ]
-
-
-def sentence(of: Callable[[], Any]) -> str:
-    with pytest.raises(UserError) as caught:
-        of()
-    text = str(caught.value)
-    assert len(text.splitlines()) == 1
-    assert text.endswith(".")
-    return text
-
-
-def rows_of(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
-
-
-def write_rows(path: Path, rows: list[list[str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
 
 
 @pytest.fixture
@@ -120,7 +116,7 @@ def test_run_json_comes_back_as_it_was(tmp_path: Path) -> None:
         cases=({"case_id": "x", "prompt": {"texts": ["a"], "tokens": None}},),
         notes=("One.",),
     )
-    with RunWriter(tmp_path / "run", info) as writer:
+    with RunWriter.create(tmp_path / "run", info) as writer:
         writer.finish("finished", ["Two."])
     back = load_run(tmp_path / "run").info
     assert back.ended_at is not None
@@ -129,10 +125,83 @@ def test_run_json_comes_back_as_it_was(tmp_path: Path) -> None:
     )
 
 
+def test_resumes_and_findings_come_back_as_they_were(tmp_path: Path) -> None:
+    finding = Finding(
+        model="gpt2",
+        weights="random",
+        device="cpu",
+        dtype="float32",
+        attention="sdpa",
+        cache="dynamic",
+        verdict="near_tie",
+        detail='Parted at "3".',
+    )
+    info = make_info(
+        name="run",
+        state="running",
+        resumes=(
+            Resume(started_at="then", command=("kvbench",)),
+            Resume(started_at="later", environment=make_environment(cpu="Another CPU")),
+        ),
+        findings=(finding,),
+    )
+    with RunWriter.create(tmp_path / "run", info):
+        assert load_info(tmp_path / "run") == info
+
+
+def test_the_environment_of_a_session_is_the_runs_unless_it_had_its_own() -> None:
+    other = make_environment(cpu="Another CPU")
+    info = make_info(
+        resumes=(
+            Resume(started_at="1"),
+            Resume(started_at="2", environment=other),
+            Resume(started_at="3"),
+        )
+    )
+    environments = [info.environment_of(session) for session in range(4)]
+    assert environments == [info.environment, info.environment, other, info.environment]
+
+
+def test_checks_come_back_as_they_were(tmp_path: Path) -> None:
+    checks = (
+        check_of(make_case().model_key, "dynamic", "logits", "pass", 'Say "1e-6",\r\nor so.'),
+        check_of(
+            make_case().model_key,
+            "dynamic",
+            "tokens",
+            "near_tie",
+            "Parted.",
+            agreement=0.5,
+            parted_at=3,
+            margin=1e-9,
+            batch_size=4,
+        ),
+    )
+    with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
+        writer.append_checks(checks)
+    assert load_checks(tmp_path / "run") == checks
+    assert load_run(tmp_path / "run").checks == checks
+
+
+def test_a_run_in_which_nothing_was_verified_has_no_checks(run: Path) -> None:
+    assert load_run(run).checks == ()
+
+
+def test_a_wrong_value_in_verify_csv_is_told_with_line_and_column(run: Path) -> None:
+    names = [c.name for c in columns_of(Check)]
+    check = check_of(make_case().model_key, "dynamic", "logits", "pass", "Fine.")
+    values = ["" if v is None else str(v) for v in dataclasses.astuple(check)]
+    values[names.index("verdict")] = "perhaps"
+    write_rows(run / "verify.csv", [names, values])
+    assert sentence(lambda: load_checks(run)).startswith(
+        f"{run / 'verify.csv'} line 2, column verdict: 'perhaps' is not right: "
+    )
+
+
 def test_an_argument_that_is_not_utf8_does_not_break_run_json(tmp_path: Path) -> None:
     # As Python reads it from the command line: `--out` may name any folder that there is.
     info = make_info(state="running", command=("kvbench", "sweep", "--out", "r\udcff"))
-    with RunWriter(tmp_path / "run", info) as writer:
+    with RunWriter.create(tmp_path / "run", info) as writer:
         writer.finish("finished")
     assert load_run(tmp_path / "run").info.command[:3] == ("kvbench", "sweep", "--out")
 
@@ -147,101 +216,12 @@ def test_csv_has_the_line_ends_of_the_standard(run: Path) -> None:
     assert content.count(b"\r\n") == content.count(b"\n") == 3
 
 
-def test_a_row_is_on_disk_when_append_returns(tmp_path: Path) -> None:
-    with RunWriter(tmp_path / "run", make_info(state="running")) as writer:
-        for count in (1, 2):
-            task = make_task(repeat=count)
-            writer.append(timed_sample(task, 0.5), [0.1, 0.2, 0.5])
-            # Read as another process would: through the file system, the writer still open.
-            assert len(rows_of(tmp_path / "run" / "samples.csv")) == 1 + count
-            assert rows_of(tmp_path / "run" / "tokens.csv")[-3:] == [
-                [task.sample_id, "1", "0.1"],
-                [task.sample_id, "2", "0.2"],
-                [task.sample_id, "3", "0.5"],
-            ]
-
-
-def test_a_row_survives_a_crash_of_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[int] = []
-    with RunWriter(tmp_path / "run", make_info(state="running")) as writer:
-        monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
-        writer.append(timed_sample(make_task(), 0.5), [0.5])
-        # Tokens first: a sample that is in samples.csv has all of its tokens.
-        assert synced == [
-            (tmp_path / "run" / name).stat().st_ino for name in ("tokens.csv", "samples.csv")
-        ]
-
-
 def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    with RunWriter(tmp_path / "run", make_info(state="running")) as writer:
+    with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
         writer.append(timed_sample(make_task(), 0.5))
         run = load_run(tmp_path / "run")
     assert run.info.state == "running"
     assert [sample.total_s for sample in run.samples] == [0.5]
-
-
-def test_a_run_leaves_three_files_and_no_lock(run: Path) -> None:
-    assert sorted(p.name for p in run.iterdir()) == ["run.json", "samples.csv", "tokens.csv"]
-
-
-def test_an_existing_folder_is_refused_and_left_as_it_is(run: Path) -> None:
-    before = {p.name: p.read_bytes() for p in run.iterdir()}
-    text = sentence(lambda: RunWriter(run, make_info()))
-    assert text == (
-        f"{run} exists, and a run is never overwritten: choose another --name or --out."
-    )
-    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
-
-
-def test_an_existing_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("mine")
-    assert "exists" in sentence(lambda: RunWriter(tmp_path / "run", make_info()))
-    assert (tmp_path / "run").read_text() == "mine"
-
-
-def test_folders_above_are_made(tmp_path: Path) -> None:
-    assert load_run(write_run(tmp_path / "a" / "b" / "run", [])).samples == ()
-
-
-def test_a_file_in_the_place_of_the_folder_above_is_told_as_that(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("a file")
-    text = sentence(lambda: RunWriter(tmp_path / "results" / "run", make_info()))
-    assert "never overwritten" not in text
-    assert str(tmp_path / "results") in text
-
-
-def test_an_exception_leaves_what_was_measured_and_the_state_interrupted(tmp_path: Path) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        RunWriter(tmp_path / "run", make_info(state="running")) as writer,
-    ):
-        writer.append(timed_sample(make_task(), 0.5))
-        raise KeyboardInterrupt
-    run = load_run(tmp_path / "run")
-    assert run.info.state == "interrupted"
-    assert run.info.ended_at is not None
-    assert len(run.samples) == 1
-    assert not (tmp_path / "run" / ".lock").exists()
-
-
-def test_an_exception_after_the_end_leaves_the_state_as_it_was(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ZeroDivisionError),
-        RunWriter(tmp_path / "run", make_info(state="running")) as writer,
-    ):
-        writer.finish("finished")
-        _ = 1 / 0
-    assert load_run(tmp_path / "run").info.state == "finished"
-
-
-def test_a_discarded_run_leaves_no_folder(tmp_path: Path) -> None:
-    with RunWriter(tmp_path / "run", make_info(state="running")) as writer:
-        writer.append(timed_sample(make_task(), 0.5))
-        writer.discard()
-        assert (tmp_path / "run").exists()
-    assert list(tmp_path.iterdir()) == []
 
 
 # Reading what is broken
@@ -260,7 +240,7 @@ def test_what_is_no_run_folder_is_told(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"nonsense", b"\xff\xfe", b'{"format": 1', b"[" * 100_000, b"\x00"],
+    [b"", b"{", b"nonsense", b"\xff\xfe", b'{"format": 2', b"[" * 100_000, b"\x00"],
     ids=["empty", "cut", "words", "bytes", "half", "deep", "nul"],
 )
 def test_a_run_json_that_is_not_json_is_told(run: Path, content: bytes) -> None:
@@ -268,7 +248,7 @@ def test_a_run_json_that_is_not_json_is_told(run: Path, content: bytes) -> None:
     assert sentence(lambda: load_run(run)).startswith(f"{run / 'run.json'}: cannot be read: ")
 
 
-@pytest.mark.parametrize("content", ["[]", "5", "null", "{}", '{"format": 2}', '{"format": "1"}'])
+@pytest.mark.parametrize("content", ["[]", "5", "null", "{}", '{"format": 1}', '{"format": "2"}'])
 def test_a_run_json_of_another_format_is_told(run: Path, content: str) -> None:
     (run / "run.json").write_text(content)
     text = sentence(lambda: load_run(run))
@@ -283,6 +263,8 @@ def test_a_run_json_of_another_format_is_told(run: Path, content: str) -> None:
         ({"environment": 5}, "environment: "),
         ({"cases": [5]}, "cases.0: "),
         ({"command": "kvbench"}, "command: "),
+        ({"resumes": [{"command": []}]}, "resumes.0.started_at: "),
+        ({"findings": [5]}, "findings.0: "),
     ],
 )
 def test_a_wrong_key_in_run_json_is_told_by_its_name(
@@ -303,7 +285,7 @@ def test_a_missing_key_in_run_json_is_told_by_its_name(run: Path) -> None:
 def test_samples_that_are_not_there_are_told(run: Path) -> None:
     (run / "samples.csv").unlink()
     assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'}: not there, so there are no samples."
+        f"{run / 'samples.csv'}: not there, so there are no rows."
     )
 
 
@@ -322,14 +304,22 @@ def test_an_empty_table_misses_its_first_column(run: Path) -> None:
     assert "line 1: the column sample_id is missing" in sentence(lambda: load_run(run))
 
 
+@pytest.mark.parametrize("name", ["round", "phase"])
+def test_an_empty_value_is_told_where_there_must_be_one(run: Path, name: str) -> None:
+    rows = rows_of(run / "samples.csv")
+    rows[2][rows[0].index(name)] = ""
+    write_rows(run / "samples.csv", rows)
+    assert sentence(lambda: load_run(run)) == (
+        f"{run / 'samples.csv'} line 3, column {name}: empty, which it must not be."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("round", "x"),
-        ("round", ""),
         ("round", "1.5"),
         ("status", "fine"),
-        ("phase", ""),
         ("use_cache", "maybe"),
         ("total_s", "fast"),
         ("weights", "heavy"),
@@ -342,18 +332,21 @@ def test_a_wrong_value_is_told_with_line_and_column(run: Path, name: str, value:
     rows[2][rows[0].index(name)] = value
     write_rows(run / "samples.csv", rows)
     assert sentence(lambda: load_run(run)).startswith(
-        f"{run / 'samples.csv'} line 3, column {name}: {value!r} is not right: "
+        f"{run / 'samples.csv'} line 3, column {name}: {value or None!r} is not right: "
     )
 
 
-@pytest.mark.parametrize("change", [lambda row: row[:-1], lambda row: [*row, "x"]])
+@pytest.mark.parametrize(
+    ("change", "by"), [(lambda row: row[:-1], -1), (lambda row: [*row, ""], 1)]
+)
 def test_a_row_of_another_length_is_told_with_its_line(
-    run: Path, change: Callable[[list[str]], list[str]]
+    run: Path, change: Callable[[list[str]], list[str]], by: int
 ) -> None:
     rows = rows_of(run / "samples.csv")
     write_rows(run / "samples.csv", [*rows[:-1], change(rows[-1])])
+    count = len(columns_of(Sample))
     assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'} line 3: the row has not as many values as the header has columns."
+        f"{run / 'samples.csv'} line 3: {count + by} values in {count} columns."
     )
 
 
@@ -400,7 +393,7 @@ def test_the_table_of_no_samples_has_all_columns(tmp_path: Path) -> None:
 
 def test_the_table_of_tokens_joins_the_samples(tmp_path: Path) -> None:
     task = make_task()
-    with RunWriter(tmp_path / "run", make_info(state="running")) as writer:
+    with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
         writer.append(timed_sample(task, 0.5), [0.125, 0.5])
         writer.finish("finished")
     table = load_run(tmp_path / "run").tokens_table
@@ -420,46 +413,3 @@ def test_token_times_that_are_not_there_are_told(run: Path) -> None:
 def test_broken_token_times_are_told(run: Path, content: str) -> None:
     (run / "tokens.csv").write_text(content)
     assert "not a table of token times" in sentence(lambda: load_run(run).tokens_table)
-
-
-# Names and whole files
-
-
-@pytest.mark.parametrize("name", ["a", "gpt2-night_1", "2026-01-02.run", "明天", "a b", "x" * 200])
-def test_a_plain_name_is_taken(name: str) -> None:
-    assert check_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("", ".", "..", "a/b", "/", "../x", "a\\b", "a\nb", "a\tb", "\x00", "\x1b[31m"),
-        *("a:b", "a*", "?", '"', "<", ">", "|", "\udc80", "\u2028", "\u202e"),
-        *("x" * 201, "é" * 101),
-    ],
-)
-def test_a_name_that_is_no_plain_component_is_refused(name: str) -> None:
-    assert sentence(lambda: check_name(name)).startswith("--name: ")
-
-
-def test_a_file_is_written_whole_with_the_line_ends_it_was_given(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old\n")
-    write_atomically(path, "é\r\n\n")
-    assert path.read_bytes() == "é\r\n\n".encode()
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old\n")
-
-    def full(file: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, "new " * 10_000)
-    assert path.read_text() == "old\n"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from kvbench.case import Prompt
+from kvbench.case import Prompt, Task
 from kvbench.records.columns import columns_of
-from kvbench.records.sample import STATUSES, Sample, sample_of, utc_now
+from kvbench.records.sample import STATUSES, Sample, latest, sample_of, utc_now, with_flag
 from tests.fakes import make_case, make_task
 
 REQUIRED = {
@@ -32,6 +33,8 @@ REQUIRED = {
     "prompt",
     "max_new_tokens",
 }
+GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0}
+"""What is never null although the task need not say it."""
 
 
 def test_what_the_task_says_is_filled_in() -> None:
@@ -61,7 +64,7 @@ def test_what_is_not_known_is_null() -> None:
     sample = sample_of(make_task(), status="crashed", stage="decode", error="Boom.")
     assert (sample.status, sample.stage, sample.error) == ("crashed", "decode", "Boom.")
     measured = {f.name for f in dataclasses.fields(Sample)} - REQUIRED
-    measured -= {"method", "stage", "error"}
+    measured -= {"stage", "error", *GIVEN}
     assert {name: getattr(sample, name) for name in measured} == dict.fromkeys(measured)
 
 
@@ -75,11 +78,80 @@ def test_a_field_that_is_no_column_is_refused() -> None:
 
 
 def test_only_what_could_not_be_known_is_optional() -> None:
-    assert {c.name for c in columns_of(Sample) if not c.optional} == REQUIRED | {"method"}
+    assert {c.name for c in columns_of(Sample) if not c.optional} == REQUIRED | GIVEN.keys()
+    plain = sample_of(make_task())
+    assert {name: getattr(plain, name) for name in GIVEN} == GIVEN
 
 
 def test_the_statuses_are_those_of_the_design() -> None:
-    assert STATUSES == ("ok", "oom", "timeout", "crashed", "unsupported", "mismatch")
+    assert set(STATUSES) == {
+        "ok",
+        "oom",
+        "skipped_oom",
+        "timeout",
+        "crashed",
+        "unsupported",
+        "mismatch",
+    }
+
+
+# Attempts
+
+
+@pytest.mark.parametrize(
+    ("phase", "repeat", "attempt", "tail"),
+    [
+        ("measure", 0, 0, "-s000"),
+        ("measure", 0, 1, "-s000-2"),
+        ("measure", 7, 2, "-s007-3"),
+        ("warmup", 0, 1, "-w000-2"),
+        ("memory", 0, 4, "-m000-5"),
+    ],
+)
+def test_a_further_attempt_has_an_id_of_its_own(
+    phase: Any, repeat: int, attempt: int, tail: str
+) -> None:
+    sample = sample_of(make_task(repeat=repeat, phase=phase, attempt=attempt))
+    assert sample.sample_id == make_case().id + tail
+    assert (sample.repeat, sample.attempt) == (repeat, attempt)
+
+
+def test_of_several_attempts_the_last_counts_in_the_place_of_the_first() -> None:
+    first, other, again, third = (
+        sample_of(make_task(repeat=0), status="crashed"),
+        sample_of(make_task(repeat=1)),
+        sample_of(make_task(repeat=0, attempt=1), status="timeout"),
+        sample_of(make_task(repeat=0, attempt=2)),
+    )
+    assert latest([first, other, again, third]) == (third, other)
+    assert latest([first, other, again]) == (again, other)
+    assert latest(iter([first])) == (first,)
+    assert latest([]) == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_task(make_case(cache="off")),
+        make_task(repeat=1),
+        make_task(phase="warmup"),
+        make_task(phase="memory"),
+    ],
+    ids=["case", "repeat", "warm-up", "memory"],
+)
+def test_other_samples_are_no_further_attempts(other: Task) -> None:
+    samples = (sample_of(make_task()), sample_of(other))
+    assert latest(samples) == samples
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, "new"), ("old", "old new"), ("one two", "one two new")]
+)
+def test_a_flag_is_added_to_those_that_are_there(before: str | None, after: str) -> None:
+    sample = sample_of(make_task(), flags=before, total_s=0.5)
+    flagged = with_flag(sample, "new")
+    assert flagged == dataclasses.replace(sample, flags=after)
+    assert sample.flags == before
 
 
 def test_a_sample_is_plain_data() -> None:

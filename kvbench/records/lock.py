@@ -1,0 +1,76 @@
+"""One writer for a run folder at a time, and who it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kvbench.errors import UserError
+from kvbench.records.sample import utc_now
+
+__all__ = ["RunLock", "is_in_use"]
+
+_LOCK, _HOLDER = ".lock", ".lock-holder"
+
+
+class RunLock:
+    """Holds a run folder until `release`. The system gives it back when the process dies.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = FileLock(folder / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+            # Beside the lock and not in it: older releases of filelock empty the file when another
+            # process tries.
+            (folder / _HOLDER).write_text(_this_process(), encoding="utf-8")
+        except Timeout as error:
+            raise UserError(
+                f"{folder} is in use by {_holder(folder)}: wait for it, or choose another --name."
+            ) from error
+        except OSError as error:
+            self._lock.release()
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+    def release(self) -> None:
+        """Let others write."""
+        with contextlib.suppress(OSError):
+            # While it is held: filelock notices that a file it has opened is no longer there.
+            (self._folder / _HOLDER).unlink(missing_ok=True)
+            (self._folder / _LOCK).unlink(missing_ok=True)
+        self._lock.release()
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process is writing the run folder now."""
+    if not (folder / _LOCK).exists():
+        return False
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        # A folder that cannot be written has no writer of ours.
+        return False
+    lock.release()
+    return False
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {platform.node() or 'this machine'} since {utc_now()}"
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / _HOLDER).read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"

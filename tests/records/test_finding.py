@@ -1,0 +1,120 @@
+"""Tests of kvbench/records/finding.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from kvbench.case import ModelKey
+from kvbench.records.check import VERDICTS, Check, check_of
+from kvbench.records.finding import findings
+
+KEY = ModelKey("gpt2", "random", "cpu", "float32", "sdpa")
+
+
+def check(name: Any, verdict: Any, session: int = 0, cache: str = "dynamic", **key: str) -> Check:
+    model = ModelKey(**{f: key.get(f, getattr(KEY, f)) for f in ModelKey.__slots__})
+    detail = f"The {name} say {verdict}."
+    return check_of(model, cache, name, verdict, detail, session=session)
+
+
+def whole(*checks: Check) -> list[Check]:
+    """The checks, and behind them the last one that each strategy has in each session."""
+    found = []
+    for one in checks:
+        found += [one, dataclasses.replace(one, check="leak", verdict="pass", detail="No leak.")]
+    return found
+
+
+def verdict_of(*checks: Check) -> str:
+    (finding,) = findings(whole(*checks))
+    return finding.verdict
+
+
+@pytest.mark.parametrize("verdict", ["pass", "near_tie", "exempt"])
+def test_checks_that_were_cut_off_prove_nothing(verdict: str) -> None:
+    checks = [check("tokens", "pass"), check("logits", verdict)]
+    assert findings(checks)[0].verdict == "skipped"
+    assert findings([*checks, check("logits", "fail")])[0].verdict == "fail"
+
+
+def test_a_finding_says_of_what_it_is() -> None:
+    (finding,) = findings(whole(check("logits", "pass")))
+    assert finding.subject == "dynamic on gpt2 (random, float32, sdpa) on cpu"
+    assert (finding.verdict, finding.detail) == ("pass", "The logits say pass.")
+
+
+def test_without_checks_there_is_no_finding() -> None:
+    assert findings([]) == ()
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_one_check_is_its_own_verdict(verdict: str) -> None:
+    assert verdict_of(check("logits", verdict)) == verdict
+
+
+@pytest.mark.parametrize("name", ["tokens", "shape", "leak"])
+def test_one_failed_check_is_a_failure_whatever_the_logits_say(name: str) -> None:
+    checks = [check("logits", "pass"), check(name, "fail"), check("tokens", "pass")]
+    assert verdict_of(*checks) == "fail"
+    assert findings(checks)[0].detail == f"The {name} say fail."
+
+
+def test_all_that_failed_is_told() -> None:
+    (finding,) = findings([check("logits", "fail"), check("shape", "pass"), check("leak", "fail")])
+    assert finding.detail == "The logits say fail. The leak say fail."
+
+
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped"])
+def test_what_did_not_fail_does_not_unsay_the_proof(verdict: str) -> None:
+    checks = [check("tokens", verdict), check("logits", "pass"), check("leak", "pass")]
+    assert verdict_of(*checks) == "pass"
+    assert findings(checks)[0].detail == "The logits say pass."
+
+
+def test_without_the_proof_nothing_is_passed() -> None:
+    checks = [check("logits", "skipped"), check("tokens", "pass"), check("shape", "pass")]
+    assert verdict_of(*checks) == "skipped"
+
+
+def test_a_near_tie_without_the_proof_is_worse_than_a_check_that_was_skipped() -> None:
+    assert verdict_of(check("logits", "skipped"), check("tokens", "near_tie")) == "near_tie"
+
+
+def test_a_lossy_strategy_is_exempt() -> None:
+    assert verdict_of(check("logits", "exempt"), check("shape", "pass")) == "exempt"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "t5"},
+        {"weights": "pretrained"},
+        {"device": "cuda"},
+        {"dtype": "bfloat16"},
+        {"attention": "eager"},
+        {"cache": "static"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_each_model_and_strategy_has_a_finding_of_its_own(other: dict[str, str]) -> None:
+    both = findings(whole(check("logits", "fail"), check("logits", "pass", **other)))
+    assert [finding.verdict for finding in both] == ["fail", "pass"]
+
+
+def test_of_several_sessions_the_latest_counts_whole() -> None:
+    first = [check("logits", "pass"), check("shape", "fail")]
+    second = [check("logits", "pass", 2), check("tokens", "near_tie", 2)]
+    assert verdict_of(*first) == "fail"
+    assert verdict_of(*first, *second) == "pass"
+    assert verdict_of(*first, check("logits", "skipped", 2)) == "skipped"
+
+
+def test_another_strategy_of_a_later_session_does_not_replace_the_first() -> None:
+    both = findings(whole(check("logits", "fail"), check("logits", "pass", 1, cache="static")))
+    assert [(finding.cache, finding.verdict) for finding in both] == [
+        ("dynamic", "fail"),
+        ("static", "pass"),
+    ]
