@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import kvbench
-from kvbench.case import Case, group_cases
+from kvbench.case import Case, ModelKey, group_cases
 from kvbench.errors import UserError
-from kvbench.plan import Plan
+from kvbench.measure.stopping import StoppingRule
+from kvbench.plan import CONDUCT, Plan
+from kvbench.records.changes import environment_changes
+from kvbench.records.check import Check
 from kvbench.records.environment import Environment
-from kvbench.records.events import Event, Listener, SweepEnded, SweepStarted
-from kvbench.records.run import Run, RunInfo, load_run
-from kvbench.records.sample import utc_now
-from kvbench.records.writer import RunWriter, check_name, check_new
+from kvbench.records.events import (
+    Event,
+    Listener,
+    LoadFailed,
+    ModelLoading,
+    Notice,
+    SweepEnded,
+    SweepStarted,
+    Verifying,
+)
+from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
+from kvbench.records.sample import STATUSES, Sample, utc_now
+from kvbench.records.writer import RunWriter, check_name, holds_run
+from kvbench.report.build import build
 from kvbench.run.engine import Engine
+from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
+from kvbench.run.resume import cases_of, described, plan_changes
+from kvbench.run.supervisor import WorkerEngine
+from kvbench.run.sweep import Conduct, run_groups
+from kvbench.strategies import BASELINE
 
-__all__ = ["environment", "plan_cases", "sweep"]
+__all__ = ["environment", "plan_cases", "resume", "sweep", "verify"]
+
+_LEAST = {"new_tokens": 2, "generations": 3}
+"""Two tokens for one step through the cache; three generations for a slope."""
 
 
-def plan_cases(plan: Plan, *, allow_many: bool = False) -> tuple[Case, ...]:
+def plan_cases(
+    plan: Plan, *, allow_many: bool = False, environment: Environment | None = None
+) -> tuple[Case, ...]:
     """The cases of a plan on this machine. Looks for GPUs only if the plan may use one.
+
+    Args:
+        plan: what to measure.
+        allow_many: take a grid of more than 10,000 cases.
+        environment: the machine, if it is known already.
 
     Raises:
         UserError: a device is not present, or the grid is too large.
     """
     if not plan.needs_devices():
         return plan.cases(("cpu",), allow_many=allow_many)
-    from kvbench.measure.devices import present_devices, why_no_cuda
-
+    machine = environment or _look()
     try:
-        return plan.cases(present_devices(), allow_many=allow_many)
+        return plan.cases(tuple(d.name for d in machine.devices), allow_many=allow_many)
     except UserError as error:
-        reason = why_no_cuda()
-        if reason is None or "is not present" not in str(error):
+        reasons = [line for line in machine.missing if line.startswith("CUDA:")]
+        if not reasons or "is not present" not in str(error):
             raise
-        raise UserError(f"{error} {reason}") from error
+        raise UserError(f"{error} {reasons[0]}") from error
 
 
 def sweep(
@@ -51,10 +80,13 @@ def sweep(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
     allow_many: bool = False,
+    force: bool = False,
     command: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> Run:
     """Measure a plan, write its run folder, and return the run.
+
+    A run of that name and the same plan is gone on with: what it has is not measured again.
 
     Args:
         plan: what to measure.
@@ -63,68 +95,249 @@ def sweep(
         listener: called with each event; see kvbench.records.events.
         stop: asked between samples; True ends the sweep after the sample in flight.
         allow_many: take a grid of more than 10,000 cases.
+        force: go on with a run although its plan or the machine has changed.
         command: the command line, for run.json.
-        engine: what measures; by default this process.
+        engine: what measures; by default a worker process.
 
     Raises:
         UserError: the plan cannot be measured here at all. A case that fails is a row instead.
     """
-    from kvbench.measure.stopping import StoppingRule
-    from kvbench.report.write import write_derived
-    from kvbench.run.sweep import run_groups
+    # Before the seconds that a worker takes to start.
+    path = None if name is None else Path(out) / check_name(name)
+    old = load_info(path) if path is not None and holds_run(path) else None
+    with closing(engine or _worker(plan, stop)) as engine:
+        machine = engine.environment()
+        cases = plan_cases(plan, allow_many=allow_many, environment=machine)
+        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force)
+        if path is not None and old is not None:
+            return start.go_on(path, old, cases, machine)
+        return start.begin(path or Path(out) / _default_name(cases), cases, machine)
 
-    emit: Listener = listener or _ignore
-    cases = plan_cases(plan, allow_many=allow_many)
-    groups = group_cases(cases)
-    path = Path(out) / check_name(name if name is not None else _default_name(cases))
-    # Before a model is loaded, and again when the folder is made.
-    check_new(path)
-    engine = engine or _local_engine(plan)
-    engine.check(groups)
-    rule = StoppingRule(
-        repeats=plan.repeats,
-        min_repeats=plan.min_repeats,
-        max_repeats=plan.max_repeats,
-        min_seconds=plan.min_seconds,
-        max_spread=plan.max_spread,
-        max_seconds=plan.max_case_seconds,
-    )
-    info = RunInfo(
-        name=path.name,
-        state="running",
-        kvbench=kvbench.__version__,
-        started_at=utc_now(),
-        command=tuple(command),
-        plan=plan.model_dump(mode="json"),
-        cases=_describe(cases),
-        environment=environment(),
-    )
-    with RunWriter(path, info) as writer:
-        emit(SweepStarted(path, cases, plan.repeats or plan.min_repeats))
-        outcome = run_groups(groups, engine, writer, emit, rule=rule, seed=plan.seed, stop=stop)
-        state = "interrupted" if outcome.interrupted else "finished"
-        writer.finish(state, outcome.notes)
-        if outcome.load_errors and not outcome.loaded and not outcome.interrupted:
-            # No model could be loaded: that is a mistake to mend, not a result to keep.
-            writer.discard()
-            raise UserError(outcome.load_errors[0])
-    run = load_run(path)
-    write_derived(run)
-    emit(SweepEnded(path, state, outcome.failed))
-    return run
+
+def resume(
+    path: str | Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    allow_many: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+    command: Sequence[str] = (),
+    engine: Engine | None = None,
+) -> Run:
+    """Go on with a run where it stopped.
+
+    Args:
+        path: the run's folder.
+        options: keys of the plan that are to change; those that change what is measured need
+            `force`.
+        retry_failed: measure all failed cases again, not only those whose process was lost.
+        listener, stop, allow_many, force, command, engine: as for `sweep`.
+
+    Raises:
+        UserError: there is no run, it is in use, or the plan or the machine has changed.
+    """
+    path = Path(path)
+    old = load_info(path)
+    plan = Plan.merge(old.plan, options or {})
+    again = frozenset(STATUSES) - {"ok"} if retry_failed else TRIED_AGAIN
+    if plan.keep_going_after_oom:
+        again |= {"skipped_oom"}
+    with closing(engine or _worker(plan, stop)) as engine:
+        machine = engine.environment()
+        # As they were planned, unless something is to change: a prompt file may have moved since.
+        cases = (
+            plan_cases(plan, allow_many=allow_many, environment=machine)
+            if set(options or ()) - CONDUCT
+            else cases_of(old)
+        )
+        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force, again)
+        return start.go_on(path, old, cases, machine)
+
+
+def verify(
+    plan: Plan,
+    *,
+    new_tokens: int = 32,
+    generations: int = 6,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: Engine | None = None,
+) -> tuple[Check, ...]:
+    """Check that the cache strategies of a plan do the same work as no cache.
+
+    Of the plan only what makes a model counts, and the strategies. Nothing is written.
+
+    Args:
+        plan: models, devices, dtypes, attention implementations and strategies.
+        new_tokens: tokens per sequence that are compared.
+        generations: in a row, to see whether something stays behind.
+        listener, stop, engine: as for `sweep`.
+
+    Raises:
+        UserError: a model cannot be loaded, or a number is too small.
+    """
+    for name, value in (("new_tokens", new_tokens), ("generations", generations)):
+        if value < _LEAST[name]:
+            raise UserError(f"{name}: {value} is too few; at least {_LEAST[name]} are needed.")
+    emit = listener or _ignore
+    with closing(engine or _worker(plan, stop)) as engine:
+        groups = group_cases(plan_cases(plan, environment=engine.environment()))
+        engine.check(groups)
+        checks: list[Check] = []
+        for group in groups:
+            caches = dict.fromkeys(case.cache for case in group.cases if case.cache != BASELINE)
+            for cache in caches:
+                _open(engine, group.model, emit)
+                emit(Verifying(group.model, cache))
+                checks += engine.verify(cache, new_tokens, generations)
+        if not checks:
+            raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
+        return tuple(checks)
+
+
+def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
+    if engine.open_model == model:
+        return
+    emit(ModelLoading(model))
+    loaded = engine.open(model)
+    emit(loaded)
+    if isinstance(loaded, LoadFailed):
+        raise UserError(loaded.error)
 
 
 def environment() -> Environment:
-    """The machine and the software, as recorded in every run."""
-    from kvbench.measure.environment import read_environment
-
-    return read_environment()
+    """The machine and the software, as recorded in every run. Starts a process to look."""
+    return _look()
 
 
-def _local_engine(plan: Plan) -> Engine:
-    from kvbench.measure.engine import LocalEngine
+@dataclass(frozen=True)
+class _Start:
+    """One start of a sweep: what a new run and a resumed one have in common."""
 
-    return LocalEngine(seed=plan.seed, trust_remote_code=plan.trust_remote_code)
+    plan: Plan
+    engine: Engine
+    emit: Listener
+    stop: Callable[[], bool]
+    command: tuple[str, ...]
+    force: bool
+    again: frozenset[str] = TRIED_AGAIN
+
+    def begin(self, path: Path, cases: tuple[Case, ...], machine: Environment) -> Run:
+        """Make a run folder and fill it."""
+        self.engine.check(group_cases(cases))
+        info = RunInfo(
+            name=path.name,
+            state="running",
+            kvbench=kvbench.__version__,
+            started_at=utc_now(),
+            command=self.command,
+            plan=self.plan.model_dump(mode="json"),
+            cases=described(cases),
+            environment=machine,
+        )
+        with RunWriter.create(path, info) as writer:
+            return self._carry_out(writer, cases)
+
+    def go_on(self, path: Path, old: RunInfo, cases: tuple[Case, ...], machine: Environment) -> Run:
+        """Measure what a run lacks.
+
+        Raises:
+            UserError: the plan or the machine has changed, and that is not forced.
+        """
+        plan = self.plan.model_dump(mode="json")
+        other_machine = environment_changes(
+            old.environment, machine, {case.device for case in cases}
+        )
+        changes = [*plan_changes(old, plan, cases), *other_machine]
+        if changes and not self.force:
+            raise UserError(
+                f"{path} was begun otherwise: {'; '.join(changes)}. Choose another --name, or "
+                "--force it to go on: the later rows are then marked."
+            )
+        if old.state == "finished":
+            run = load_run(path)
+            if not self._unfinished(cases, run.samples):
+                self.emit(Notice(f"{path} is finished: there is nothing left to measure."))
+                return run
+        this = Resume(
+            started_at=utc_now(),
+            command=self.command,
+            environment=machine if other_machine else None,
+        )
+        with RunWriter.reopen(path, this, plan=plan, cases=described(cases)) as writer:
+            for repair in writer.repairs:
+                self.emit(Notice(repair))
+            left = self._unfinished(cases, writer.samples)
+            self.emit(Notice(f"{path}: {len(left)} of {len(cases)} cases are left to measure."))
+            self.engine.check(group_cases(left))
+            return self._carry_out(writer, cases)
+
+    def _carry_out(self, writer: RunWriter, cases: tuple[Case, ...]) -> Run:
+        progress = self._progress(cases, writer.samples)
+        left = tuple(case for case in cases if not progress[case].ended)
+        begun = tuple(sample for case in left for sample in progress[case].measured)
+        self.emit(
+            SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
+        )
+        outcome = run_groups(
+            group_cases(cases),
+            progress,
+            self.engine,
+            writer,
+            self.emit,
+            conduct=self._conduct,
+            stop=self.stop,
+        )
+        state = "interrupted" if outcome.interrupted else "finished"
+        writer.finish(state, outcome.notes)
+        nothing = not (outcome.loaded or outcome.interrupted or writer.samples)
+        if outcome.load_errors and nothing:
+            # No model could be loaded: that is a mistake to mend, not a result to keep.
+            writer.discard()
+            raise UserError(outcome.load_errors[0])
+        run = load_run(writer.path)
+        build((run,), run.path)
+        self.emit(SweepEnded(writer.path, state, outcome.failed))
+        return run
+
+    def _unfinished(self, cases: Sequence[Case], samples: Sequence[Sample]) -> tuple[Case, ...]:
+        progress = self._progress(cases, samples)
+        return tuple(case for case in cases if not progress[case].ended)
+
+    def _progress(
+        self, cases: Sequence[Case], samples: Sequence[Sample]
+    ) -> dict[Case, CaseProgress]:
+        return progress_of(cases, samples, self._conduct.rule, self.again)
+
+    @property
+    def _conduct(self) -> Conduct:
+        plan = self.plan
+        rule = StoppingRule(
+            repeats=plan.repeats,
+            min_repeats=plan.min_repeats,
+            max_repeats=plan.max_repeats,
+            min_seconds=plan.min_seconds,
+            max_spread=plan.max_spread,
+            max_seconds=plan.max_case_seconds,
+        )
+        return Conduct(
+            rule=rule,
+            seed=plan.seed,
+            case_timeout_s=plan.case_timeout,
+            keep_going_after_oom=plan.keep_going_after_oom,
+            verify=plan.verify,
+        )
+
+
+def _look() -> Environment:
+    with closing(WorkerEngine()) as engine:
+        return engine.environment()
+
+
+def _worker(plan: Plan, stop: Callable[[], bool]) -> Engine:
+    return WorkerEngine(seed=plan.seed, trust_remote_code=plan.trust_remote_code, stop=stop)
 
 
 def _default_name(cases: Sequence[Case]) -> str:
@@ -135,10 +348,6 @@ def _default_name(cases: Sequence[Case]) -> str:
     text = json.dumps([now.isoformat(), *(case.key for case in cases)])
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{now:%Y-%m-%d}-{model}{more}-{digest}"
-
-
-def _describe(cases: Sequence[Case]) -> tuple[dict[str, object], ...]:
-    return tuple({"case_id": case.id} | dataclasses.asdict(case) for case in cases)
 
 
 def _ignore(event: Event) -> None:

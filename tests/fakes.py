@@ -10,8 +10,10 @@ from typing import Any
 from kvbench.analysis.summary import CaseSummary
 from kvbench.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.errors import UserError
+from kvbench.records.check import Check, Verdict, check_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded, SampleEnded
+from kvbench.records.finding import Finding
 from kvbench.records.run import RunInfo
 from kvbench.records.sample import Sample, Stage, Status, sample_of
 from kvbench.records.writer import RunWriter
@@ -46,18 +48,20 @@ class FakeEngine:
     refusal: str | None = None
     memory_pass: bool = False
     says: tuple[str, ...] = ()
+    verdict: Verdict = "pass"
+    machine: Environment | None = None
+    verified: list[str] = field(default_factory=list)
+    timeouts: list[float | None] = field(default_factory=list)
     checked: list[Group] = field(default_factory=list)
     opened: list[ModelKey] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     closed: int = 0
 
-    @property
-    def needs_memory_pass(self) -> bool:
-        return self.memory_pass
+    def __post_init__(self) -> None:
+        self.open_model: ModelKey | None = None
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        return self.says
+    def environment(self) -> Environment:
+        return self.machine or make_environment()
 
     def check(self, groups: Iterable[Group]) -> None:
         self.checked.extend(groups)
@@ -66,21 +70,49 @@ class FakeEngine:
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         self.opened.append(key)
+        self.open_model = None
         if key.model in self.unloadable:
             return LoadFailed(key, *self.unloadable[key.model])
-        return ModelLoaded(key, seconds=0.5, parameters=1_000_000, weights_bytes=4_000_000)
+        self.open_model = key
+        return ModelLoaded(
+            key,
+            seconds=0.5,
+            parameters=1_000_000,
+            weights_bytes=4_000_000,
+            needs_memory_pass=self.memory_pass,
+            notices=self.says,
+        )
 
-    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+        assert self.open_model is not None
+        self.verified.append(cache)
+        return (
+            check_of(self.open_model, cache, "logits", self.verdict, "As scripted."),
+            check_of(self.open_model, cache, "leak", "pass", "Nothing is left."),
+        )
+
+    def measure(
+        self, task: Task, timeout_s: float | None = None
+    ) -> tuple[Sample, tuple[float, ...]]:
+        assert self.open_model == task.case.model_key
         self.tasks.append(task)
+        self.timeouts.append(timeout_s)
         failed = self.failure(task)
         if failed is not None:
             status, stage, error = failed
+            if status == "crashed":
+                # As a worker that is lost.
+                self.open_model = None
             return sample_of(task, status=status, stage=stage, error=error), ()
         total = self.seconds(task)
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
         return timed_sample(task, total), times
 
+    def take_log(self) -> str:
+        return ""
+
     def close(self) -> None:
+        self.open_model = None
         self.closed += 1
 
 
@@ -170,6 +202,21 @@ def make_summary(**fields: Any) -> CaseSummary:
     return CaseSummary(**(known | fields))
 
 
+def make_finding(**fields: Any) -> Finding:
+    """What was found of the strategy dynamic on GPT-2."""
+    known: dict[str, Any] = {
+        "model": "gpt2",
+        "weights": "random",
+        "device": "cpu",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "cache": "dynamic",
+        "verdict": "pass",
+        "detail": "All agree.",
+    }
+    return Finding(**(known | fields))
+
+
 def make_environment(**fields: Any) -> Environment:
     known: dict[str, Any] = {
         "platform": "Linux-6.1",
@@ -204,7 +251,7 @@ def make_info(**fields: Any) -> RunInfo:
 
 def write_run(path: Path, samples: Iterable[Sample], **info: Any) -> Path:
     """A finished run folder with these samples and nothing derived."""
-    with RunWriter(path, make_info(name=path.name, **info | {"state": "running"})) as writer:
+    with RunWriter.create(path, make_info(name=path.name, **info | {"state": "running"})) as writer:
         for sample in samples:
             writer.append(sample)
         writer.finish("finished")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from kvbench.case import Task
 from kvbench.errors import UserError
 from kvbench.plan import MANY_CASES, Plan
 from kvbench.records.events import CaseEnded, Event, Notice, SweepEnded, SweepStarted
+from kvbench.records.lock import RunLock
 from kvbench.records.run import Run, load_run
+from kvbench.records.sample import latest
 from tests.fakes import FakeEngine, make_environment
 
 PUBLIC = {
@@ -36,27 +40,30 @@ FOLDER = {
     "run.json",
     "samples.csv",
     "tokens.csv",
+    "verify.csv",
     "summary.csv",
     "summary.md",
-    "charts/total_time.png",
-    "charts/total_time.svg",
-    "charts/time_per_token.png",
-    "charts/time_per_token.svg",
+    "report.html",
+    *(
+        f"charts/{name}.{kind}"
+        for name in ("total_time", "token_latency", "speedup", "memory", "phases")
+        for kind in ("png", "svg")
+    ),
 }
 
 
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that does not change and charts that take no time, unless a test wants the real."""
+    """No process is started and charts take no time, unless a test wants the real."""
     if "real_machine" not in request.fixturenames:
-        monkeypatch.setattr(api, "environment", make_environment)
+        monkeypatch.setattr(api, "WorkerEngine", lambda **options: FakeEngine())
     if "real_charts" not in request.fixturenames:
-        monkeypatch.setattr("kvbench.report.write.write_charts", lambda *arguments: [])
+        monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
 
 
 @pytest.fixture
 def real_machine() -> None:
-    """Asks for the environment as it is."""
+    """Asks for a worker process."""
 
 
 @pytest.fixture
@@ -119,9 +126,15 @@ SLOW = ("pandas", "matplotlib", "scipy", "pydantic")
         ("kvbench.cli", HEAVY + SLOW),
         ("kvbench.plan", HEAVY),
         ("kvbench.records.run", HEAVY),
-        ("kvbench.report.write", HEAVY),
+        ("kvbench.report.build", HEAVY),
         ("kvbench.console", HEAVY),
         ("kvbench.api", HEAVY),
+        ("kvbench.run.supervisor", HEAVY),
+        ("kvbench.run.sweep", HEAVY),
+        ("kvbench.run.resume", HEAVY),
+        ("kvbench.run.messages", HEAVY),
+        # Until it is asked for something.
+        ("kvbench.run.worker", HEAVY),
     ],
 )
 def test_importing_does_not_import_what_is_heavy(module: str, banned: tuple[str, ...]) -> None:
@@ -136,9 +149,24 @@ def test_a_run_is_read_and_reported_without_torch(tmp_path: Path) -> None:
     run = sweep(tmp_path, name="run")
     code = (
         "import sys; from kvbench import load_run, summarise; "
-        "from kvbench.report.write import write_derived; "
-        f"run = load_run({str(run.path)!r}); write_derived(run); print(len(summarise(run)), "
+        "from kvbench.report.build import build; "
+        f"run = load_run({str(run.path)!r}); build((run,), run.path); print(len(summarise(run)), "
         "[n for n in ('torch', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "4 []"
+
+
+def test_a_supervisor_carries_a_sweep_out_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from kvbench import api, cli; from kvbench.plan import Plan; "
+        "from tests.fakes import FakeEngine; "
+        "plan = Plan.parse({'device': 'cpu', 'max_new_tokens': 5, 'repeats': 1}); "
+        f"run = api.sweep(plan, out={str(tmp_path)!r}, engine=FakeEngine()); "
+        "run = api.resume(run.path, retry_failed=True, engine=FakeEngine()); "
+        "print(len(run.samples), [n for n in ('torch', 'transformers') if n in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -174,10 +202,11 @@ def test_run_json_says_what_was_planned_and_how_it_ended(tmp_path: Path) -> None
 
 
 def test_the_environment_of_this_machine_is_recorded(tmp_path: Path, real_machine: None) -> None:
-    environment = sweep(tmp_path, name="run").info.environment
+    # From a worker process, as the supervisor knows nothing of devices.
+    environment = api.environment()
     assert environment.devices[0].name == "cpu"
     assert environment.versions["kvbench"] == kvbench.__version__
-    assert environment == api.environment()
+    assert sweep(tmp_path, FakeEngine(machine=environment)).info.environment == environment
 
 
 def test_the_plan_decides_the_repeats_and_the_seed_the_order(tmp_path: Path) -> None:
@@ -225,7 +254,7 @@ def test_the_folder_is_there_when_the_sweep_starts_and_derived_when_it_ends(
 
     def listen(event: Event) -> None:
         if isinstance(event, (SweepStarted, SweepEnded)):
-            seen.append(files(event.path) - {".lock"})
+            seen.append({name for name in files(event.path) if not name.startswith(".")})
 
     sweep(tmp_path, name="run", listener=listen)
     assert seen == [{"run.json", "samples.csv", "tokens.csv"}, FOLDER]
@@ -264,14 +293,14 @@ def test_two_runs_of_one_plan_have_two_names(tmp_path: Path) -> None:
 # What cannot be measured
 
 
-def test_an_existing_run_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    first = sweep(tmp_path, name="run")
-    before = {p: p.read_bytes() for p in first.path.rglob("*") if p.is_file()}
+def test_what_is_no_run_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
     engine = FakeEngine()
-    with pytest.raises(UserError, match="exists, and a run is never overwritten"):
+    with pytest.raises(UserError, match="run exists and is no run: choose another --name"):
         sweep(tmp_path, engine, name="run")
     assert (engine.checked, engine.opened) == ([], [])
-    assert {p: p.read_bytes() for p in first.path.rglob("*") if p.is_file()} == before
+    assert files(tmp_path) == {"run/thesis.tex"}
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\nb"])
@@ -313,12 +342,12 @@ def test_a_model_that_does_not_load_does_not_cost_the_others(tmp_path: Path) -> 
 def test_failures_of_a_model_that_did_load_are_a_result_to_keep(tmp_path: Path) -> None:
     engine = FakeEngine(
         unloadable={"a": ("unsupported", "No such model.")},
-        failure=lambda task: ("oom", "prefill", "No memory left."),
+        failure=lambda task: ("timeout", "prefill", "Too slow."),
     )
     run = sweep(tmp_path, engine, name="run", keys={"model": "a,b"})
     assert Counter((s.model, s.status) for s in run.samples) == {
         ("a", "unsupported"): 4,
-        ("b", "oom"): 4,
+        ("b", "timeout"): 4,
     }
 
 
@@ -347,10 +376,30 @@ def test_a_large_grid_needs_a_word(tmp_path: Path) -> None:
 def test_a_plan_for_the_cpu_is_resolved_without_a_look_at_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "kvbench.measure.devices", None)
+    monkeypatch.setattr(api, "WorkerEngine", None)
     assert len(api.plan_cases(plan_of())) == 4
-    with pytest.raises(ImportError):
+    with pytest.raises(TypeError):
         api.plan_cases(plan_of(device="auto"))
+
+
+def test_devices_are_those_that_the_worker_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = [FakeEngine()]
+    monkeypatch.setattr(api, "WorkerEngine", lambda: engines[0])
+    cases = api.plan_cases(plan_of(device="auto"))
+    assert [case.device for case in cases] == ["cpu"] * 4 + ["cuda"] * 4
+    assert engines[0].closed
+
+
+def test_a_missing_gpu_is_told_with_its_reason() -> None:
+    machine = make_environment(
+        devices=make_environment().devices[:1], missing=("CUDA: torch was built without it.",)
+    )
+    with pytest.raises(UserError) as caught:
+        api.plan_cases(plan_of(device="cuda"), environment=machine)
+    assert str(caught.value) == (
+        "device: 'cuda' is not present on this machine; present: cpu. "
+        "CUDA: torch was built without it."
+    )
 
 
 # Interruption
@@ -388,4 +437,330 @@ def test_a_break_in_a_sample_leaves_the_rows_before_it(tmp_path: Path) -> None:
         sweep(tmp_path, engine, name="run")
     run = load_run(tmp_path / "run")
     assert (run.info.state, len(run.samples)) == ("interrupted", 5)
-    assert engine.closed == 1
+    assert engine.closed
+
+
+# Going on
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def interrupted(out: Path, count: int = 7, **options: Any) -> Run:
+    """A run that was stopped after so many samples, warm-ups too: 12 are the whole."""
+    engine = options.pop("engine", FakeEngine())
+    options = {"name": "run", "stop": lambda: len(engine.tasks) >= count} | options
+    run = sweep(out, engine, **options)
+    assert (run.info.state, len(run.samples)) == ("interrupted", count)
+    return run
+
+
+def resume(run: Run, *arguments: Any, **options: Any) -> Run:
+    return api.resume(run.path, *arguments, **{"engine": FakeEngine()} | options)
+
+
+def told(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Notice)]
+
+
+def test_what_is_left_is_measured_and_nothing_else(tmp_path: Path) -> None:
+    before, events, engine = interrupted(tmp_path), list[Event](), FakeEngine()
+    run = resume(before, listener=events.append, engine=engine, command=["kvbench", "again"])
+    assert run.samples[:7] == before.samples
+    assert Counter(s.case_id for s in run.samples if s.phase == "measure") == {
+        case.id: 2 for case in plan_of().cases()
+    }
+    assert run.info.state == "finished"
+    assert [resumed.command for resumed in run.info.resumes] == [("kvbench", "again")]
+    assert run.info.started_at == before.info.started_at
+    assert [len(group.cases) for group in engine.checked] == [4]
+    assert told(events) == [f"{run.path}: 4 of 4 cases are left to measure."]
+    (started,) = (event for event in events if isinstance(event, SweepStarted))
+    assert Counter(started.begun) == Counter(s for s in before.samples if s.phase == "measure")
+    assert load_run(run.path) == run
+    assert {"summary.csv", "summary.md"} <= files(run.path)
+
+
+def test_only_unfinished_cases_are_told_and_checked(tmp_path: Path) -> None:
+    before, events, engine = interrupted(tmp_path, 11), list[Event](), FakeEngine()
+    run = resume(before, listener=events.append, engine=engine)
+    (started,) = (event for event in events if isinstance(event, SweepStarted))
+    assert len(started.cases) == 1
+    assert [group.cases for group in engine.checked] == [started.cases]
+    assert {task.case for task in engine.tasks} == set(started.cases)
+    assert [case["case_id"] for case in run.info.cases] == [c.id for c in plan_of().cases()]
+
+
+@pytest.mark.parametrize("how", ["resume", "name"])
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, how: str) -> None:
+    first, engine, events = sweep(tmp_path, name="run"), FakeEngine(), list[Event]()
+    before = contents(first.path)
+    if how == "resume":
+        again = resume(first, engine=engine, listener=events.append)
+    else:
+        again = sweep(tmp_path, engine, name="run", listener=events.append)
+    assert again == first
+    assert contents(first.path) == before
+    assert (engine.checked, engine.opened, engine.tasks) == ([], [], [])
+    assert events == [Notice(f"{first.path} is finished: there is nothing left to measure.")]
+
+
+def test_the_same_name_again_goes_on(tmp_path: Path) -> None:
+    before, engine = interrupted(tmp_path), FakeEngine()
+    run = sweep(tmp_path, engine, name="run")
+    assert run.samples[:7] == before.samples
+    assert run == resume(run)
+    assert len(run.info.resumes) == 1
+    assert Counter(s.status for s in run.samples if s.phase == "measure") == {"ok": 8}
+
+
+def test_a_folder_left_empty_by_a_kill_is_begun_in(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    assert sweep(tmp_path, name="run").info.resumes == ()
+
+
+def test_a_run_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    run = interrupted(tmp_path)
+    lock = RunLock(run.path)
+    with pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "):
+        resume(run)
+    lock.release()
+    assert resume(run).info.state == "finished"
+
+
+def test_a_torn_row_is_said_and_measured_again(tmp_path: Path) -> None:
+    before, events = interrupted(tmp_path), list[Event]()
+    path = before.path / "samples.csv"
+    path.write_bytes(path.read_bytes()[:-10])
+    run = resume(before, listener=events.append)
+    assert told(events)[0].startswith(f"{path}: the last row was torn when the sweep was killed;")
+    ids = [s.sample_id for s in run.samples]
+    assert before.samples[-1].sample_id in ids
+    assert len(set(ids)) == len(ids)
+    assert Counter(s.case_id for s in run.samples if s.phase == "measure") == {
+        case.id: 2 for case in plan_of().cases()
+    }
+
+
+@pytest.mark.parametrize("kind", ["nothing", "folder", "file"])
+def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.write_text("x")
+    with pytest.raises(UserError, match="not a run folder, there is no run"):
+        api.resume(path, engine=FakeEngine())
+
+
+def test_a_prompt_file_that_was_moved_since_does_not_matter(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("One.\nTwo.\n")
+    before = interrupted(tmp_path, keys={"prompt_file": str(prompts)})
+    prompts.unlink()
+    engine = FakeEngine()
+    run = resume(before, {"case_timeout": 60}, engine=engine)
+    assert run.info.state == "finished"
+    assert engine.tasks[0].case.prompt.texts == ("One.", "Two.")
+
+
+def test_an_edited_prompt_file_is_another_plan(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("One.\n")
+    keys = {"prompt_file": str(prompts)}
+    interrupted(tmp_path, keys=keys)
+    prompts.write_text("Two.\n")
+    with pytest.raises(UserError, match="was begun otherwise: cases: 4 new, 4 gone"):
+        sweep(tmp_path, name="run", keys=keys)
+
+
+# A plan that has changed
+
+
+@pytest.mark.parametrize("how", ["resume", "name"])
+def test_another_plan_is_refused_with_both_values(tmp_path: Path, how: str) -> None:
+    first = interrupted(tmp_path)
+    before, engine = contents(first.path), FakeEngine()
+    keys = {"repeats": 3, "max_new_tokens": "10-30+10"}
+    with pytest.raises(UserError) as caught:
+        if how == "resume":
+            resume(first, keys, engine=engine)
+        else:
+            sweep(tmp_path, engine, name="run", keys=keys)
+    assert str(caught.value) == (
+        f"{first.path} was begun otherwise: max_new_tokens: 10,20 before, 10,20,30 now; repeats: "
+        "2 before, 3 now. Choose another --name, or --force it to go on: the later rows are then "
+        "marked."
+    )
+    assert contents(first.path) == before
+    assert (engine.opened, engine.closed > 0) == ([], True)
+
+
+def test_a_finished_run_of_another_plan_is_refused_too(tmp_path: Path) -> None:
+    run = sweep(tmp_path, name="run")
+    with pytest.raises(UserError, match="repeats: 2 before, 3 now"):
+        resume(run, {"repeats": 3})
+
+
+def test_another_plan_can_be_forced(tmp_path: Path) -> None:
+    first = sweep(tmp_path, name="run")
+    keys = {"repeats": 3, "max_new_tokens": "20,30"}
+    run = resume(first, keys, force=True)
+    assert run.samples[: len(first.samples)] == first.samples
+    assert Plan.parse(run.info.plan) == plan_of(**keys)
+    assert {case["max_new_tokens"] for case in run.info.cases} == {20, 30}
+    # What was measured of a case that is still planned counts.
+    counts = Counter(s.max_new_tokens for s in run.samples if s.phase == "measure")
+    assert counts == {10: 4, 20: 6, 30: 6}
+
+
+def test_how_it_is_carried_out_may_change(tmp_path: Path) -> None:
+    before, engine = interrupted(tmp_path), FakeEngine()
+    run = resume(before, {"case_timeout": 60, "verify": "false"}, engine=engine)
+    assert (run.info.plan["case_timeout"], run.info.plan["verify"]) == (60.0, False)
+    assert None not in engine.timeouts
+    assert max(limit for limit in engine.timeouts if limit) <= 60
+
+
+def test_a_wrong_value_is_a_user_error_before_anything_is_started(tmp_path: Path) -> None:
+    run, engine = interrupted(tmp_path), FakeEngine()
+    before = contents(run.path)
+    with pytest.raises(UserError, match="case_timeout: 'soon' is not right"):
+        resume(run, {"case_timeout": "soon"}, engine=engine)
+    assert contents(run.path) == before
+
+
+def test_use_cache_goes_over_the_cache_of_the_run(tmp_path: Path) -> None:
+    run = interrupted(tmp_path)
+    with pytest.raises(UserError, match="cache: off,dynamic before, off now"):
+        resume(run, {"use_cache": "false"})
+
+
+def test_a_prompt_replaces_those_of_the_run(tmp_path: Path) -> None:
+    run = interrupted(tmp_path, keys={"prompt_tokens": 5})
+    resumed = resume(run, {"prompt": "Hello"}, force=True)
+    assert {case["prompt"]["label"] for case in resumed.info.cases} == {"text:Hello"}
+
+
+def test_a_run_json_without_its_cases_is_a_user_error(tmp_path: Path) -> None:
+    run = interrupted(tmp_path)
+    info = json.loads((run.path / "run.json").read_text())
+    info["cases"] = [{"device": "cpu"}]
+    (run.path / "run.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="cases"):
+        resume(run)
+
+
+# A machine that has changed
+
+OTHER = make_environment(
+    cpu="Another CPU", versions=make_environment().versions | {"torch": "2.14.0"}
+)
+
+
+@pytest.mark.parametrize("how", ["resume", "name"])
+def test_another_machine_is_refused_and_what_is_otherwise_named(tmp_path: Path, how: str) -> None:
+    first = interrupted(tmp_path)
+    before, engine = contents(first.path), FakeEngine(machine=OTHER)
+    with pytest.raises(UserError) as caught:
+        if how == "resume":
+            resume(first, engine=engine)
+        else:
+            sweep(tmp_path, engine, name="run")
+    assert str(caught.value).startswith(
+        f"{first.path} was begun otherwise: cpu: Some CPU before, Another CPU now; "
+        "torch: 2.13.0 before, 2.14.0 now. "
+    )
+    assert contents(first.path) == before
+    assert engine.tasks == []
+
+
+def test_on_another_machine_it_can_be_forced_and_later_rows_are_marked(tmp_path: Path) -> None:
+    first, engine = interrupted(tmp_path), FakeEngine(machine=OTHER)
+    run = resume(first, force=True, engine=engine)
+    assert [sample.flags for sample in run.samples[:7]] == [None] * 7
+    assert {sample.flags for sample in run.samples[7:]} == {"environment_changed"}
+    assert {sample.session for sample in run.samples[7:]} == {1}
+    assert run.info.environment == make_environment()
+    assert run.info.environment_of(1) == OTHER
+    # What was proved there says nothing of here.
+    assert engine.verified == ["dynamic"]
+    # And going back is a change of nothing.
+    assert resume(run).info.state == "finished"
+
+
+def test_force_without_a_change_marks_nothing(tmp_path: Path) -> None:
+    run = resume(interrupted(tmp_path), force=True)
+    assert {sample.flags for sample in run.samples} == {None}
+    assert run.info.resumes[0].environment is None
+
+
+def test_another_gpu_does_not_matter_to_a_run_on_the_cpu(tmp_path: Path) -> None:
+    machine = make_environment(devices=make_environment().devices[:1])
+    run = resume(interrupted(tmp_path), engine=FakeEngine(machine=machine))
+    assert run.info.state == "finished"
+
+
+# Failures and going on
+
+
+def failed_run(out: Path, status: Any) -> Run:
+    bad = plan_of().cases()[0]
+    engine = FakeEngine(
+        failure=lambda task: (status, "decode", "No.") if task.case == bad else None
+    )
+    return sweep(out, engine, name="run")
+
+
+def test_a_failure_is_a_finding_and_stays(tmp_path: Path) -> None:
+    first, engine = failed_run(tmp_path, "timeout"), FakeEngine()
+    assert resume(first, engine=engine) == first
+    assert engine.tasks == []
+
+
+def test_failed_cases_are_measured_again_where_that_is_asked(tmp_path: Path) -> None:
+    first, engine = failed_run(tmp_path, "timeout"), FakeEngine()
+    run = resume(first, engine=engine, retry_failed=True)
+    assert {task.case for task in engine.tasks} == {plan_of().cases()[0]}
+    assert run.samples[: len(first.samples)] == first.samples
+    assert [s.attempt for s in run.samples[len(first.samples) :]] == [1, 0, 0]
+    assert {s.status for s in latest(run.samples)} == {"ok"}
+
+
+def test_a_lost_process_is_tried_again_in_any_case(tmp_path: Path) -> None:
+    run = resume(failed_run(tmp_path, "crashed"))
+    assert {s.status for s in latest(run.samples)} == {"ok"}
+
+
+def test_a_model_that_no_longer_loads_does_not_cost_what_was_measured(tmp_path: Path) -> None:
+    before, events = interrupted(tmp_path), list[Event]()
+    engine = FakeEngine(unloadable={"gpt2": ("unsupported", "The folder is gone.")})
+    run = resume(before, engine=engine, listener=events.append)
+    assert run.samples[:7] == before.samples
+    assert Counter(s.status for s in run.samples[7:]) == {"unsupported": 4}
+    assert events[-1] == SweepEnded(run.path, "finished", 4)
+
+
+def test_what_the_engine_refuses_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    before = interrupted(tmp_path)
+    with pytest.raises(UserError, match="The folder is gone"):
+        resume(before, engine=FakeEngine(refusal="The folder is gone."))
+    after = load_run(before.path)
+    assert (after.samples, after.info.state) == (before.samples, "interrupted")
+    assert resume(after).info.state == "finished"
+
+
+def test_a_resume_can_be_interrupted_and_gone_on_with(tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 3)
+    for number in range(1, 20):
+        engine = FakeEngine()
+        run = resume(run, engine=engine, stop=lambda one=engine: len(one.tasks) >= 4)
+        assert len(run.info.resumes) == number
+        if run.info.state == "finished":
+            break
+    whole = sweep(tmp_path, name="whole")
+    ids = [[s.sample_id for s in r.samples if s.phase == "measure"] for r in (run, whole)]
+    assert ids[0] == ids[1]
+    assert run.info.state == "finished"

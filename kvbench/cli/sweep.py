@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvbench.cli.options import Debug, given, option, plan_option
+from kvbench.errors import UserError
 
 if TYPE_CHECKING:
     from kvbench.records.run import Run
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 Texts = list[str] | None
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def sweep(
@@ -51,10 +54,35 @@ def sweep(
     trust_remote_code: Annotated[
         bool | None, plan_option("trust_remote_code", "--trust-remote-code")
     ] = None,
-    out: Annotated[Path, option("Folder that run folders are made in.")] = Path("results"),
-    name: Annotated[
-        str | None, option("Name of the run's folder; by default date, model and a short hash.")
+    case_timeout: Annotated[str | None, plan_option("case_timeout")] = None,
+    keep_going_after_oom: Annotated[
+        bool | None, plan_option("keep_going_after_oom", "--keep-going-after-oom")
     ] = None,
+    verify: Annotated[bool | None, plan_option("verify", "--verify/--no-verify")] = None,
+    out: Annotated[
+        Path | None, option("Folder that run folders are made in; by default results.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        option(
+            "Name of the run's folder; by default date, model and a short hash. The same command "
+            "again goes on with it."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None, option("Go on with the run in this folder; finished cases are kept.")
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        option(
+            "With --resume: measure all failed cases again, not only those whose process was lost.",
+            "--retry-failed",
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        option("Go on with a run although its plan or the machine has changed.", "--force"),
+    ] = False,
     dry_run: Annotated[
         bool, option("Print the cases and their count, and run nothing.", "--dry-run")
     ] = False,
@@ -74,10 +102,17 @@ def sweep(
     Without a file: GPT-2's architecture with random weights, 10, 50 and 100 new tokens, 3
     repeats, every device that is present; options change that one by one.
 
-    Exit codes: 0 all cases were measured, 1 some failed, 2 wrong usage, 130 interrupted.
+    Ctrl-C, or SIGTERM, stops after the sample in flight and prints how to go on; a second one
+    stops at once.
+
+    Exit codes: 0 all cases were measured, 1 some failed or a cache did other work, 2 wrong usage or
+    a full disk, 130 interrupted.
     """
     from kvbench import api, console
     from kvbench.plan import Plan
+    from kvbench.records.events import Event, SweepStarted
+    from kvbench.records.writer import check_name, holds_run
+    from kvbench.run.engine import Interrupted
 
     keys = given(
         {
@@ -101,35 +136,82 @@ def sweep(
             "max_case_seconds": max_case_seconds,
             "seed": seed,
             "trust_remote_code": trust_remote_code,
+            "case_timeout": case_timeout,
+            "keep_going_after_oom": keep_going_after_oom,
+            "verify": verify,
         }
     )
-    plan = Plan.load(config, keys)
     terminal = console.make_console(stderr=as_json)
+    _check_resume(resume, config, name, out, dry_run, retry_failed)
     if dry_run:
+        plan = Plan.load(config, keys)
         console.print_cases(terminal, api.plan_cases(plan, allow_many=yes))
         return
     view = console.make_view(terminal, quiet=quiet, as_json=as_json)
+    folder = out or Path("results")
+    # Where what was measured before stands, also if the sweep is stopped before it goes on.
+    path = resume
+    if name is not None and holds_run(folder / check_name(name)):
+        path = folder / name
+
+    def listener(event: Event) -> None:
+        nonlocal path
+        if isinstance(event, SweepStarted):
+            path = event.path
+        view(event)
+
     with _interruptible() as interrupt:
+        common: dict[str, Any] = {
+            "listener": listener,
+            "stop": interrupt,
+            "allow_many": yes,
+            "force": force,
+            "command": ("kvbench", *sys.argv[1:]),
+        }
         try:
-            run = api.sweep(
-                plan,
-                out=out,
-                name=name,
-                listener=view,
-                stop=interrupt,
-                allow_many=yes,
-                command=("kvbench", *sys.argv[1:]),
-            )
+            if resume is not None:
+                run = api.resume(resume, keys, retry_failed=retry_failed, **common)
+            else:
+                run = api.sweep(Plan.load(config, keys), out=folder, name=name, **common)
+        except (KeyboardInterrupt, Interrupted):
+            view.close()
+            console.print_stopped(terminal, path)
+            raise typer.Exit(130) from None
         finally:
             view.close()
     console.print_run(terminal, run)
     raise typer.Exit(_exit_code(run))
 
 
+def _check_resume(
+    resume: Path | None,
+    config: Path | None,
+    name: str | None,
+    out: Path | None,
+    dry_run: bool,
+    retry_failed: bool,
+) -> None:
+    if resume is None:
+        if retry_failed:
+            raise UserError("--retry-failed needs a run to go on with: give --resume RUN.")
+        return
+    for given_too, what in (
+        (config is not None, "a plan file"),
+        (name is not None, "--name"),
+        (out is not None, "--out"),
+        (dry_run, "--dry-run"),
+    ):
+        if given_too:
+            raise UserError(f"--resume names a run that has its plan: leave {what} out.")
+
+
 def _exit_code(run: Run) -> int:
     if run.info.state == "interrupted":
         return 130
-    return 1 if any(sample.status != "ok" for sample in run.samples) else 0
+    from kvbench.records.sample import latest
+
+    failed = any(sample.status != "ok" for sample in latest(run.samples))
+    return 1 if failed or any(one.verdict == "fail" for one in run.info.findings) else 0
 
 
 @contextmanager
@@ -147,8 +229,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             file=sys.stderr,
         )
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    # SIGTERM is how a batch system says that the time is up.
+    before = {number: signal.signal(number, on_interrupt) for number in _STOP_SIGNALS}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

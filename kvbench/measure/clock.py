@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
@@ -16,9 +17,12 @@ class TokenClock(BaseStreamer):
     `generate` hands over the prompt first and then each step's tokens, after copying them to the
     host: that copy waits for the device, so the stamp marks completion without a synchronisation
     of its own. The cost is about 3 us a token (docs/measuring.md).
+
+    `on_first` is called once, after the first new token was stamped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        self._on_first = on_first
         self._stamps: list[float] = []
         self._saw_prompt = False
 
@@ -26,6 +30,8 @@ class TokenClock(BaseStreamer):
         """Called by `generate` with the prompt's ids, then with `[batch]` new ids a step."""
         if self._saw_prompt:
             self._stamps.append(time.perf_counter())
+            if len(self._stamps) == 1:
+                self._on_first()
         self._saw_prompt = True
 
     def end(self) -> None:

@@ -1,10 +1,10 @@
-"""The engine that measures in this process: opens a model, runs tasks, gives samples."""
+"""What measures, inside a worker: opens a model, runs tasks on it, gives samples."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import huggingface_hub
@@ -16,13 +16,18 @@ from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.errors import UserError
 from kvbench.measure.cache import cache_bytes, cache_class, cache_layers
 from kvbench.measure.clock import TokenClock
-from kvbench.measure.failures import classify
+from kvbench.measure.environment import read_environment
+from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.meters import Meter, make_meter, trust_flags
-from kvbench.models.config import load_config, loading, position_limit
+from kvbench.measure.verify import verify
+from kvbench.models.config import PositionLimit, load_config, loading, position_limit
+from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import ModelSource, locate
+from kvbench.records.check import Check
+from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
 from kvbench.strategies import strategy
@@ -34,43 +39,54 @@ class LocalEngine:
     """Measures in this process. One model is open at a time.
 
     It quietens Transformers' log and progress bars, which would run through the sweep's own.
+
+    Args:
+        seed: of random weights and prompt ids.
+        trust_remote_code: let Transformers run code that comes with a model.
+        on_stage: told how far a sample has come, so that whoever watches knows where it was lost.
+
+    Attributes:
+        healthy: False once a device has reported a fault of its own: a CUDA context does not
+            recover, and whatever is run in this process next fails as well.
     """
 
-    def __init__(self, *, seed: int = 0, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        on_stage: Callable[[Stage], None] = lambda stage: None,
+    ) -> None:
         self._seed = seed
         self._trust_remote_code = trust_remote_code
+        self._on_stage = on_stage
         self._open: _OpenModel | None = None
+        self.healthy = True
         _quieten()
 
-    @property
-    def needs_memory_pass(self) -> bool:
-        """Whether the open model's device reads memory only in an untimed pass of its own."""
-        return self._model.meter.needs_memory_pass
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Lines for people about the open model's device."""
-        notice = self._model.meter.notice
-        return (notice,) if notice else ()
+    def environment(self) -> Environment:
+        """The machine and the software of this process."""
+        return read_environment()
 
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse, before anything is measured, what cannot be measured at all.
 
         Raises:
-            UserError: a model cannot be had or does not generate, its weights do not fit, or a
-                prompt cannot be encoded.
+            UserError: a model cannot be had or does not generate, its weights do not fit, the
+                device lacks the dtype, or a prompt cannot be encoded or is too long.
         """
         # Groups may differ in device and dtype alone: each model is looked up and counted once.
-        counted: dict[ModelSource, int | None] = {}
+        known: dict[ModelSource, tuple[int | None, PositionLimit]] = {}
         for group in groups:
+            _check_dtype(group.model)
             source = locate(group.model.model, group.model.weights)
-            if source not in counted:
-                counted[source] = self._count(source)
-            parameters = counted[source]
+            if source not in known:
+                known[source] = self._look_at(source)
+            parameters, limit = known[source]
             if parameters is not None:
                 _check_fits(group.model, parameters)
             for prompt in dict.fromkeys(case.prompt for case in group.cases):
-                check_prompt(source, prompt, self._trust_remote_code)
+                check_prompt(source, prompt, limit, self._trust_remote_code)
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model. What goes wrong is told, not raised: it costs this model's cases only."""
@@ -78,18 +94,36 @@ class LocalEngine:
         opened = self._load(key)
         if isinstance(opened, LoadFailed):
             # Only now: while it was handled, the exception held what was loaded so far.
-            _free(torch.device(key.device))
+            if self.healthy:
+                _free(torch.device(key.device))
             return opened
         self._open = opened
-        loaded = opened.loaded
-        return ModelLoaded(key, loaded.seconds, loaded.parameters, loaded.weights_bytes)
+        loaded, meter = opened.loaded, opened.meter
+        return ModelLoaded(
+            key,
+            loaded.seconds,
+            loaded.parameters,
+            loaded.weights_bytes,
+            needs_memory_pass=meter.needs_memory_pass,
+            notices=(meter.notice,) if meter.notice else (),
+        )
 
     def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
         """Run a task: its sample and the seconds to each token. A failure is a sample too."""
-        sample, times = self._model.measure(task)
-        if sample.status != "ok":
+        sample, times = self._measure(task)
+        if sample.status != "ok" and self.healthy:
             _free(self._model.loaded.device)
         return sample, times
+
+    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+        """Whether the open model does the same work with a cache strategy as without."""
+        return verify(
+            self._model.loaded,
+            cache,
+            new_tokens=new_tokens,
+            generations=generations,
+            seed=self._seed,
+        )
 
     def close(self) -> None:
         """Free the open model and its memory."""
@@ -98,13 +132,15 @@ class LocalEngine:
             gc.collect()
             meter.close()
 
-    def _count(self, source: ModelSource) -> int | None:
-        """Parameters of a model that generates; None for a GGUF file, which is not counted."""
+    def _look_at(self, source: ModelSource) -> tuple[int | None, PositionLimit]:
+        """Parameters of a model that generates, None for a GGUF file; how far its positions go."""
         config = load_config(source, self._trust_remote_code)
+        # Before a model is made of it, which may fill in what the configuration leaves out.
+        limit = position_limit(config)
         if source.gguf_file is not None:
-            return None
+            return None, limit
         with loading(source):
-            return parameter_count(config, self._trust_remote_code)
+            return parameter_count(config, self._trust_remote_code), limit
 
     def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
         try:
@@ -113,7 +149,34 @@ class LocalEngine:
             return _OpenModel(loaded, encoder, make_meter(loaded.device))
         except Exception as error:
             # A model may fail in its own code or in the device's; the rows of its cases say how.
-            return LoadFailed(key, *classify(error))
+            return LoadFailed(key, *self._classify(error))
+
+    def _measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+        model, case = self._model, task.case
+        started_at = utc_now()
+        stage: Stage = "load"
+        clock = TokenClock(lambda: self._on_stage("decode"))
+        fields: dict[str, Any] = {}
+        self._on_stage(stage)
+        try:
+            inputs = model.encoder.encode(case.prompt, case.batch_size)
+            fields = {"prompt_tokens": inputs.tokens} | model.past_positions(case, inputs)
+            stage = "prefill"
+            self._on_stage(stage)
+            generation, readings = model.run(task, inputs, clock)
+        except Exception as error:
+            # Whatever a model raises is this sample's fault, and its row says what it was; the
+            # sweep goes on. Interrupts are not Exceptions and pass through.
+            failure = self._classify(error)
+            fields |= failure._asdict() | {"stage": "decode" if clock.tokens else stage}
+            return sample_of(task, started_at=started_at, **fields), ()
+        return model.sample(task, started_at, fields, generation, readings)
+
+    def _classify(self, error: Exception) -> Failure:
+        failure = classify(error)
+        if failure.status != "oom" and is_device_fault(error):
+            self.healthy = False
+        return failure
 
     @property
     def _model(self) -> _OpenModel:
@@ -128,30 +191,10 @@ class _OpenModel:
     encoder: Encoder
     meter: Meter
 
-    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
-        started_at = utc_now()
-        stage: Stage = "load"
-        clock = TokenClock()
-        fields: dict[str, Any] = {}
-        try:
-            inputs = self.encoder.encode(task.case.prompt, task.case.batch_size)
-            fields = {"prompt_tokens": inputs.tokens} | self._past_positions(task.case, inputs)
-            stage = "prefill"
-            generation, readings = self._run(task, inputs, clock)
-        except Exception as error:
-            # Whatever a model raises is this sample's fault, and its row says what it was; the
-            # sweep goes on. Interrupts are not Exceptions and pass through.
-            status, text = classify(error)
-            if clock.tokens:
-                stage = "decode"
-            return sample_of(
-                task, started_at=started_at, status=status, stage=stage, error=text, **fields
-            ), ()
-        return self._sample(task, started_at, fields, generation, readings)
-
-    def _run(
+    def run(
         self, task: Task, inputs: Inputs, clock: TokenClock
     ) -> tuple[Generation, dict[str, Any]]:
+        """Generate, with the readings of the meter around it."""
         self.meter.start(task.phase)
         try:
             generation = generate(
@@ -168,7 +211,7 @@ class _OpenModel:
         # Before the generation, and with it the cache, can be freed.
         return generation, self.meter.finish()
 
-    def _past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
+    def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
         """A flag for rotary positions past the trained ones.
 
         Raises:
@@ -187,7 +230,7 @@ class _OpenModel:
             )
         return {"flags": "past_positions"}
 
-    def _sample(
+    def sample(
         self,
         task: Task,
         started_at: str,
@@ -195,6 +238,7 @@ class _OpenModel:
         generation: Generation,
         readings: dict[str, Any],
     ) -> tuple[Sample, tuple[float, ...]]:
+        """The sample of a generation that ended, and its token times."""
         times = generation.token_times
         fields = (
             fields
@@ -261,6 +305,19 @@ def _times(generation: Generation, batch_size: int) -> dict[str, Any]:
         "itl_s": (total - first) / steps if steps else None,
         "tokens_per_s": batch_size * generation.new_tokens / total,
     }
+
+
+def _check_dtype(key: ModelKey) -> None:
+    device = torch.device(key.device)
+    if key.dtype != "bfloat16" or device.type != "cuda":
+        return
+    with torch.cuda.device(device):
+        # torch emulates it on older GPUs, many times slower than what people would compare with.
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(
+                f"dtype: {torch.cuda.get_device_name()} ({key.device}) has no bfloat16: use "
+                "float16 or float32."
+            )
 
 
 def _check_fits(key: ModelKey, parameters: int) -> None:

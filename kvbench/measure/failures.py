@@ -1,22 +1,32 @@
-"""What an exception means for a sample: a status and one line."""
+"""What an exception means for a sample: a status, one line, and the bytes that were missing."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from kvbench.errors import UserError
-from kvbench.models.faults import is_out_of_memory
+from kvbench.models.faults import bytes_asked_for, is_out_of_memory
 from kvbench.records.sample import Status
 
-__all__ = ["classify"]
+__all__ = ["Failure", "classify"]
 
 
-def classify(error: BaseException) -> tuple[Status, str]:
+class Failure(NamedTuple):
+    """Why there is no sample; `oom_bytes` is the allocation that failed, where it is known."""
+
+    status: Status
+    error: str
+    oom_bytes: int | None = None
+
+
+def classify(error: BaseException) -> Failure:
     """The status of the sample that raised `error`, and the error in one line."""
     text = " ".join(str(error).split())
     if len(text) > 500:
         text = text[:497] + "..."
     if isinstance(error, UserError):
-        return "unsupported", text
+        return Failure("unsupported", text)
     line = f"{type(error).__name__}: {text}"
     if is_out_of_memory(error):
-        return "oom", line
-    return "crashed", line
+        return Failure("oom", line, bytes_asked_for(error))
+    return Failure("crashed", line)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
-__all__ = ["is_device_fault", "is_out_of_memory"]
+__all__ = ["bytes_asked_for", "is_device_fault", "is_out_of_memory"]
 
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
@@ -15,12 +17,26 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_ASKED = re.compile(rf"[Tt]ried to allocate (?P<number>[\d.]+) (?P<unit>{'|'.join(_UNITS)})")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the CPU or on a GPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _OUT_OF_MEMORY)
+
+
+def bytes_asked_for(error: BaseException) -> int | None:
+    """The size of the allocation that failed, in bytes, where the message tells it.
+
+    The CPU's allocator prints bytes, CUDA's `20.00 GiB`: rounded, so that this is too.
+    """
+    found = _ASKED.search(str(error))
+    if found is None:
+        return None
+    return round(float(found["number"]) * _UNITS[found["unit"]])
 
 
 def is_device_fault(error: BaseException) -> bool:

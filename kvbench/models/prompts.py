@@ -11,9 +11,10 @@ from transformers import AutoTokenizer
 
 from kvbench.case import DEFAULT_PROMPT, Prompt
 from kvbench.errors import UserError
-from kvbench.models.config import gguf_argument, loading
+from kvbench.models.config import PositionLimit, gguf_argument, loading
 from kvbench.models.load import LoadedModel
 from kvbench.models.source import ModelSource
+from kvbench.text import clip
 
 __all__ = ["Encoder", "Inputs", "check_prompt"]
 
@@ -31,21 +32,29 @@ class Inputs:
         return self.input_ids.shape[1]
 
 
-def check_prompt(source: ModelSource, prompt: Prompt, trust_remote_code: bool = False) -> None:
-    """Refuse a prompt that cannot be turned into token ids, before anything is measured.
+def check_prompt(
+    source: ModelSource, prompt: Prompt, limit: PositionLimit, trust_remote_code: bool = False
+) -> None:
+    """Refuse a prompt that cannot be fed to a model, before anything is measured.
 
     Raises:
-        UserError: the prompt is a text and the model has nothing to read it with, or no token
-            comes of it.
+        UserError: the prompt is a text and the model has nothing to read it with, no token comes
+            of it, or more than the model has positions.
     """
+    lengths = [prompt.tokens or 0]
     for text in prompt.texts:
         if source.place is not None:
-            _tokenize(source, text, trust_remote_code)
+            lengths.append(len(_tokenize(source, text, trust_remote_code)))
         elif source.builtin and text not in (DEFAULT_PROMPT, *source.builtin.prompt_ids):
             raise UserError(
                 f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
                 "give --prompt-tokens N, or --weights pretrained."
             )
+    if limit.kind == "absolute" and limit.positions and max(lengths) > limit.positions:
+        raise UserError(
+            f"prompt: '{clip(prompt.label)}' has {max(lengths)} tokens and {source.name} only "
+            f"{limit.positions} positions."
+        )
 
 
 class Encoder:

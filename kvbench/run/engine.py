@@ -1,4 +1,4 @@
-"""What a sweep asks of whatever does the measuring: this process, a child, or a fake in tests."""
+"""What a sweep asks of whatever does the measuring: a worker process, or a fake in tests."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from kvbench.case import Group, ModelKey, Task
+from kvbench.records.check import Check
+from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Interrupted"]
+
+
+class Interrupted(Exception):
+    """The sweep was asked to stop while the engine did what is not worth waiting for."""
 
 
 class Engine(Protocol):
-    """Opens one model at a time and runs tasks on it. All that passes is plain data."""
+    """Opens one model at a time and runs tasks on it. All that passes is plain data.
+
+    Whatever happens to the process that measures is told as a value: a sample, a failed load, a
+    check. All but `measure` and `close` may raise Interrupted.
+    """
 
     @property
-    def needs_memory_pass(self) -> bool:
-        """Whether the open model needs an untimed pass per case to read its memory."""
+    def open_model(self) -> ModelKey | None:
+        """The model that is open; None again once the process that had it was lost."""
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Lines for people about the open model's device."""
+    def environment(self) -> Environment:
+        """The machine and the software that measure."""
 
     def check(self, groups: Iterable[Group]) -> None:
         """Raise UserError for what cannot be measured at all, before anything is."""
@@ -29,8 +38,16 @@ class Engine(Protocol):
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model in place of the one that is open."""
 
-    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+        """Whether the open model does the same work with a cache strategy as without."""
+
+    def measure(
+        self, task: Task, timeout_s: float | None = None
+    ) -> tuple[Sample, tuple[float, ...]]:
         """Run a task: its sample and the seconds to each new token."""
 
+    def take_log(self) -> str:
+        """What the last process that was lost wrote at its end, once; empty if there is none."""
+
     def close(self) -> None:
-        """Free the open model."""
+        """Free the open model and end what measures."""

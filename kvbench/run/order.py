@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from kvbench.case import WARMUP_TOKENS, Case, Task
+from kvbench.case import WARMUP_TOKENS, Case
 from kvbench.strategies import strategy
 
-__all__ = ["pair_up", "shuffled", "warmup_task"]
+__all__ = ["pair_up", "shuffled", "warmup_tokens"]
 
 
 def pair_up(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
@@ -29,8 +29,7 @@ def shuffled(pairs: Iterable[tuple[Case, ...]], rng: random.Random) -> tuple[tup
     return tuple(mixed)
 
 
-def warmup_task(case: Case) -> Task:
-    """The warm-up of a case: its own shapes; its whole length only where that matters."""
+def warmup_tokens(case: Case) -> int:
+    """New tokens of the warm-up of a case: its whole length only where that matters."""
     short = strategy(case.cache).warmup == "short"
-    tokens = min(WARMUP_TOKENS, case.max_new_tokens) if short else case.max_new_tokens
-    return Task(case, phase="warmup", round=0, repeat=0, new_tokens=tokens)
+    return min(WARMUP_TOKENS, case.max_new_tokens) if short else case.max_new_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvbench.case import Case, Group, Task
@@ -16,13 +16,43 @@ from kvbench.records.events import (
     Notice,
     SampleEnded,
     SampleStarted,
+    Verified,
+    Verifying,
 )
-from kvbench.records.sample import Sample, sample_of
+from kvbench.records.finding import Finding
+from kvbench.records.sample import Sample, Status, sample_of, with_flag
 from kvbench.records.writer import RunWriter
-from kvbench.run.engine import Engine
-from kvbench.run.order import pair_up, shuffled, warmup_task
+from kvbench.run.engine import Engine, Interrupted
+from kvbench.run.order import pair_up, shuffled, warmup_tokens
+from kvbench.run.progress import CaseProgress
+from kvbench.strategies import BASELINE
 
-__all__ = ["Outcome", "run_groups"]
+__all__ = ["Conduct", "Outcome", "run_groups"]
+
+VERIFY_FAILED = "verify_failed"
+"""The flag of samples of a strategy that was found to do other work than no cache."""
+
+_MOST_LOAD_DEATHS = 2
+"""After as many lost processes in a row while a model loads, its other cases fail as well."""
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a sweep is carried out.
+
+    Attributes:
+        rule: how many samples of a case are enough.
+        seed: of the order of the cases.
+        case_timeout_s: a case is ended once its generations have taken so long.
+        keep_going_after_oom: also measure cases that need more than one that ran out of memory.
+        verify: prove once for each model and strategy that the cache does the same work.
+    """
+
+    rule: StoppingRule
+    seed: int = 0
+    case_timeout_s: float | None = None
+    keep_going_after_oom: bool = False
+    verify: bool = True
 
 
 @dataclass
@@ -32,7 +62,7 @@ class Outcome:
     Attributes:
         failed: cases that a failed sample ended.
         interrupted: whether it was stopped before the end.
-        loaded: models that could be loaded.
+        loaded: how often a model was loaded.
         load_errors: what people can mend about models that did not load.
         notes: lines about devices, each once.
     """
@@ -44,35 +74,30 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Progress:
-    """How far one case has come."""
-
-    case: Case
-    measured: list[Sample] = field(default_factory=list)
-    warm: bool = False
-    ended: bool = False
-
-
 def run_groups(
-    groups: tuple[Group, ...],
+    groups: Sequence[Group],
+    progress: Mapping[Case, CaseProgress],
     engine: Engine,
     writer: RunWriter,
     emit: Listener,
     *,
-    rule: StoppingRule,
-    seed: int,
+    conduct: Conduct,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Measure all groups. `stop` is asked between samples; a sample in flight is finished."""
+    """Measure what is left of all groups.
+
+    `stop` is asked between samples; a sample in flight is finished.
+    """
     outcome = Outcome()
     try:
-        for index, group in enumerate(groups):
+        for group in groups:
+            members = [progress[case] for case in group.cases]
+            if all(one.ended for one in members):
+                continue
             if outcome.interrupted or stop():
                 outcome.interrupted = True
                 break
-            rng = random.Random(f"{seed}:{index}")
-            _GroupRun(group, engine, writer, emit, rule, rng, stop, outcome).run()
+            _GroupRun(group, members, engine, writer, emit, conduct, stop, outcome).run()
     finally:
         engine.close()
     return outcome
@@ -81,94 +106,168 @@ def run_groups(
 @dataclass
 class _GroupRun:
     group: Group
+    members: list[CaseProgress]
     engine: Engine
     writer: RunWriter
     emit: Listener
-    rule: StoppingRule
-    rng: random.Random
+    conduct: Conduct
     stop: Callable[[], bool]
     outcome: Outcome
+    needs_memory_pass: bool = False
+    load_deaths: int = 0
+    checked: set[str] = field(default_factory=set)
 
     def run(self) -> None:
+        try:
+            self._measure()
+        except Interrupted:
+            self.outcome.interrupted = True
+
+    def _measure(self) -> None:
+        by_case = {one.case: one for one in self.members}
+        pairs = pair_up(self.group.cases)
+        while waiting := [one for one in self.members if not one.ended]:
+            if self._stopped():
+                return
+            # A round takes the cases that have the fewest samples. After a resume that is what is
+            # left of the round that was broken off: the arms stay in step.
+            number = min(len(one.measured) for one in waiting)
+            # The same order in a resumed sweep, whatever was measured before.
+            rng = random.Random(f"{self.conduct.seed}:{self.group.model.label}:{number}")
+            for pair in shuffled(pairs, rng):
+                arms = [by_case[case] for case in pair]
+                self._run_pair([a for a in arms if not a.ended and len(a.measured) == number])
+
+    def _run_pair(self, arms: list[CaseProgress]) -> None:
+        # All arms are warm before any is timed, so that they run next to each other.
+        for arm in arms:
+            self._prepare(arm)
+        for arm in arms:
+            # Again, as the worker may have been replaced since.
+            if self._prepare(arm):
+                self._take(arm, arm.task("measure", len(arm.measured), arm.case.max_new_tokens))
+
+    def _prepare(self, arm: CaseProgress) -> bool:
+        """Load, verify and warm up as far as is needed; whether the case can be timed."""
+        if arm.ended or self._stopped() or not self._is_open(arm):
+            return False
+        self._verify(arm.case.cache)
+        # The check may have cost the process.
+        if not arm.warm and not self._stopped() and self._is_open(arm):
+            arm.warm = True
+            self._take(arm, arm.task("warmup", 0, warmup_tokens(arm.case)))
+            if self.needs_memory_pass and not (arm.memory_known or arm.ended or self._stopped()):
+                self._take(arm, arm.task("memory", 0, arm.case.max_new_tokens))
+        return arm.warm and not arm.ended and not self._stopped()
+
+    def _is_open(self, arm: CaseProgress) -> bool:
+        """Whether the model is open, now or after loading it; if not, the case has failed."""
+        if self.engine.open_model == self.group.model:
+            return True
         self.emit(ModelLoading(self.group.model))
         loaded = self.engine.open(self.group.model)
         self.emit(loaded)
         if isinstance(loaded, LoadFailed):
-            self._fail_all(loaded)
-            return
+            self._keep_log(f"loading {self.group.model.label}")
+            self._fail_to_load(arm, loaded)
+            return False
+        self.load_deaths = 0
         self.outcome.loaded += 1
-        self._tell_notices()
-        progress = {case: _Progress(case) for case in self.group.cases}
-        pairs = pair_up(self.group.cases)
-        round_number = 0
-        while not self.outcome.interrupted:
-            # A case that has ended drops out; its partner goes on alone.
-            waiting = [
-                left
-                for pair in pairs
-                if (left := tuple(case for case in pair if not progress[case].ended))
-            ]
-            if not waiting:
-                return
-            for pair in shuffled(waiting, self.rng):
-                self._run_pair([progress[case] for case in pair], round_number)
-            round_number += 1
+        self.needs_memory_pass = loaded.needs_memory_pass
+        for notice in loaded.notices:
+            self._tell(notice)
+        for member in self.members:
+            # Another process: what was warm in the last one is cold here.
+            member.warm = False
+        return True
 
-    def _run_pair(self, pair: list[_Progress], round_number: int) -> None:
-        # All arms are warm before any is timed, so that they run next to each other.
-        for progress in pair:
-            if not progress.warm and not self._stopped():
-                self._prepare(progress)
-        for progress in pair:
-            if not progress.ended and not self._stopped():
-                task = Task(
-                    progress.case,
-                    "measure",
-                    round_number,
-                    len(progress.measured),
-                    progress.case.max_new_tokens,
-                )
-                self._take(progress, task)
-
-    def _prepare(self, progress: _Progress) -> None:
-        progress.warm = True
-        self._take(progress, warmup_task(progress.case))
-        if self.engine.needs_memory_pass and not progress.ended and not self._stopped():
-            self._take(progress, Task(progress.case, "memory", 0, 0, progress.case.max_new_tokens))
-
-    def _take(self, progress: _Progress, task: Task) -> None:
+    def _take(self, arm: CaseProgress, task: Task) -> None:
         self.emit(SampleStarted(task))
-        sample, times = self.engine.measure(task)
+        sample, times = self._run(arm, task)
+        finding = self._finding(task.case.cache)
+        if finding is not None and finding.verdict == "fail":
+            sample = with_flag(sample, VERIFY_FAILED)
+        self._record(arm, sample, times)
+        if sample.status == "oom" and not self.conduct.keep_going_after_oom:
+            self._skip_larger(arm.case, sample)
+
+    def _run(self, arm: CaseProgress, task: Task) -> tuple[Sample, tuple[float, ...]]:
+        limit = self.conduct.case_timeout_s
+        if limit is None:
+            return self.engine.measure(task)
+        if arm.used_s < limit:
+            return self.engine.measure(task, limit - arm.used_s)
+        error = f"the case's samples have taken {arm.used_s:.3g} s of its {limit:g} s"
+        return sample_of(task, status="timeout", error=error), ()
+
+    def _record(self, arm: CaseProgress, sample: Sample, times: Sequence[float] = ()) -> None:
         # Written before anything else is done, so that a later failure loses nothing.
-        self.writer.append(sample, times)
-        self.emit(SampleEnded(sample))
-        if sample.status != "ok":
-            self._end(progress, failure=sample)
-        elif task.phase == "measure":
-            progress.measured.append(sample)
-            if self.rule.done([one.total_s or 0.0 for one in progress.measured]):
-                self._end(progress, failure=None)
+        row = self.writer.append(sample, times)
+        arm.note(row, self.conduct.rule)
+        self.emit(SampleEnded(row))
+        if row.status != "ok":
+            self._keep_log(row.sample_id)
+        if arm.ended:
+            self.outcome.failed += arm.failure is not None
+            self.emit(CaseEnded(arm.case, tuple(arm.measured), arm.failure))
 
-    def _end(self, progress: _Progress, failure: Sample | None) -> None:
-        progress.ended = True
-        self.outcome.failed += failure is not None
-        self.emit(CaseEnded(progress.case, tuple(progress.measured), failure))
+    def _fail(self, arm: CaseProgress, status: Status, **fields: object) -> None:
+        task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)
+        self._record(arm, sample_of(task, status=status, **fields))
 
-    def _fail_all(self, loaded: LoadFailed) -> None:
+    def _fail_to_load(self, arm: CaseProgress, loaded: LoadFailed) -> None:
         if loaded.status == "unsupported":
             self.outcome.load_errors.append(loaded.error)
-        for case in self.group.cases:
-            task = Task(case, "measure", 0, 0, case.max_new_tokens)
-            sample = sample_of(task, status=loaded.status, stage="load", error=loaded.error)
-            self.writer.append(sample)
-            self.emit(SampleEnded(sample))
-            self._end(_Progress(case), failure=sample)
+        self.load_deaths += loaded.died
+        for member in self.members:
+            # A process may be killed while it loads for no fault of the model's: that costs one
+            # case, and the next one loads again.
+            if loaded.died and self.load_deaths < _MOST_LOAD_DEATHS and member is not arm:
+                continue
+            if not member.ended:
+                self._fail(
+                    member,
+                    loaded.status,
+                    stage="load",
+                    error=loaded.error,
+                    oom_bytes=loaded.oom_bytes,
+                )
 
-    def _tell_notices(self) -> None:
-        for notice in self.engine.notices:
-            if notice not in self.outcome.notes:
-                self.outcome.notes.append(notice)
-                self.emit(Notice(notice))
+    def _skip_larger(self, proof: Case, sample: Sample) -> None:
+        for member in self.members:
+            # A case with a sample has shown that it fits.
+            if not member.ended and not member.measured and member.case.needs_at_least(proof):
+                error = (
+                    f"needs at least as much memory as {sample.sample_id} ({proof.label}), which "
+                    "ran out of it"
+                )
+                self._fail(member, "skipped_oom", error=error)
+
+    def _verify(self, cache: str) -> None:
+        """Check a strategy before it is first timed; once more if that was cut off before."""
+        found = self._finding(cache)
+        again = found is not None and found.verdict == "skipped" and cache not in self.checked
+        if cache == BASELINE or not self.conduct.verify or (found and not again):
+            return
+        self.checked.add(cache)
+        self.emit(Verifying(self.group.model, cache))
+        self.writer.append_checks(self.engine.verify(cache))
+        self._keep_log(f"verifying {cache} on {self.group.model.label}")
+        found = self._finding(cache)
+        if found is not None:
+            self.emit(Verified(found))
+
+    def _finding(self, cache: str) -> Finding | None:
+        """What was found of a strategy on this model, in the environment of this session."""
+        return self.writer.finding(self.group.model, cache)
+
+    def _keep_log(self, title: str) -> None:
+        self.writer.keep_log(title, self.engine.take_log())
+
+    def _tell(self, notice: str) -> None:
+        if notice not in self.outcome.notes:
+            self.outcome.notes.append(notice)
+            self.emit(Notice(notice))
 
     def _stopped(self) -> bool:
         self.outcome.interrupted = self.outcome.interrupted or self.stop()

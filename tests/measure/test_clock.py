@@ -43,6 +43,15 @@ def test_stamps_are_seconds_from_the_start(monkeypatch: pytest.MonkeyPatch) -> N
     assert fed(3).times(10.0) == (1.0, 1.5, 3.25)
 
 
+@pytest.mark.parametrize(("steps", "told"), [(0, []), (1, [1]), (5, [1])])
+def test_the_first_token_is_told_once_after_its_stamp(steps: int, told: list[int]) -> None:
+    seen: list[int] = []
+    clock = TokenClock(lambda: seen.append(clock.tokens))
+    for _ in range(steps + 1):
+        clock.put(torch.tensor([7]))
+    assert seen == told
+
+
 def test_the_end_adds_nothing() -> None:
     clock = fed(2)
     before = clock.times(0.0)

@@ -161,8 +161,11 @@ def test_memory_columns_are_filled(engine: LocalEngine, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("needs_nvml")
 def test_nvml_sees_at_least_what_torch_holds(engine: LocalEngine, tmp_path: Path) -> None:
-    sample = measured(engine, cuda_case(config_folder(tmp_path, GPT2), batch_size=4))
-    assert engine.notices == ()
+    one = cuda_case(config_folder(tmp_path, GPT2), batch_size=4)
+    loaded = engine.open(one.model_key)
+    assert isinstance(loaded, ModelLoaded), loaded
+    assert loaded.notices == ()
+    sample = engine.measure(task(one))[0]
     assert sample.memory_method == "nvml-used+torch-allocator"
     assert sample.nvml_before_bytes is not None
     assert sample.nvml_peak_bytes is not None
@@ -251,6 +254,8 @@ def test_out_of_memory_is_a_sample_and_the_next_one_works(
     failed, times = engine.measure(task(large))
     assert (failed.status, failed.stage) == ("oom", "prefill")
     assert "out of memory" in (failed.error or "")
+    assert (failed.oom_bytes or 0) >= 16 * MIB
+    assert engine.healthy
     assert (failed.prompt_tokens, failed.total_s, times) == (120, None, ())
     sample = engine.measure(task(small))[0]
     assert sample.status == "ok", sample.error

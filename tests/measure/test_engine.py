@@ -21,9 +21,10 @@ from kvbench.errors import UserError
 from kvbench.measure import engine as engine_module
 from kvbench.measure import host
 from kvbench.measure.engine import LocalEngine
+from kvbench.measure.environment import read_environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
-from kvbench.run.order import warmup_task
+from kvbench.run.order import warmup_tokens
 from tests.tiny import (
     ARCHITECTURES,
     BART,
@@ -66,10 +67,15 @@ def measure(engine: LocalEngine, one: Case, **changes: Any) -> Sample:
     return engine.measure(task(one, **changes))[0]
 
 
+def opened(engine: LocalEngine, one: Case) -> ModelLoaded:
+    loaded = engine.open(one.model_key)
+    assert isinstance(loaded, ModelLoaded), loaded
+    return loaded
+
+
 def measured(engine: LocalEngine, one: Case, **changes: Any) -> Sample:
     """The first timed sample of a case."""
-    opened = engine.open(one.model_key)
-    assert isinstance(opened, ModelLoaded), opened
+    opened(engine, one)
     return measure(engine, one, **changes)
 
 
@@ -182,7 +188,7 @@ def test_both_arms_have_one_hash(engine: LocalEngine, tmp_path: Path, kind: str)
 def test_a_warm_up_is_short(engine: LocalEngine, gpt2: str) -> None:
     one = case(gpt2, max_new_tokens=50)
     engine.open(one.model_key)
-    sample, times = engine.measure(warmup_task(one))
+    sample, times = engine.measure(task(one, "warmup", warmup_tokens(one)))
     assert (sample.status, sample.phase) == ("ok", "warmup")
     assert (sample.new_tokens, sample.max_new_tokens, len(times)) == (16, 50, 16)
     assert sample.total_s is not None
@@ -208,18 +214,18 @@ def no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_mark
 def test_with_a_high_water_mark_no_memory_pass_is_needed(engine: LocalEngine, gpt2: str) -> None:
-    engine.open(key(gpt2))
-    assert not engine.needs_memory_pass
-    assert engine.notices == ()
+    loaded = opened(engine, case(gpt2))
+    assert not loaded.needs_memory_pass
+    assert loaded.notices == ()
 
 
 @pytest.mark.usefixtures("no_mark")
 def test_a_memory_pass_has_a_peak_and_no_time(engine: LocalEngine, gpt2: str) -> None:
-    engine.open(key(gpt2))
+    loaded = opened(engine, case(gpt2))
+    assert loaded.needs_memory_pass
+    assert len(loaded.notices) == 1
     sample, times = engine.measure(task(case(gpt2), phase="memory"))
-    assert engine.needs_memory_pass
     assert times == ()
-    assert len(engine.notices) == 1
     assert (sample.status, sample.phase, sample.memory_method) == ("ok", "memory", "rss-polled")
     assert (sample.rss_peak_bytes or 0) >= (sample.rss_before_bytes or 0) > 0
     assert not filled(sample) & OF_THE_TIME
@@ -275,7 +281,7 @@ def test_past_a_table_of_positions_is_unsupported(
 def test_a_warm_up_is_refused_where_its_case_will_be(engine: LocalEngine, gpt2: str) -> None:
     one = case(gpt2, max_new_tokens=61)
     engine.open(one.model_key)
-    assert engine.measure(warmup_task(one))[0].status == "unsupported"
+    assert engine.measure(task(one, "warmup", warmup_tokens(one)))[0].status == "unsupported"
 
 
 @pytest.mark.parametrize(
@@ -329,9 +335,68 @@ def test_a_crash_has_its_stage(
 def test_out_of_memory_is_told_apart(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_at(monkeypatch, 3, torch.OutOfMemoryError("CUDA out of memory."))
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    fail_at(monkeypatch, 3, error)
     sample = measured(engine, case(gpt2))
     assert (sample.status, sample.stage) == ("oom", "decode")
+    assert sample.oom_bytes == 20 << 20
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "healthy"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), "crashed", False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "crashed", False),
+        (RuntimeError("broken"), "crashed", True),
+        (torch.OutOfMemoryError("CUDA out of memory."), "oom", True),
+        # Memory that is lacking is the device's word too, and does not end its context.
+        (RuntimeError("CUDA error: out of memory"), "oom", True),
+    ],
+)
+def test_a_device_that_gave_up_is_not_healthy(
+    engine: LocalEngine,
+    gpt2: str,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: str,
+    healthy: bool,
+) -> None:
+    fail_at(monkeypatch, 1, error)
+    assert engine.healthy
+    assert measured(engine, case(gpt2)).status == status
+    assert engine.healthy is healthy
+
+
+@pytest.mark.parametrize(
+    ("broken_at", "stages"),
+    [
+        (99, ["load", "prefill", "decode"]),
+        (4, ["load", "prefill", "decode"]),
+        (0, ["load", "prefill"]),
+    ],
+)
+def test_stages_are_told_as_they_are_reached(
+    gpt2: str, monkeypatch: pytest.MonkeyPatch, broken_at: int, stages: list[str]
+) -> None:
+    told: list[str] = []
+    engine = LocalEngine(on_stage=told.append)
+    engine.open(key(gpt2))
+    assert told == []
+    fail_at(monkeypatch, broken_at, RuntimeError("broken"))
+    engine.measure(task(case(gpt2)))
+    assert told == stages
+
+
+def test_a_stage_is_told_before_what_it_is_about(
+    gpt2: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    seen: list[str] = []
+    before_each_pass(monkeypatch, lambda number: seen.append(told[-1]))
+    engine = LocalEngine(on_stage=told.append)
+    engine.open(key(gpt2))
+    engine.measure(task(case(gpt2), new_tokens=3))
+    assert seen == ["prefill", "decode", "decode"]
 
 
 def test_a_crash_does_not_spoil_the_next_run(
@@ -476,12 +541,11 @@ def test_busy_processors_are_flagged(
 
 
 def test_opening_tells_what_was_loaded(engine: LocalEngine, gpt2: str) -> None:
-    opened = engine.open(key(gpt2))
-    assert isinstance(opened, ModelLoaded)
-    assert opened.model == key(gpt2)
-    assert opened.parameters == 136_384
-    assert opened.weights_bytes == 4 * opened.parameters
-    assert opened.seconds > 0
+    loaded = opened(engine, case(gpt2))
+    assert loaded.model == key(gpt2)
+    assert loaded.parameters == 136_384
+    assert loaded.weights_bytes == 4 * loaded.parameters
+    assert loaded.seconds > 0
 
 
 def test_what_a_person_can_mend_fails_to_load_as_unsupported(
@@ -500,6 +564,7 @@ def test_a_model_too_large_to_make_fails_to_load_as_oom(
     failed = engine.open(key(config_folder(tmp_path, GPT2, vocab_size=2**40)))
     assert isinstance(failed, LoadFailed)
     assert failed.status == "oom"
+    assert failed.oom_bytes == 2**40 * 64 * 4
 
 
 def test_a_model_that_breaks_in_its_own_code_fails_to_load_as_crashed(
@@ -512,6 +577,18 @@ def test_a_model_that_breaks_in_its_own_code_fails_to_load_as_crashed(
     failed = engine.open(key(gpt2))
     assert isinstance(failed, LoadFailed)
     assert (failed.status, failed.error) == ("crashed", "AttributeError: no such thing")
+    assert not failed.died
+
+
+def test_a_device_that_gives_up_while_a_model_loads_is_not_healthy(
+    engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(GPT2LMHeadModel, "__init__", broken)
+    assert isinstance(engine.open(key(gpt2)), LoadFailed)
+    assert not engine.healthy
 
 
 def test_after_a_failed_load_another_model_can_be_opened(engine: LocalEngine, gpt2: str) -> None:
@@ -519,6 +596,12 @@ def test_after_a_failed_load_another_model_can_be_opened(engine: LocalEngine, gp
     with pytest.raises(RuntimeError, match="no model is open"):
         engine.measure(task(case(gpt2)))
     assert measured(engine, case(gpt2)).status == "ok"
+
+
+def test_the_environment_is_that_of_this_process(engine: LocalEngine) -> None:
+    environment = engine.environment()
+    assert environment == read_environment()
+    assert environment.threads == torch.get_num_threads()
 
 
 def test_the_seed_makes_the_weights(gpt2: str) -> None:
@@ -599,6 +682,15 @@ def test_a_model_that_is_not_there_is_refused(engine: LocalEngine) -> None:
 def test_a_text_that_nothing_can_read_is_refused(engine: LocalEngine) -> None:
     one = case("gpt2", prompt=Prompt.of_text("Something else"))
     assert "no tokenizer" in refusal(engine, case("gpt2"), one)
+
+
+def test_a_prompt_longer_than_the_positions_is_refused(
+    engine: LocalEngine, tmp_path: Path, gpt2: str
+) -> None:
+    text = refusal(engine, case(gpt2, prompt=Prompt.of_tokens(65)))
+    assert text == f"prompt: 'tokens:65' has 65 tokens and {gpt2} only 64 positions."
+    rotary = config_folder(tmp_path / "llama", LLAMA, max_position_embeddings=16)
+    engine.check([group(case(rotary, prompt=Prompt.of_tokens(65)))])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kvbench.errors import UserError
-from kvbench.measure.failures import classify
+from kvbench.measure.failures import Failure, classify
 
 # More than any address space: it fails at once and takes nothing.
 ABSURD = 2**46
@@ -20,31 +20,33 @@ def raised_by_torch() -> BaseException:
 
 
 def test_torch_out_of_memory_on_the_cpu_is_oom() -> None:
-    status, text = classify(raised_by_torch())
-    assert status == "oom"
-    assert text.startswith("RuntimeError: ")
-    assert str(ABSURD * 4) in text  # The bytes that were asked for.
+    failure = classify(raised_by_torch())
+    assert failure.status == "oom"
+    assert failure.error.startswith("RuntimeError: ")
+    assert failure.oom_bytes == ABSURD * 4
 
 
 def test_python_out_of_memory_is_oom() -> None:
     with pytest.raises(MemoryError) as caught:
         bytearray(ABSURD)
-    assert classify(caught.value)[0] == "oom"
+    assert classify(caught.value) == Failure("oom", "MemoryError: ")
 
 
 def test_numpy_out_of_memory_is_oom() -> None:
     with pytest.raises(MemoryError) as caught:
         np.empty(ABSURD)
-    status, text = classify(caught.value)
-    assert status == "oom"
-    assert "Unable to allocate" in text
+    failure = classify(caught.value)
+    assert failure.status == "oom"
+    assert "Unable to allocate" in failure.error
 
 
 def test_cuda_out_of_memory_is_oom() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-    status, text = classify(error)
-    assert status == "oom"
-    assert text == "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB."
+    assert classify(error) == Failure(
+        "oom",
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.",
+        oom_bytes=20 << 20,
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,11 +58,14 @@ def test_cuda_out_of_memory_is_oom() -> None:
 )
 def test_memory_that_cuda_lacks_outside_the_allocator_is_oom(text: str) -> None:
     # torch.AcceleratorError and a plain RuntimeError, as CUDA's runtime and cuBLAS raise them.
-    assert classify(RuntimeError(text))[0] == "oom"
+    failure = classify(RuntimeError(text))
+    assert (failure.status, failure.oom_bytes) == ("oom", None)
 
 
 def test_a_user_error_is_unsupported_and_says_only_its_sentence() -> None:
-    assert classify(UserError("Give a smaller one.")) == ("unsupported", "Give a smaller one.")
+    assert classify(UserError("Give a smaller one.")) == Failure(
+        "unsupported", "Give a smaller one."
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,24 +78,27 @@ def test_a_user_error_is_unsupported_and_says_only_its_sentence() -> None:
     ],
 )
 def test_any_other_error_is_a_crash_with_its_name(error: Exception) -> None:
-    assert classify(error) == ("crashed", f"{type(error).__name__}: {error}")
+    assert classify(error) == Failure("crashed", f"{type(error).__name__}: {error}")
 
 
 def test_an_error_is_one_line() -> None:
-    assert classify(ValueError("one\n  two\t three"))[1] == "ValueError: one two three"
+    assert classify(ValueError("one\n  two\t three")).error == "ValueError: one two three"
 
 
 def test_a_long_error_is_clipped() -> None:
-    text = classify(RuntimeError("x" * 10_000))[1]
+    text = classify(RuntimeError("x" * 10_000)).error
     assert text == "RuntimeError: " + "x" * 497 + "..."
 
 
 def test_memory_is_found_in_a_long_error() -> None:
-    error = RuntimeError("x" * 600 + " DefaultCPUAllocator: can't allocate memory")
-    assert classify(error)[0] == "oom"
+    said = " DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."
+    failure = classify(RuntimeError("x" * 600 + said))
+    # The sentence is clipped in the row, and the bytes are read from all of it.
+    assert (failure.status, failure.oom_bytes) == ("oom", 4096)
+    assert "4096" not in failure.error
 
 
 def test_an_error_without_words_keeps_its_name() -> None:
-    status, text = classify(KeyError())
-    assert status == "crashed"
-    assert text.startswith("KeyError")
+    failure = classify(KeyError())
+    assert failure.status == "crashed"
+    assert failure.error.startswith("KeyError")

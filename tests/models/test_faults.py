@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kvbench.errors import UserError
-from kvbench.models.faults import is_device_fault, is_out_of_memory
+from kvbench.models.faults import bytes_asked_for, is_device_fault, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,29 @@ from kvbench.models.faults import is_device_fault, is_out_of_memory
 )
 def test_memory_that_ran_out_is_told_apart(error: Exception) -> None:
     assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.", 4096),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity", 20 << 20),
+        ("CUDA out of memory. Tried to allocate 1.50 GiB.", 3 << 29),
+        ("CUDA out of memory. Tried to allocate 2.00 KiB.", 2 << 10),
+        ("CUDA out of memory. Tried to allocate 512 bytes.", 512),
+        ("CUDA out of memory. Tried to allocate 1.00 TiB.", 1 << 40),
+        ("CUDA error: out of memory", None),
+        ("", None),
+    ],
+)
+def test_the_bytes_are_those_that_the_message_says(text: str, size: int | None) -> None:
+    assert bytes_asked_for(RuntimeError(text)) == size
+
+
+def test_the_bytes_that_torch_was_asked_for_are_read() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**46)
+    assert bytes_asked_for(caught.value) == 2**48
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ import torch
 from kvbench.case import DEFAULT_PROMPT, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
+from kvbench.models.config import PositionLimit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import locate
 from tests.tiny import GPT2, T5, config_folder, key, load, unloaded, word_tokenizer
 
 SHORT, LONG = "w5 w17", "w7 w8 w9 w10"
 TWO = Prompt("file:two", (SHORT, LONG))
+
+NO_LIMIT = PositionLimit("none")
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_fixed_ids_fill_the_vocabulary_and_stay_inside(tmp_path: Path, seed: int
 
 def test_unknown_text_for_a_random_builtin_is_refused() -> None:
     with pytest.raises(UserError) as caught:
-        check_prompt(locate("gpt2", "random"), Prompt.of_text("Something else"))
+        check_prompt(locate("gpt2", "random"), Prompt.of_text("Something else"), NO_LIMIT)
     assert "has no tokenizer" in str(caught.value)
     assert "--prompt-tokens N, or --weights pretrained" in str(caught.value)
 
@@ -128,14 +131,14 @@ def test_unknown_text_for_a_random_builtin_is_refused() -> None:
 def test_one_unknown_text_among_known_ones_is_refused() -> None:
     prompt = Prompt("file:x", (DEFAULT_PROMPT, "Something else"))
     with pytest.raises(UserError):
-        check_prompt(locate("smollm2-135m", "random"), prompt)
+        check_prompt(locate("smollm2-135m", "random"), prompt, NO_LIMIT)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_each_builtin_takes_the_default_prompt_and_fixed_ids(name: str) -> None:
     source = locate(name, "random")
-    check_prompt(source, Prompt.of_text(DEFAULT_PROMPT))
-    check_prompt(source, Prompt.of_tokens(7))
+    check_prompt(source, Prompt.of_text(DEFAULT_PROMPT), NO_LIMIT)
+    check_prompt(source, Prompt.of_tokens(7), NO_LIMIT)
     encoder = Encoder(unloaded(name), seed=0)
     assert encoder.encode(Prompt.of_text(DEFAULT_PROMPT), 2).tokens == 6
 
@@ -143,21 +146,53 @@ def test_each_builtin_takes_the_default_prompt_and_fixed_ids(name: str) -> None:
 def test_a_folder_with_a_tokenizer_may_be_given_any_text(tmp_path: Path) -> None:
     name = config_folder(tmp_path, GPT2)
     word_tokenizer(tmp_path)
-    check_prompt(locate(name, "random"), Prompt("file:two", (SHORT, "Anything")))
+    check_prompt(locate(name, "random"), Prompt("file:two", (SHORT, "Anything")), NO_LIMIT)
 
 
 def test_a_text_without_tokens_is_refused_beforehand(tmp_path: Path) -> None:
     name = config_folder(tmp_path, GPT2)
     word_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no tokens of ''"):
-        check_prompt(locate(name, "random"), Prompt("file:two", (SHORT, "")))
+        check_prompt(locate(name, "random"), Prompt("file:two", (SHORT, "")), NO_LIMIT)
 
 
 def test_a_folder_without_a_tokenizer_takes_fixed_ids_alone(tmp_path: Path) -> None:
     source = locate(config_folder(tmp_path, GPT2), "random")
-    check_prompt(source, Prompt.of_tokens(7))
+    check_prompt(source, Prompt.of_tokens(7), NO_LIMIT)
     with pytest.raises(UserError, match="give --prompt-tokens N"):
-        check_prompt(source, Prompt.of_text(SHORT))
+        check_prompt(source, Prompt.of_text(SHORT), NO_LIMIT)
+
+
+TABLE = PositionLimit("absolute", 64)
+
+
+def test_a_prompt_may_fill_a_table_of_positions_and_no_more(tmp_path: Path) -> None:
+    source = locate(config_folder(tmp_path, GPT2), "random")
+    check_prompt(source, Prompt.of_tokens(64), TABLE)
+    with pytest.raises(UserError) as caught:
+        check_prompt(source, Prompt.of_tokens(65), TABLE)
+    assert str(caught.value) == (
+        f"prompt: 'tokens:65' has 65 tokens and {source.name} only 64 positions."
+    )
+
+
+def test_the_longest_text_of_a_prompt_counts(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    word_tokenizer(tmp_path)
+    source = locate(name, "random")
+    check_prompt(source, Prompt("file:two", ("w5 " * 64, "w5")), TABLE)
+    with pytest.raises(UserError, match=r"'file:two' has 65 tokens and .* only 64 positions"):
+        check_prompt(source, Prompt("file:two", ("w5", "w5 " * 65, "w5 w6")), TABLE)
+
+
+@pytest.mark.parametrize(
+    "limit", [PositionLimit("rotary", 64), PositionLimit("none"), PositionLimit("absolute")]
+)
+def test_without_a_table_a_prompt_may_be_of_any_length(
+    tmp_path: Path, limit: PositionLimit
+) -> None:
+    source = locate(config_folder(tmp_path, GPT2), "random")
+    check_prompt(source, Prompt.of_tokens(5000), limit)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +209,7 @@ def test_the_default_prompt_has_its_known_ids(name: str, ids: list[int]) -> None
 
 def test_the_chinese_prompt_has_its_known_ids() -> None:
     prompt = Prompt.of_text("明天降温了")
-    check_prompt(locate("gpt2-chinese-cluecorpussmall", "random"), prompt)
+    check_prompt(locate("gpt2-chinese-cluecorpussmall", "random"), prompt, NO_LIMIT)
     inputs = Encoder(unloaded("gpt2-chinese-cluecorpussmall"), seed=0).encode(prompt, 1)
     assert inputs.input_ids.tolist() == [[101, 3209, 1921, 7360, 3946, 749, 102]]
 

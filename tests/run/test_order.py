@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from kvbench.case import WARMUP_TOKENS, Prompt
-from kvbench.run.order import pair_up, shuffled, warmup_task
+from kvbench.run.order import pair_up, shuffled, warmup_tokens
 from kvbench.strategies import STRATEGIES, CacheStrategy
 from tests.fakes import make_case
 
@@ -76,14 +76,8 @@ def test_the_pairs_that_were_given_are_left_as_they_are() -> None:
 @pytest.mark.parametrize(("tokens", "warm"), [(1, 1), (15, 15), (16, 16), (17, 16), (1000, 16)])
 @pytest.mark.parametrize("cache", ["off", "dynamic"])
 def test_a_warmup_is_short_where_nothing_compiles(cache: str, tokens: int, warm: int) -> None:
-    task = warmup_task(make_case(cache=cache, max_new_tokens=tokens))
     assert WARMUP_TOKENS == 16
-    assert (task.phase, task.round, task.repeat, task.new_tokens) == ("warmup", 0, 0, warm)
-
-
-def test_a_warmup_has_the_shapes_of_its_case() -> None:
-    case = make_case(batch_size=8, prompt=Prompt.of_tokens(300))
-    assert warmup_task(case).case is case
+    assert warmup_tokens(make_case(cache=cache, max_new_tokens=tokens)) == warm
 
 
 def test_a_warmup_is_as_long_as_its_case_where_that_matters(
@@ -91,4 +85,4 @@ def test_a_warmup_is_as_long_as_its_case_where_that_matters(
 ) -> None:
     whole = CacheStrategy("whole", use_cache=True, description="Compiles.", warmup="full")
     monkeypatch.setitem(STRATEGIES, "whole", whole)
-    assert warmup_task(make_case(cache="whole", max_new_tokens=400)).new_tokens == 400
+    assert warmup_tokens(make_case(cache="whole", max_new_tokens=400)) == 400

@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kvbench.case import Case, Task, group_cases
+from kvbench.case import Case, ModelKey, Prompt, Task, group_cases
 from kvbench.measure.stopping import StoppingRule
+from kvbench.records.check import Check
+from kvbench.records.environment import Environment
 from kvbench.records.events import (
     CaseEnded,
     Event,
@@ -20,12 +25,16 @@ from kvbench.records.events import (
     Notice,
     SampleEnded,
     SampleStarted,
+    Verified,
+    Verifying,
 )
-from kvbench.records.run import load_run
-from kvbench.records.sample import Sample
+from kvbench.records.run import Resume, load_checks, load_run
+from kvbench.records.sample import STATUSES, Sample, latest
 from kvbench.records.writer import RunWriter
-from kvbench.run.sweep import Outcome, run_groups
-from tests.fakes import Failure, FakeEngine, make_case, make_info, samples_of
+from kvbench.run.engine import Interrupted
+from kvbench.run.progress import TRIED_AGAIN, progress_of
+from kvbench.run.sweep import Conduct, Outcome, run_groups
+from tests.fakes import Failure, FakeEngine, make_case, make_environment, make_info, samples_of
 
 LENGTHS = (10, 50, 100)
 THREE = StoppingRule(repeats=3)
@@ -45,6 +54,7 @@ class Swept:
     events: list[Event]
     rows: tuple[Sample, ...]
     engine: FakeEngine
+    path: Path
 
     @property
     def measured(self) -> list[Sample]:
@@ -54,27 +64,47 @@ class Swept:
 Sweep = Callable[..., Swept]
 
 
+def start(
+    path: Path,
+    cases: Sequence[Case],
+    engine: FakeEngine | None = None,
+    *,
+    rule: StoppingRule = THREE,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    again: frozenset[str] = TRIED_AGAIN,
+    environment: Environment | None = None,
+    **conduct: Any,
+) -> Swept:
+    """Begin a run, or go on with the one that is there, and read the folder back."""
+    engine, events = engine or FakeEngine(), list[Event]()
+    resume = Resume(started_at="now", environment=environment)
+    begun = (path / "run.json").exists()
+    with (
+        RunWriter.reopen(path, resume)
+        if begun
+        else RunWriter.create(path, make_info(state="running"))
+    ) as writer:
+        outcome = run_groups(
+            group_cases(cases),
+            progress_of(cases, writer.samples, rule, again),
+            engine,
+            writer,
+            events.append,
+            conduct=Conduct(rule, seed, **conduct),
+            stop=stop,
+        )
+        writer.finish("interrupted" if outcome.interrupted else "finished", outcome.notes)
+    return Swept(outcome, events, load_run(path).samples, engine, path)
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    """Runs cases on an engine and reads the folder back."""
+    """Runs cases on an engine, each time in a new folder."""
     counter = iter(range(1000))
 
-    def run(
-        cases: Sequence[Case],
-        engine: FakeEngine | None = None,
-        *,
-        rule: StoppingRule = THREE,
-        seed: int = 0,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> Swept:
-        engine, events = engine or FakeEngine(), list[Event]()
-        path = tmp_path / f"run{next(counter)}"
-        with RunWriter(path, make_info(state="running")) as writer:
-            outcome = run_groups(
-                group_cases(cases), engine, writer, events.append, rule=rule, seed=seed, stop=stop
-            )
-            writer.finish("finished", outcome.notes)
-        return Swept(outcome, events, load_run(path).samples, engine)
+    def run(*arguments: Any, **options: Any) -> Swept:
+        return start(tmp_path / f"run{next(counter)}", *arguments, **options)
 
     return run
 
@@ -256,10 +286,10 @@ def test_a_warmup_that_fails_ends_its_case_before_it_is_timed(sweep: Sweep) -> N
 
 
 def test_an_engine_on_which_all_fails_ends(sweep: Sweep) -> None:
-    failure = failing(lambda task: True, ("crashed", "decode", "Boom."))
+    failure = failing(lambda task: True, ("mismatch", "decode", "Too few."))
     swept = sweep(grid(), FakeEngine(failure=failure))
     assert (swept.outcome.failed, swept.outcome.loaded) == (6, 1)
-    assert [s.status for s in swept.rows] == ["crashed"] * 6
+    assert [s.status for s in swept.rows] == ["mismatch"] * 6
 
 
 def test_a_model_that_does_not_load_is_a_row_per_case(sweep: Sweep) -> None:
@@ -342,6 +372,37 @@ def test_stop_after_the_very_last_sample_is_no_interruption(sweep: Sweep) -> Non
     assert not swept.outcome.interrupted
 
 
+class Cutting(FakeEngine):
+    """An engine that is interrupted while it does what is not worth waiting for."""
+
+    cut_in = ""
+
+    def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+        if self.cut_in == "open":
+            raise Interrupted
+        return super().open(key)
+
+    def verify(self, *arguments: Any) -> tuple[Check, ...]:
+        if self.cut_in == "verify":
+            raise Interrupted
+        return super().verify(*arguments)
+
+
+@pytest.mark.parametrize("what", ["open", "verify"])
+def test_what_is_not_worth_waiting_for_ends_as_an_interruption(sweep: Sweep, what: str) -> None:
+    engine = Cutting()
+    engine.cut_in = what
+    swept = sweep([*grid("a"), *grid("b")], engine)
+    assert swept.outcome.interrupted
+    assert (swept.rows, swept.outcome.failed, engine.tasks) == ((), 0, [])
+    assert engine.closed == 1
+    assert load_run(swept.path).checks == ()
+    # And nothing is missing afterwards.
+    again = start(swept.path, [*grid("a"), *grid("b")])
+    assert again.engine.verified == ["dynamic", "dynamic"]
+    assert Counter(sample.status for sample in again.measured) == {"ok": 36}
+
+
 # Memory and notices
 
 
@@ -357,9 +418,9 @@ def test_a_memory_pass_is_one_whole_untimed_generation_per_case(sweep: Sweep) ->
 
 
 def test_a_case_whose_warmup_fails_has_no_memory_pass(sweep: Sweep) -> None:
-    failure = failing(lambda task: task.phase == "warmup", ("oom", "prefill", "No memory."))
+    failure = failing(lambda task: task.phase == "warmup", ("timeout", "prefill", "Too slow."))
     swept = sweep(grid(), FakeEngine(memory_pass=True, failure=failure))
-    assert {sample.phase for sample in swept.rows} == {"warmup"}
+    assert [sample.phase for sample in swept.rows] == ["warmup"] * 6
 
 
 def test_without_need_there_is_no_memory_pass(sweep: Sweep) -> None:
@@ -385,9 +446,15 @@ def test_every_row_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
             assert rows[-1].startswith(event.sample.sample_id)
             told.append(len(rows) - 1)
 
-    with RunWriter(tmp_path / "run", make_info(state="running")) as writer:
+    rule = StoppingRule(repeats=1)
+    with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
         run_groups(
-            group_cases(grid()), FakeEngine(), writer, listen, rule=StoppingRule(repeats=1), seed=0
+            group_cases(grid()),
+            progress_of(grid(), (), rule),
+            FakeEngine(),
+            writer,
+            listen,
+            conduct=Conduct(rule),
         )
     assert told == list(range(1, 13))
 
@@ -403,7 +470,7 @@ def test_each_sample_is_announced_and_then_told(sweep: Sweep) -> None:
 
 def test_each_case_ends_once_with_its_counted_samples(sweep: Sweep) -> None:
     bad = make_case(cache="off", max_new_tokens=50)
-    failure = failing(lambda task: task.case == bad, ("oom", "decode", "No memory."))
+    failure = failing(lambda task: task.case == bad, ("timeout", "decode", "Too slow."))
     swept = sweep(grid(), FakeEngine(failure=failure))
     ended = {e.case: e for e in swept.events if isinstance(e, CaseEnded)}
     assert len([e for e in swept.events if isinstance(e, CaseEnded)]) == len(ended) == len(grid())
@@ -426,17 +493,589 @@ def test_a_load_is_announced_and_told(sweep: Sweep) -> None:
     assert len(samples_of(swept.events)) == len(swept.rows)
 
 
-def test_token_times_are_written_with_their_sample(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    with RunWriter(path, make_info(state="running")) as writer:
+def test_token_times_are_written_with_their_sample(sweep: Sweep) -> None:
+    case = make_case(max_new_tokens=20)
+    swept = sweep([case], rule=StoppingRule(repeats=2))
+    counts = Counter(load_run(swept.path).tokens_table["sample_id"])
+    assert counts == {f"{case.id}-w000": 16, f"{case.id}-s000": 20, f"{case.id}-s001": 20}
+
+
+# Out of memory
+
+BATCHES = (1, 2, 4)
+
+
+def batches(**fields: Any) -> list[Case]:
+    return [make_case(batch_size=size, max_new_tokens=10, **fields) for size in BATCHES]
+
+
+def no_memory_from(size: int, **of: Any) -> Callable[[Task], Failure | None]:
+    """Fails where a batch is at least so large and the task has these fields."""
+    return failing(
+        lambda task: (
+            task.case.batch_size >= size
+            and all(getattr(task, name) == value for name, value in of.items())
+        ),
+        ("oom", "decode", "No memory."),
+    )
+
+
+def statuses(swept: Swept, **fields: Any) -> dict[int, str]:
+    """What became of each batch size: the status of its last row."""
+    return {
+        row.batch_size: row.status
+        for row in swept.rows
+        if all(getattr(row, name) == value for name, value in fields.items())
+    }
+
+
+def test_what_needs_more_than_what_ran_out_of_memory_is_skipped(sweep: Sweep) -> None:
+    first = set()
+    for seed in range(10):
+        swept = sweep(batches(), FakeEngine(failure=no_memory_from(2)), seed=seed)
+        tried = [task.case.batch_size for task in swept.engine.tasks if task.case.batch_size > 1]
+        first.add(tried[0])
+        # Whichever comes first: 4 says nothing of 2, and 2 says all of 4.
+        assert tried == ([2] if tried[0] == 2 else [4, 2])
+        assert statuses(swept) == {
+            1: "ok",
+            2: "oom",
+            4: "skipped_oom" if tried[0] == 2 else "oom",
+        }
+        assert swept.outcome.failed == 2
+    assert first == {2, 4}
+
+
+def skipping(sweep: Sweep, cases: Sequence[Case], **options: Any) -> Swept:
+    """A sweep in which batch 2 fails before batch 4 is begun."""
+    for seed in range(20):
+        swept = sweep(cases, FakeEngine(failure=no_memory_from(2)), seed=seed, **options)
+        if next(t.case.batch_size for t in swept.engine.tasks if t.case.batch_size > 1) == 2:
+            return swept
+    raise AssertionError("no seed puts batch 2 before batch 4")
+
+
+def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(sweep: Sweep) -> None:
+    swept = skipping(sweep, batches())
+    small, large = batches()[1:]
+    (proof,) = (row for row in swept.rows if row.case_id == small.id)
+    (skipped,) = (row for row in swept.rows if row.case_id == large.id)
+    assert (skipped.phase, skipped.status, skipped.stage) == ("measure", "skipped_oom", None)
+    assert skipped.sample_id == f"{large.id}-s000"
+    assert proof.sample_id == f"{small.id}-w000"
+    assert skipped.error == (
+        f"needs at least as much memory as {proof.sample_id} (dynamic, batch 2, 10 new tokens), "
+        "which ran out of it"
+    )
+    ended = [e for e in swept.events if isinstance(e, CaseEnded) and e.case == large]
+    assert [event.failure for event in ended] == [skipped]
+
+
+def test_keep_going_tries_all(sweep: Sweep) -> None:
+    swept = skipping(sweep, batches(), keep_going_after_oom=True)
+    assert statuses(swept) == {1: "ok", 2: "oom", 4: "oom"}
+    assert {task.case.batch_size for task in swept.engine.tasks} == {1, 2, 4}
+
+
+def test_a_case_that_has_shown_that_it_fits_is_not_skipped(sweep: Sweep) -> None:
+    failure = failing(
+        lambda task: task.case.batch_size == 2 and task.phase == "measure" and task.repeat == 1,
+        ("oom", "decode", "No memory."),
+    )
+    for seed in range(5):
+        swept = sweep(batches(), FakeEngine(failure=failure), seed=seed)
+        assert statuses(swept) == {1: "ok", 2: "oom", 4: "ok"}
+        assert Counter(s.batch_size for s in swept.measured) == {1: 3, 2: 2, 4: 3}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"cache": "off"}, {"model": "t5"}, {"prompt": Prompt.of_text("Another text")}],
+    ids=lambda other: next(iter(other)),
+)
+def test_memory_that_one_lacks_says_nothing_of_another(sweep: Sweep, other: dict[str, Any]) -> None:
+    cases = batches(**other)
+    failure = failing(lambda task: task.case not in cases, ("oom", "prefill", "No memory."))
+    swept = sweep([*batches(), *cases], FakeEngine(failure=failure))
+    ids = {case.id for case in cases}
+    assert Counter(row.status for row in swept.measured if row.case_id in ids) == {"ok": 9}
+    assert {row.status for row in swept.rows if row.case_id not in ids} <= {"oom", "skipped_oom"}
+
+
+def test_another_failure_skips_nothing(sweep: Sweep) -> None:
+    failure = failing(lambda task: task.case.batch_size == 1, ("timeout", "decode", "Slow."))
+    assert statuses(sweep(batches(), FakeEngine(failure=failure))) == {
+        1: "timeout",
+        2: "ok",
+        4: "ok",
+    }
+
+
+def test_skipped_cases_are_findings_and_not_tried_again(sweep: Sweep) -> None:
+    swept = skipping(sweep, batches())
+    again = start(swept.path, batches())
+    assert again.engine.tasks == []
+    assert again.rows == swept.rows
+
+
+def test_all_failed_cases_are_tried_again_where_that_is_asked(sweep: Sweep) -> None:
+    swept = skipping(sweep, batches())
+    again = start(swept.path, batches(), again=frozenset(STATUSES) - {"ok"})
+    assert Counter(s.status for s in latest(again.measured)) == {"ok": 9}
+    ids = [s.sample_id for s in again.rows]
+    assert len(set(ids)) == len(ids)
+    assert f"{batches()[2].id}-s000-2" in ids
+
+
+# Time-outs
+
+
+def quarter(task: Task) -> float:
+    return 0.25
+
+
+def test_a_case_is_given_what_is_left_of_its_time(sweep: Sweep) -> None:
+    swept = sweep([make_case()], FakeEngine(seconds=quarter), case_timeout_s=1.5)
+    assert [task.phase for task in swept.engine.tasks] == ["warmup", *["measure"] * 3]
+    assert swept.engine.timeouts == [1.5, 1.5, 1.25, 1.0]
+
+
+def test_without_a_limit_there_is_none(sweep: Sweep) -> None:
+    assert sweep([make_case()]).engine.timeouts == [None] * 4
+
+
+def test_each_case_has_its_own_time(sweep: Sweep) -> None:
+    swept = sweep(grid(), FakeEngine(seconds=quarter), case_timeout_s=1.25)
+    assert Counter(swept.engine.timeouts) == {1.25: 12, 1.0: 6, 0.75: 6}
+
+
+def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(sweep: Sweep) -> None:
+    swept = sweep(grid(lengths=(10,)), FakeEngine(seconds=quarter), case_timeout_s=0.5)
+    assert Counter(task.phase for task in swept.engine.tasks) == {"warmup": 2, "measure": 4}
+    for case in grid(lengths=(10,)):
+        rows = [row for row in swept.rows if row.case_id == case.id]
+        assert [(row.phase, row.status) for row in rows] == [
+            ("warmup", "ok"),
+            ("measure", "ok"),
+            ("measure", "ok"),
+            ("measure", "timeout"),
+        ]
+        assert rows[-1].sample_id == f"{case.id}-s002"
+        assert rows[-1].error == "the case's samples have taken 0.5 s of its 0.5 s"
+    assert swept.outcome.failed == 2
+
+
+def test_a_resume_does_not_give_the_time_again(sweep: Sweep) -> None:
+    engine = FakeEngine(seconds=quarter)
+    swept = sweep([make_case()], engine, stop=lambda: len(engine.tasks) >= 2, case_timeout_s=2.0)
+    again = start(swept.path, [make_case()], FakeEngine(seconds=quarter), case_timeout_s=2.0)
+    # A sample before; warm-ups do not count.
+    assert again.engine.timeouts[0] == 1.75
+    assert [row.status for row in again.measured] == ["ok"] * 3
+
+
+def test_interruptions_do_not_use_up_the_time_of_a_case(sweep: Sweep) -> None:
+    options = {"case_timeout_s": 1.25}
+    whole = sweep([make_case()], FakeEngine(seconds=quarter), **options)
+    engine = FakeEngine(seconds=quarter)
+    swept = sweep([make_case()], engine, stop=lambda: len(engine.tasks) >= 2, **options)
+    for _ in range(2):
+        one = FakeEngine(seconds=quarter)
+        swept = start(
+            swept.path, [make_case()], one, stop=lambda e=one: len(e.tasks) >= 2, **options
+        )
+    assert [row.status for row in swept.measured] == [row.status for row in whole.measured]
+
+
+# A worker that is lost
+
+
+class Lossy(FakeEngine):
+    """An engine whose process dies while it loads: the first so many times."""
+
+    deaths = 0
+
+    def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+        if len(self.opened) < self.deaths:
+            self.opened.append(key)
+            self.open_model = None
+            return LoadFailed(key, "crashed", "Killed.", died=True)
+        return super().open(key)
+
+
+def lossy(deaths: int) -> Lossy:
+    engine = Lossy()
+    engine.deaths = deaths
+    return engine
+
+
+def crash_once(at: Case, **of: Any) -> Callable[[Task], Failure | None]:
+    return failing(
+        lambda task: task.case == at and all(getattr(task, k) == v for k, v in of.items()),
+        ("crashed", "decode", "Killed."),
+    )
+
+
+def test_a_lost_worker_costs_a_load_and_the_warmups_and_its_own_case(sweep: Sweep) -> None:
+    bad = make_case(cache="off", max_new_tokens=50)
+    engine = FakeEngine(failure=crash_once(bad, phase="measure", repeat=1))
+    swept = sweep(grid(), engine)
+    assert engine.opened == [bad.model_key] * 2
+    rows = [(row.phase, row.status) for row in swept.rows if row.case_id == bad.id]
+    assert rows == [("warmup", "ok"), ("measure", "ok"), ("measure", "crashed")]
+    others = [row for row in swept.rows if row.case_id != bad.id]
+    assert Counter(row.case_id for row in others if row.phase == "measure") == {
+        case.id: 3 for case in grid() if case != bad
+    }
+    assert {row.status for row in others} == {"ok"}
+    warmups = Counter(row.attempt for row in others if row.phase == "warmup")
+    assert warmups == {0: 5, 1: 5}
+    assert (swept.outcome.failed, swept.outcome.interrupted) == (1, False)
+
+
+def test_after_a_loss_nothing_is_timed_cold(sweep: Sweep) -> None:
+    bad = make_case(cache="off", max_new_tokens=50)
+    swept = sweep(grid(), FakeEngine(failure=crash_once(bad, phase="measure", repeat=1)))
+    warm: set[str] = set()
+    for row in swept.rows:
+        if row.status == "crashed":
+            warm.clear()
+        elif row.phase == "warmup":
+            warm.add(row.case_id)
+        else:
+            assert row.case_id in warm
+
+
+def test_after_a_loss_the_memory_of_a_case_is_not_taken_again(sweep: Sweep) -> None:
+    bad = make_case(cache="off", max_new_tokens=50)
+    engine = FakeEngine(failure=crash_once(bad, phase="measure", repeat=1), memory_pass=True)
+    passes = [task.case for task in sweep(grid(), engine).engine.tasks if task.phase == "memory"]
+    assert Counter(passes) == dict.fromkeys(grid(), 1)
+
+
+def test_a_worker_lost_over_a_warmup_leaves_the_other_arm_to_be_warmed_again(sweep: Sweep) -> None:
+    cases = grid(lengths=(10,))
+    for seed in range(4):
+        engine = FakeEngine(failure=crash_once(cases[0], phase="warmup"))
+        swept = sweep(cases, engine, seed=seed)
+        phases = [(row.phase, row.status) for row in swept.rows if row.case_id == cases[1].id]
+        assert phases[-4:] == [("warmup", "ok"), *[("measure", "ok")] * 3]
+        assert statuses(swept, cache="off") == {1: "crashed"}
+
+
+def test_every_loss_of_a_case_that_always_kills_is_that_cases(sweep: Sweep) -> None:
+    failure = failing(lambda task: True, ("crashed", "decode", "Killed."))
+    swept = sweep(grid(), FakeEngine(failure=failure))
+    assert Counter(row.case_id for row in swept.rows) == {case.id: 1 for case in grid()}
+    assert len(swept.engine.opened) == 6
+    assert swept.outcome.failed == 6
+
+
+def test_one_death_while_loading_costs_one_case(sweep: Sweep) -> None:
+    swept = sweep(grid(), lossy(1), verify=False)
+    lost = [row for row in swept.rows if row.status == "crashed"]
+    assert [(row.phase, row.stage, row.error) for row in lost] == [("measure", "load", "Killed.")]
+    assert Counter(row.status for row in swept.measured) == {"crashed": 1, "ok": 15}
+    assert len(swept.engine.opened) == 2
+
+
+def test_two_deaths_in_a_row_while_loading_fail_the_rest(sweep: Sweep) -> None:
+    swept = sweep([*grid("a"), *grid("b")], lossy(2))
+    assert Counter((row.model, row.status) for row in swept.measured) == {
+        ("a", "crashed"): 6,
+        ("b", "ok"): 18,
+    }
+    assert [key.model for key in swept.engine.opened] == ["a", "a", "b"]
+    assert swept.outcome.failed == 6
+    # A person cannot mend it: the run is kept.
+    assert swept.outcome.load_errors == []
+
+
+def test_deaths_with_a_load_between_them_are_not_in_a_row(sweep: Sweep) -> None:
+    class Now(Lossy):
+        def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+            # The first and the third load die.
+            self.deaths = len(self.opened) + (len(self.opened) in (0, 2))
+            return super().open(key)
+
+    bad = make_case(cache="off", max_new_tokens=50)
+    engine = Now(failure=crash_once(bad, phase="measure", repeat=2))
+    swept = sweep(grid(), engine, verify=False)
+    lost = [row for row in swept.rows if row.status == "crashed"]
+    assert len(engine.opened) == 4
+    assert Counter(row.stage for row in lost) == {"load": 2, "decode": 1}
+    assert Counter(row.status for row in swept.measured)["crashed"] == 3
+
+
+def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep) -> None:
+    class Talking(Lossy):
+        log = ""
+
+        def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+            opened = super().open(key)
+            self.log = "Out of file handles." if isinstance(opened, LoadFailed) else ""
+            return opened
+
+        def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
+            sample, times = super().measure(*arguments)
+            self.log = "" if sample.status == "ok" else "Segmentation fault."
+            return sample, times
+
+        def take_log(self) -> str:
+            log, self.log = self.log, ""
+            return log
+
+    engine = Talking()
+    engine.deaths = 1
+    engine.failure = failing(lambda task: len(engine.tasks) == 9, ("crashed", "decode", "Killed."))
+    swept = sweep(grid(), engine, verify=False)
+    (lost,) = (row for row in swept.rows if row.stage == "decode")
+    assert (swept.path / "worker.log").read_text() == (
+        f"loading {make_case().model_key.label}\nOut of file handles.\n\n"
+        f"{lost.sample_id}\nSegmentation fault.\n\n"
+    )
+
+
+def test_a_case_whose_worker_was_lost_is_tried_again_by_a_resume(sweep: Sweep) -> None:
+    bad = make_case(cache="off", max_new_tokens=50)
+    swept = sweep(grid(), FakeEngine(failure=crash_once(bad, phase="measure", repeat=1)))
+    again = start(swept.path, grid())
+    assert {task.case for task in again.engine.tasks} == {bad}
+    new = again.rows[len(swept.rows) :]
+    assert [(row.sample_id.removeprefix(bad.id), row.attempt, row.session) for row in new] == [
+        ("-w000-2", 1, 1),
+        ("-s001-2", 1, 1),
+        ("-s002", 0, 1),
+    ]
+    assert Counter(row.status for row in latest(again.measured)) == {"ok": 18}
+
+
+# Is it the same work?
+
+
+def verified(swept: Swept) -> list[str]:
+    return [type(e).__name__ for e in swept.events if isinstance(e, (Verifying, Verified))]
+
+
+def test_each_strategy_of_each_model_is_verified_once_before_it_is_timed(sweep: Sweep) -> None:
+    swept = sweep([*grid("a"), *grid("b")])
+    assert swept.engine.verified == ["dynamic", "dynamic"]
+    assert verified(swept) == ["Verifying", "Verified"] * 2
+    for model in "ab":
+        about = [
+            type(event).__name__
+            for event in swept.events
+            if (isinstance(event, Verifying) and event.model.model == model)
+            or (isinstance(event, Verified) and event.finding.model == model)
+            or (
+                isinstance(event, SampleStarted)
+                and event.task.case.model == model
+                and event.task.case.cache == "dynamic"
+            )
+        ]
+        assert about[:3] == ["Verifying", "Verified", "SampleStarted"]
+    run = load_run(swept.path)
+    assert [(check.model, check.cache) for check in run.checks] == [
+        ("a", "dynamic"),
+        ("a", "dynamic"),
+        ("b", "dynamic"),
+        ("b", "dynamic"),
+    ]
+    assert [finding.verdict for finding in run.info.findings] == ["pass", "pass"]
+
+
+def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
+    told = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Verified):
+            told.append([check.detail for check in load_checks(tmp_path / "run")])
+            assert event.finding.detail == "As scripted."
+
+    with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
         run_groups(
-            group_cases([make_case(max_new_tokens=20)]),
+            group_cases(grid()),
+            progress_of(grid(), (), THREE),
             FakeEngine(),
             writer,
-            lambda event: None,
-            rule=StoppingRule(repeats=2),
-            seed=0,
+            listen,
+            conduct=Conduct(THREE),
         )
-    counts = Counter(load_run(path).tokens_table["sample_id"])
-    case_id = make_case(max_new_tokens=20).id
-    assert counts == {f"{case_id}-w000": 16, f"{case_id}-s000": 20, f"{case_id}-s001": 20}
+    assert told == [["As scripted.", "Nothing is left."]]
+
+
+def test_without_a_cache_there_is_nothing_to_verify(sweep: Sweep) -> None:
+    swept = sweep([case for case in grid() if case.cache == "off"])
+    assert swept.engine.verified == []
+
+
+def test_where_it_is_not_wanted_nothing_is_verified(sweep: Sweep) -> None:
+    swept = sweep(grid(), verify=False)
+    assert (swept.engine.verified, verified(swept)) == ([], [])
+    assert len(swept.measured) == 18
+    assert not (swept.path / "verify.csv").exists()
+
+
+def test_a_resume_verifies_only_what_was_not(sweep: Sweep) -> None:
+    engine = FakeEngine()
+    cases = [*grid("a"), *grid("b")]
+    swept = sweep(cases, engine, stop=lambda: len(engine.tasks) >= 5)
+    assert engine.verified == ["dynamic"]
+    again = start(swept.path, cases)
+    assert again.engine.verified == ["dynamic"]
+    assert [finding.model for finding in load_run(swept.path).info.findings] == ["a", "b"]
+
+
+def test_a_run_that_was_not_verified_can_be_when_it_goes_on(sweep: Sweep) -> None:
+    engine = FakeEngine()
+    swept = sweep(grid(), engine, stop=lambda: len(engine.tasks) >= 5, verify=False)
+    assert start(swept.path, grid()).engine.verified == ["dynamic"]
+
+
+def test_a_model_that_is_finished_is_not_loaded_to_be_verified(sweep: Sweep) -> None:
+    swept = sweep(grid(), verify=False)
+    again = start(swept.path, grid())
+    assert (again.engine.opened, again.engine.verified) == ([], [])
+
+
+def test_in_another_environment_it_is_verified_again(sweep: Sweep) -> None:
+    engine = FakeEngine(verdict="fail")
+    swept = sweep(grid(), engine, stop=lambda: len(engine.tasks) >= 8)
+    again = start(swept.path, grid(), environment=make_environment(cpu="Another CPU"))
+    assert again.engine.verified == ["dynamic"]
+    new = [row for row in again.rows if row.session == 1]
+    assert {row.flags for row in new} == {"environment_changed"}
+
+
+def test_samples_of_a_strategy_that_does_other_work_are_flagged(sweep: Sweep) -> None:
+    swept = sweep(grid(), FakeEngine(verdict="fail"))
+    flags = {(row.cache, row.phase): row.flags for row in swept.rows}
+    assert flags == {
+        ("off", "warmup"): None,
+        ("off", "measure"): None,
+        ("dynamic", "warmup"): "verify_failed",
+        ("dynamic", "measure"): "verify_failed",
+    }
+    assert swept.outcome.failed == 0
+
+
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped", "pass"])
+def test_only_a_failure_is_a_flag(sweep: Sweep, verdict: Any) -> None:
+    assert {row.flags for row in sweep(grid(), FakeEngine(verdict=verdict)).rows} == {None}
+
+
+def test_the_flag_stays_after_a_resume(sweep: Sweep) -> None:
+    engine = FakeEngine(verdict="fail")
+    swept = sweep(grid(), engine, stop=lambda: len(engine.tasks) >= 5)
+    again = start(swept.path, grid())
+    assert again.engine.verified == []
+    assert {row.flags for row in again.rows if row.cache == "dynamic"} == {"verify_failed"}
+
+
+def test_a_death_while_loading_does_not_leave_the_model_unverified(sweep: Sweep) -> None:
+    swept = sweep(grid(), lossy(1))
+    assert Counter(row.status for row in swept.measured) == {"crashed": 1, "ok": 15}
+    assert swept.engine.verified == ["dynamic"]
+
+
+# Interrupted and gone on with
+
+# Sums of these are exact; each task has a time of its own.
+TIMES = (0.25, 0.5, 0.125, 1.0, 0.25, 0.75)
+
+
+def time_of(task: Task) -> float:
+    digits = int(task.case.id, 16)
+    return TIMES[(digits + task.repeat) % len(TIMES)]
+
+
+RULES = {
+    "fixed": THREE,
+    "rule": StoppingRule(min_repeats=2, max_repeats=7, min_seconds=1.5, max_spread=100.0),
+}
+
+
+def timed(swept: Swept) -> list[tuple[str, int, int, int]]:
+    """The counted samples in their order."""
+    return [(row.case_id, row.round, row.repeat, row.attempt) for row in swept.measured]
+
+
+def has_all(swept: Swept, whole: Swept) -> None:
+    assert timed(swept) == timed(whole)
+    assert [row.sample_id for row in swept.measured] == [row.sample_id for row in whole.measured]
+    ids = [row.sample_id for row in swept.rows]
+    assert len(set(ids)) == len(ids)
+    assert load_run(swept.path).info.state == "finished"
+    tokens = Counter(load_run(swept.path).tokens_table["sample_id"])
+    assert tokens == {row.sample_id: row.new_tokens for row in swept.rows}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_sweep_interrupted_after_any_sample_has_in_the_end_what_it_would_have_had(
+    sweep: Sweep, rule: str
+) -> None:
+    cases = [*grid("a", (10, 50)), *grid("b", (10,))]
+    whole = sweep(cases, FakeEngine(seconds=time_of), rule=RULES[rule], seed=3)
+    assert len({row.case_id for row in whole.measured}) == 6
+    counts = Counter(row.case_id for row in whole.measured)
+    assert (len(set(counts.values())) > 1) is (rule == "rule")
+    for count in range(len(whole.rows)):
+        engine = FakeEngine(seconds=time_of)
+        options: dict[str, Any] = {"rule": RULES[rule], "seed": 3}
+        cut = sweep(cases, engine, stop=lambda e=engine, n=count: len(e.tasks) >= n, **options)
+        assert len(cut.rows) == count
+        assert cut.outcome.interrupted
+        has_all(start(cut.path, cases, FakeEngine(seconds=time_of), **options), whole)
+
+
+@settings(deadline=None, max_examples=15, derandomize=True, database=None)
+@given(
+    st.lists(st.integers(3, 12), min_size=1, max_size=12),
+    st.sampled_from(sorted(RULES)),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_a_sweep_interrupted_again_and_again_has_in_the_end_what_it_would_have_had(
+    tmp_path_factory: pytest.TempPathFactory,
+    counts: list[int],
+    rule: str,
+    seed: int,
+    memory_pass: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("again")
+    cases = [*grid("a", (10, 50)), *grid("b", (10,))]
+    options: dict[str, Any] = {"rule": RULES[rule], "seed": seed}
+
+    def engine() -> FakeEngine:
+        return FakeEngine(seconds=time_of, memory_pass=memory_pass)
+
+    whole = start(folder / "whole", cases, engine(), **options)
+    for count in counts:
+        one = engine()
+        start(folder / "cut", cases, one, stop=lambda e=one, n=count: len(e.tasks) >= n, **options)
+    has_all(start(folder / "cut", cases, engine(), **options), whole)
+
+
+@settings(deadline=None, max_examples=15, derandomize=True, database=None)
+@given(st.data(), st.sampled_from(sorted(RULES)))
+def test_a_sweep_whose_workers_die_anywhere_has_in_the_end_what_it_would_have_had(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, rule: str
+) -> None:
+    folder = tmp_path_factory.mktemp("deaths")
+    cases = [*grid("a", (10, 50)), *grid("b", (10,))]
+    whole = start(folder / "whole", cases, FakeEngine(seconds=time_of), rule=RULES[rule])
+    for _ in range(4):
+        deaths = data.draw(st.sets(st.integers(0, 30), max_size=4), label="tasks that kill")
+        engine = FakeEngine(seconds=time_of)
+        engine.failure = failing(
+            lambda task, e=engine, at=deaths: len(e.tasks) in at, ("crashed", "decode", "Killed.")
+        )
+        start(folder / "cut", cases, engine, rule=RULES[rule])
+    swept = start(folder / "cut", cases, FakeEngine(seconds=time_of), rule=RULES[rule])
+    good = latest(swept.measured)
+    assert {row.status for row in latest(swept.rows)} == {"ok"}
+    assert sorted((row.case_id, row.repeat) for row in good) == sorted(
+        (row.case_id, row.repeat) for row in whole.measured
+    )
+    ids = [row.sample_id for row in swept.rows]
+    assert len(set(ids)) == len(ids)

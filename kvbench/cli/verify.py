@@ -1,0 +1,86 @@
+"""`kvbench verify`: whether a model does the same work with a cache as without."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from kvbench.cli.options import Debug, given, option, plan_option
+
+__all__ = ["verify"]
+
+Texts = list[str] | None
+
+
+def verify(
+    model: Annotated[
+        str,
+        typer.Argument(help="Built-in architecture, hub id, or local folder.", show_default=False),
+    ],
+    weights: Annotated[str | None, plan_option("weights")] = None,
+    device: Annotated[Texts, plan_option("device", "--device", "-d")] = None,
+    dtype: Annotated[Texts, plan_option("dtype")] = None,
+    attention: Annotated[Texts, plan_option("attention")] = None,
+    cache: Annotated[Texts, plan_option("cache", "--cache", "-c")] = None,
+    new_tokens: Annotated[
+        int, option("New tokens to compare, per sequence.", "--new-tokens", "-n")
+    ] = 32,
+    generations: Annotated[
+        int, option("Generations in a row to look for a leak in.", "--generations")
+    ] = 6,
+    seed: Annotated[str | None, plan_option("seed")] = None,
+    trust_remote_code: Annotated[
+        bool | None, plan_option("trust_remote_code", "--trust-remote-code")
+    ] = None,
+    as_json: Annotated[
+        bool,
+        option(
+            "Print one JSON object per check on standard output, all else on standard error.",
+            "--json",
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Check that a cache changes nothing but time: tokens, logits, shapes, leaks.
+
+    The verdict rests on the logits, in float32 whatever dtype is asked for: the same tokens, step
+    by step through the cache and in one forward without it.
+
+    Exit codes: 0 the same work, 1 not the same, 2 wrong usage, 130 interrupted.
+    """
+    from kvbench import api, console
+    from kvbench.plan import Plan
+    from kvbench.records.check import failed
+
+    keys = given(
+        {
+            "weights": weights,
+            "device": device,
+            "dtype": dtype,
+            "attention": attention,
+            "cache": cache,
+            "seed": seed,
+            "trust_remote_code": trust_remote_code,
+        }
+    )
+    terminal = console.make_console(stderr=as_json)
+    view = console.make_view(terminal, quiet=False, as_json=False)
+    try:
+        checks = api.verify(
+            # Token ids in place of a prompt: a folder may have no tokenizer.
+            Plan.parse({"model": [model], "prompt_tokens": 8, "max_new_tokens": 8} | keys),
+            new_tokens=new_tokens,
+            generations=generations,
+            listener=view,
+        )
+    finally:
+        view.close()
+    if as_json:
+        for check in checks:
+            print(json.dumps(dataclasses.asdict(check), ensure_ascii=False))
+    else:
+        console.print_checks(terminal, checks)
+    raise typer.Exit(1 if failed(checks) else 0)

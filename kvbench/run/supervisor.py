@@ -1,0 +1,298 @@
+"""The supervisor: asks a worker process to measure, and turns its loss into a failed sample."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from kvbench.case import Group, ModelKey, Task
+from kvbench.errors import UserError
+from kvbench.records.check import Check, check_of
+from kvbench.records.environment import Environment
+from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
+from kvbench.run.engine import Interrupted
+from kvbench.run.messages import Failed, Reached, Refused, Reply, Request
+
+__all__ = ["WorkerEngine"]
+
+_PATH_VARIABLE = "KVBENCH_WORKER_PATH"
+_START = (
+    f"import os, sys; sys.path[:] = os.environ.pop('{_PATH_VARIABLE}').split(os.pathsep); "
+    "from kvbench.run.worker import main; main(int(sys.argv[2]))"
+)
+"""With the caller's own import path: a notebook may have found kvbench through it alone."""
+
+_POLL_S = 0.2
+_LAST_WORDS_BYTES = 16_384
+_LONGEST_ERROR = 500
+
+
+class WorkerEngine:
+    """Measures in a child process, and in another one when that is lost. Imports no torch.
+
+    Args:
+        seed: of random weights and prompt ids.
+        trust_remote_code: let Transformers run code that comes with a model.
+        stop: asked while a model loads or is verified; True ends that at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._seed = seed
+        self._trust_remote_code = trust_remote_code
+        self._stop = stop
+        self._worker: _Worker | None = None
+        self._log = ""
+        self._open_model: ModelKey | None = None
+
+    @property
+    def open_model(self) -> ModelKey | None:
+        """The model that is open; None again once its process was lost."""
+        if self._worker is not None and self._worker.process.poll() is not None:
+            # Killed while it waited: that costs a start, and no sample.
+            self.close()
+        return self._open_model
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The id of the process that measures, None while there is none."""
+        return self._worker.process.pid if self._worker else None
+
+    def environment(self) -> Environment:
+        """The machine and the software, as the worker sees them.
+
+        Raises:
+            UserError: the worker cannot be started.
+        """
+        environment: Environment = self._ask_or_refuse("environment")
+        return environment
+
+    def check(self, groups: Iterable[Group]) -> None:
+        """Refuse what cannot be measured at all.
+
+        Raises:
+            UserError: see LocalEngine.check; or the worker was lost over it.
+        """
+        self._ask_or_refuse("check", tuple(groups))
+
+    def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
+        """Load a model in the worker, in place of the one that is open."""
+        self._open_model = None
+        try:
+            opened: ModelLoaded | LoadFailed = self._ask("open", key)
+        except _Lost as lost:
+            # Out of memory is a finding; any other loss may be no fault of the model's.
+            return LoadFailed(key, lost.status, lost.error, died=lost.status == "crashed")
+        if isinstance(opened, ModelLoaded):
+            self._open_model = key
+        return opened
+
+    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+        """Verify a strategy on the open model; skipped if the worker is lost over it."""
+        key = self._open_model
+        if key is None:
+            raise RuntimeError("no model is open")
+        try:
+            checks: tuple[Check, ...] = self._ask("verify", cache, new_tokens, generations)
+        except _Lost as lost:
+            detail = f"The check was cut off: {lost.error}."
+            return (check_of(key, cache, "logits", "skipped", detail),)
+        return checks
+
+    def measure(
+        self, task: Task, timeout_s: float | None = None
+    ) -> tuple[Sample, tuple[float, ...]]:
+        """Run a task. A worker that is lost over it, or too slow, is a failed sample."""
+        started_at = utc_now()
+        try:
+            measured: tuple[Sample, tuple[float, ...]] = self._ask(
+                "measure", task, timeout_s=timeout_s, stoppable=False
+            )
+        except _Lost as lost:
+            return sample_of(
+                task, status=lost.status, started_at=started_at, stage=lost.stage, error=lost.error
+            ), ()
+        return measured
+
+    def take_log(self) -> str:
+        """What the last lost worker wrote at its end, once."""
+        log, self._log = self._log, ""
+        return log
+
+    def close(self) -> None:
+        """End the worker, and with it all that it holds of the device."""
+        self._open_model = None
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            worker.end()
+
+    def _ask_or_refuse(self, method: str, *arguments: Any) -> Any:
+        # Twice, since a process may be killed for no reason of its own.
+        with contextlib.suppress(_Lost):
+            return self._ask(method, *arguments)
+        try:
+            return self._ask(method, *arguments)
+        except _Lost as lost:
+            raise UserError(f"Nothing can be measured: {lost.error}") from lost
+
+    def _ask(
+        self,
+        method: str,
+        *arguments: Any,
+        timeout_s: float | None = None,
+        stoppable: bool = True,
+    ) -> Any:
+        """Call a method of the worker's engine.
+
+        Raises:
+            UserError: it refused.
+            Interrupted: the sweep is to stop.
+            _Lost: there is no answer, and no worker any more.
+        """
+        if self._worker is None:
+            self._worker = _Worker()
+        stop = self._stop if stoppable else lambda: False
+        request = Request(method, arguments, self._seed, self._trust_remote_code)
+        try:
+            reply = self._worker.ask(request, timeout_s, stop)
+        except _Lost as lost:
+            self._lose(lost.log)
+            raise
+        except BaseException:
+            # Interrupted, by the sweep or at the keyboard: what it does now nobody waits for.
+            self._lose("")
+            raise
+        if isinstance(reply, Refused):
+            raise UserError(reply.sentence)
+        if isinstance(reply, Failed):
+            # The worker is there, but what state it is in nobody knows.
+            self._lose(reply.traceback)
+            raise _Lost("crashed", _last_line(reply.traceback), reply.traceback)
+        if not reply.healthy:
+            # What it measured is told; a CUDA context with a fault in it is not used again.
+            self._lose("")
+        return reply.value
+
+    def _lose(self, log: str) -> None:
+        self._log = log
+        self.close()
+
+
+class _Lost(Exception):
+    """No answer will come: why, at which stage of a sample, and what the worker wrote last."""
+
+    def __init__(self, status: Status, error: str, log: str, stage: Stage | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.log = log
+        self.stage = stage
+
+
+class _Worker:
+    """One child process with its socket and its log."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        # Without a name, so that it is gone with the two processes that hold it.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._kills = _oom_kills()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _START, "kvbench-worker", str(theirs.fileno())],
+                # A pipe that is never written to: it closes when this process dies.
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {_PATH_VARIABLE: os.pathsep.join(sys.path)},
+                # Out of the terminal's process group: Ctrl-C is the supervisor's to deal with.
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+
+    def ask(self, request: Request, timeout_s: float | None, stop: Callable[[], bool]) -> Reply:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        stage: Stage | None = None
+        try:
+            self._connection.send(request)
+            while True:
+                if self._connection.poll(_wait_s(deadline)):
+                    message: Reply | Reached = self._connection.recv()
+                    if not isinstance(message, Reached):
+                        return message
+                    stage = message.stage
+                elif deadline is not None and time.monotonic() >= deadline:
+                    raise _Lost("timeout", f"no result after {timeout_s:g} s", "", stage)
+                elif stop():
+                    raise Interrupted
+        except (EOFError, OSError):
+            # The socket closes when the process ends, whatever ended it.
+            self.process.wait()
+            status, error = self._cause()
+            raise _Lost(status, error, self._last_words(), stage) from None
+
+    def end(self) -> None:
+        """Kill the process, if it still runs: it holds nothing that needs a farewell."""
+        self._connection.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+        self._log.close()
+
+    def _cause(self) -> tuple[Status, str]:
+        code, said = self.process.returncode, _last_line(self._last_words())
+        if code == -signal.SIGKILL and _oom_kills() > self._kills:
+            return "oom", "the kernel's out-of-memory killer ended the worker process"
+        if code < 0:
+            how = f"the worker process was killed by {signal.Signals(-code).name}"
+        else:
+            how = f"the worker process ended by itself with code {code}"
+        return "crashed", f"{how}; it wrote last: {said}" if said else how
+
+    def _last_words(self) -> str:
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - _LAST_WORDS_BYTES))
+        return self._log.read().decode("utf-8", "replace")
+
+
+def _wait_s(deadline: float | None) -> float:
+    return _POLL_S if deadline is None else min(_POLL_S, max(0.0, deadline - time.monotonic()))
+
+
+def _last_line(text: str) -> str:
+    """The line of a log that says what happened: the fatal one, else the last."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
+    line = (fatal or lines or [""])[-1]
+    return line if len(line) <= _LONGEST_ERROR else line[: _LONGEST_ERROR - 3] + "..."
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory since the system came up (Linux)."""
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        # Not Linux: then a kill is just a kill.
+        return 0
+    return 0

@@ -1,0 +1,172 @@
+"""Tests of kvbench/run/progress.py: what the rows of earlier starts come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from kvbench.case import Task
+from kvbench.measure.stopping import StoppingRule
+from kvbench.records.sample import STATUSES, Sample, sample_of
+from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
+from tests.fakes import arm, make_case, make_task, timed_sample
+
+CASE = make_case()
+THREE = StoppingRule(repeats=3)
+
+
+def row(phase: Any = "measure", repeat: int = 0, attempt: int = 0, status: Any = "ok") -> Sample:
+    task = Task(CASE, phase, repeat, repeat, 16, attempt)
+    return timed_sample(task, 0.5) if status == "ok" else sample_of(task, status=status)
+
+
+def of(*samples: Sample, again: Any = TRIED_AGAIN) -> CaseProgress:
+    return progress_of([CASE], samples, THREE, again)[CASE]
+
+
+def next_ids(progress: CaseProgress) -> tuple[str, str]:
+    """The ids of the next warm-up and of the next counted sample, without the case's."""
+    tasks = (progress.task("warmup", 0, 16), progress.task("measure", len(progress.measured), 100))
+    first, second = (task.sample_id.removeprefix(CASE.id) for task in tasks)
+    return first, second
+
+
+# From rows
+
+
+def test_a_case_without_rows_is_at_its_start() -> None:
+    progress = of()
+    assert (progress.measured, progress.failure, progress.ended) == ([], None, False)
+    assert (progress.warm, progress.memory_known, progress.used_s) == (False, False, 0.0)
+    assert next_ids(progress) == ("-w000", "-s000")
+
+
+def test_counted_samples_are_kept_and_nothing_is_warm() -> None:
+    progress = of(row("warmup"), row(repeat=0), row(repeat=1))
+    assert [sample.repeat for sample in progress.measured] == [0, 1]
+    assert (progress.ended, progress.warm) == (False, False)
+    assert next_ids(progress) == ("-w000-2", "-s002")
+
+
+def test_a_case_that_has_enough_has_ended() -> None:
+    progress = of(row("warmup"), *(row(repeat=i) for i in range(3)))
+    assert (progress.ended, progress.failure, len(progress.measured)) == (True, None, 3)
+
+
+def test_the_rule_sees_the_times_of_counted_samples_alone() -> None:
+    seen: list[list[float]] = []
+
+    class Rule(StoppingRule):
+        def done(self, times: Sequence[float]) -> bool:
+            seen.append(list(times))
+            return False
+
+    progress_of([CASE], [row("warmup"), row("memory"), *arm(CASE, [0.25, 0.75])], Rule())
+    assert seen == [[0.25], [0.25, 0.75]]
+
+
+def test_another_rule_may_want_more_of_a_case_that_had_ended() -> None:
+    samples = arm(CASE, [0.5] * 3)
+    assert progress_of([CASE], samples, THREE)[CASE].ended
+    assert not progress_of([CASE], samples, StoppingRule(repeats=4))[CASE].ended
+
+
+@pytest.mark.parametrize("phase", ["warmup", "memory", "measure"])
+@pytest.mark.parametrize("status", [s for s in STATUSES if s != "ok"])
+def test_a_failure_ends_its_case_unless_it_is_tried_again(phase: str, status: str) -> None:
+    failed = row(phase, status=status)
+    progress = of(failed)
+    again = status in TRIED_AGAIN
+    assert (progress.ended, progress.failure) == (not again, None if again else failed)
+
+
+def test_a_lost_process_alone_is_tried_again() -> None:
+    assert {"crashed"} == TRIED_AGAIN
+
+
+def test_all_failures_are_tried_again_where_that_is_asked() -> None:
+    everything = frozenset(STATUSES) - {"ok"}
+    for status in everything:
+        assert not of(row(status=status), again=everything).ended
+
+
+def test_a_sample_that_is_tried_again_has_the_next_attempt() -> None:
+    progress = of(row("warmup"), row(), row(repeat=1, status="crashed"))
+    assert [sample.repeat for sample in progress.measured] == [0]
+    assert next_ids(progress) == ("-w000-2", "-s001-2")
+
+
+def test_of_several_attempts_the_last_counts() -> None:
+    progress = of(row(status="crashed"), row(attempt=1, status="crashed"), row(attempt=2))
+    assert [sample.attempt for sample in progress.measured] == [2]
+    assert progress.failure is None
+    assert next_ids(progress) == ("-w000", "-s001")
+    assert progress.task("measure", 0, 16).attempt == 3
+
+
+def test_an_earlier_failure_that_was_tried_again_does_not_end_the_case() -> None:
+    tried = [row(status="oom"), row(attempt=1), row(repeat=1)]
+    progress = of(*tried)
+    assert (progress.ended, progress.failure, len(progress.measured)) == (False, None, 2)
+
+
+def test_a_later_failure_ends_a_case_that_was_fine() -> None:
+    failed = row("warmup", attempt=1, status="oom")
+    progress = of(row("warmup"), row(), failed)
+    assert (progress.ended, progress.failure) == (True, failed)
+
+
+def test_a_memory_pass_is_known_unless_it_failed() -> None:
+    assert of(row("warmup"), row("memory")).memory_known
+    assert not of(row("warmup"), row()).memory_known
+    assert not of(row("memory", status="crashed")).memory_known
+
+
+def test_the_time_used_is_that_of_the_counted_samples() -> None:
+    samples = [row("warmup"), row(), row(repeat=1, status="crashed"), row("warmup", attempt=1)]
+    assert of(*samples).used_s == 0.5
+
+
+def test_each_case_has_its_own_rows() -> None:
+    other, third = make_case(cache="off"), make_case(batch_size=7)
+    samples = [*arm(CASE, [0.5] * 3), *arm(other, [0.5])]
+    found = progress_of([other, CASE, third], samples, THREE)
+    assert list(found) == [other, CASE, third]
+    assert {case: len(progress.measured) for case, progress in found.items()} == {
+        other: 1,
+        CASE: 3,
+        third: 0,
+    }
+
+
+def test_rows_of_cases_that_are_no_longer_planned_are_passed_over() -> None:
+    assert list(progress_of([CASE], arm(make_case(batch_size=7), [0.5]), THREE)) == [CASE]
+
+
+# As a sweep goes on
+
+
+def test_a_task_has_the_shape_that_was_asked_for() -> None:
+    assert CaseProgress(CASE).task("memory", 4, 33) == make_task(
+        phase="memory", round=4, repeat=4, new_tokens=33
+    )
+
+
+def test_what_is_noted_moves_the_case_on() -> None:
+    progress = CaseProgress(CASE)
+    progress.note(row("warmup"), THREE)
+    assert next_ids(progress) == ("-w000-2", "-s000")
+    for repeat in range(3):
+        assert not progress.ended
+        progress.note(row(repeat=repeat), THREE)
+    assert progress.ended
+    assert progress.used_s == 1.5
+
+
+def test_what_is_only_remembered_does_not_count() -> None:
+    progress = CaseProgress(CASE)
+    progress.remember(row(status="oom"))
+    assert (progress.ended, progress.failure, progress.measured) == (False, None, [])
+    assert next_ids(progress) == ("-w000", "-s000-2")
