@@ -17,6 +17,7 @@ from kvbench.cli import app
 from kvbench.cli import main as run_kvbench
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan import Plan
+from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.run import TOKEN_COLUMNS
 from kvbench.records.sample import Sample
@@ -39,6 +40,9 @@ def columns_page() -> str:
         "## tokens.csv",
         "One row per new token.",
         _table(("column", "what it says"), TOKEN_COLUMNS.items()),
+        "## verify.csv",
+        "One row per check of a cache strategy on a model; see verify.md.",
+        _columns(Check),
         "## summary.csv",
         "One row per case; derived.",
         _columns(CaseSummary),
