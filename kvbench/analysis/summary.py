@@ -13,7 +13,7 @@ import numpy as np
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL, ratio_interval, ratio_of_medians
 from kvbench.records.columns import column
 from kvbench.records.run import Run
-from kvbench.records.sample import Sample, Status
+from kvbench.records.sample import Sample, Status, latest, memory_readings
 from kvbench.strategies import BASELINE, STRATEGIES
 
 if TYPE_CHECKING:
@@ -120,9 +120,12 @@ def summarise(run: Run) -> pd.DataFrame:
 
 
 def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
-    """One summary per case: sorted by everything but size as first seen, then by size."""
+    """One summary per case: sorted by everything but size as first seen, then by size.
+
+    Of a sample that was tried again the last attempt counts.
+    """
     by_case: dict[str, list[Sample]] = {}
-    for sample in samples:
+    for sample in latest(samples):
         by_case.setdefault(sample.case_id, []).append(sample)
     baselines = {
         pair_key(members[0]): members
@@ -207,19 +210,9 @@ def _speedup(counted: Sequence[Sample], baseline: Sequence[Sample]) -> dict[str,
 
 def _memory(members: Sequence[Sample]) -> dict[str, Any]:
     """Peak and peak over base of each sample that has them; polled passes count too."""
-    peaks, over = [], []
-    for s in members:
-        if s.phase == "warmup" or s.status != "ok":
-            continue
-        for peak, before in (
-            (s.nvml_peak_bytes, s.nvml_before_bytes),
-            (s.torch_peak_allocated_bytes, s.torch_before_bytes),
-            (s.rss_peak_bytes, s.rss_before_bytes),
-        ):
-            if peak is not None:
-                peaks.append(peak)
-                over.append(None if before is None else peak - before)
-                break
+    readings = [memory_readings(s) for s in members if s.phase != "warmup" and s.status == "ok"]
+    peaks = [peak for peak, _ in filter(None, readings)]
+    over = [peak - before for peak, before in filter(None, readings) if before is not None]
     return {
         "memory_peak_bytes": _whole(_median(peaks)),
         "memory_over_base_bytes": _whole(_median(over)),

@@ -8,9 +8,14 @@ from typing import Annotated
 import typer
 
 import kvbench
+from kvbench.cli.compare import compare
 from kvbench.cli.env import env
 from kvbench.cli.models import models
+from kvbench.cli.report import report
+from kvbench.cli.runs import runs
+from kvbench.cli.show import show
 from kvbench.cli.sweep import sweep
+from kvbench.cli.verify import verify
 from kvbench.errors import UserError
 
 __all__ = ["app", "main"]
@@ -26,6 +31,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command()(sweep)
+app.command()(report)
+app.command()(compare)
+app.command()(show)
+app.command()(runs)
+app.command()(verify)
 app.command()(models)
 app.command()(env)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from kvbench.options import DESCRIPTIONS
 
-__all__ = ["Debug", "given", "option", "plan_option"]
+__all__ = ["Debug", "given", "listed", "option", "plan_option"]
 
 
 def plan_option(key: str, *names: str) -> Any:
@@ -19,6 +20,11 @@ def plan_option(key: str, *names: str) -> Any:
 def option(help_text: str, *names: str) -> Any:
     """An option that is not a key of a plan."""
     return typer.Option(*names, help=help_text, show_default=False)
+
+
+def listed(values: Sequence[str] | None) -> list[str]:
+    """Values given in several options, or in one with commas between them."""
+    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]

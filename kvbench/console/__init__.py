@@ -5,11 +5,17 @@ from __future__ import annotations
 from kvbench.console.printing import (
     make_console,
     print_cases,
+    print_checks,
+    print_comparison,
     print_environment,
     print_models,
     print_run,
+    print_runs,
+    print_saved,
     print_sentences,
+    print_stopped,
     print_table,
+    print_written,
 )
 from kvbench.console.views import View, make_view
 
@@ -18,9 +24,15 @@ __all__ = [
     "make_console",
     "make_view",
     "print_cases",
+    "print_checks",
+    "print_comparison",
     "print_environment",
     "print_models",
     "print_run",
+    "print_runs",
+    "print_saved",
     "print_sentences",
+    "print_stopped",
     "print_table",
+    "print_written",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,21 +14,33 @@ from rich.text import Text
 from kvbench.analysis.summary import summarise_cases
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
+from kvbench.records.check import Check
 from kvbench.records.environment import Environment
+from kvbench.records.finding import findings
+from kvbench.records.index import Listed, state_of
 from kvbench.records.run import Run
-from kvbench.report.table import Table, failures, pair_table
-from kvbench.report.words import answers
+from kvbench.report.compare import Result, comparison_table
+from kvbench.report.growth import growth_sentences
+from kvbench.report.plot import speedup_bars
+from kvbench.report.table import Table, check_table, failures, pair_table
+from kvbench.report.words import answers, proof, proofs
 from kvbench.text import printable
 from kvbench.theory.cache import cache_bytes_per_token
 
 __all__ = [
     "make_console",
     "print_cases",
+    "print_checks",
+    "print_comparison",
     "print_environment",
     "print_models",
     "print_run",
+    "print_runs",
+    "print_saved",
     "print_sentences",
+    "print_stopped",
     "print_table",
+    "print_written",
 ]
 
 
@@ -52,21 +66,109 @@ def print_table(console: Console, table: Table) -> None:
         console.print(table.caption, style="dim", soft_wrap=not console.is_terminal)
 
 
+def print_saved(console: Console, run: Run) -> None:
+    """What `kvbench show` prints."""
+    state = state_of(run.path, run.info)
+    head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
+    console.print(printable(head), soft_wrap=True)
+    _print_results(console, run)
+    bars = speedup_bars(run)
+    if bars:
+        console.print("\nSpeed-up:")
+        print_sentences(console, map(printable, bars))
+    growth = growth_sentences(summarise_cases(run.samples))
+    if growth:
+        console.print("\nGrowth:")
+        print_sentences(console, (f"- {printable(line)}" for line in growth))
+    if state.endswith("resumable"):
+        _print_resume(console, run.path)
+
+
+def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
+    """What `kvbench runs` prints: a row per run."""
+    if not found:
+        console.print(f"{folder}: no run in it.")
+        return
+    rows = tuple(_run_row(run) for run in found)
+    heads = ("run", "model", "devices", "cases", "started (UTC)", "state")
+    print_table(console, Table(heads, rows, (False, False, False, True, False, False), ""))
+
+
+def _run_row(run: Listed) -> tuple[str, ...]:
+    info = run.info
+    if info is None:
+        return (run.path.name, "-", "-", "-", "-", run.state)
+    models, devices = (
+        ", ".join(dict.fromkeys(str(case.get(key)) for case in info.cases))
+        for key in ("model", "device")
+    )
+    started = info.started_at[:16].replace("T", " ")
+    return (run.path.name, models, devices, str(len(info.cases)), started, run.state)
+
+
 def print_run(console: Console, run: Run) -> None:
     """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
+    _print_results(console, run)
+    if run.info.state == "interrupted":
+        console.print("\nInterrupted: what was measured until then is kept.")
+        _print_resume(console, run.path)
+    console.print("\nWritten:")
+    files = (path for path in run.path.rglob("*") if path.is_file())
+    print_written(console, sorted(path for path in files if not path.name.startswith(".")))
+
+
+def _print_results(console: Console, run: Run) -> None:
     cases = summarise_cases(run.samples)
     console.print()
     print_table(console, pair_table(cases))
     console.print()
     print_sentences(console, answers(cases), style="bold" if console.is_terminal else None)
+    print_sentences(console, proofs(run.info))
     failed = failures(cases)
     if failed:
         console.print(f"\n{len(failed)} of {len(run.info.cases)} cases failed:")
         print_sentences(console, (f"- {line}" for line in failed))
-    if run.info.state == "interrupted":
-        console.print("\nInterrupted: what was measured until then is kept.")
-    console.print("\nWritten:")
-    for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
+
+
+def print_stopped(console: Console, path: Path | None) -> None:
+    """What a sweep leaves that was stopped at once; `path` is its folder, if it had one."""
+    if path is None:
+        console.print("Stopped; nothing was measured.")
+    else:
+        console.print("Stopped at once: what was measured until then is kept.")
+        _print_resume(console, path)
+
+
+def _print_resume(console: Console, path: Path) -> None:
+    console.print(f"Go on with:  kvbench sweep --resume {shlex.quote(str(path))}", soft_wrap=True)
+
+
+def print_checks(console: Console, checks: Sequence[Check]) -> None:
+    """What `kvbench verify` ends with: the checks, and what they come to."""
+    print_table(console, check_table(checks))
+    console.print()
+    print_sentences(console, (proof(finding) for finding in findings(checks)))
+
+
+def print_comparison(console: Console, result: Result) -> None:
+    """What `kvbench compare` shows: differences of the machines, the table, what was left out."""
+    if result.differences:
+        console.print("The machines or their software differ:")
+        print_sentences(console, (f"- {printable(line)}" for line in result.differences))
+        console.print()
+    if result.rows:
+        print_table(console, comparison_table(result))
+    else:
+        console.print("No case was timed on both sides.")
+    if result.unmatched:
+        console.print(f"\nNot compared ({len(result.unmatched)}):")
+        lines = (f"- {one.side}: {one.case}: {one.reason}" for one in result.unmatched)
+        print_sentences(console, map(printable, lines))
+
+
+def print_written(console: Console, paths: Iterable[Path]) -> None:
+    """The files that were written."""
+    for path in paths:
         console.print(f"  {path}", soft_wrap=True)
 
 

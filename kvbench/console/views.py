@@ -24,8 +24,11 @@ from kvbench.records.events import (
     SampleEnded,
     SampleStarted,
     SweepStarted,
+    Verified,
+    Verifying,
 )
 from kvbench.report.units import seconds, significant
+from kvbench.report.words import proof
 
 __all__ = ["Forecast", "JsonView", "LineView", "LiveView", "QuietView", "View", "make_view"]
 
@@ -135,6 +138,9 @@ class LiveView:
             self._progress.start()
         elif isinstance(event, SampleStarted):
             self._progress.update(self._task, description=_task_line(event.task))
+        elif isinstance(event, Verifying):
+            question = f"{event.model.device}: {event.cache}, the same work as off?"
+            self._progress.update(self._task, description=question)
         elif isinstance(event, CaseEnded):
             self._console.print(_case_line(event))
         else:
@@ -170,6 +176,8 @@ class Forecast:
         if isinstance(event, SweepStarted):
             self._wanted = event.samples_per_case
             self._times = {case.id: [] for case in event.cases}
+            for sample in event.begun:
+                self._times[sample.case_id].append(sample.total_s or 0.0)
         elif isinstance(event, SampleEnded) and event.sample.phase == "measure":
             if event.sample.total_s is not None:
                 self._times[event.sample.case_id].append(event.sample.total_s)
@@ -221,6 +229,8 @@ def _line(event: Event) -> str | None:
         )
     if isinstance(event, LoadFailed):
         return f"not loaded ({event.status}): {event.error}"
+    if isinstance(event, Verified):
+        return proof(event.finding)
     if isinstance(event, Notice):
         return event.text
     return None

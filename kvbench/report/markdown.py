@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 from kvbench.report.table import Table, failures, pair_table
-from kvbench.report.words import answers
+from kvbench.report.words import answers, proofs
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|#&~]|(?<![^\W_])_|_(?![^\W_]))")
 """What Markdown or HTML would read as markup; an underscore inside a word is none."""
@@ -29,6 +29,7 @@ def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary]) -> str:
     if failed:
         parts.append("What failed:\n\n" + "\n".join(f"- {_escape(line)}" for line in failed))
     parts.append(_same_work(cases))
+    parts.extend(_escape(sentence) for sentence in proofs(info))
     if info.state != "finished":
         parts.append(f"The run is not complete: it is {info.state}.")
     parts.extend(_escape(note) for note in info.notes)

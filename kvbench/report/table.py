@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
+from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import Pair, pairs, speedup_range
 from kvbench.strategies import BASELINE
 
-__all__ = ["Table", "failures", "pair_table"]
+__all__ = ["Table", "check_table", "failures", "pair_table", "speedup_text", "time_text"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,25 @@ def pair_table(cases: Sequence[CaseSummary]) -> Table:
     )
 
 
+def check_table(checks: Sequence[Check]) -> Table:
+    """What was verified: a row per check, without the columns that say the same in each row."""
+    axes = ("model", "device", "dtype", "attention", "cache")
+    shown = [name for name in axes if len({getattr(check, name) for check in checks}) > 1]
+    heads = (*shown, "check", "in", "batch", "verdict", "detail")
+    rows = tuple(
+        (
+            *(str(getattr(check, name)) for name in shown),
+            check.check,
+            check.checked_dtype,
+            "-" if check.batch_size is None else str(check.batch_size),
+            check.verdict,
+            check.detail,
+        )
+        for check in checks
+    )
+    return Table(heads, rows, tuple(head == "batch" for head in heads), "")
+
+
 def failures(cases: Sequence[CaseSummary]) -> list[str]:
     """One line per case that failed, with the reason."""
     return [
@@ -57,7 +77,8 @@ def _named(name: str) -> Callable[[Sequence[CaseSummary]], str]:
     return lambda cases: name
 
 
-def _time(case: CaseSummary | None) -> str:
+def time_text(case: CaseSummary | None) -> str:
+    """`4.38 s ±4%`, or why there is no time; a dash for no case."""
     if case is None:
         return "-"
     if case.total_s_median is None:
@@ -69,7 +90,8 @@ def _time(case: CaseSummary | None) -> str:
     return f"{seconds(case.total_s_median)} ±{half_range:.0%}"
 
 
-def _speedup(case: CaseSummary) -> str:
+def speedup_text(case: CaseSummary) -> str:
+    """`3.15x (2.96-3.31)`, or a dash."""
     if case.speedup is None:
         return "-"
     interval = speedup_range(case)
@@ -102,9 +124,9 @@ _COLUMNS = (
     _Column(_named("tokens"), lambda p: str(p[1].max_new_tokens)),
     _Column(_named("batch"), lambda p: str(p[1].batch_size)),
     _Column(_named("cache"), lambda p: p[1].cache, False, "_strategies"),
-    _Column(_named("off"), lambda p: _time(p[1] if p[1].cache == BASELINE else p[0])),
-    _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else _time(p[1])),
-    _Column(_named("speed-up"), lambda p: _speedup(p[1])),
+    _Column(_named("off"), lambda p: time_text(p[1] if p[1].cache == BASELINE else p[0])),
+    _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else time_text(p[1])),
+    _Column(_named("speed-up"), lambda p: speedup_text(p[1])),
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
     _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
     _Column(_memory_head, lambda p: _either(p, "memory_peak_bytes", mib)),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvbench.analysis.summary import CaseSummary, pair_key
+from kvbench.records.check import Verdict
+from kvbench.records.finding import Finding
+from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
 
-__all__ = ["Pair", "answers", "pairs", "speedup_range"]
+__all__ = ["Pair", "answers", "pairs", "proof", "proofs", "speedup_range"]
 
 Pair = tuple[CaseSummary | None, CaseSummary]
 """The uncached case, if it was measured, and a cached one of the same key."""
@@ -32,6 +35,29 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
             if key not in longest or _size(on) >= _size(longest[key][1]):
                 longest[key] = (off, on)
     return [_sentence(off, on) for off, on in longest.values()]
+
+
+def proofs(info: RunInfo) -> list[str]:
+    """Whether the arms did the same work: one sentence per model and strategy."""
+    if info.findings:
+        return [proof(finding) for finding in info.findings]
+    if info.plan.get("verify") is False:
+        return ["Not verified: whether the arms do the same work was not checked (--no-verify)."]
+    return []
+
+
+def proof(finding: Finding) -> str:
+    """What the checks of a strategy came to, in a sentence or two."""
+    return f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+
+
+_PROOFS: dict[Verdict, str] = {
+    "pass": "Verified, the same work as without a cache",
+    "near_tie": "Not verified, though tokens part at near-ties alone",
+    "exempt": "Lossy, so that its work is not the same",
+    "skipped": "Not verified",
+    "fail": "NOT THE SAME WORK as without a cache, so that its times mean nothing",
+}
 
 
 def speedup_range(case: CaseSummary) -> tuple[float, float] | None:

@@ -35,6 +35,16 @@ def test_medians_and_quartiles_are_of_the_counted_samples() -> None:
     assert (case.total_s_min, case.total_s_max) == (0.1, 0.9)
 
 
+def test_of_a_sample_that_was_tried_again_the_last_attempt_counts() -> None:
+    lost = sample_of(make_task(ON, 1), status="crashed", error="Killed.")
+    again = timed_sample(make_task(ON, 1, attempt=1), 0.75)
+    tried = [*arm(ON, [0.25]), lost, again]
+    case = summary_of(tried)
+    assert (case.status, case.samples, case.total_s_median, case.error) == ("ok", 2, 0.5, None)
+    case = summary_of(tried[:2])
+    assert (case.status, case.samples, case.error) == ("crashed", 1, "Killed.")
+
+
 def test_an_even_number_of_samples_has_the_mean_of_the_middle_ones() -> None:
     case = summary_of(arm(ON, [1.0, 2.0, 4.0, 8.0]))
     assert (case.total_s_median, case.total_s_q1, case.total_s_q3) == (3.0, 1.75, 5.0)

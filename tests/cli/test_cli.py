@@ -1,14 +1,19 @@
-"""Tests of the command line, run in this process with an engine that measures nothing."""
+"""Tests of the command line, with an engine that measures nothing, and once with a real one."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import signal
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -19,9 +24,14 @@ from kvbench.catalogue import CATALOGUE
 from kvbench.cli import app, main
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan import Plan
+from kvbench.records.lock import RunLock
 from kvbench.records.run import load_run
-from tests.fakes import FakeEngine, make_environment
+from kvbench.records.sample import STATUSES
+from kvbench.run.engine import Interrupted
+from tests.fakes import FakeEngine, make_environment, no_failure
+from tests.records.reading import files_no_larger_than
 
+ROOT = Path(kvbench.__file__).parents[1]
 SMALL = ["sweep", "-d", "cpu", "-n", "5", "-r", "2", "--name", "run"]
 
 
@@ -29,18 +39,18 @@ SMALL = ["sweep", "-d", "cpu", "-n", "5", "-r", "2", "--name", "run"]
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     """The engine that `kvbench sweep` uses in a test; runs land in an empty folder."""
     fake = FakeEngine()
-    monkeypatch.setattr(api, "_local_engine", lambda plan: fake)
-    monkeypatch.setattr(api, "environment", make_environment)
-    monkeypatch.setattr("kvbench.report.write.write_charts", lambda *arguments: [])
+    monkeypatch.setattr(api, "WorkerEngine", lambda **options: fake)
+    monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
     monkeypatch.chdir(tmp_path)
     return fake
 
 
 @pytest.fixture(autouse=True)
-def interrupt_is_restored() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+def signals_are_restored() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
     yield
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @dataclass(frozen=True)
@@ -171,18 +181,100 @@ def test_every_option_of_a_plan_reaches_it(call: Call, engine: FakeEngine) -> No
         "max_spread": "0.25",
         "max_case_seconds": "7",
         "seed": "11",
+        "case_timeout": "12.5",
     }
     options = [part for k, v in given.items() for part in (f"--{k.replace('_', '-')}", v)]
-    called = call("sweep", *options, "--trust-remote-code", "--name", "run", "--quiet")
+    flags = ["--trust-remote-code", "--keep-going-after-oom", "--no-verify"]
+    called = call("sweep", *options, *flags, "--name", "run", "--quiet")
     assert called.code == 0
-    assert load_run(Path("results/run")).info.plan == Plan.parse(
-        given | {"trust_remote_code": True}
-    ).model_dump(mode="json")
+    set_by_flags = {"trust_remote_code": True, "keep_going_after_oom": True, "verify": False}
+    assert load_run(Path("results/run")).info.plan == Plan.parse(given | set_by_flags).model_dump(
+        mode="json"
+    )
+
+
+def test_verify_goes_over_a_file_that_says_no(call: Call, engine: FakeEngine) -> None:
+    Path("plan.yaml").write_text("device: cpu\nmax_new_tokens: 5\nrepeats: 1\nverify: false\n")
+    assert call("sweep", "plan.yaml", "--name", "file").code == 0
+    assert engine.verified == []
+    assert call("sweep", "plan.yaml", "--name", "option", "--verify").code == 0
+    assert engine.verified == ["dynamic"]
 
 
 def test_a_list_may_be_given_by_repeating_an_option(call: Call, engine: FakeEngine) -> None:
     called = call("sweep", "-d", "cpu", "-n", "5", "-n", "10-20+5", "-c", "off", "--dry-run")
     assert called.out.endswith(" 4 cases; nothing was run.\n")
+
+
+# Verify
+
+
+def test_verify_prints_the_checks_and_what_they_come_to(call: Call, engine: FakeEngine) -> None:
+    called = call("verify", "gpt2", "-d", "cpu")
+    assert (called.code, called.err, engine.verified) == (0, "", ["dynamic"])
+    said = "Verified, the same work as without a cache: dynamic on gpt2"
+    assert any(line.startswith(said) for line in called.out.splitlines())
+    # Nothing is timed, and nothing written.
+    assert (engine.tasks, list(Path().iterdir())) == ([], [])
+    assert engine.closed
+
+
+def test_a_model_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
+    engine.verdict = "fail"
+    called = call("verify", "gpt2", "-d", "cpu")
+    assert called.code == 1
+    assert "NOT THE SAME WORK as without a cache" in called.out
+
+
+def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> None:
+    called = call("verify", "gpt2", "--dtype", "float32,bfloat16", "--json")
+    assert called.code == 0
+    checks = [json.loads(line) for line in called.out.splitlines()]
+    checks = [check for check in checks if check["check"] == "logits"]
+    assert [(check["device"], check["dtype"], check["cache"]) for check in checks] == [
+        (device, dtype, "dynamic")
+        for device in ("cpu", "cuda")
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert "loading gpt2" in called.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (["gpt2", "-c", "off"], r"cache: 'off' is what the other strategies are compared with\."),
+        (["gpt2", "-c", "dynamc"], r"did you mean 'dynamic'\?"),
+        (["gpt2", "-n", "1"], r"new_tokens: 1 is too few; at least 2 are needed\."),
+        (["gpt2", "--generations", "2"], r"generations: 2 is too few; at least 3 are needed\."),
+        (["gpt2", "-d", "gpu"], r"device: 'gpu' is not cpu, cuda, cuda:N or auto\."),
+        (["", "-d", "cpu"], r"model: '' is not right"),
+    ],
+)
+def test_a_mistake_about_what_to_verify_is_one_sentence(
+    call: Call, engine: FakeEngine, arguments: list[str], pattern: str
+) -> None:
+    check_one_sentence(call("verify", *arguments), pattern)
+    assert engine.verified == []
+
+
+def test_a_model_that_cannot_be_verified_is_one_sentence(call: Call, engine: FakeEngine) -> None:
+    engine.unloadable = {"gpt2": ("oom", "It does not fit.")}
+    called = call("verify", "gpt2", "-d", "cpu", "--json")
+    assert (called.code, called.out) == (2, "")
+    assert called.err.splitlines()[-1] == "kvbench: It does not fit."
+
+
+def test_an_interrupt_while_verifying_is_exit_code_130(
+    call: Call, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeEngine, "verify", stop)
+    called = call("verify", "gpt2", "-d", "cpu")
+    assert called.code == 130
+    assert "Traceback" not in called.err
+    assert engine.closed
 
 
 # A sweep
@@ -237,12 +329,13 @@ def test_the_command_line_is_recorded(
     assert load_run(Path("results/run")).info.command == ("kvbench", *SMALL)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_interrupt_ends_the_sweep_after_the_sample(
-    call: Call, engine: FakeEngine
+    call: Call, engine: FakeEngine, number: signal.Signals
 ) -> None:
     def seconds(task: object) -> float:
         if len(engine.tasks) == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return 0.5
 
     engine.seconds = seconds
@@ -251,9 +344,13 @@ def test_the_first_interrupt_ends_the_sweep_after_the_sample(
     assert called.err.strip() == (
         "Stopping after the sample in flight; press Ctrl-C again to stop at once."
     )
-    assert "Interrupted: what was measured until then is kept." in called.out
+    assert (
+        "Interrupted: what was measured until then is kept.\n"
+        "Go on with:  kvbench sweep --resume results/run\n"
+    ) in called.out
     run = load_run(Path("results/run"))
     assert (run.info.state, len(run.samples)) == ("interrupted", 3)
+    assert (run.path / "summary.md").exists()
 
 
 def test_the_second_interrupt_ends_it_at_once(call: Call, engine: FakeEngine) -> None:
@@ -267,8 +364,214 @@ def test_the_second_interrupt_ends_it_at_once(call: Call, engine: FakeEngine) ->
     called = call(*SMALL)
     assert called.code == 130
     assert "Traceback" not in called.err
+    assert called.out.endswith(
+        "Stopped at once: what was measured until then is kept.\n"
+        "Go on with:  kvbench sweep --resume results/run\n"
+    )
     run = load_run(Path("results/run"))
     assert (run.info.state, len(run.samples)) == ("interrupted", 2)
+
+
+def test_an_interrupt_before_anything_was_measured_leaves_nothing(
+    call: Call, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "environment", interrupt)
+    called = call(*SMALL)
+    assert (called.code, called.out) == (130, "Stopped; nothing was measured.\n")
+    assert list(Path().iterdir()) == []
+
+
+def interrupt(*arguments: object) -> None:
+    raise Interrupted
+
+
+# Going on
+
+
+def stop_after(engine: FakeEngine, count: int) -> None:
+    """Have the engine press Ctrl-C during this task from now."""
+    last = len(engine.tasks) + count
+
+    def seconds(task: object) -> float:
+        if len(engine.tasks) == last:
+            signal.raise_signal(signal.SIGINT)
+        return 0.5
+
+    engine.seconds = seconds
+
+
+def resume_command(called: Called) -> list[str]:
+    """The arguments that the program was said to be called with to go on."""
+    (line,) = (line for line in called.out.splitlines() if line.startswith("Go on with:"))
+    program, *arguments = shlex.split(line.removeprefix("Go on with:"))
+    assert program == "kvbench"
+    return arguments
+
+
+@pytest.mark.parametrize("out", ["results", "my results", "it's; here", "明天 $HOME"])
+def test_the_command_that_is_printed_goes_on(call: Call, engine: FakeEngine, out: str) -> None:
+    stop_after(engine, 4)
+    called = call(*SMALL, "--out", out)
+    assert called.code == 130
+    path = Path(out) / "run"
+    before = load_run(path).samples
+    assert resume_command(called) == ["sweep", "--resume", str(path)]
+    again = call(*resume_command(called))
+    assert again.code == 0
+    run = load_run(path)
+    assert run.info.state == "finished"
+    assert run.samples[:4] == before
+    assert Counter(s.cache for s in run.samples if s.phase == "measure") == {"off": 2, "dynamic": 2}
+    assert f"{path}: " in again.out
+
+
+def test_the_same_command_again_goes_on(call: Call, engine: FakeEngine) -> None:
+    stop_after(engine, 4)
+    assert call(*SMALL).code == 130
+    assert call(*SMALL).code == 0
+    assert call(*SMALL).code == 0
+    run = load_run(Path("results/run"))
+    assert len(run.info.resumes) == 1
+    assert Counter(s.phase for s in run.samples)["measure"] == 4
+
+
+def test_a_finished_run_is_shown_again(call: Call, engine: FakeEngine) -> None:
+    first = call(*SMALL)
+    engine.tasks.clear()
+    called = call("sweep", "--resume", "results/run")
+    assert (called.code, engine.tasks) == (0, [])
+    assert "results/run is finished: there is nothing left to measure." in called.out
+    table = first.out[first.out.index("On cpu, with the cache") :]
+    assert called.out.endswith(table)
+
+
+def test_a_changed_plan_is_one_sentence_and_can_be_forced(call: Call, engine: FakeEngine) -> None:
+    assert call(*SMALL).code == 0
+    changed = ["sweep", "--resume", "results/run", "--repeats", "3"]
+    check_one_sentence(
+        call(*changed),
+        r"results/run was begun otherwise: repeats: 2 before, 3 now\. Choose another --name, or ",
+    )
+    check_one_sentence(call(*SMALL, "-n", "7"), r"max_new_tokens: 5 before, 5,7 now\.")
+    assert call(*changed, "--force").code == 0
+    assert Counter(s.phase for s in load_run(Path("results/run")).samples)["measure"] == 6
+
+
+def test_a_changed_machine_is_one_sentence(call: Call, engine: FakeEngine) -> None:
+    stop_after(engine, 4)
+    call(*SMALL)
+    engine.machine = make_environment(driver="550.54")
+    check_one_sentence(
+        call("sweep", "--resume", "results/run"), r"driver: none before, 550\.54 now\."
+    )
+    assert call("sweep", "--resume", "results/run", "--force").code == 0
+
+
+def test_failed_cases_are_measured_again_where_that_is_asked(
+    call: Call, engine: FakeEngine
+) -> None:
+    engine.failure = lambda task: (
+        ("timeout", "decode", "Too slow.") if task.case.cache == "off" else None
+    )
+    assert call(*SMALL).code == 1
+    engine.failure = no_failure
+    assert call("sweep", "--resume", "results/run").code == 1
+    assert call("sweep", "--resume", "results/run", "--retry-failed").code == 0
+
+
+def test_how_a_sweep_is_carried_out_may_change_with_a_resume(
+    call: Call, engine: FakeEngine
+) -> None:
+    stop_after(engine, 4)
+    call(*SMALL)
+    engine.timeouts.clear()
+    assert call("sweep", "--resume", "results/run", "--case-timeout", "90", "--no-verify").code == 0
+    assert engine.timeouts and None not in engine.timeouts
+    plan = load_run(Path("results/run")).info.plan
+    assert (plan["case_timeout"], plan["verify"]) == (90.0, False)
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        (["plan.yaml"], "a plan file"),
+        (["--name", "other"], "--name"),
+        (["--dry-run"], "--dry-run"),
+    ],
+)
+def test_a_resume_has_its_plan_and_its_name(
+    call: Call, engine: FakeEngine, extra: list[str], what: str
+) -> None:
+    stop_after(engine, 4)
+    call(*SMALL)
+    Path("plan.yaml").write_text("device: cpu\n")
+    tasks = len(engine.tasks)
+    check_one_sentence(
+        call("sweep", "--resume", "results/run", *extra),
+        f"^kvbench: --resume names a run that has its plan: leave {what} out\\.$",
+    )
+    assert len(engine.tasks) == tasks
+
+
+@pytest.mark.parametrize("path", ["results/none", "plan.yaml", "."])
+def test_a_resume_of_what_is_no_run_is_one_sentence(
+    call: Call, engine: FakeEngine, path: str
+) -> None:
+    Path("plan.yaml").write_text("device: cpu\n")
+    check_one_sentence(call("sweep", "--resume", path), "not a run folder, there is no run")
+
+
+def test_an_interrupt_while_a_resume_begins_says_how_to_go_on(
+    call: Call, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(engine, 4)
+    call(*SMALL)
+    monkeypatch.setattr(FakeEngine, "check", interrupt)
+    called = call("sweep", "--resume", "results/run")
+    assert called.code == 130
+    assert "nothing was measured" not in called.out
+    assert resume_command(called) == ["sweep", "--resume", "results/run"]
+
+
+# Exit codes
+
+
+def test_all_well_is_exit_code_0(call: Call, engine: FakeEngine) -> None:
+    called = call(*SMALL)
+    assert called.code == 0
+    assert "Verified, the same work as without a cache: dynamic on gpt2" in called.out
+
+
+@pytest.mark.parametrize("status", sorted(set(STATUSES) - {"ok"}))
+def test_a_case_that_failed_in_any_way_is_exit_code_1(
+    call: Call, engine: FakeEngine, status: Any
+) -> None:
+    engine.failure = lambda task: (
+        (status, "decode", "It failed.") if task.case.cache == "off" else None
+    )
+    assert call(*SMALL, "--quiet").code == 1
+
+
+def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
+    engine.verdict = "fail"
+    called = call(*SMALL)
+    assert called.code == 1
+    assert "NOT THE SAME WORK as without a cache" in called.out
+
+
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped"])
+def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdict: Any) -> None:
+    engine.verdict = verdict
+    assert call(*SMALL, "--quiet").code == 0
+
+
+def test_a_sweep_that_was_not_verified_says_so(call: Call, engine: FakeEngine) -> None:
+    called = call(*SMALL, "--no-verify")
+    assert (called.code, engine.verified) == (0, [])
+    said = "Not verified: whether the arms do the same work was not checked (--no-verify)."
+    assert said in called.out
+    summary = Path("results/run/summary.md").read_text(encoding="utf-8")
+    assert "was not checked (--no-verify)." in summary
 
 
 # Mistakes
@@ -296,6 +599,15 @@ PLAN_MISTAKES = [
     (["-r", "0"], r"repeats: '0' is not right"),
     (["-r", "x"], r"repeats: 'x' is not right"),
     (["--seed", "-1"], r"seed: '-1' is not right"),
+    (["--case-timeout", "soon"], r"case_timeout: 'soon' is not right"),
+    (["--case-timeout", ""], r"case_timeout: '' is not right"),
+    (["--case-timeout", "0"], r"case_timeout: '0' is not right"),
+    (["--case-timeout", "-1"], r"case_timeout: '-1' is not right"),
+    (["--case-timeout", "nan"], r"case_timeout: 'nan' is not right"),
+    (["--case-timeout", "inf"], r"case_timeout: 'inf' is not right"),
+    (["case.yaml"], r"case_timeout: True is not right|True is not a number"),
+    (["keep.yaml"], r"keep_going_after_oom: 'perhaps' is not right"),
+    (["verify.yaml"], r"verify: \[.*\] is not right"),
     (["--min-repeats", "9", "--max-repeats", "8"], r"max_repeats \(8\) is below min_repeats \(9\)"),
     (["no.yaml"], r"no\.yaml: there is no such plan\."),
     (["folder"], r"folder: the plan cannot be read: Is a directory\."),
@@ -315,9 +627,9 @@ RUN_MISTAKES = [
     (["--name", "a\nb"], r"--name: 'a\\nb' is not a plain folder name"),
     (["--name", "\x1b[31m"], r"--name: '\\x1b\[31m' is not a plain folder name"),
     (["--name", "x" * 300], r"--name: longer than 200 bytes"),
-    (["--name", "there"], r"results/there exists, and a run is never overwritten: choose another"),
-    (["--out", "empty.txt"], r"empty\.txt"),
-    (["--out", "typo.yaml/deeper"], r"typo\.yaml"),
+    (["--name", "there"], r"results/there exists and is no run: choose another --name or --out\."),
+    (["--out", "empty.txt"], r"empty\.txt/.* cannot be made: Not a directory\."),
+    (["--out", "typo.yaml/deeper"], r"typo\.yaml/deeper/.* cannot be made: Not a directory\."),
 ]
 
 
@@ -326,6 +638,7 @@ def mistakes(engine: FakeEngine) -> None:
     """The files that the mistakes speak of."""
     Path("folder").mkdir()
     Path("results/there").mkdir(parents=True)
+    Path("results/there/thesis.tex").touch()
     for name, content in {
         "empty.txt": b"\n",
         "typo.yaml": b"modle: gpt2\n",
@@ -334,6 +647,9 @@ def mistakes(engine: FakeEngine) -> None:
         "anchor.yaml": b"seed: &a 1\n",
         "list.yaml": b"- seed\n",
         "cut.yaml": b"model: [a\nseed: 1\n",
+        "case.yaml": b"case_timeout: true\n",
+        "keep.yaml": b"keep_going_after_oom: perhaps\n",
+        "verify.yaml": b"verify: [yes, no]\n",
         "bytes.yaml": b"\xff\xfe",
     }.items():
         Path(name).write_bytes(content)
@@ -379,10 +695,6 @@ def test_a_mistake_about_the_folder_is_one_sentence_and_exit_code_2(
     assert [path.name for path in Path("results").iterdir()] == ["there"]
 
 
-def test_a_file_in_the_place_of_the_folder_is_not_called_a_run(call: Call, mistakes: None) -> None:
-    assert "never overwritten" not in call(*SMALL, "--out", "empty.txt").err
-
-
 def test_a_model_that_cannot_be_had_is_one_sentence(call: Call, engine: FakeEngine) -> None:
     engine.refusal = "model: there is no 'x'."
     check_one_sentence(call(*SMALL), "model: there is no 'x'")
@@ -399,17 +711,36 @@ def test_an_unknown_dtype_of_models_is_one_sentence(call: Call) -> None:
     check_one_sentence(call("models", "--dtype", "int4"), "dtype: 'int4' is not one of")
 
 
-def test_a_disk_that_is_full_is_one_sentence(
-    call: Call,
-    engine: FakeEngine,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_disk_that_is_full_is_one_sentence_and_costs_nothing(
+    call: Call, engine: FakeEngine
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device", "results/run/samples.csv")
+    many = ["sweep", "-d", "cpu", "-n", "5", "-r", "50", "--name", "run", "--quiet"]
+    with files_no_larger_than(16_000):
+        called = call(*many)
+    check_one_sentence(
+        called,
+        r"^kvbench: results/run/samples\.csv cannot be written: File too large\. What was measured "
+        r"before is kept; make room and go on with --resume results/run\.$",
+    )
+    before = load_run(Path("results/run"))
+    assert before.info.state == "interrupted"
+    assert 10 < len(before.samples) < 100
+    assert call("sweep", "--resume", "results/run", "--quiet").code == 0
+    run = load_run(Path("results/run"))
+    assert run.samples[: len(before.samples)] == before.samples
+    assert Counter(s.phase for s in run.samples)["measure"] == 100
+    ids = [s.sample_id for s in run.samples]
+    assert len(set(ids)) == len(ids)
 
-    monkeypatch.setattr("kvbench.records.writer.RunWriter.append", full)
-    called = call(*SMALL, "--quiet")
-    check_one_sentence(called, r"results/run/samples\.csv: No space left on device\.")
+
+def test_a_run_in_use_is_one_sentence(call: Call, engine: FakeEngine) -> None:
+    stop_after(engine, 4)
+    call(*SMALL)
+    lock = RunLock(Path("results/run"))
+    for again in (SMALL, ["sweep", "--resume", "results/run"]):
+        check_one_sentence(call(*again), rf"results/run is in use by process {os.getpid()} on ")
+    lock.release()
+    assert call(*SMALL).code == 0
 
 
 @pytest.mark.parametrize(
@@ -447,3 +778,58 @@ def test_an_error_that_is_nobodys_mistake_is_not_hidden(
     monkeypatch.setattr(api, "plan_cases", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["sweep", "--dry-run"])
+
+
+# For real: a worker process with torch in it, started once for all of these
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Called]]:
+    """A sweep of a tiny model by the program itself, and then its resume: the folder and both."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "tiny").mkdir()
+    keys = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "vocab_size": 99}
+    (folder / "tiny" / "config.json").write_text(json.dumps(keys | {"initializer_range": 0.3}))
+    plan = ["-m", "tiny", "--weights", "random", "-p", "4", "-n", "6", "-r", "1", "-d", "cpu"]
+    calls = []
+    for arguments in (
+        ["sweep", *plan, "--name", "run", "--json"],
+        ["sweep", "--resume", "results/run", "--repeats", "2", "--force"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "kvbench", *arguments],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        calls.append(Called(done.returncode, done.stdout, done.stderr))
+    return folder / "results" / "run", calls
+
+
+def test_a_real_sweep_ends_well(real: tuple[Path, list[Called]]) -> None:
+    path, (swept, _) = real
+    assert swept.code == 0, swept.err
+    samples = [json.loads(line) for line in swept.out.splitlines()]
+    assert Counter((s["cache"], s["phase"], s["status"]) for s in samples) == {
+        (cache, phase, "ok"): 1 for cache in ("off", "dynamic") for phase in ("warmup", "measure")
+    }
+    assert {s["sample_id"] for s in samples} <= {s.sample_id for s in load_run(path).samples}
+    hashes = {s["output_sha256"] for s in samples if s["phase"] == "measure"}
+    assert len(hashes) == 1 and None not in hashes
+    assert "Verified, the same work as without a cache: dynamic on tiny" in swept.err
+
+
+def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
+    path, (_, resumed) = real
+    assert resumed.code == 0, resumed.err
+    run = load_run(path)
+    assert run.info.state == "finished"
+    assert [s.session for s in run.samples if s.phase == "measure"] == [0, 0, 1, 1]
+    assert Counter(s.attempt for s in run.samples if s.phase == "warmup") == {0: 2, 1: 2}
+    # The same process of the same machine in the same environment: no flag, nothing verified again.
+    assert all("environment_changed" not in (s.flags or "") for s in run.samples)
+    assert {check.session for check in run.checks} == {0}
+    assert not list(path.glob(".lock*"))

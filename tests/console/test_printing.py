@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,16 @@ from kvbench.console.printing import (
     print_models,
     print_run,
     print_sentences,
+    print_stopped,
     print_table,
 )
 from kvbench.errors import UserError
 from kvbench.records.environment import Device
-from kvbench.records.run import load_run
+from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample, sample_of
+from kvbench.report.build import build
 from kvbench.report.table import Table
-from kvbench.report.write import write_derived
-from tests.fakes import arm, make_case, make_environment, make_task, write_run
+from tests.fakes import arm, make_case, make_environment, make_finding, make_task, write_run
 
 HOSTILE = "[bold]x[/bold] :smile: [link=http://x]y[/link] [/] 'z' 12"
 
@@ -124,7 +127,7 @@ def test_on_a_terminal_the_answer_stands_out(tmp_path: Path) -> None:
 
 def test_a_run_ends_with_table_answer_and_files(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "run", samples()))
-    write_derived(run)
+    build((run,), run.path)
     to = console()
     print_run(to, run)
     text = output(to)
@@ -132,7 +135,7 @@ def test_a_run_ends_with_table_answer_and_files(tmp_path: Path) -> None:
     assert "On cpu, with the cache, 100 new tokens of gpt2 take 1.00 s instead of 2.00 s" in text
     listed = text[text.index("Written:") :].splitlines()[1:]
     assert listed == [f"  {path}" for path in sorted(p for p in run.path.rglob("*") if p.is_file())]
-    assert len(listed) == 9
+    assert len(listed) == 14
     assert "have no time" not in text
     assert "Interrupted" not in text
 
@@ -161,6 +164,63 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     to = console()
     print_run(to, load_run(path))
     assert "Interrupted: what was measured until then is kept." in output(to)
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "it's here; $HOME"
+    path = write_run(folder, samples())
+    to = console(40, terminal=True)
+    info = dataclasses.replace(load_run(path).info, state="interrupted")
+    print_run(to, Run(path, info, load_run(path).samples))
+    (line,) = (line for line in output(to).splitlines() if line.startswith("Go on with:"))
+    # To be pasted into a shell as it stands, and not folded on a narrow terminal.
+    assert shlex.split(line.removeprefix("Go on with:")) == [
+        *("kvbench", "sweep", "--resume", str(path))
+    ]
+
+
+def test_a_finished_run_is_not_to_be_gone_on_with(tmp_path: Path) -> None:
+    to = console()
+    print_run(to, load_run(write_run(tmp_path / "run", samples())))
+    assert "Go on with" not in output(to)
+
+
+def test_a_sweep_that_was_stopped_at_once_says_how_to_go_on() -> None:
+    to = console(40, terminal=True)
+    print_stopped(to, Path("my results/a run"))
+    assert output(to).splitlines() == [
+        "Stopped at once: what was measured until",
+        "then is kept.",
+        "Go on with:  kvbench sweep --resume 'my results/a run'",
+    ]
+
+
+def test_a_sweep_that_was_stopped_before_it_had_a_folder_says_that() -> None:
+    to = console()
+    print_stopped(to, None)
+    assert output(to) == "Stopped; nothing was measured.\n"
+
+
+def test_what_was_verified_is_told_below_the_answer(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "run", samples()))
+    finding = make_finding(verdict="fail", detail=f"Said: {HOSTILE}")
+    to = console()
+    print_run(to, Run(run.path, dataclasses.replace(run.info, findings=(finding,)), run.samples))
+    lines = output(to).splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("NOT THE SAME WORK"))
+    assert lines[at].endswith(f"dynamic on gpt2 (random, float32, sdpa) on cpu. Said: {HOSTILE}")
+    assert lines[at - 1].startswith("On cpu, with the cache")
+
+
+def test_hidden_files_are_not_listed(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", samples())
+    for name in (".lock", ".lock-holder", ".DS_Store", "worker.log"):
+        (path / name).touch()
+    to = console()
+    print_run(to, load_run(path))
+    listed = output(to)[output(to).index("Written:") :].splitlines()[1:]
+    names = [Path(line.strip()).name for line in listed]
+    assert names == ["run.json", "samples.csv", "tokens.csv", "worker.log"]
 
 
 def test_a_run_without_samples_can_be_shown(tmp_path: Path) -> None:

@@ -32,9 +32,11 @@ from kvbench.records.events import (
     SampleStarted,
     SweepEnded,
     SweepStarted,
+    Verified,
+    Verifying,
 )
 from kvbench.records.sample import sample_of
-from tests.fakes import make_case, make_task, timed_sample
+from tests.fakes import make_case, make_finding, make_task, timed_sample
 
 OFF, ON = make_case(cache="off"), make_case()
 RUN = Path("results/run")
@@ -109,6 +111,8 @@ def whole_sweep() -> list[Event]:
         ModelLoading(key),
         ModelLoaded(key, 0.5, 124_439_808, 497_759_232),
         Notice("NVML is not there."),
+        Verifying(key, "dynamic"),
+        Verified(make_finding(detail="Said [so].")),
         SampleStarted(warmup),
         SampleEnded(timed_sample(warmup, 0.1)),
         SampleStarted(memory),
@@ -194,6 +198,8 @@ def test_lines_tell_models_notices_and_cases(clock: Clock) -> None:
         "loading gpt2 (random, float32, sdpa) on cpu",
         "loaded 124.4 M parameters, 475 MiB, in 500 ms",
         "NVML is not there.",
+        "Verified, the same work as without a cache: dynamic on gpt2 (random, float32, sdpa) on "
+        "cpu. Said [so].",
         "[1/2] cpu: dynamic, batch 1, 100 new tokens: 500 ms, 1 sample, after 2.50 s",
         "[2/2] cpu: off, batch 1, 100 new tokens: oom: No [memory]., after 2.50 s",
         "not loaded (unsupported): No such model.",
@@ -240,6 +246,30 @@ def test_the_bar_tells_the_case_and_the_kind_of_its_sample() -> None:
     view.close()
 
 
+def test_the_bar_asks_while_a_strategy_is_verified() -> None:
+    console = terminal(160)
+    view = LiveView(console)
+    view(SweepStarted(RUN, (ON,), 3))
+    view(Verifying(ON.model_key, "dynamic"))
+    view._progress.refresh()
+    assert "cpu: dynamic, the same work as off?" in output(console)
+    view(Verified(make_finding(verdict="fail", detail="It is not.")))
+    view.close()
+    assert "NOT THE SAME WORK as without a cache" in output(console)
+
+
+def test_the_bar_of_a_resumed_sweep_begins_where_it_stopped() -> None:
+    console = terminal(160)
+    view = LiveView(console)
+    # Before the folder is open, as what was mended is.
+    view(Notice("The last row was torn."))
+    view(SweepStarted(RUN, (ON,), 3, (timed_sample(make_task(ON), 0.5),)))
+    view._progress.refresh()
+    view.close()
+    assert "The last row was torn." in output(console)
+    assert "1/3 samples" in output(console)
+
+
 def test_a_case_that_ended_leaves_a_line() -> None:
     console = terminal()
     show(LiveView(console), [SweepStarted(RUN, (ON, OFF), 2), ended(ON, [0.5, 0.5]), failed(OFF)])
@@ -275,6 +305,27 @@ def test_what_is_left_is_samples_times_what_the_last_one_took(clock: Clock) -> N
         forecast.note(event)
     # One of 4 s and two of 0.5 s.
     assert (forecast.taken, forecast.expected, forecast.remaining_s) == (3, 6, 5.0)
+
+
+def test_what_was_measured_before_a_resume_counts(clock: Clock) -> None:
+    begun = (
+        timed_sample(make_task(OFF, 0), 2.0),
+        timed_sample(make_task(OFF, 1), 3.0),
+        timed_sample(make_task(ON, 0), 0.5),
+    )
+    forecast = Forecast()
+    forecast.note(SweepStarted(RUN, (OFF, ON), 3, begun))
+    # One of 3 s and two of 0.5 s.
+    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (3, 6, 4.0)
+    for event in taken(ON, 0.25, 1):
+        forecast.note(event)
+    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (4, 6, 3.25)
+
+
+def test_a_resume_that_has_nothing_left_expects_nothing(clock: Clock) -> None:
+    forecast = Forecast()
+    forecast.note(SweepStarted(RUN, (), 3))
+    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (0, 0, 0.0)
 
 
 def test_past_what_was_wanted_one_more_is_expected_until_the_case_ends(clock: Clock) -> None:

@@ -12,7 +12,7 @@ from markdown_it.token import Token
 from kvbench.analysis.summary import CaseSummary
 from kvbench.report.markdown import markdown_table, summary_markdown
 from kvbench.report.table import Table, pair_table
-from tests.fakes import make_environment, make_info, make_summary
+from tests.fakes import make_environment, make_finding, make_info, make_summary
 
 HOSTILE = [
     "a|b",
@@ -92,6 +92,30 @@ def test_hostile_names_notes_and_hardware_are_read_as_they_were_written(text: st
     assert f"run {text}" in shown
     assert f"Note: {text}" in shown
     assert any(line.startswith(f"cpu: {text}, 2 threads. kvbench 0.1.0") for line in shown)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_finding_is_read_as_it_was_written(text: str) -> None:
+    info = make_info(findings=(make_finding(model=text, detail=f"Said: {text}"),))
+    shown = list(inlines(summary_markdown(info, pair())))
+    assert (
+        "Verified, the same work as without a cache: dynamic on "
+        f"{text} (random, float32, sdpa) on cpu. Said: {text}"
+    ) in shown
+
+
+def test_it_says_that_nothing_was_verified() -> None:
+    said = "Not verified: whether the arms do the same work was not checked (--no-verify)."
+    assert said in list(inlines(summary_markdown(make_info(plan={"verify": False}), pair())))
+    assert said not in list(inlines(summary_markdown(make_info(), pair())))
+
+
+def test_each_finding_is_a_paragraph_of_its_own() -> None:
+    info = make_info(findings=(make_finding(), make_finding(model="t5", verdict="fail")))
+    shown = list(inlines(summary_markdown(info, pair())))
+    first, second = (line for line in shown if "same work" in line.lower())
+    assert first.startswith("Verified, the same work as without a cache: dynamic on gpt2 ")
+    assert second.startswith("NOT THE SAME WORK as without a cache")
 
 
 def test_line_breaks_do_not_end_a_row() -> None:

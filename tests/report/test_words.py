@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kvbench.report.words import answers, pairs, speedup_range
-from tests.fakes import make_summary
+from kvbench.records.check import VERDICTS
+from kvbench.report.words import answers, pairs, proof, proofs, speedup_range
+from tests.fakes import make_finding, make_info, make_summary
 
 
 def on(**fields: Any) -> Any:
@@ -168,3 +169,50 @@ def test_there_is_a_sentence_per_model_device_and_strategy() -> None:
 def test_without_a_pair_there_is_no_answer() -> None:
     assert answers([off(), on(batch_size=2, speedup=None)]) == []
     assert answers([]) == []
+
+
+# Is it the same work?
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("pass", "Verified, the same work as without a cache"),
+        ("near_tie", "Not verified, though tokens part at near-ties alone"),
+        ("exempt", "Lossy, so that its work is not the same"),
+        ("skipped", "Not verified"),
+        ("fail", "NOT THE SAME WORK as without a cache, so that its times mean nothing"),
+    ],
+)
+def test_a_proof_says_what_was_found_of_what_and_why(verdict: Any, words: str) -> None:
+    sentence = proof(make_finding(verdict=verdict, detail="RMS 2e-06."))
+    assert sentence == f"{words}: dynamic on gpt2 (random, float32, sdpa) on cpu. RMS 2e-06."
+
+
+def test_every_verdict_has_words_of_its_own() -> None:
+    said = {proof(make_finding(verdict=verdict)) for verdict in VERDICTS}
+    assert len(said) == len(VERDICTS)
+
+
+def test_there_is_a_proof_for_each_model_and_strategy() -> None:
+    found = (make_finding(), make_finding(model="t5", verdict="fail"))
+    assert proofs(make_info(findings=found)) == [proof(finding) for finding in found]
+
+
+def test_a_run_that_was_not_verified_says_so() -> None:
+    (said,) = proofs(make_info(plan={"verify": False}))
+    assert said == (
+        "Not verified: whether the arms do the same work was not checked (--no-verify)."
+    )
+
+
+def test_what_was_found_goes_over_what_was_planned() -> None:
+    # Verified at first, and gone on with --no-verify.
+    info = make_info(plan={"verify": False}, findings=(make_finding(),))
+    assert proofs(info) == [proof(make_finding())]
+
+
+@pytest.mark.parametrize("plan", [{}, {"verify": True}])
+def test_where_nothing_was_found_nothing_is_said(plan: dict[str, Any]) -> None:
+    # A run without a cached arm, or one that was stopped before.
+    assert proofs(make_info(plan=plan)) == []

@@ -1,0 +1,87 @@
+"""The time of each token against its position, over the samples of a case."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvbench.records.run import Run
+from kvbench.records.sample import latest
+
+__all__ = ["Latency", "latencies"]
+
+_MOST_POINTS = 400
+"""More points than this the eye cannot tell apart in a chart."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds between a token and the one before it, against its position from 2.
+
+    All arrays are `[points]`. With more positions than points, a point stands for several: the
+    median is that of its positions, the band reaches to the largest and the smallest of theirs, so
+    that no spike is lost.
+
+    Attributes:
+        positions: the new token, counted from 1; the middle of those that a point stands for.
+        median: over the samples.
+        low: first quartile over the samples.
+        high: third quartile over the samples.
+        samples: how many there are.
+    """
+
+    positions: np.ndarray
+    median: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    samples: int
+
+
+def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
+    """The latencies of these cases of a run, of those that have two tokens or more.
+
+    Raises:
+        UserError: tokens.csv is missing or no table of token times.
+    """
+    wanted = set(case_ids)
+    times = _times_by_sample(run)
+    found: dict[str, list[np.ndarray]] = {}
+    for sample in latest(run.samples):
+        counted = sample.phase == "measure" and sample.status == "ok"
+        if counted and sample.case_id in wanted:
+            stamps = times.get(sample.sample_id)
+            # A table that was cut by hand may lack some.
+            if stamps is not None and len(stamps) == sample.max_new_tokens > 1:
+                found.setdefault(sample.case_id, []).append(np.diff(stamps))
+    return {case_id: _latency(np.vstack(gaps)) for case_id, gaps in found.items()}
+
+
+def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
+    """Each sample's stamps, as views on the column: its rows stand together, in order."""
+    table = run.tokens_table
+    if table.empty:
+        return {}
+    codes = table["sample_id"].cat.codes.to_numpy()
+    elapsed = table["elapsed_s"].to_numpy()
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]])
+    names = table["sample_id"].cat.categories
+    return {
+        str(names[codes[start]]): elapsed[start:end] for start, end in itertools.pairwise(starts)
+    }
+
+
+def _latency(gaps: np.ndarray) -> Latency:
+    """From gaps `[samples, new tokens - 1]`."""
+    low, median, high = np.percentile(gaps, [25, 50, 75], axis=0)
+    positions = np.arange(2, gaps.shape[1] + 2, dtype=float)
+    if len(positions) > _MOST_POINTS:
+        edges = np.linspace(0, len(positions), _MOST_POINTS + 1).astype(int)[:-1]
+        ends = np.append(edges[1:], len(positions))
+        spans = [slice(start, end) for start, end in zip(edges, ends, strict=True)]
+        positions = np.array([positions[span].mean() for span in spans])
+        median = np.array([np.median(median[span]) for span in spans])
+        low, high = np.minimum.reduceat(low, edges), np.maximum.reduceat(high, edges)
+    return Latency(positions, median, low, high, len(gaps))

@@ -1,0 +1,23 @@
+"""`kvbench runs`: which runs there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvbench.cli.options import Debug
+
+__all__ = ["runs"]
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder with run folders.")] = Path("results"),
+    debug: Debug = False,
+) -> None:
+    """List the runs in a folder: model, devices, cases, date and state, the latest first."""
+    from kvbench import console
+    from kvbench.records.index import list_runs
+
+    console.print_runs(console.make_console(), folder, list_runs(folder))

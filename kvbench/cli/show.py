@@ -1,0 +1,23 @@
+"""`kvbench show`: the table of a saved run, in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvbench.cli.options import Debug
+
+__all__ = ["show"]
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Print the table of a run, its answer in words, a small plot, what failed and how it grows."""
+    from kvbench import console
+    from kvbench.records.run import load_run
+
+    console.print_saved(console.make_console(), load_run(run))

@@ -1,0 +1,80 @@
+"""Everything that is derived from the samples of runs, made again from them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.errors import UserError, did_you_mean
+from kvbench.records.columns import to_text
+from kvbench.records.files import write_atomically
+from kvbench.records.run import Run
+from kvbench.report.figures import Material, draw_charts, write_charts
+from kvbench.report.html import report_html
+from kvbench.report.markdown import summary_markdown
+
+__all__ = ["FORMATS", "build"]
+
+FORMATS = ("png", "svg", "html", "md")
+_IMAGES = ("png", "svg")
+
+
+def build(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    charts: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write summary.csv and what `formats` name into a folder; returns the paths.
+
+    The same runs and versions of the libraries give the same bytes.
+
+    Args:
+        runs: one or more; several are put on the same axes.
+        out: the folder, made if need be.
+        formats: of the charts `png` and `svg`; `html` is report.html, `md` summary.md.
+        charts: names of charts; by default all whose data exist.
+
+    Raises:
+        UserError: there is no such format or chart, or tokens.csv is no table of token times.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            hint = did_you_mean(name, FORMATS)
+            raise UserError(f"--format: no format '{name}'; known: {', '.join(FORMATS)}{hint}")
+    material = Material(tuple(runs))
+    drawn = list(draw_charts(material, charts)) if set(formats) - {"md"} else []
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / "summary.csv"]
+    write_atomically(paths[0], _csv(material))
+    if "md" in formats:
+        paths.append(out / "summary.md")
+        parts = (
+            summary_markdown(run.info, cases)
+            for run, cases in zip(runs, material.summaries.values(), strict=True)
+        )
+        write_atomically(paths[-1], "\n".join(parts))
+    if "html" in formats:
+        paths.append(out / "report.html")
+        write_atomically(paths[-1], report_html(material, drawn))
+    images = [name for name in _IMAGES if name in formats]
+    return [*paths, *write_charts(drawn, out / "charts", images)]
+
+
+def _csv(material: Material) -> str:
+    # The run is a column only where there are several.
+    several = len(material.runs) > 1
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    names = [field.name for field in dataclasses.fields(CaseSummary)]
+    writer.writerow([*(["run"] if several else []), *names])
+    for name, cases in material.summaries.items():
+        for case in cases:
+            values = [to_text(value) for value in dataclasses.astuple(case)]
+            writer.writerow([*([name] if several else []), *values])
+    return buffer.getvalue()

@@ -1,0 +1,8 @@
+"""The charts: one function each in one registry, drawn only where their data exist."""
+
+from __future__ import annotations
+
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.registry import CHARTS, Chart, draw_charts, to_bytes, write_charts
+
+__all__ = ["CHARTS", "Chart", "Material", "draw_charts", "to_bytes", "write_charts"]

@@ -1,0 +1,122 @@
+"""The registry of charts, and what writes them to files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvbench.errors import UserError, did_you_mean
+from kvbench.records.files import write_atomically
+from kvbench.report.figures.devices import devices
+from kvbench.report.figures.gains import speedup, speedup_map, throughput
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.memory import energy, memory
+from kvbench.report.figures.phases import phases
+from kvbench.report.figures.style import RC
+from kvbench.report.figures.tokens import token_latency
+from kvbench.report.figures.totals import total_time
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CHARTS", "Chart", "draw_charts", "to_bytes", "write_charts"]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart: its file name, its title, the question it answers, and what draws it.
+
+    `draw` returns None where the data of the chart do not exist.
+    """
+
+    name: str
+    title: str
+    question: str
+    draw: Callable[[Material], Figure | None]
+
+
+CHARTS: dict[str, Chart] = {
+    entry.name: entry
+    for entry in (
+        Chart("total_time", "Total time", "How long does a whole generation take?", total_time),
+        Chart(
+            "token_latency",
+            "Time of each token",
+            "Does a token cost more the later it comes?",
+            token_latency,
+        ),
+        Chart("speedup", "Speed-up", "How many times as fast is the cached arm?", speedup),
+        Chart("memory", "Memory", "What does the cache cost in memory?", memory),
+        Chart(
+            "throughput",
+            "Throughput",
+            "What does a larger batch give?",
+            throughput,
+        ),
+        Chart(
+            "speedup_map",
+            "Speed-up over batch and length",
+            "Where does the cache pay most?",
+            speedup_map,
+        ),
+        Chart(
+            "devices",
+            "CPU against GPU",
+            "Does the device matter more than the cache?",
+            devices,
+        ),
+        Chart("phases", "Prefill and decode", "Which phase does the cache help?", phases),
+        Chart("energy", "Energy", "What does a token cost in energy?", energy),
+    )
+}
+"""In the order of the report."""
+
+
+def draw_charts(
+    material: Material, names: Sequence[str] | None = None
+) -> Iterator[tuple[Chart, Figure]]:
+    """Draw the charts whose data exist, or those of the names given.
+
+    Raises:
+        UserError: there is no chart of that name.
+    """
+    import matplotlib as mpl
+
+    for name in names or ():
+        if name not in CHARTS:
+            hint = did_you_mean(name, CHARTS)
+            raise UserError(f"--chart: no chart '{name}'; known: {', '.join(CHARTS)}{hint}")
+    for name in names or CHARTS:
+        with mpl.rc_context(RC):
+            figure = CHARTS[name].draw(material)
+        if figure is not None:
+            yield CHARTS[name], figure
+
+
+def write_charts(
+    charts: Sequence[tuple[Chart, Figure]], folder: Path, formats: Sequence[str] = ("png", "svg")
+) -> list[Path]:
+    """Write charts into a folder. The same data give the same bytes."""
+    paths = []
+    for entry, figure in charts:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in formats:
+            path = folder / f"{entry.name}.{kind}"
+            write_atomically(path, to_bytes(figure, kind))
+            paths.append(path)
+    return paths
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure as `png` or `svg`."""
+    import matplotlib as mpl
+
+    # No date and no version of the library, which would change the bytes.
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    buffer = io.BytesIO()
+    with mpl.rc_context(RC):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()

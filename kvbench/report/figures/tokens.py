@@ -1,0 +1,49 @@
+"""Per-token latency against position: the uncached arm rises, the cached arm stays flat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvbench.report.figures.material import Line, Material
+from kvbench.report.figures.style import (
+    add_caption,
+    device_panels,
+    from_zero,
+    legend,
+    line_style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["token_latency"]
+
+
+def token_latency(material: Material) -> Figure | None:
+    """Milliseconds from the token before, against position, of each line's longest case."""
+    lines = material.lines("max_new_tokens", lambda case: case.max_new_tokens > 1)
+    found = material.latencies(line.entries[-1] for line in lines)
+    drawn = [line for line in lines if _key(line) in found]
+    if not drawn:
+        return None
+    labels = ("Time since the token before (ms)",)
+    panels = device_panels(drawn, labels, "Position of the new token")
+    for (axes,), here in panels.columns:
+        for line in here:
+            latency = found[_key(line)]
+            # A marker a token would hide the line.
+            style = line_style(line) | {"marker": ""}
+            axes.plot(latency.positions, latency.median * 1000, linewidth=1.2, **style)
+            low, high = latency.low * 1000, latency.high * 1000
+            band = {"color": style["color"], "alpha": 0.25, "linewidth": 0}
+            axes.fill_between(latency.positions, low, high, **band)
+    from_zero(panels)
+    legend(panels.figure, panels.grid[0])
+    longest = [line.entries[-1] for line in drawn]
+    add_caption(panels.figure, longest, "bands: quartiles over the samples")
+    return panels.figure
+
+
+def _key(line: Line) -> tuple[str, str]:
+    longest = line.entries[-1]
+    return longest.run, longest.case.case_id

@@ -1,0 +1,63 @@
+"""How time grows, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvbench.analysis.growth import Growth, break_evens, growths
+from kvbench.analysis.summary import CaseSummary
+from kvbench.report.units import significant
+from kvbench.strategies import BASELINE
+
+__all__ = ["growth_sentences"]
+
+
+def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
+    """The growth of each arm, what kind of curve that is, and from where the cache pays."""
+    found = growths(cases)
+    sentences = [_growth(growth) for growth in found]
+    if any(growth.first.cache == BASELINE for growth in found):
+        sentences.append(
+            "The uncached curve is polynomial, not exponential: computing all positions again for "
+            "each token costs n^2 in the linear layers and n^3 in attention."
+        )
+    for even in break_evens(cases):
+        first = even.cases[0]
+        place = _place(first)
+        if even.new_tokens is None:
+            tokens = [case.max_new_tokens for case in even.cases]
+            between = f"{tokens[0]} to {tokens[-1]}" if len(tokens) > 1 else str(tokens[0])
+            sentences.append(
+                f"Break-even, {place}: none in the range measured ({between} new tokens)."
+            )
+        else:
+            sentences.append(
+                f"Break-even, {place}: from {even.new_tokens} new tokens on it is faster by more "
+                "than the noise."
+            )
+    return sentences
+
+
+def _growth(growth: Growth) -> str:
+    tokens = [case.max_new_tokens for case in growth.cases]
+    interval = f"{growth.exponent_low:.2f} to {growth.exponent_high:.2f}"
+    return (
+        f"{_place(growth.first)}: time grows as n^{growth.exponent:.2f} (95 % interval {interval}) "
+        f"from {growth.fitted_from} to {tokens[-1]} new tokens; t = {_polynomial(growth)} s fits "
+        f"{len(tokens)} lengths to {growth.error:.1%}."
+    )
+
+
+def _polynomial(growth: Growth) -> str:
+    text = ""
+    for power, value in enumerate(growth.coefficients):
+        term = significant(abs(value)) if abs(value) >= 1e-3 else f"{abs(value):.2e}"
+        sign = "-" if value < 0 else "+"
+        factor = ("", " n", " n^2", " n^3")[power]
+        text += f" {sign} {term}{factor}" if text else f"{'-' * (value < 0)}{term}{factor}"
+    return text
+
+
+def _place(case: CaseSummary) -> str:
+    batch = f", batch {case.batch_size}" if case.batch_size > 1 else ""
+    return f"{case.model} on {case.device}, {case.dtype}{batch}, cache {case.cache}"

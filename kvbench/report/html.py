@@ -1,0 +1,214 @@
+"""report.html: one file with everything in it, that opens without a network."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.records.run import RunInfo
+from kvbench.report.figures import Chart, Material, to_bytes
+from kvbench.report.flags import FLAGS
+from kvbench.report.growth import growth_sentences
+from kvbench.report.table import failures, pair_table, speedup_text, time_text
+from kvbench.report.units import mib, seconds, significant
+from kvbench.report.words import answers, proof
+from kvbench.text import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from matplotlib.figure import Figure
+
+__all__ = ["report_html"]
+
+
+def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> str:
+    """The whole report of one or more runs. The same runs give the same text."""
+    cases = [case for found in material.summaries.values() for case in found]
+    columns = [c for c in _COLUMNS if c.shown(material)]
+    infos = [run.info for run in material.runs]
+    return _template().render(
+        title=printable(", ".join(material.summaries)),
+        answers=_of_each(material, answers),
+        proofs=[
+            (proof(finding), finding.verdict == "fail") for i in infos for finding in i.findings
+        ],
+        warnings=[warning for info in infos for warning in _warnings(info)],
+        columns=columns,
+        rows=[
+            [column.of(name, case) for column in columns]
+            for name, found in material.summaries.items()
+            for case in found
+        ],
+        caption=pair_table(cases).caption,
+        failures=_of_each(material, failures),
+        flags=_flags(cases),
+        growth=_of_each(material, growth_sentences),
+        charts=[
+            {
+                "name": chart.name,
+                "title": chart.title,
+                "question": chart.question,
+                "svg": _inline(chart, figure),
+            }
+            for chart, figure in charts
+        ],
+        runs=[
+            {"name": name, "facts": _facts(run.info), "notes": run.info.notes}
+            for name, run in zip(material.summaries, material.runs, strict=True)
+        ],
+        version=metadata.version("kvbench"),
+    )
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    key: str
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    value: Callable[[str, CaseSummary], Any]
+    text: Callable[[CaseSummary, Any], str] = lambda case, value: str(value)
+    numeric: bool = True
+    # Left out where it says the same in each row.
+    only_if_varied: bool = False
+
+    def of(self, run: str, case: CaseSummary) -> _Cell:
+        value = self.value(run, case)
+        if value is None:
+            return _Cell("-", "", self.numeric)
+        key = repr(float(value)) if self.numeric else printable(str(value))
+        return _Cell(printable(self.text(case, value)), key, self.numeric)
+
+    def shown(self, material: Material) -> bool:
+        found = {
+            self.value(name, case) for name, cases in material.summaries.items() for case in cases
+        }
+        return len(found) > 1 if self.only_if_varied else found != {None}
+
+
+def _field(
+    head: str, name: str, text: Callable[[Any], str] = str, numeric: bool = True, **more: Any
+) -> _Column:
+    def value(run: str, case: CaseSummary) -> Any:
+        return getattr(case, name)
+
+    return _Column(head, value, lambda case, value: text(value), numeric, **more)
+
+
+_COLUMNS = (
+    _Column("run", lambda run, case: run, numeric=False, only_if_varied=True),
+    _field("model", "model", numeric=False, only_if_varied=True),
+    _field("weights", "weights", numeric=False, only_if_varied=True),
+    _field("device", "device", numeric=False),
+    _field("dtype", "dtype", numeric=False, only_if_varied=True),
+    _field("attention", "attention", numeric=False, only_if_varied=True),
+    _field("prompt", "prompt", lambda label: str(label)[:40], numeric=False, only_if_varied=True),
+    _field("batch", "batch_size"),
+    _field("new tokens", "max_new_tokens"),
+    _field("cache", "cache", numeric=False),
+    _field("status", "status", numeric=False, only_if_varied=True),
+    _field("samples", "samples"),
+    _Column("time", lambda run, case: case.total_s_median, lambda case, value: time_text(case)),
+    _Column("speed-up", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
+    _field("tok/s", "tokens_per_s_median", significant),
+    _field("first token", "ttft_s_median", seconds),
+    _field("between tokens", "itl_s_median", seconds),
+    _field("cache MiB", "kv_cache_bytes", mib),
+    _field("peak MiB", "memory_peak_bytes", mib),
+    _field("J/token", "energy_j_per_token", significant),
+    _field("flags", "flags", numeric=False),
+)
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    source = resources.files("kvbench.report").joinpath("templates/report.html.j2")
+    # Everything is escaped but the charts, which are ours.
+    engine = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return engine.from_string(source.read_text(encoding="utf-8"))
+
+
+def _of_each(
+    material: Material, words: Callable[[Sequence[CaseSummary]], Iterable[str]]
+) -> list[str]:
+    """Sentences about the cases of each run, with its name before them if there are several."""
+    several = len(material.runs) > 1
+    return [
+        printable(f"{name}: {sentence}" if several else sentence)
+        for name, cases in material.summaries.items()
+        for sentence in words(cases)
+    ]
+
+
+def _warnings(info: RunInfo) -> list[str]:
+    found = []
+    if info.state != "finished":
+        found.append(f"{info.name} is not complete: it is {info.state}.")
+    if not info.findings and info.plan.get("verify") is False:
+        found.append(
+            f"{info.name}: whether the arms do the same work was not checked (--no-verify)."
+        )
+    return found
+
+
+def _flags(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
+    counts: Counter[str] = Counter()
+    for case in cases:
+        for flag in (case.flags or "").split():
+            name, _, number = flag.partition(":")
+            counts[name] += int(number or 1)
+    return [
+        (
+            name,
+            f"{count} {'case' if name == 'undersampled' else 'sample'}{'s' * (count != 1)}",
+            FLAGS.get(name, FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "not known here")),
+        )
+        for name, count in sorted(counts.items())
+    ]
+
+
+def _facts(info: RunInfo) -> list[tuple[str, str]]:
+    env = info.environment
+    facts = {
+        "run": info.name,
+        "state": info.state,
+        "started": info.started_at,
+        "ended": info.ended_at,
+        "resumed": f"{len(info.resumes)} times" if info.resumes else None,
+        "command": " ".join(info.command),
+        "platform": env.platform,
+        "Python": env.python,
+        "CPU": f"{env.cpu}, {env.usable_cpus} of {env.logical_cpus} usable, {env.threads} threads",
+        "memory": f"{env.memory_bytes / 2**30:.1f} GiB",
+        "CPU governor": env.governor,
+        **{f"device {device.name}": device.hardware for device in env.devices},
+        "NVIDIA driver": env.driver,
+        "CUDA of torch": env.cuda,
+        **env.versions,
+    }
+    return [(name, printable(str(value))) for name, value in facts.items() if value]
+
+
+def _inline(chart: Chart, figure: Figure) -> Any:
+    from markupsafe import Markup, escape
+
+    text = to_bytes(figure, "svg").decode("utf-8")
+    text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # All charts stand in one document, where a name may be given once.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)
+    label = escape(f"{chart.title}: {chart.question}")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))

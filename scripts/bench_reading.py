@@ -1,0 +1,128 @@
+"""Measure the reading wing on made-up runs of three sizes, so that growth is seen.
+
+The largest has 100,000 samples and 10 million token times: `kvbench report` is wanted in under 60 s
+and 2 GB on two cores, `kvbench compare` of two such runs in under 10 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from kvbench.api import environment
+from kvbench.case import Case, Prompt, Task
+from kvbench.records.columns import to_text
+from kvbench.records.run import RunInfo
+from kvbench.records.sample import sample_of, utc_now
+from kvbench.records.writer import RunWriter
+
+SIZES = (1_000, 10_000, 100_000)
+NEW_TOKENS = tuple(range(10, 200, 10))
+BATCHES = (1, 2, 4, 8)
+REPORT = (60.0, 2e9)
+COMPARE_S = 10.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="samples of a run")
+    options = parser.parse_args()
+    within = True
+    print(f"{'samples':>9} {'tokens':>11} {'report':>15} {'compare':>15}")
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            tokens = make_run(first, size, seed=1)
+            make_run(second, size, seed=2)
+            report = run("report", str(first))
+            compare = run("compare", str(first), str(second), "--format", "csv")
+        print(f"{size:>9,} {tokens:>11,} {shown(report):>15} {shown(compare):>15}", flush=True)
+        within = report[0] < REPORT[0] and report[1] < REPORT[1] and compare[0] < COMPARE_S
+    print(f"wanted at most {shown(REPORT)} and {COMPARE_S:g} s: {'ok' if within else 'NOT MET'}")
+    return 0 if within else 1
+
+
+def run(*arguments: str) -> tuple[float, float]:
+    """Seconds and peak bytes of a whole process."""
+    start = time.perf_counter()
+    program = Path(sys.executable).with_name("kvbench")
+    process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"kvbench {arguments[0]} ended with {process.returncode}")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def shown(figures: tuple[float, float]) -> str:
+    return f"{figures[0]:.1f} s, {figures[1] / 1e6:.0f} MB"
+
+
+def make_run(path: Path, samples: int, seed: int) -> int:
+    """A run of so many samples, equally many of each case; returns the number of token times."""
+    cases = list(_cases())
+    info = RunInfo(
+        name=path.name,
+        state="running",
+        kvbench="0",
+        started_at=utc_now(),
+        cases=tuple({"case_id": case.id} | dataclasses.asdict(case) for case in cases),
+        environment=environment(),
+    )
+    rng = np.random.default_rng(seed)
+    with RunWriter.create(path, info) as writer:
+        writer.finish("finished")
+    # Not through the writer, which waits for the disk at each row.
+    tokens = 0
+    with (
+        (path / "samples.csv").open("a", newline="") as rows,
+        (path / "tokens.csv").open("a", newline="") as times,
+    ):
+        for number in range(samples):
+            case, repeat = cases[number % len(cases)], number // len(cases)
+            task = Task(case, "measure", repeat, repeat, case.max_new_tokens)
+            name, stamps = task.sample_id, _stamps(case, rng)
+            tokens += len(stamps)
+            times.writelines(f"{name},{i},{stamp!r}\r\n" for i, stamp in enumerate(stamps, start=1))
+            sample = sample_of(
+                task,
+                new_tokens=case.max_new_tokens,
+                total_s=stamps[-1],
+                ttft_s=stamps[0],
+                itl_s=(stamps[-1] - stamps[0]) / (len(stamps) - 1),
+                tokens_per_s=case.batch_size * len(stamps) / stamps[-1],
+                output_sha256="0" * 16,
+                kv_cache_bytes=0 if case.cache == "off" else 73_728 * len(stamps),
+                weights_bytes=498_000_000,
+                rss_before_bytes=900_000_000,
+                rss_peak_bytes=950_000_000,
+            )
+            rows.write(",".join(map(to_text, dataclasses.astuple(sample))) + "\r\n")
+    return tokens
+
+
+def _cases() -> Iterator[Case]:
+    prompt = Prompt.of_tokens(6)
+    for batch, tokens, cache in product(BATCHES, NEW_TOKENS, ("off", "dynamic")):
+        yield Case("gpt2", "random", "cpu", "float32", "auto", cache, batch, prompt, tokens)
+
+
+def _stamps(case: Case, rng: np.random.Generator) -> list[float]:
+    steps = np.arange(case.max_new_tokens)
+    slope = 0.01 if case.cache == "off" else 0.0001
+    each = 0.03 * (1 + slope * steps * case.batch_size)
+    return list(map(float, np.cumsum(each * rng.lognormal(0, 0.03, len(steps)))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
