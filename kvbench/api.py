@@ -33,7 +33,7 @@ from kvbench.records.events import (
 from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
 from kvbench.records.writer import RunWriter, check_name, holds_run
-from kvbench.report.build import build
+from kvbench.report.build import build, is_built
 from kvbench.run.engine import Engine
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.resume import cases_of, described, plan_changes
@@ -260,6 +260,9 @@ class _Start:
             run = load_run(path)
             if not self._unfinished(cases, run.samples):
                 self.emit(Notice(f"{path} is finished: there is nothing left to measure."))
+                if not is_built(path):
+                    # A kill or a full disk came in between.
+                    build((run,), path)
                 return run
         this = Resume(
             started_at=utc_now(),

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kvbench.records.columns import to_text
 
-__all__ = ["CsvAppender", "cut_rows_after", "cut_torn_end", "write_atomically"]
-
-_END = b"\r\n"
-"""What ends a row, as RFC 4180 and Python's csv.writer have it."""
+__all__ = ["CsvAppender", "cut_torn_end", "drop_rows_but", "write_atomically"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -25,14 +23,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         content = content.encode("utf-8", "backslashreplace")
     scratch = path.with_name(path.name + ".part")
     try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with scratch.open("wb", buffering=0) as file:
+            _write_all(file, content)
         scratch.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # A write that fails does not say of which file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -43,7 +42,6 @@ class CsvAppender:
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
-        # Unbuffered: what a buffer could not write it would try again when it is closed.
         self._file = path.open("ab", buffering=0)
         try:
             if os.fstat(self._file.fileno()).st_size == 0:
@@ -60,14 +58,11 @@ class CsvAppender:
         """
         buffer = io.StringIO(newline="")
         csv.writer(buffer).writerows([to_text(value) for value in row] for row in rows)
-        left = memoryview(buffer.getvalue().encode("utf-8", "backslashreplace"))
+        content = buffer.getvalue().encode("utf-8", "backslashreplace")
         # Asked of the system: the file may have been cut since it was opened.
         before = os.fstat(self._file.fileno()).st_size
         try:
-            while left:
-                left = left[self._file.write(left) :]
-            # So that a crash of the machine loses nothing either.
-            os.fsync(self._file.fileno())
+            _write_all(self._file, content)
         except OSError:
             # Should even this fail, the torn row is cut off when the run is resumed.
             with contextlib.suppress(OSError):
@@ -83,25 +78,51 @@ def cut_torn_end(path: Path) -> int:
     """Cut off what follows the last whole row of a CSV file; the number of bytes that were cut.
 
     A row is whole if it ends with a line break outside quotes: a process or a machine that died
-    while it wrote leaves one that does not.
+    while it wrote leaves one that does not. What is cut is kept beside the file, with `.torn`
+    behind its name: should a hand have damaged the file, nothing is lost.
     """
     end = 0
     for _, after in _rows(path):
         end = after
-    return _cut(path, end)
+    torn = path.stat().st_size - end
+    if torn:
+        with path.open("r+b") as file:
+            file.seek(end)
+            with path.with_name(path.name + ".torn").open("ab") as kept:
+                kept.write(file.read())
+            file.truncate(end)
+            os.fsync(file.fileno())
+    return torn
 
 
-def cut_rows_after(path: Path, known: set[str]) -> int:
-    """Cut off the rows from the first one whose first column is not known; the bytes cut.
+def drop_rows_but(path: Path, known: Container[str]) -> int:
+    """Drop the rows of a CSV file whose first column is not known; how many. The header is kept."""
 
-    The header is kept.
+    def is_known(row: bytes) -> bool:
+        return row.split(b",", 1)[0].decode("utf-8", "replace") in known
+
+    dropped = sum(not is_known(row) for row, _ in itertools.islice(_rows(path), 1, None))
+    if dropped:
+        scratch = path.with_name(path.name + ".part")
+        with scratch.open("wb") as file:
+            for number, (row, _) in enumerate(_rows(path)):
+                if number == 0 or is_known(row):
+                    file.write(row)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    return dropped
+
+
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """Write and wait for the disk, so that a crash of the machine loses nothing either.
+
+    Unbuffered: what a buffer could not write it would try again when it is closed.
     """
-    end = 0
-    for row, after in _rows(path):
-        if end and row.split(b",", 1)[0].decode("utf-8", "replace") not in known:
-            break
-        end = after
-    return _cut(path, end)
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, int]]:
@@ -114,15 +135,6 @@ def _rows(path: Path) -> Iterator[tuple[bytes, int]]:
             quotes += line.count(b'"')
             row.append(line)
             # Inside quotes there is an odd number of them so far; a quote itself is doubled.
-            if line.endswith(_END) and quotes % 2 == 0:
+            if line.endswith(b"\n") and quotes % 2 == 0:
                 yield b"".join(row), offset
                 row.clear()
-
-
-def _cut(path: Path, end: int) -> int:
-    torn = path.stat().st_size - end
-    if torn:
-        with path.open("r+b") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())
-    return torn

@@ -15,7 +15,7 @@ from kvbench.case import ModelKey
 from kvbench.errors import UserError
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
-from kvbench.records.files import CsvAppender, cut_rows_after, cut_torn_end, write_atomically
+from kvbench.records.files import CsvAppender, cut_torn_end, drop_rows_but, write_atomically
 from kvbench.records.finding import Finding, findings
 from kvbench.records.lock import RunLock
 from kvbench.records.run import TOKEN_COLUMNS, Resume, RunInfo, load_checks, load_info, load_run
@@ -65,8 +65,9 @@ class RunWriter:
             if (path / "run.json").exists():
                 raise UserError(f"{path}: another process has just begun a run there.")
             writer = cls(path, lock, info)
-            writer._save_info()
-            writer._open_tables()
+            with writer._closed_on_error():
+                writer._save_info()
+                writer._open_tables()
         return writer
 
     @classmethod
@@ -85,11 +86,12 @@ class RunWriter:
                 info, state="running", ended_at=None, resumes=resumes, **changes
             )
             writer = cls(path, lock, info)
-            writer.repairs = _repair(path)
-            writer._open_tables()
-            writer.samples, writer.checks = load_run(path).samples, load_checks(path)
-            _forget_orphans(path, writer.samples)
-            writer._save_info()
+            with writer._closed_on_error():
+                writer.repairs = _repair(path)
+                writer._open_tables()
+                writer.samples, writer.checks = load_run(path).samples, load_checks(path)
+                writer._forget_orphans()
+                writer._save_info()
         return writer
 
     @property
@@ -154,7 +156,8 @@ class RunWriter:
             findings=findings(self.checks),
             notes=notes,
         )
-        self._save_info()
+        with self._told("run.json"):
+            self._save_info()
 
     def discard(self) -> None:
         """Take the folder away again: nothing was measured that is worth keeping."""
@@ -173,13 +176,12 @@ class RunWriter:
             if self.info.state == "running":
                 # Left by an exception: what was measured is there, the rest is not.
                 self.finish("interrupted")
-        except OSError:
+        except UserError:
             # A full disk: then the state stays as it was, which a resume takes as well.
             if error is None:
                 raise
         finally:
-            for table in self._tables.values():
-                table.close()
+            self._close_tables()
             self._lock.release()
             if self._discarded:
                 shutil.rmtree(self.path)
@@ -188,19 +190,34 @@ class RunWriter:
         for name in ("samples.csv", "tokens.csv"):
             self._table(name)
 
+    def _close_tables(self) -> None:
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._close_tables()
+            raise
+
+    def _forget_orphans(self) -> None:
+        # Tokens are written before their sample: those of a sample that never came would otherwise
+        # stand there twice once it has been measured again.
+        self._tables.pop("tokens.csv").close()
+        drop_rows_but(self.path / "tokens.csv", {sample.sample_id for sample in self.samples})
+        self._table("tokens.csv")
+
     def _table(self, name: str) -> CsvAppender:
         if name not in self._tables:
             self._tables[name] = CsvAppender(self.path / name, _HEADERS[name])
         return self._tables[name]
 
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
-        try:
+        with self._told(name):
             self._table(name).append(rows)
-        except OSError as error:
-            raise UserError(
-                f"{self.path / name} cannot be written: {error.strerror or error}. What was "
-                f"measured before is kept; make room and go on with --resume {self.path}."
-            ) from error
 
     def _stamped(self, sample: Sample) -> Sample:
         if not self.session:
@@ -209,11 +226,19 @@ class RunWriter:
             sample = with_flag(sample, ENVIRONMENT_CHANGED)
         return dataclasses.replace(sample, session=self.session)
 
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written: {error.strerror or error}. What was "
+                f"measured before is kept; make room and go on with --resume {self.path}."
+            ) from error
+
     def _save_info(self) -> None:
-        write_atomically(
-            self.path / "run.json",
-            json.dumps(dataclasses.asdict(self.info), indent=2, ensure_ascii=False) + "\n",
-        )
+        text = json.dumps(dataclasses.asdict(self.info), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.path / "run.json", text)
 
 
 def holds_run(path: Path) -> bool:
@@ -224,7 +249,10 @@ def holds_run(path: Path) -> bool:
     """
     if (path / "run.json").exists():
         return True
-    if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
+    # What is left of a run that was killed before it had begun.
+    if path.is_dir() and all(
+        entry.name.startswith(".") or entry.name == "run.json.part" for entry in path.iterdir()
+    ):
         return False
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists and is no run: choose another --name or --out.")
@@ -269,12 +297,6 @@ def _repair(path: Path) -> tuple[str, ...]:
         if cut:
             repairs.append(
                 f"{path / name}: the last row was torn when the sweep was killed; its {cut} bytes "
-                "were cut off, and what it stood for is measured again."
+                f"were moved to {name}.torn, and what it stood for is measured again."
             )
     return tuple(repairs)
-
-
-def _forget_orphans(path: Path, samples: Iterable[Sample]) -> None:
-    # Tokens are written before their sample: those of a sample that never came would otherwise
-    # stand there twice once it has been measured again.
-    cut_rows_after(path / "tokens.csv", {sample.sample_id for sample in samples})

@@ -17,10 +17,11 @@ from kvbench.report.figures import Material, draw_charts, write_charts
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
 
-__all__ = ["FORMATS", "build"]
+__all__ = ["FORMATS", "build", "is_built"]
 
 FORMATS = ("png", "svg", "html", "md")
 _IMAGES = ("png", "svg")
+_REPORT = "report.html"
 
 
 def build(
@@ -59,11 +60,18 @@ def build(
             for run, cases in zip(runs, material.summaries.values(), strict=True)
         )
         write_atomically(paths[-1], "\n".join(parts))
-    if "html" in formats:
-        paths.append(out / "report.html")
-        write_atomically(paths[-1], report_html(material, drawn))
     images = [name for name in _IMAGES if name in formats]
-    return [*paths, *write_charts(drawn, out / "charts", images)]
+    paths += write_charts(drawn, out / "charts", images)
+    if "html" in formats:
+        # Last, so that where it stands the rest does too.
+        paths.append(out / _REPORT)
+        write_atomically(paths[-1], report_html(material, drawn))
+    return paths
+
+
+def is_built(folder: Path) -> bool:
+    """Whether what is derived from a run stands in its folder."""
+    return (folder / _REPORT).exists()
 
 
 def _csv(material: Material) -> str:

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvbench.case import Case, Prompt
+from pydantic import TypeAdapter, ValidationError
+
+from kvbench.case import Case
 from kvbench.errors import UserError
 from kvbench.plan import CONDUCT
 from kvbench.records.changes import changes
 from kvbench.records.run import RunInfo
-from kvbench.text import clip
 
 __all__ = ["cases_of", "described", "plan_changes"]
 
@@ -27,10 +28,17 @@ def cases_of(info: RunInfo) -> tuple[Case, ...]:
     Raises:
         UserError: run.json has not all that makes a case.
     """
+    known = {"case_id", *(field.name for field in dataclasses.fields(Case))}
+    for name in sorted({name for entry in info.cases for name in entry} - known):
+        raise UserError(f"run.json of {info.name}: cases: '{name}' is no field of a case.")
     try:
-        return tuple(_case(dict(entry)) for entry in info.cases)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"run.json of {info.name}: cases: {clip(error)} is wrong.") from error
+        return tuple(TypeAdapter(tuple[Case, ...]).validate_python(info.cases))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"run.json of {info.name}: cases.{where}: {first['msg'].lower()}."
+        ) from error
 
 
 def plan_changes(info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]) -> list[str]:
@@ -45,9 +53,3 @@ def plan_changes(info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]) 
         # The keys are the same: a prompt file was edited, or `auto` found other devices.
         found.append(f"cases: {len(new - old)} new, {len(old - new)} gone")
     return found
-
-
-def _case(entry: dict[str, Any]) -> Case:
-    prompt = dict(entry.pop("prompt"))
-    del entry["case_id"]
-    return Case(prompt=Prompt(**prompt | {"texts": tuple(prompt["texts"])}), **entry)

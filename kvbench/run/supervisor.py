@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import socket
@@ -28,7 +30,7 @@ __all__ = ["WorkerEngine"]
 
 _PATH_VARIABLE = "KVBENCH_WORKER_PATH"
 _START = (
-    f"import os, sys; sys.path[:] = os.environ.pop('{_PATH_VARIABLE}').split(os.pathsep); "
+    f"import json, os, sys; sys.path[:] = json.loads(os.environ.pop('{_PATH_VARIABLE}')); "
     "from kvbench.run.worker import main; main(int(sys.argv[2]))"
 )
 """With the caller's own import path: a notebook may have found kvbench through it alone."""
@@ -213,23 +215,30 @@ class _Worker:
         # Without a name, so that it is gone with the two processes that hold it.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._kills = _oom_kills()
-        with theirs:
+        # Above the standard streams, which Popen sets up in the child: where they are closed here,
+        # a new socket gets one of their numbers.
+        descriptor = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        theirs.close()
+        try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, "kvbench-worker", str(theirs.fileno())],
+                [sys.executable, "-c", _START, "kvbench-worker", str(descriptor)],
                 # A pipe that is never written to: it closes when this process dies.
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {_PATH_VARIABLE: os.pathsep.join(sys.path)},
+                pass_fds=[descriptor],
+                env=os.environ | {_PATH_VARIABLE: _import_path()},
                 # Out of the terminal's process group: Ctrl-C is the supervisor's to deal with.
                 start_new_session=True,
             )
+        finally:
+            os.close(descriptor)
         self._connection = Connection(ours.detach())
 
     def ask(self, request: Request, timeout_s: float | None, stop: Callable[[], bool]) -> Reply:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         stage: Stage | None = None
+        self._kills = _oom_kills()
         try:
             self._connection.send(request)
             while True:
@@ -242,6 +251,9 @@ class _Worker:
                     raise _Lost("timeout", f"no result after {timeout_s:g} s", "", stage)
                 elif stop():
                     raise Interrupted
+                elif self.process.poll() is not None:
+                    # A child that a library has started may hold the socket open for it.
+                    raise EOFError
         except (EOFError, OSError):
             # The socket closes when the process ends, whatever ended it.
             self.process.wait()
@@ -263,7 +275,7 @@ class _Worker:
         if code == -signal.SIGKILL and _oom_kills() > self._kills:
             return "oom", "the kernel's out-of-memory killer ended the worker process"
         if code < 0:
-            how = f"the worker process was killed by {signal.Signals(-code).name}"
+            how = f"the worker process was killed by {_signal_name(-code)}"
         else:
             how = f"the worker process ended by itself with code {code}"
         return "crashed", f"{how}; it wrote last: {said}" if said else how
@@ -284,6 +296,20 @@ def _last_line(text: str) -> str:
     fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
     line = (fatal or lines or [""])[-1]
     return line if len(line) <= _LONGEST_ERROR else line[: _LONGEST_ERROR - 3] + "..."
+
+
+def _import_path() -> str:
+    """This process's import path as JSON; what is no text in it could not be imported from."""
+    kinds = (str, bytes, os.PathLike)
+    return json.dumps([os.fsdecode(entry) for entry in sys.path if isinstance(entry, kinds)])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Real-time signals have no name.
+        return f"signal {number}"
 
 
 def _oom_kills() -> int:

@@ -36,6 +36,10 @@ _MOST_LOAD_DEATHS = 2
 """After as many lost processes in a row while a model loads, its other cases fail as well."""
 
 
+_MOST_LOST_CHECKS = 2
+"""So often a check is made again whose process was lost."""
+
+
 @dataclass(frozen=True)
 class Conduct:
     """How a sweep is carried out.
@@ -119,6 +123,7 @@ class _GroupRun:
 
     def run(self) -> None:
         try:
+            self._skip_after_resume()
             self._measure()
         except Interrupted:
             self.outcome.interrupted = True
@@ -151,7 +156,7 @@ class _GroupRun:
         """Load, verify and warm up as far as is needed; whether the case can be timed."""
         if arm.ended or self._stopped() or not self._is_open(arm):
             return False
-        self._verify(arm.case.cache)
+        self._verify(arm)
         # The check may have cost the process.
         if not arm.warm and not self._stopped() and self._is_open(arm):
             arm.warm = True
@@ -233,6 +238,13 @@ class _GroupRun:
                     oom_bytes=loaded.oom_bytes,
                 )
 
+    def _skip_after_resume(self) -> None:
+        """What ran out of memory before is proof as well: a kill may have come before the skips."""
+        if not self.conduct.keep_going_after_oom:
+            for member in self.members:
+                if member.failure is not None and member.failure.status == "oom":
+                    self._skip_larger(member.case, member.failure)
+
     def _skip_larger(self, proof: Case, sample: Sample) -> None:
         for member in self.members:
             # A case with a sample has shown that it fits.
@@ -243,15 +255,22 @@ class _GroupRun:
                 )
                 self._fail(member, "skipped_oom", error=error)
 
-    def _verify(self, cache: str) -> None:
+    def _verify(self, arm: CaseProgress) -> None:
         """Check a strategy before it is first timed; once more if that was cut off before."""
+        cache = arm.case.cache
         found = self._finding(cache)
         again = found is not None and found.verdict == "skipped" and cache not in self.checked
         if cache == BASELINE or not self.conduct.verify or (found and not again):
             return
         self.checked.add(cache)
         self.emit(Verifying(self.group.model, cache))
-        self.writer.append_checks(self.engine.verify(cache))
+        checks = self.engine.verify(cache)
+        for _ in range(_MOST_LOST_CHECKS):
+            # A process may be killed over it for no fault of the strategy's.
+            if self.engine.open_model is not None or not self._is_open(arm):
+                break
+            checks = self.engine.verify(cache)
+        self.writer.append_checks(checks)
         self._keep_log(f"verifying {cache} on {self.group.model.label}")
         found = self._finding(cache)
         if found is not None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kvbench.records.files import CsvAppender, cut_rows_after, cut_torn_end, write_atomically
+from kvbench.records.files import CsvAppender, cut_torn_end, drop_rows_but, write_atomically
 from tests.records.reading import files_no_larger_than, rows_of
 
 HEADER = ["id", "text", "total_s"]
@@ -215,7 +215,7 @@ def test_a_table_that_was_cut_while_it_was_open_goes_on_at_its_new_end(tmp_path:
     path = tmp_path / "table.csv"
     table = CsvAppender(path, HEADER)
     table.append(ROWS)
-    cut_rows_after(path, {"a"})
+    os.truncate(path, len(encoded([HEADER, *ROWS[:1]])))
     room = path.stat().st_size + 5
     with files_no_larger_than(room), pytest.raises(OSError, match="File too large"):
         table.append(ROWS[1:])
@@ -299,30 +299,35 @@ def test_a_table_cut_anywhere_keeps_exactly_its_whole_rows(
 # Rows that belong to nothing
 
 
-@pytest.mark.parametrize(
-    ("known", "kept"),
-    [
-        ({"a", "b", "c"}, 3),
-        ({"a", "b"}, 2),
-        # From the first unknown one on, as rows are written in order.
-        ({"a", "c"}, 1),
-        (set(), 0),
-    ],
-    ids=["all", "last", "middle", "none"],
-)
-def test_rows_are_cut_from_the_first_unknown_one_on(
-    tmp_path: Path, known: set[str], kept: int
-) -> None:
+@pytest.mark.parametrize("known", [{"a", "b", "c"}, {"a", "b"}, {"a", "c"}, {"b"}, set()])
+def test_rows_that_are_not_known_are_dropped_and_no_others(tmp_path: Path, known: set[str]) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(encoded([HEADER, *ROWS]))
-    left = encoded([HEADER, *ROWS[:kept]])
-    assert cut_rows_after(path, known) == len(encoded([HEADER, *ROWS])) - len(left)
-    assert path.read_bytes() == left
+    left = [row for row in ROWS if row[0] in known]
+    assert drop_rows_but(path, known) == len(ROWS) - len(left)
+    assert path.read_bytes() == encoded([HEADER, *left])
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
 @pytest.mark.parametrize("content", [b"", b"id,text,total_s\r\n"])
 def test_a_table_without_rows_keeps_what_it_has(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(content)
-    assert cut_rows_after(path, set()) == 0
+    assert drop_rows_but(path, set()) == 0
     assert path.read_bytes() == content
+
+
+def test_what_is_cut_off_is_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    for torn in (b"d,half", b'e,"another'):
+        path.write_bytes(encoded([HEADER, *ROWS]) + torn)
+        assert cut_torn_end(path) == len(torn)
+    assert (tmp_path / "table.csv.torn").read_bytes() == b'd,halfe,"another'
+
+
+def test_line_ends_of_an_editor_are_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    text = encoded([HEADER, *ROWS]).replace(b"\r\n", b"\n")
+    path.write_bytes(text)
+    assert cut_torn_end(path) == 0
+    assert path.read_bytes() == text

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kvbench.errors import UserError
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.lock import RunLock
@@ -270,8 +271,8 @@ def test_a_torn_row_is_cut_off_and_said(run: Path, torn: str) -> None:
         (said,) = writer.repairs
     cut = len(TORN[torn](content)) - path.stat().st_size
     assert said == (
-        f"{path}: the last row was torn when the sweep was killed; its {cut} bytes were cut off, "
-        "and what it stood for is measured again."
+        f"{path}: the last row was torn when the sweep was killed; its {cut} bytes were moved to "
+        "samples.csv.torn, and what it stood for is measured again."
     )
 
 
@@ -487,7 +488,10 @@ def test_a_disk_that_is_full_at_the_start_is_told_and_holds_nothing(tmp_path: Pa
 
 def test_a_run_that_could_not_write_its_end_can_be_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    with pytest.raises(OSError, match="File too large"), create(path) as writer:
+    with (
+        pytest.raises(UserError, match=r"run\.json cannot be .*too large.*--resume"),
+        create(path) as writer,
+    ):
         writer.append(timed_sample(make_task(), 0.5))
         with files_no_larger_than(100):
             writer.finish("finished")

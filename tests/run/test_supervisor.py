@@ -1,0 +1,566 @@
+"""Tests of kvbench/run/supervisor.py with real workers: asked, killed, stopped, left alone.
+
+Where it does not matter what is measured the worker is a light one; tests/run/faults.py says how.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from kvbench.case import Case, Group, Prompt
+from kvbench.errors import UserError
+from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.sample import Sample
+from kvbench.run import supervisor
+from kvbench.run.engine import Interrupted
+from kvbench.run.supervisor import WorkerEngine
+from tests.run.faults import (
+    PATIENCE_S,
+    ROOT,
+    Script,
+    device_fault_main,
+    is_gone,
+    light_main,
+    mark_environment,
+    marked,
+    start,
+    wait_until,
+)
+from tests.tiny import GPT2, case, config_folder, group, task
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits as Linux has")
+
+# Long enough that it is never seen to end.
+FOREVER_S = 10 * PATIENCE_S
+KILLED = "the worker process was killed by SIGKILL"
+
+
+@pytest.fixture
+def engine() -> Iterator[WorkerEngine]:
+    engine = WorkerEngine()
+    yield engine
+    pid = engine.worker_pid
+    engine.close()
+    assert pid is None or is_gone(pid)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WorkerEngine]:
+    """A real worker for tests that leave it as it was: it takes seconds to start."""
+    engine = WorkerEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A case of a tiny model."""
+    return case(config_folder(tmp_path_factory.mktemp("models") / "gpt2", GPT2))
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A case whose generation takes hours."""
+    folder = tmp_path_factory.mktemp("models") / "endless"
+    return case(config_folder(folder, GPT2, n_positions=1_000_000), max_new_tokens=900_000)
+
+
+Light = Callable[[Script], str]
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> Light:
+    """Makes the next workers light ones that follow a script; gives their mark."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setattr(supervisor, "_START", start(light_main))
+
+    def use(script: Script) -> str:
+        for name, value in mark_environment(mark, script).items():
+            monkeypatch.setenv(name, value)
+        return mark
+
+    use(Script())
+    return use
+
+
+def opened(engine: WorkerEngine, one: Case) -> int:
+    """Open the model of a case; the id of the worker."""
+    loaded = engine.open(one.model_key)
+    assert isinstance(loaded, ModelLoaded), loaded
+    assert engine.open_model == one.model_key
+    assert engine.worker_pid is not None
+    return engine.worker_pid
+
+
+def measured_over(engine: WorkerEngine, one: Case, fault: Callable[[int], object]) -> Sample:
+    """The sample during whose decoding something befell the worker."""
+    worker, pid, decoding = engine._worker, engine.worker_pid, threading.Event()
+    assert worker is not None and pid is not None
+    receive = worker._connection.recv
+
+    def listen() -> Any:
+        message = receive()
+        if getattr(message, "stage", None) == "decode":
+            decoding.set()
+        return message
+
+    def befall() -> None:
+        assert decoding.wait(PATIENCE_S)
+        fault(pid)
+
+    worker._connection.recv = listen  # type: ignore[method-assign]
+    thread = threading.Thread(target=befall)
+    thread.start()
+    sample, times = engine.measure(task(one))
+    thread.join()
+    assert times == ()
+    return sample
+
+
+def kill(number: int) -> Callable[[int], None]:
+    return lambda pid: os.kill(pid, number)
+
+
+# Asked
+
+
+def test_a_worker_says_where_it_is_and_measures(shared: WorkerEngine, gpt2: Case) -> None:
+    environment = shared.environment()
+    assert {"torch", "transformers"} <= set(environment.versions)
+    assert environment.devices[0].name == "cpu"
+    shared.check([group(gpt2)])
+    pid = opened(shared, gpt2)
+    sample, times = shared.measure(task(gpt2))
+    assert (sample.status, sample.new_tokens, len(times)) == ("ok", 8, 8)
+    assert sample.sample_id == task(gpt2).sample_id
+    assert shared.worker_pid == pid != os.getpid()
+    assert shared.take_log() == ""
+
+
+def test_what_a_person_can_mend_crosses_and_the_worker_stays(
+    shared: WorkerEngine, gpt2: Case
+) -> None:
+    pid = opened(shared, gpt2)
+    with pytest.raises(UserError, match="no-such-model"):
+        shared.check([group(case("./no-such-model"))])
+    assert (shared.worker_pid, shared.open_model) == (pid, gpt2.model_key)
+
+
+def test_a_failed_sample_leaves_the_worker_and_its_model(shared: WorkerEngine, gpt2: Case) -> None:
+    pid = opened(shared, gpt2)
+    sample, _ = shared.measure(task(case(gpt2.model, max_new_tokens=1000)))
+    assert (sample.status, sample.stage) == ("unsupported", "load")
+    assert (shared.worker_pid, shared.open_model) == (pid, gpt2.model_key)
+
+
+def test_a_model_that_does_not_load_leaves_none_open(shared: WorkerEngine, gpt2: Case) -> None:
+    pid = opened(shared, gpt2)
+    failed = shared.open(case("./no-such-model").model_key)
+    assert isinstance(failed, LoadFailed)
+    assert (failed.status, failed.died) == ("unsupported", False)
+    assert (shared.worker_pid, shared.open_model) == (pid, None)
+
+
+@pytest.mark.parametrize("entry", [Path("/of/no/use"), b"/of/no/use"])
+def test_entries_of_the_import_path_that_are_no_text_do_no_harm(
+    engine: WorkerEngine, light: Light, monkeypatch: pytest.MonkeyPatch, entry: Any
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry, *sys.path])
+    assert engine.environment().cpu == "Scripted CPU"
+
+
+def test_a_large_prompt_crosses_whole(engine: WorkerEngine, light: Light) -> None:
+    long = Prompt.of_text("kv " * 10_000_000)
+    one = case("gpt2", prompt=long)
+    engine.check([Group(one.model_key, (one,))])
+    opened(engine, one)
+    sample, _ = engine.measure(task(one))
+    assert (sample.status, sample.prompt) == ("ok", long.label)
+
+
+def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(tmp_path: Path) -> None:
+    script = tmp_path / "a script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""\
+            import sys
+            # Of no use to an import, but people have them there.
+            sys.path += [{str(ROOT)!r}, ""]
+            from kvbench.run import supervisor
+            from tests.run.faults import light_main, start
+            supervisor._START = start(light_main)
+            print("once")
+            engine = supervisor.WorkerEngine()
+            print(engine.environment().cpu, "torch" in sys.modules)
+            engine.close()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("once\nScripted CPU False\n", "")
+
+
+def test_it_may_be_asked_from_any_thread(engine: WorkerEngine, light: Light) -> None:
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(engine.environment().cpu))
+    thread.start()
+    thread.join()
+    assert found == ["Scripted CPU"]
+    assert engine.environment().cpu == "Scripted CPU"
+
+
+def test_two_of_them_do_not_disturb_each_other(light: Light) -> None:
+    one, two = WorkerEngine(), WorkerEngine()
+    try:
+        opened(one, case("gpt2"))
+        opened(two, case("gpt2"))
+        one.close()
+        assert two.measure(task(case("gpt2")))[0].status == "ok"
+    finally:
+        one.close()
+        two.close()
+
+
+# Killed
+
+
+def test_killed_while_it_waits_it_costs_no_sample(engine: WorkerEngine, light: Light) -> None:
+    pid = opened(engine, case("gpt2"))
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: engine.open_model is None, "word of its end")
+    assert is_gone(pid)
+    assert opened(engine, case("gpt2")) != pid
+    assert engine.measure(task(case("gpt2")))[0].status == "ok"
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS"])
+def test_killed_while_it_measures_it_costs_the_sample(
+    engine: WorkerEngine, light: Light, name: str
+) -> None:
+    light(Script(slow={"8": FOREVER_S}))
+    slow, one = case("gpt2"), case("gpt2", max_new_tokens=2)
+    pid = opened(engine, slow)
+    sample = measured_over(engine, slow, kill(signal.Signals[name]))
+    assert (sample.status, sample.stage) == ("crashed", "decode")
+    assert sample.sample_id == task(slow).sample_id
+    error = sample.error or ""
+    assert f"the worker process was killed by {name}" in error
+    log = engine.take_log()
+    if name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
+        # What faulthandler writes: the fatal error, and where every thread was.
+        assert "Fatal Python error" in log and "in measure" in log
+        assert f"it wrote last: {log.splitlines()[0]}" in error
+    else:
+        assert log == ""
+    assert engine.take_log() == ""
+    assert engine.open_model is None and is_gone(pid)
+    opened(engine, one)
+    assert engine.measure(task(one))[0].status == "ok"
+
+
+def test_a_real_worker_that_segfaults_in_a_generation(engine: WorkerEngine, endless: Case) -> None:
+    pid = opened(engine, endless)
+    sample = measured_over(engine, endless, kill(signal.SIGSEGV))
+    assert (sample.status, sample.stage) == ("crashed", "decode")
+    assert sample.error == (
+        "the worker process was killed by SIGSEGV; it wrote last: "
+        "Fatal Python error: Segmentation fault"
+    )
+    log = engine.take_log()
+    assert "transformers/generation/utils.py" in log
+    assert is_gone(pid)
+
+
+@pytest.mark.parametrize("method", ["environment", "check"])
+def test_a_worker_that_cannot_be_asked_at_all_is_said(
+    engine: WorkerEngine, light: Light, method: str
+) -> None:
+    light(Script(exits={method: 3}))
+    with pytest.raises(UserError, match=r"^Nothing can be measured: .*ended by itself with code 3"):
+        engine.environment()
+        engine.check([group(case("gpt2"))])
+
+
+def test_killed_once_while_it_starts_it_is_started_again(
+    engine: WorkerEngine, light: Light
+) -> None:
+    light(Script(environment_s=0.5))
+    killed: list[int] = []
+
+    def kill_the_first() -> None:
+        wait_until(lambda: engine.worker_pid, "a worker")
+        pid = engine.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    thread = threading.Thread(target=kill_the_first)
+    thread.start()
+    assert engine.environment().cpu == "Scripted CPU"
+    thread.join()
+    assert killed != [engine.worker_pid]
+
+
+def test_killed_while_it_loads(engine: WorkerEngine, light: Light) -> None:
+    light(Script(exits={"open": 9}))
+    failed = engine.open(case("gpt2").model_key)
+    assert failed == LoadFailed(
+        case("gpt2").model_key,
+        "crashed",
+        "the worker process ended by itself with code 9",
+        died=True,
+    )
+    assert engine.open_model is None
+
+
+def test_a_worker_that_ends_by_itself(engine: WorkerEngine, light: Light) -> None:
+    light(Script(exits={"measure": 5}))
+    opened(engine, case("gpt2"))
+    sample, times = engine.measure(task(case("gpt2")))
+    assert (sample.status, sample.stage, times) == ("crashed", "load", ())
+    assert sample.error == "the worker process ended by itself with code 5"
+    assert engine.open_model is None
+
+
+def test_a_worker_that_raises_what_nobody_expects_is_replaced(
+    engine: WorkerEngine, light: Light
+) -> None:
+    light(Script(raises=["measure"]))
+    pid = opened(engine, case("gpt2"))
+    sample, _ = engine.measure(task(case("gpt2")))
+    assert sample.status == "crashed"
+    assert sample.error == "LookupError: nobody expects this of measure"
+    assert "Traceback" in engine.take_log()
+    assert engine.open_model is None and is_gone(pid)
+
+
+def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case) -> None:
+    engine = WorkerEngine()
+    try:
+        sample, _ = engine.measure(task(gpt2))
+        assert (sample.status, sample.error) == ("crashed", "RuntimeError: no model is open")
+        assert engine.worker_pid is None
+    finally:
+        engine.close()
+
+
+def test_a_device_that_has_had_a_fault_costs_the_sample_and_the_worker(
+    engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_START", start(device_fault_main))
+    pid = opened(engine, gpt2)
+    sample, _ = engine.measure(task(gpt2))
+    assert (sample.status, sample.stage) == ("crashed", "prefill")
+    assert sample.error == "RuntimeError: CUDA error: device-side assert triggered"
+    assert engine.open_model is None and engine.worker_pid is None
+    assert is_gone(pid)
+
+
+def test_memory_that_runs_out_over_a_load(engine: WorkerEngine, tmp_path: Path) -> None:
+    import resource
+
+    engine.environment()
+    pid = engine.worker_pid
+    assert pid is not None
+    limit = psutil.Process(pid).memory_info().vms + (512 << 20)
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    # One table of 4 GiB.
+    large = case(config_folder(tmp_path / "large", GPT2, vocab_size=1 << 24))
+    failed = engine.open(large.model_key)
+    assert isinstance(failed, LoadFailed)
+    assert (failed.status, failed.oom_bytes, failed.died) == ("oom", 1 << 32, False)
+    assert engine.worker_pid == pid
+    # And it goes on.
+    opened(engine, case(config_folder(tmp_path / "small", GPT2)))
+
+
+def test_a_child_that_outlives_a_worker_does_not_hold_the_sweep_up(
+    engine: WorkerEngine, light: Light
+) -> None:
+    mark = light(Script(forks=["open"], slow={"8": FOREVER_S}))
+    pid = opened(engine, case("gpt2"))
+    try:
+        done = threading.Event()
+        samples: list[Sample] = []
+
+        def measure() -> None:
+            samples.append(engine.measure(task(case("gpt2")))[0])
+            done.set()
+
+        thread = threading.Thread(target=measure)
+        thread.start()
+        os.kill(pid, signal.SIGKILL)
+        in_time = done.wait(PATIENCE_S)
+    finally:
+        for orphan in marked(mark):
+            os.kill(orphan, signal.SIGKILL)
+    thread.join()
+    assert in_time
+    assert samples[0].status == "crashed"
+
+
+def test_a_real_time_signal_is_a_signal_too(engine: WorkerEngine, light: Light) -> None:
+    light(Script(slow={"8": FOREVER_S}))
+    opened(engine, case("gpt2"))
+    sample = measured_over(engine, case("gpt2"), kill(signal.SIGRTMIN + 3))
+    assert sample.status == "crashed"
+
+
+# Stopped
+
+
+def test_a_sample_past_its_time_is_a_timeout_and_its_worker_is_gone(
+    engine: WorkerEngine, endless: Case
+) -> None:
+    pid = opened(engine, endless)
+    sample, times = engine.measure(task(endless), timeout_s=1.5)
+    assert (sample.status, sample.stage, times) == ("timeout", "decode", ())
+    assert sample.error == "no result after 1.5 s"
+    assert engine.open_model is None
+    assert is_gone(pid)
+
+
+def test_a_sample_in_time_is_no_timeout(engine: WorkerEngine, light: Light) -> None:
+    opened(engine, case("gpt2"))
+    sample, _ = engine.measure(task(case("gpt2")), timeout_s=PATIENCE_S)
+    assert sample.status == "ok"
+
+
+def test_a_worker_that_is_stopped_for_good_is_a_timeout(engine: WorkerEngine, light: Light) -> None:
+    pid = opened(engine, case("gpt2"))
+    os.kill(pid, signal.SIGSTOP)
+    sample, _ = engine.measure(task(case("gpt2")), timeout_s=0.5)
+    assert sample.status == "timeout"
+    assert is_gone(pid)
+
+
+@pytest.mark.parametrize("method", ["environment", "check", "open", "verify"])
+def test_stop_ends_at_once_what_is_not_worth_waiting_for(light: Light, method: str) -> None:
+    seconds = {{"open": "load_s"}.get(method, f"{method}_s"): FOREVER_S}
+    mark = light(Script(**seconds))
+    asked = threading.Event()
+    engine = WorkerEngine(stop=asked.is_set)
+    one = case("gpt2")
+    if method == "verify":
+        opened(engine, one)
+    calls: dict[str, Callable[[], object]] = {
+        "environment": engine.environment,
+        "check": lambda: engine.check([group(one)]),
+        "open": lambda: engine.open(one.model_key),
+        "verify": lambda: engine.verify("dynamic"),
+    }
+    asked.set()
+    with pytest.raises(Interrupted):
+        calls[method]()
+    assert engine.worker_pid is None and engine.open_model is None
+    assert not marked(mark)
+
+
+def test_stop_lets_a_sample_finish(light: Light) -> None:
+    light(Script(slow={"8": 1.0}))
+    asked = threading.Event()
+    engine = WorkerEngine(stop=asked.is_set)
+    opened(engine, case("gpt2"))
+    asked.set()
+    try:
+        assert engine.measure(task(case("gpt2")))[0].status == "ok"
+    finally:
+        engine.close()
+
+
+def test_a_keyboard_interrupt_leaves_no_worker(
+    engine: WorkerEngine, light: Light, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light(Script(slow={"8": FOREVER_S}))
+    pid = opened(engine, case("gpt2"))
+
+    def interrupt(seconds: float | None) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervisor, "_wait_s", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.measure(task(case("gpt2")))
+    assert is_gone(pid) and engine.worker_pid is None
+
+
+# Left alone
+
+
+def test_a_worker_is_out_of_reach_of_the_terminals_signals(
+    engine: WorkerEngine, light: Light
+) -> None:
+    pid = opened(engine, case("gpt2"))
+    assert os.getpgid(pid) == os.getsid(pid) == pid
+    assert os.getpgid(pid) != os.getpgid(0)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_an_engine_that_is_forgotten_takes_its_worker_along(light: Light) -> None:
+    engine = WorkerEngine()
+    pid = opened(engine, case("gpt2"))
+    del engine
+    gc.collect()
+    wait_until(lambda: is_gone(pid), "the end of the worker")
+    # Here and now, and not in the next test, where its warnings would be faults.
+    subprocess._cleanup()  # type: ignore[attr-defined]
+    gc.collect()
+
+
+SUPERVISOR = """
+import sys
+from kvbench.case import Case, Prompt, Task
+from kvbench.run import supervisor
+from tests.run.faults import light_main, start
+case = Case("gpt2", "random", "cpu", "float32", "auto", "dynamic", 1, Prompt.of_tokens(5), 8)
+supervisor._START = start(light_main)
+engine = supervisor.WorkerEngine()
+if sys.argv[1] != "start":
+    engine.environment()
+if sys.argv[1] == "measure":
+    engine.open(case.model_key)
+print("ready", flush=True)
+if sys.argv[1] == "start":
+    engine.environment()
+elif sys.argv[1] == "load":
+    engine.open(case.model_key)
+elif sys.argv[1] == "measure":
+    engine.measure(Task(case, "measure", 0, 0, 8))
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("when", ["start", "idle", "load", "measure"])
+def test_a_worker_ends_with_its_supervisor(light: Light, tmp_path: Path, when: str) -> None:
+    seconds = {"load": {"load_s": FOREVER_S}, "measure": {"slow": {"8": FOREVER_S}}}
+    mark = light(Script(**seconds.get(when, {})))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, when],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin and process.stdout
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        wait_until(lambda: set(marked(mark)) - {process.pid}, "a worker")
+        workers = set(marked(mark)) - {process.pid}
+        process.kill()
+    wait_until(lambda: all(map(is_gone, workers)), "the end of the worker")
+    assert len(workers) == 1
