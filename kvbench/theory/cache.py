@@ -1,4 +1,4 @@
-"""Bytes of keys and values that one position adds to the cache."""
+"""Bytes that a cache takes: keys, values, states."""
 
 from __future__ import annotations
 
@@ -6,39 +6,91 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvbench.errors import UserError
+from kvbench.strategies import strategy
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.dtypes import DTYPE_BYTES, dtype_bytes
+from kvbench.theory.layers import Attention
 
-__all__ = ["DTYPE_BYTES", "cache_bytes_per_token"]
+__all__ = ["DTYPE_BYTES", "cache_bytes", "cache_bytes_per_token", "check_work", "uses_cache"]
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-_LAYERS = ("num_hidden_layers", "n_layer")
-_WIDTH = ("hidden_size", "n_embd")
-_HEADS = ("num_attention_heads", "n_head")
-_KV_HEADS = ("num_key_value_heads", *_HEADS)
+def cache_bytes(
+    architecture: Architecture,
+    strategy_name: str,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    dtype: str,
+) -> int:
+    """Exact bytes of the cache after a generation; 0 without one.
+
+    After `n` new tokens a layer of attention has seen `p = prompt_tokens + n - 1` positions: the
+    last token was never fed. For each of `batch` sequences it keeps
+
+    - all attention: `p * kv_heads * (key_dim + value_dim)` numbers,
+    - a window: the same with `min(p, window - 1)` positions,
+    - latent attention: `p * (kv_lora_rank + qk_rope_head_dim)`,
+    - linear attention and Mamba: a state of constant size, the recurrent one in float32,
+    - cross-attention: the positions of the prompt; beside it `p = n`, since a decoder begins with
+      one start position of its own.
+
+    Source: the layers in Transformers' cache_utils.py; a test compares with the tensors of the
+    cache after real generations.
+
+    Raises:
+        UserError: the strategy is unknown to theory, or the dtype unknown, or a size less than 1.
+    """
+    width = dtype_bytes(dtype)
+    check_work(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    if not uses_cache(strategy_name):
+        return 0
+    seen = (1 if architecture.encoder else prompt_tokens) + new_tokens - 1
+    total = 0
+    for layer in architecture.layers:
+        if isinstance(layer.mixer, Attention):
+            total += layer.mixer.positions(seen) * layer.mixer.kept * width
+        else:
+            total += layer.mixer.kept_bytes(width)
+        if layer.cross:
+            total += prompt_tokens * layer.cross.kept * width
+    return batch * total
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
     """Bytes that the cache grows by per token and sequence: `2 * layers * kv_heads * head_dim * b`.
 
     One key and one value vector of `kv_heads * head_dim` in each layer, `b` bytes a value. Layers
-    with a sliding window are counted as long as the window is not full.
+    with a sliding window are counted as long as the window is not full; layers with a state of
+    constant size and cross-attention not at all.
 
     Source: the shapes `[batch, kv_heads, length, head_dim]` of keys and values in
     Transformers' DynamicCache; a test compares with the tensors of a real cache.
 
     Raises:
-        UserError: the configuration lacks a field, or the dtype is unknown.
+        UserError: theory cannot read the configuration, or the dtype is unknown.
     """
-    if dtype not in DTYPE_BYTES:
-        raise UserError(f"dtype: '{dtype}' is not one of {', '.join(DTYPE_BYTES)}.")
-    heads = _read(config, _HEADS)
-    head_dim = config.get("head_dim") or _read(config, _WIDTH) // heads
-    values = 2 * _read(config, _LAYERS) * _read(config, _KV_HEADS) * int(head_dim)
-    return values * DTYPE_BYTES[dtype]
+    width = dtype_bytes(dtype)
+    mixers = [layer.mixer for layer in Architecture.from_config(config).layers]
+    return width * sum(mixer.kept for mixer in mixers if isinstance(mixer, Attention))
 
 
-def _read(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    for name in names:
-        if config.get(name) is not None:
-            return int(config[name])
-    raise UserError(f"The configuration has none of {', '.join(names)}.")
+def uses_cache(strategy_name: str) -> bool:
+    """Whether this strategy keeps anything.
+
+    Raises:
+        UserError: there is no such strategy, or theory does not know what it keeps.
+    """
+    if strategy(strategy_name).name not in ("off", "dynamic"):
+        raise UserError(f"cache: theory does not know what '{strategy_name}' keeps.")
+    return strategy_name == "dynamic"
+
+
+def check_work(**sizes: int) -> None:
+    """Refuse work of no size.
+
+    Raises:
+        UserError: a size is less than 1.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{name}: {size} is less than 1.")

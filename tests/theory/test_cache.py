@@ -12,11 +12,14 @@ from kvbench.plan import DTYPES
 from kvbench.theory.cache import DTYPE_BYTES, cache_bytes_per_token
 
 LLAMA = {
+    "model_type": "llama",
     "num_hidden_layers": 4,
     "hidden_size": 64,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
 }
+
+MAMBA = {"num_hidden_layers": 2, "hidden_size": 64, "num_heads": 2}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_each_size_of_the_configuration_counts_as_in_the_formula(
 
 
 def test_without_key_value_heads_all_heads_are_cached() -> None:
-    gpt2 = {"n_layer": 4, "n_embd": 64, "n_head": 8}
+    gpt2 = {"model_type": "gpt2", "n_layer": 4, "n_embd": 64, "n_head": 8}
     assert cache_bytes_per_token(gpt2, "float32") == 2 * 4 * 64 * 4
 
 
@@ -86,13 +89,19 @@ def test_an_unknown_dtype_is_a_user_error() -> None:
 @pytest.mark.parametrize(
     ("missing", "names"),
     [
-        ("num_hidden_layers", "num_hidden_layers, n_layer"),
-        ("hidden_size", "hidden_size, n_embd"),
-        ("num_attention_heads", "num_attention_heads, n_head"),
+        ("num_hidden_layers", "num_hidden_layers, n_layer, n_layers, num_layers"),
+        ("hidden_size", "hidden_size, n_embd, n_embed, d_model"),
     ],
 )
 def test_a_configuration_that_lacks_a_size_is_a_user_error(missing: str, names: str) -> None:
     config = {key: value for key, value in LLAMA.items() if key != missing}
     with pytest.raises(UserError) as caught:
         cache_bytes_per_token(config, "float32")
-    assert str(caught.value) == f"The configuration has none of {names}."
+    assert str(caught.value) == f"llama: the configuration has none of {names}."
+
+
+def test_states_and_the_encoder_do_not_grow() -> None:
+    assert cache_bytes_per_token({"model_type": "mamba2"} | MAMBA, "float32") == 0
+    t5 = {"model_type": "t5", "num_layers": 3, "num_decoder_layers": 2, "d_model": 64}
+    # Two layers of eight heads of 64: the decoder's own attention.
+    assert cache_bytes_per_token(t5, "float32") == 2 * 2 * 8 * 64 * 4

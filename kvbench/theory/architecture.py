@@ -1,0 +1,80 @@
+"""A model's architecture, read from its configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kvbench.errors import UserError, did_you_mean
+from kvbench.text import clip
+from kvbench.theory.families import latent, older, recurrent
+from kvbench.theory.families.llama import LLAMAS, llama
+from kvbench.theory.families.t5 import T5, t5
+from kvbench.theory.fields import Defaults, Fields
+from kvbench.theory.layers import Body
+
+__all__ = ["FAMILIES", "TEXT_PARTS", "Architecture"]
+
+Family = tuple[Defaults, Callable[[Fields], Body]]
+"""The values of fields that are left out, and the reader."""
+
+FAMILIES: dict[str, Family] = {
+    "deepseek_v3": (latent.DEEPSEEK_V3, latent.deepseek_v3),
+    "falcon": (older.FALCON, older.falcon),
+    "gpt2": (older.GPT2, older.gpt2),
+    "gpt_neox": (older.GPT_NEOX, older.gpt_neox),
+    "mamba": (recurrent.MAMBA, recurrent.mamba),
+    "mamba2": (recurrent.MAMBA2, recurrent.mamba2),
+    "opt": (older.OPT, older.opt),
+    "qwen3_next": (recurrent.QWEN3_NEXT, recurrent.qwen3_next),
+    "t5": (T5, t5),
+    **{name: (family.defaults, llama(family)) for name, family in LLAMAS.items()},
+}
+"""The families that theory can read, by Transformers' `model_type`."""
+
+TEXT_PARTS = {"gemma3": "gemma3_text", "gemma3n": "gemma3n_text", "llama4": "llama4_text"}
+"""The family of the text part of models of several kinds of input, where it does not say."""
+
+
+class Architecture(Body):
+    """What bytes and FLOPs follow from: the layers of a model and what is around them."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Architecture:
+        """Read a configuration as in config.json: `model_type` and the family's fields.
+
+        Of a model of several kinds of input the text part is read, from `text_config`. Fields that
+        are left out have Transformers' own defaults, except for the number and width of layers,
+        which must be there.
+
+        Raises:
+            UserError: the family is unknown, or a field is missing, is wrong, or says what theory
+                cannot read.
+        """
+        outer = inner = _model_type(config)
+        text = config.get("text_config")
+        part = config if text is None else text
+        if text is not None:
+            if not isinstance(text, Mapping):
+                raise UserError(f"{outer}: text_config is {clip(text)}, which is no configuration.")
+            inner = _model_type({"model_type": TEXT_PARTS.get(outer), **text})
+        if inner not in FAMILIES:
+            hint = did_you_mean(inner, FAMILIES)
+            raise UserError(f"model_type: theory cannot read '{inner}'{hint}")
+        defaults, read = FAMILIES[inner]
+        fields = Fields(inner, part, defaults)
+        # Layers that differ one by one: each field below would have to be asked of each.
+        fields.must_be_unset("per_layer_config")
+        known = vars(read(fields))
+        if text is not None:
+            known["weights_unknown"] = f"{outer} has more parts than the text"
+        elif config.get("quantization_config"):
+            known["weights_unknown"] = "they are quantised"
+        return cls(**known)
+
+
+def _model_type(config: Mapping[str, Any]) -> str:
+    name = config.get("model_type")
+    if not isinstance(name, str):
+        raise UserError(f"model_type: the configuration says {clip(name)}, which names no family.")
+    return name

@@ -1,0 +1,139 @@
+"""Reading a configuration: all spellings of a field, the family's defaults, and no guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from kvbench.errors import UserError
+from kvbench.text import clip
+
+__all__ = ["SPELLINGS", "Defaults", "Fields"]
+
+Defaults = Mapping[str, Any]
+"""The values of fields that are left out, by the first of their spellings."""
+
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head_dim": ("head_dim", "d_kv"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+    "num_experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+}
+"""What models call one and the same thing; any other field has its one name."""
+
+
+class Fields:
+    """The fields of one configuration.
+
+    A field that is left out has the family's default, which is Transformers' own: the model that
+    is loaded from this configuration has it too. `null` is not left out.
+
+    Attributes:
+        model_type: Transformers' name of the family, for what is told.
+    """
+
+    def __init__(self, model_type: str, config: Mapping[str, Any], defaults: Defaults) -> None:
+        self.model_type = model_type
+        self._config = config
+        self._defaults = defaults
+
+    def get(self, name: str) -> Any:
+        """The value under any spelling, else the default, else None.
+
+        Raises:
+            UserError: two spellings say two things.
+        """
+        spelled = [key for key in SPELLINGS.get(name, (name,)) if key in self._config]
+        if not spelled:
+            return self._defaults.get(name)
+        first, value = spelled[0], self._config[spelled[0]]
+        for other in spelled[1:]:
+            if self._config[other] != value:
+                self.refuse(other, f"{clip(self._config[other])} and {first} is {clip(value)}")
+        return value
+
+    def integer(self, name: str, least: int = 1) -> int:
+        """A whole number of at least `least`.
+
+        Raises:
+            UserError: it is missing, no whole number or too small.
+        """
+        value = self.get(name)
+        if value is None:
+            names = ", ".join(SPELLINGS.get(name, (name,)))
+            raise UserError(f"{self.model_type}: the configuration has none of {names}.")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.refuse(name, f"{clip(value)}, which is no whole number of at least {least}")
+        return value
+
+    def optional(self, name: str, least: int = 1) -> int | None:
+        """The same, or None where the field is null or, without a default, left out."""
+        return None if self.get(name) is None else self.integer(name, least)
+
+    def flag(self, name: str) -> bool:
+        """True or false; left out or null it is false.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.get(name)
+        if value is not None and not isinstance(value, bool):
+            self.refuse(name, f"{clip(value)}, which is neither true nor false")
+        return bool(value)
+
+    def names(self, name: str, count: int) -> list[str] | None:
+        """A list of `count` words, or None where it is null or left out.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            self.refuse(name, f"{clip(value)}, which is no list of names")
+        if len(value) != count:
+            self.refuse(name, f"a list of {len(value)} for {count} layers")
+        return list(value)
+
+    def integers(self, name: str) -> list[int] | None:
+        """A list of whole numbers, or None where it is null or left out.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or not all(type(one) is int for one in value):
+            self.refuse(name, f"{clip(value)}, which is no list of whole numbers")
+        return list(value)
+
+    def share(self, name: str, by: str) -> int:
+        """One field divided by another.
+
+        Raises:
+            UserError: it does not divide without a rest.
+        """
+        whole, parts = self.integer(name), self.integer(by)
+        if whole % parts:
+            self.refuse(by, f"{parts}, which does not divide {name} ({whole})")
+        return whole // parts
+
+    def must_be_unset(self, *names: str) -> None:
+        """Refuse fields that change the model in ways that theory does not know.
+
+        Raises:
+            UserError: one of them is set.
+        """
+        for name in names:
+            if self.get(name):
+                self.refuse(name, f"{clip(self.get(name))}, which theory cannot read")
+
+    def refuse(self, name: str, what: str) -> NoReturn:
+        """Raise the error that names the family and the field."""
+        raise UserError(f"{self.model_type}: {name} is {what}.")

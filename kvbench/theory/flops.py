@@ -1,0 +1,180 @@
+"""Floating-point operations of a generation, with and without a cache, in closed form.
+
+A multiplication with its addition counts as 2. What is counted is what torch's FlopCounterMode
+sees of Transformers' eager attention: all matrix products. Queries meet all keys, those that the
+mask hides too; norms, rotations, softmax and embeddings are not in it. A test compares with the
+counter.
+
+Decoders compute one row of logits at each step, T5 without a cache one for each position.
+"""
+
+from __future__ import annotations
+
+from kvbench.errors import UserError
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.cache import check_work, uses_cache
+from kvbench.theory.layers import Attention, Layer, Linear
+
+__all__ = ["generation_flops", "kv_projection_flops", "prefill_flops", "step_flops"]
+
+
+def prefill_flops(architecture: Architecture, batch: int, prompt_tokens: int) -> int:
+    """FLOPs up to the first new token, the same with a cache and without.
+
+    In an encoder-decoder these are the encoder's and those of the decoder's start position.
+
+    Raises:
+        UserError: the architecture has parts that theory cannot count, or a size less than 1.
+    """
+    check_work(prompt_tokens=prompt_tokens)
+    return step_flops(architecture, "off", batch, prompt_tokens, 0)
+
+
+def step_flops(
+    architecture: Architecture, strategy_name: str, batch: int, prompt_tokens: int, step: int
+) -> int:
+    """FLOPs of the forward that makes the new token number `step`; 0 is the prefill.
+
+    With `T` positions so far, `T = prompt_tokens + step`, and for each of `batch` sequences:
+    without a cache `T * (all matrices) + T^2 * (attention)`, with one `(all matrices) + T *
+    (attention)`, where a window has `min(T, window)` instead, and in both one row of logits.
+    Attention to one key costs a query `2 * heads * (key_dim + value_dim)`. Latent attention makes
+    the keys and values of all `T` positions anew in both.
+
+    Raises:
+        UserError: the architecture has parts that theory cannot count, the strategy is unknown to
+            it, or a size is too small.
+    """
+    _check(architecture, batch=batch, prompt_tokens=prompt_tokens, steps=step + 1)
+    if step and uses_cache(strategy_name):
+        return batch * _cached(
+            architecture, prompt_tokens, _start(architecture, prompt_tokens) + step, 1
+        )
+    before = _encoder(architecture, prompt_tokens) if step == 0 else 0
+    return batch * (before + _whole(architecture, prompt_tokens, step, 1))
+
+
+def generation_flops(
+    architecture: Architecture, strategy_name: str, batch: int, prompt_tokens: int, new_tokens: int
+) -> int:
+    """FLOPs of a whole generation, the sum of `step_flops` over all steps.
+
+    Without a cache it grows as `n^2` in the matrices and as `n^3` in attention, with one as `n` and
+    `n^2`. The sums of the first and second powers are in closed form.
+
+    Raises:
+        UserError: as for `step_flops`.
+    """
+    _check(architecture, batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    encoder = _encoder(architecture, prompt_tokens)
+    if not uses_cache(strategy_name):
+        return batch * (encoder + _whole(architecture, prompt_tokens, 0, new_tokens))
+    prefill = _whole(architecture, prompt_tokens, 0, 1)
+    first = _start(architecture, prompt_tokens) + 1
+    decode = _cached(architecture, prompt_tokens, first, new_tokens - 1)
+    return batch * (encoder + prefill + decode)
+
+
+def kv_projection_flops(architecture: Architecture, batch: int, positions: int) -> int:
+    """FLOPs of making the keys and values of so many positions once, in all layers.
+
+    `2 * batch * positions * hidden * 2 * kv_heads * head_dim` a layer: what the cache saves of each
+    position at each step, and the uncached arm pays again. Latent attention makes its vector.
+
+    Raises:
+        UserError: the architecture has parts that theory cannot count, or a size less than 1.
+    """
+    _check(architecture, batch=batch, positions=positions)
+    mixers = [layer.mixer for layer in architecture.layers]
+    linears = [one for mixer in mixers if isinstance(mixer, Attention) for one in mixer.key_value]
+    return batch * positions * _flops(*linears)
+
+
+def _whole(architecture: Architecture, prompt: int, step: int, count: int) -> int:
+    """`count` forwards over all positions, from the one of this step on."""
+    first = _start(architecture, prompt) + step
+    length, square = _sum(first, count), _sum_of_squares(first, count)
+    rows = length if architecture.encoder else count
+    total = _flops(*architecture.adapters) * length + architecture.head.flops * rows
+    for layer in architecture.layers:
+        expand, pair = _per_key(layer)
+        total += (_per_row(layer) + expand) * length + pair * square
+        if layer.cross:
+            total += _flops(*layer.cross.query, layer.cross.output) * length
+            total += count * prompt * _flops(*layer.cross.key_value)
+            total += length * prompt * _pair(layer.cross)
+    return total
+
+
+def _cached(architecture: Architecture, prompt: int, first: int, count: int) -> int:
+    """`count` forwards over one position each, the first of them being position `first`."""
+    total = count * (_flops(*architecture.adapters) + architecture.head.flops)
+    for layer in architecture.layers:
+        expand, pair = _per_key(layer)
+        total += count * _per_row(layer) + (expand + pair) * _keys(layer, first, count)
+        if layer.cross:
+            row = _flops(*layer.cross.query, layer.cross.output)
+            total += count * (row + prompt * _pair(layer.cross))
+    return total
+
+
+def _encoder(architecture: Architecture, prompt: int) -> int:
+    """The encoder's one forward over the prompt."""
+    return sum(
+        _per_row(layer) * prompt + _per_key(layer)[1] * prompt**2 for layer in architecture.encoder
+    )
+
+
+def _start(architecture: Architecture, prompt: int) -> int:
+    """Positions of the first forward of the decoder."""
+    return 1 if architecture.encoder else prompt
+
+
+def _per_row(layer: Layer) -> int:
+    """What one position costs by itself; cross-attention aside."""
+    return _flops(*layer.mixer.linears) + (layer.mlp.flops if layer.mlp else 0)
+
+
+def _per_key(layer: Layer) -> tuple[int, int]:
+    """What one key costs: to be made from what latent attention keeps, and to meet one query."""
+    mixer = layer.mixer
+    if not isinstance(mixer, Attention):
+        return 0, 0
+    return mixer.latent.expand.flops if mixer.latent else 0, _pair(mixer)
+
+
+def _pair(attention: Attention) -> int:
+    return 2 * attention.heads * (attention.key_dim + attention.value_dim)
+
+
+def _keys(layer: Layer, first: int, count: int) -> int:
+    """Keys that the queries at so many positions meet, together."""
+    window = layer.mixer.window if isinstance(layer.mixer, Attention) else None
+    if window is None:
+        return _sum(first, count)
+    growing = min(max(window - first, 0), count)
+    return _sum(first, growing) + window * (count - growing)
+
+
+def _sum(first: int, count: int) -> int:
+    """The sum of `count` numbers in a row."""
+    return count * (2 * first + count - 1) // 2
+
+
+def _sum_of_squares(first: int, count: int) -> int:
+    """The sum of their squares."""
+    return (
+        count * first**2 + first * count * (count - 1) + (count - 1) * count * (2 * count - 1) // 6
+    )
+
+
+def _flops(*linears: Linear) -> int:
+    return sum(linear.flops for linear in linears)
+
+
+def _check(architecture: Architecture, **sizes: int) -> None:
+    if architecture.flops_unknown:
+        raise UserError(
+            f"{architecture.model_type}: the FLOPs cannot be counted: {architecture.flops_unknown}."
+        )
+    check_work(**sizes)

@@ -1,0 +1,263 @@
+"""What a model is made of, layer by layer: shapes alone, from which bytes and FLOPs follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+__all__ = ["Attention", "Body", "Experts", "Latent", "Layer", "Linear", "Mlp", "State"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix of `inputs` x `outputs`, with or without a bias of `outputs`."""
+
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, the bias included."""
+        return self.inputs * self.outputs + self.bias * self.outputs
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for one row: `2 * inputs * outputs`, a multiplication and an addition a weight."""
+        return 2 * self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """What multi-head latent attention keeps in place of keys and values.
+
+    Attributes:
+        rank: size of the vector that keys and values are made from.
+        rope_dim: size of the part of the key that carries the position and is the same in all
+            heads.
+        expand: makes the keys and values of all heads from the vector, anew at each step and for
+            all positions that are kept.
+    """
+
+    rank: int
+    rope_dim: int
+    expand: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention of one layer, to its own positions or to those of an encoder.
+
+    Attributes:
+        heads: heads of queries.
+        kv_heads: heads of keys and values that are kept. 1 is multi-query attention, as many as
+            `heads` multi-head, and between them grouped-query.
+        key_dim: size of one query and one key.
+        value_dim: size of one value.
+        query: the matrices that make the queries.
+        key_value: the matrices that make what is kept.
+        output: the matrix that joins the heads.
+        window: positions that a query sees, itself included; all of them where null.
+        latent: what is kept in place of keys and values, in multi-head latent attention.
+        shared: whether it uses the keys and values of another layer, and keeps none.
+        other_parameters: norms, sinks and the like.
+    """
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    query: tuple[Linear, ...]
+    key_value: tuple[Linear, ...]
+    output: Linear
+    window: int | None = None
+    latent: Latent | None = None
+    shared: bool = False
+    other_parameters: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Numbers that one position adds to the cache."""
+        if self.shared:
+            return 0
+        if self.latent:
+            return self.latent.rank + self.latent.rope_dim
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+    def positions(self, seen: int) -> int:
+        """Positions that are kept after `seen` of them were fed.
+
+        A window keeps one less than it shows, since the next query brings its own; right after a
+        long prompt as well. Source: `DynamicSlidingWindowLayer.update` in Transformers'
+        cache_utils.py.
+        """
+        return seen if self.window is None else min(seen, self.window - 1)
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The matrices that each new position goes through, those of a `latent` aside."""
+        return (*self.query, *self.key_value, self.output)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        expand = self.latent.expand.parameters if self.latent else 0
+        return _parameters(*self.linears) + expand + self.other_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A layer that keeps a state of constant size: linear attention, Mamba.
+
+    Attributes:
+        kind: which.
+        conv: channels and width of the last inputs that are kept, in the model's dtype.
+        recurrent: shape of the recurrent state of one sequence, in float32 whatever the dtype.
+        linears: its matrices.
+        other_parameters: norms, the convolution, decays and the like.
+    """
+
+    kind: Literal["gated delta net", "mamba", "mamba 2"]
+    conv: tuple[int, int]
+    recurrent: tuple[int, ...]
+    linears: tuple[Linear, ...]
+    other_parameters: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return _parameters(*self.linears) + self.other_parameters
+
+    def kept_bytes(self, width: int) -> int:
+        """Bytes of the state of one sequence where the dtype has `width` bytes.
+
+        Source: a real cache of each kind in Transformers; its kernels hand the recurrent state
+        over in float32.
+        """
+        return prod(self.conv) * width + prod(self.recurrent) * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """A feed-forward layer of `width`; a gated one has two matrices up and one down."""
+
+    inputs: int
+    width: int
+    gated: bool
+    bias: bool = False
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Its matrices."""
+        up = Linear(self.inputs, self.width, self.bias)
+        return (up,) * (2 if self.gated else 1) + (Linear(self.width, self.inputs, self.bias),)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return _parameters(*self.linears)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for one token."""
+        return sum(linear.flops for linear in self.linears)
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts.
+
+    Attributes:
+        count: experts.
+        per_token: experts that are multiplied with one token.
+        expert: one of them.
+        router: the matrix that chooses.
+        shared: the expert that sees every token, if any.
+        shared_gate: the matrix that weighs it, if any.
+    """
+
+    count: int
+    per_token: int
+    expert: Mlp
+    router: Linear
+    shared: Mlp | None = None
+    shared_gate: Linear | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of all experts."""
+        parts = (self.router, self.shared, self.shared_gate)
+        return self.count * self.expert.parameters + sum(part.parameters for part in parts if part)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for one token, the same whichever experts are chosen."""
+        parts = (self.router, self.shared, self.shared_gate)
+        return self.per_token * self.expert.flops + sum(part.flops for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        mixer: what brings positions together.
+        mlp: what follows; null in a layer of Mamba.
+        norms: weights of its norms.
+        cross: attention to the encoder, in the decoder of an encoder-decoder.
+    """
+
+    mixer: Attention | State
+    mlp: Mlp | Experts | None
+    norms: int
+    cross: Attention | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        parts = (self.mixer, self.mlp, self.cross)
+        return self.norms + sum(part.parameters for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A model: its layers and what is around them.
+
+    Attributes:
+        model_type: Transformers' name of the family.
+        hidden_size: width of the stream between layers.
+        vocabulary: rows of the embedding and of the output matrix.
+        layers: those of the decoder.
+        tied: whether the output matrix is the embedding.
+        embedding_size: width of the embedding.
+        encoder: layers of the encoder, in an encoder-decoder.
+        adapters: matrices between an embedding and a stream of different widths.
+        other_parameters: last norms, tables of positions and the like.
+        float32_weights: how many Transformers keeps in float32 where it loads a checkpoint in
+            float16, whose range they would leave.
+        weights_unknown: why the weights cannot be counted, or null.
+        flops_unknown: why the FLOPs cannot be counted, or null.
+    """
+
+    model_type: str
+    hidden_size: int
+    vocabulary: int
+    layers: tuple[Layer, ...]
+    tied: bool
+    embedding_size: int
+    encoder: tuple[Layer, ...] = ()
+    adapters: tuple[Linear, ...] = ()
+    other_parameters: int = 0
+    float32_weights: int = 0
+    weights_unknown: str | None = None
+    flops_unknown: str | None = None
+
+    @property
+    def head(self) -> Linear:
+        """The matrix that makes the logits."""
+        return Linear(self.embedding_size, self.vocabulary)
+
+
+def _parameters(*linears: Linear) -> int:
+    return sum(linear.parameters for linear in linears)

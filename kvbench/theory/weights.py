@@ -1,0 +1,42 @@
+"""A model's weights: how many, and how many bytes."""
+
+from __future__ import annotations
+
+from kvbench.errors import UserError
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.dtypes import dtype_bytes
+
+__all__ = ["parameters", "weights_bytes"]
+
+
+def parameters(architecture: Architecture) -> int:
+    """Number of weights, tied embeddings once; buffers are not among them.
+
+    Raises:
+        UserError: the architecture has parts that theory does not know.
+    """
+    if architecture.weights_unknown:
+        raise UserError(
+            f"{architecture.model_type}: the weights cannot be counted: "
+            f"{architecture.weights_unknown}."
+        )
+    embedding = architecture.vocabulary * architecture.embedding_size
+    head = 0 if architecture.tied else architecture.head.parameters
+    adapters = sum(linear.parameters for linear in architecture.adapters)
+    layers = sum(layer.parameters for layer in (*architecture.layers, *architecture.encoder))
+    return embedding + head + adapters + layers + architecture.other_parameters
+
+
+def weights_bytes(architecture: Architecture, dtype: str, *, random: bool = False) -> int:
+    """Bytes of all weights in one dtype, buffers not among them.
+
+    A few families keep some weights in float32 in a float16 model, unless the weights are
+    `random`: Transformers does so where it loads a checkpoint, and not where it makes them.
+    Source: `_keep_in_fp32_modules` in Transformers' modeling files.
+
+    Raises:
+        UserError: the architecture has parts that theory does not know, or the dtype is unknown.
+    """
+    wider = architecture.float32_weights if dtype == "float16" and not random else 0
+    width = dtype_bytes(dtype)
+    return parameters(architecture) * width + wider * (dtype_bytes("float32") - width)
