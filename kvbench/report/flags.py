@@ -1,8 +1,14 @@
-"""What the flags of samples mean: for reports, and for docs/measuring.md."""
+"""What the flags of samples mean, and how many there are."""
 
 from __future__ import annotations
 
-__all__ = ["FLAGS"]
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from kvbench.analysis.summary import CaseSummary
+
+__all__ = ["FLAGS", "doubts"]
 
 FLAGS: dict[str, str] = {
     "busy_cpu": "other processes used more than 10 % of the machine's processor time during the "
@@ -20,3 +26,20 @@ FLAGS: dict[str, str] = {
     "nothing",
     "undersampled": "fewer than 5 samples",
 }
+
+
+def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
+    """Each flag of the cases: its name, `3 samples` or `2 cases`, and what it means."""
+    counts: Counter[str] = Counter()
+    for case in cases:
+        for flag in (case.flags or "").split():
+            name, _, number = flag.partition(":")
+            counts[name] += int(number or 1)
+    return [
+        (
+            name,
+            f"{count} {'case' if name == 'undersampled' else 'sample'}{'s' * (count != 1)}",
+            FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "not known here"),
+        )
+        for name, count in sorted(counts.items())
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 from kvbench.report.figures import Chart, Material, to_bytes
-from kvbench.report.flags import FLAGS
+from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.table import failures, pair_table, speedup_text, time_text
 from kvbench.report.units import mib, seconds, significant
@@ -47,7 +46,7 @@ def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> s
         ],
         caption=pair_table(cases).caption,
         failures=_of_each(material, failures),
-        flags=_flags(cases),
+        flags=doubts(cases),
         growth=_of_each(material, growth_sentences),
         charts=[
             {
@@ -163,22 +162,6 @@ def _warnings(info: RunInfo) -> list[str]:
             f"{info.name}: whether the arms do the same work was not checked (--no-verify)."
         )
     return found
-
-
-def _flags(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
-    counts: Counter[str] = Counter()
-    for case in cases:
-        for flag in (case.flags or "").split():
-            name, _, number = flag.partition(":")
-            counts[name] += int(number or 1)
-    return [
-        (
-            name,
-            f"{count} {'case' if name == 'undersampled' else 'sample'}{'s' * (count != 1)}",
-            FLAGS.get(name, FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "not known here")),
-        )
-        for name, count in sorted(counts.items())
-    ]
 
 
 def _facts(info: RunInfo) -> list[tuple[str, str]]:
