@@ -1,0 +1,350 @@
+"""The statistics against scipy, and against simulated samples whose truth is known; seeds fixed."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kvbench.analysis.compare import Comparison, Side, compare
+from kvbench.analysis.statistics import (
+    bootstrap_medians,
+    geometric_mean,
+    holm,
+    mann_whitney,
+    ratio_interval,
+)
+from kvbench.records.sample import Sample
+from tests.fakes import make_task, timed_sample
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+_PLAIN = timed_sample(make_task(), 1.0)
+
+
+def noise(share: float) -> Draw:
+    """Times around 1 with normal noise."""
+    return lambda rng, size: 1 + share * rng.standard_normal(size)
+
+
+def skewed(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """Times as a busy machine gives them: mostly near 1, some much longer."""
+    return rng.lognormal(0.0, 0.4, size)
+
+
+def two_speeds(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """Times of a machine that has two clocks."""
+    return np.where(rng.random(size) < 0.5, 1.0, 1.5) * (1 + 0.01 * rng.standard_normal(size))
+
+
+def compared(a: np.ndarray, b: np.ndarray) -> Sequence[Comparison]:
+    """Compare times `[rows, samples]`: each row is a case of its own."""
+    rows, unmatched = compare(_side("a", a), _side("b", b))
+    assert len(rows) == len(a)
+    assert unmatched == ()
+    return rows
+
+
+def verdicts(
+    draw: Draw, calls: int, sizes: tuple[int, int], *, truth: float = 1.0, rows: int = 1
+) -> list[list[Comparison]]:
+    """Comparisons whose B truly takes `truth` times the time of A."""
+    rng = np.random.default_rng(20260102)
+    return [
+        list(compared(draw(rng, (rows, sizes[0])), truth * draw(rng, (rows, sizes[1]))))
+        for _ in range(calls)
+    ]
+
+
+def counted(calls: list[list[Comparison]]) -> Counter[str | None]:
+    return Counter(row.verdict for rows in calls for row in rows)
+
+
+def _side(name: str, times: np.ndarray) -> Side:
+    return Side(name, tuple(_sample(*at, float(t)) for at, t in np.ndenumerate(times)))
+
+
+def _sample(row: int, repeat: int, total: float) -> Sample:
+    # A record of sixty fields is slow to make anew, and there are tens of thousands.
+    sample = copy.copy(_PLAIN)
+    for name, value in {
+        "case_id": str(row),
+        "max_new_tokens": row + 1,
+        "repeat": repeat,
+        "total_s": total,
+    }.items():
+        object.__setattr__(sample, name, value)
+    return sample
+
+
+# False alarms
+
+
+def test_equal_sides_are_found_different_no_more_often_than_the_level() -> None:
+    """2,000 comparisons; the noise is far over the threshold, so that only the test protects."""
+    found = counted(verdicts(skewed, 2000, (10, 10)))
+    assert found["slower"] + found["faster"] <= 20
+    # Else the test would be so shy that it found nothing.
+    assert found["slower"]
+    assert found["faster"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "sizes"), [(two_speeds, (12, 8)), (skewed, (6, 20)), (two_speeds, (30, 5))]
+)
+def test_other_noise_and_sizes_keep_the_level_too(draw: Draw, sizes: tuple[int, int]) -> None:
+    found = counted(verdicts(draw, 400, sizes))
+    # Where the true rate is the level, 1 of 1,000 seeds would exceed this.
+    assert found["slower"] + found["faster"] <= stats.binom.ppf(0.999, 400, 0.01)
+
+
+def test_equal_sides_with_little_noise_are_never_found_different() -> None:
+    found = counted(verdicts(noise(0.015), 200, (10, 10)))
+    assert found["slower"] == found["faster"] == 0
+
+
+def test_of_several_rows_none_is_found_different_more_often_than_the_level() -> None:
+    """The level is that of a whole call: 300 calls of five rows that are all equal."""
+    calls = verdicts(skewed, 300, (10, 10), rows=5)
+    wrong = sum(any(row.verdict in ("slower", "faster") for row in rows) for rows in calls)
+    assert wrong <= 3
+    # What is held back is there: each row judged on its own would be wrong more often.
+    alone = sum(any(_alone(row, rows) < 0.01 for row in rows) for rows in calls)
+    assert alone > 3
+
+
+def _alone(row: Comparison, rows: list[Comparison]) -> float:
+    """Holm's smallest p-value without the correction; for the other rows no more than that."""
+    assert row.p_value is not None
+    return row.p_value / len(rows)
+
+
+# Finding what is there
+
+
+@pytest.mark.parametrize(
+    ("truth", "verdict"), [(1.1, "slower"), (1 / 1.1, "faster")], ids=["slower", "faster"]
+)
+@pytest.mark.parametrize("rows", [1, 8])
+def test_ten_per_cent_with_three_per_cent_noise_is_found_at_ten_samples(
+    truth: float, verdict: str, rows: int
+) -> None:
+    found = counted(verdicts(noise(0.03), 240 // rows, (10, 10), truth=truth, rows=rows))
+    assert found[verdict] >= 0.95 * found.total()
+    assert set(found) <= {verdict, "unclear"}
+
+
+def test_other_numbers_of_samples_on_each_side_find_it_too() -> None:
+    found = counted(verdicts(noise(0.03), 100, (7, 25), truth=1.1))
+    assert found["slower"] >= 0.95 * found.total()
+
+
+def test_equal_sides_with_little_noise_are_the_same() -> None:
+    found = counted(verdicts(noise(0.01), 200, (10, 10)))
+    assert found["same"] >= 0.99 * found.total()
+
+
+def test_a_difference_under_the_threshold_is_never_slower() -> None:
+    """2 % with 0.3 % noise is beyond chance, and of no consequence."""
+    found = counted(verdicts(noise(0.003), 100, (10, 10), truth=1.02))
+    assert found["same"] == found.total()
+
+
+# How many samples would tell
+
+
+@pytest.mark.parametrize(
+    ("share", "truth", "start"),
+    [
+        (0.15, 1.25, 6),
+        (0.08, 1.15, 6),
+        (0.03, 1.1, 5),
+        (0.06, 1.0, 10),
+        pytest.param(
+            0.1,
+            1.0,
+            12,
+            marks=pytest.mark.xfail(reason="the number has no power in it: a coin's throw"),
+        ),
+    ],
+)
+def test_as_many_samples_as_are_said_to_be_needed_mostly_tell(
+    share: float, truth: float, start: int
+) -> None:
+    first = verdicts(noise(share), 120, (start, start), truth=truth)
+    needed = [row.samples_needed for (row,) in first if row.samples_needed is not None]
+    assert len(needed) >= 20
+    rng = np.random.default_rng(5)
+    draw = noise(share)
+    again = [compared(draw(rng, (1, n)), truth * draw(rng, (1, n)))[0].verdict for n in needed]
+    settled = sum(verdict != "unclear" for verdict in again)
+    assert settled > 0.5 * len(needed)
+
+
+@pytest.mark.xfail(reason="5 are promised, and 5 against 5 cannot tell of more than one row")
+def test_the_number_promised_to_few_samples_can_tell() -> None:
+    """The least exact p-value of 5 against 5 is 0.0079: of two rows Holm's is over 0.01."""
+    few = compared(np.ones((6, 3)), np.full((6, 3), 2.0))
+    (needed,) = {row.samples_needed for row in few}
+    assert needed is not None
+    assert {row.verdict for row in compared(np.ones((6, needed)), np.full((6, needed), 2.0))} == {
+        "slower"
+    }
+
+
+def test_more_samples_are_needed_than_there_are() -> None:
+    for (row,) in verdicts(noise(0.1), 60, (10, 10)):
+        assert row.samples_needed is None or 10 < row.samples_needed <= 1000
+        assert row.verdict == "unclear" or row.samples_needed is None
+
+
+# Intervals
+
+
+@pytest.mark.parametrize(("size", "least"), [(5, 0.85), (10, 0.88), (30, 0.91)])
+def test_the_interval_of_a_ratio_covers_it_about_as_often_as_it_says(
+    size: int, least: float
+) -> None:
+    """1,000 simulations. A percentile bootstrap of few samples covers less than the 95 % it names:
+    about 90 % of five a side, 93 % of ten. The lower bounds here are what is promised.
+    """
+    rng = np.random.default_rng(11)
+    held = 0
+    for _ in range(1000):
+        above, below = 1.3 * rng.lognormal(0, 0.1, size), rng.lognormal(0, 0.1, size)
+        low, high = ratio_interval(above.tolist(), below.tolist()) or (0.0, 0.0)
+        held += low <= 1.3 <= high
+    assert least * 1000 <= held < 1000
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 9, 10, 25, 40])
+def test_the_medians_are_distributed_as_those_of_a_brute_force_bootstrap(size: int) -> None:
+    values = np.random.default_rng(size).lognormal(0, 0.5, size)
+    rng = np.random.default_rng(1)
+    brute = np.median(rng.choice(values, (20_000, size)), axis=1)
+    # The largest distance of two distribution functions of 2,000 and 20,000 values is below this
+    # in 99.9 % of samples.
+    limit = 1.95 * math.sqrt(1 / 2000 + 1 / 20_000)
+    assert stats.ks_2samp(bootstrap_medians(values.tolist()), brute).statistic < limit
+
+
+@pytest.mark.parametrize("size", [7, 12])
+def test_the_medians_are_distributed_as_those_of_scipy(size: int) -> None:
+    values = np.random.default_rng(size).lognormal(0, 0.5, size)
+    theirs = stats.bootstrap(
+        (values,), np.median, n_resamples=20_000, rng=np.random.default_rng(2)
+    ).bootstrap_distribution
+    limit = 1.95 * math.sqrt(1 / 2000 + 1 / 20_000)
+    assert stats.ks_2samp(bootstrap_medians(values.tolist(), 1), theirs).statistic < limit
+
+
+@pytest.mark.parametrize("size", [5, 11])
+def test_each_value_is_the_median_as_often_as_the_binomial_says(size: int) -> None:
+    """Of an odd number: the median is at most the k-th smallest if more than half fall there."""
+    medians = bootstrap_medians(list(range(size)))
+    half = (size + 1) // 2
+    for k in range(size):
+        exact = stats.binom.sf(half - 1, size, (k + 1) / size)
+        assert np.mean(medians <= k) == pytest.approx(exact, abs=0.04)
+
+
+def test_two_streams_are_independent() -> None:
+    values = np.random.default_rng(3).lognormal(0, 0.5, 10).tolist()
+    first, second = bootstrap_medians(values, 0), bootstrap_medians(values, 1)
+    assert abs(stats.spearmanr(first, second).statistic) < 0.1
+    assert np.array_equal(first, bootstrap_medians(values, 0))
+
+
+# Tests and means
+
+
+@pytest.mark.parametrize(("first", "second"), [(5, 5), (10, 10), (4, 30), (100, 100)])
+def test_the_p_value_is_that_of_scipy_exact(first: int, second: int) -> None:
+    rng = np.random.default_rng(first)
+    a, b = rng.normal(0, 1, first).tolist(), rng.normal(0.4, 1, second).tolist()
+    expected = stats.mannwhitneyu(a, b, alternative="two-sided", method="exact").pvalue
+    assert mann_whitney(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_p_value_of_many_samples_is_that_of_scipy_asymptotic() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0, 1, 101).tolist(), rng.normal(0.2, 1, 100).tolist()
+    exact, asymptotic = (
+        stats.mannwhitneyu(a, b, method=method).pvalue for method in ("exact", "asymptotic")
+    )
+    assert mann_whitney(a, b) == asymptotic
+    assert asymptotic == pytest.approx(exact, rel=0.1)
+
+
+def test_the_p_value_is_that_of_all_arrangements() -> None:
+    """The definition: the share of the ways to split nine values that are at least as extreme."""
+    a, b = [1.0, 2.5, 3.0, 4.5], [2.0, 3.5, 5.0, 6.0, 7.0]
+
+    def u(first: Sequence[float], second: Sequence[float]) -> float:
+        return abs(sum(x > y for x in first for y in second) - len(first) * len(second) / 2)
+
+    pool = [*a, *b]
+    ways = [
+        u(chosen, [x for x in pool if x not in chosen])
+        for chosen in itertools.combinations(pool, len(a))
+    ]
+    expected = sum(way >= u(a, b) for way in ways) / len(ways)
+    assert mann_whitney(a, b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # statsmodels.stats.multitest.multipletests(..., method="holm"), and R's p.adjust.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),
+        ([0.3], [0.3]),
+        ([0.6, 0.7], [1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_gives_published_values(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_rejects_what_the_procedure_in_steps_rejects(seed: int) -> None:
+    """Holm's own words: from the smallest on, against level over what is left; stop at the first
+    that does not pass."""
+    p_values = (np.random.default_rng(seed).random(12) ** 4).tolist()
+    adjusted = holm(p_values)
+    for level in (0.001, 0.01, 0.05, 0.3):
+        rejected = set()
+        for step, index in enumerate(np.argsort(p_values).tolist()):
+            if p_values[index] >= level / (len(p_values) - step):
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(adjusted) if p < level} == rejected
+
+
+def test_the_geometric_mean_of_inverse_ratios_is_its_inverse() -> None:
+    ratios = np.random.default_rng(8).lognormal(0, 1, 9).tolist()
+    assert geometric_mean(ratios) == pytest.approx(stats.gmean(ratios))
+    assert geometric_mean([1 / r for r in ratios]) == pytest.approx(1 / geometric_mean(ratios))
+
+
+def test_ties_do_not_make_false_alarms() -> None:
+    """Times that a coarse clock has rounded: 1,000 equal comparisons with three values."""
+    rng = np.random.default_rng(9)
+    wrong = sum(
+        mann_whitney(a, b) < 0.01 for a, b in rng.choice([1.0, 1.1, 1.2], (1000, 2, 10)).tolist()
+    )
+    assert wrong <= 10
+
+
+def test_a_case_of_its_own_has_a_row_of_its_own() -> None:
+    """What the simulations stand on: a row each, and the times that were drawn."""
+    a, b = np.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]), np.array([[2.0] * 3, [3.0] * 3])
+    rows = compared(a, b)
+    assert [(row.a_total_s, row.b_total_s) for row in rows] == [(2.0, 2.0), (6.0, 3.0)]

@@ -1,0 +1,332 @@
+"""report.html in a real browser: headless Chromium, driven through Selenium, without a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kvbench.records.sample import sample_of
+from kvbench.report.figures import Material, draw_charts
+from kvbench.report.html import report_html
+from tests.fakes import make_case, make_finding, make_task
+from tests.report.saved import HOSTILE, grid, machine, run_of, time_of
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    # Whatever is asked for from elsewhere fails, and stands in the log as an error.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
+
+PHONE, DESK = (390, 844), (1280, 900)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """One browser for all tests of this file."""
+    if importlib.util.find_spec("selenium") is None:
+        pytest.skip("no Selenium here: pip install selenium")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("no Chromium here: it needs chromium and chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs[0])
+    for option in (*_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(programs[1])))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page with all that a report can have, under hostile names."""
+
+    def time(case: Any) -> float:
+        # In text order these would stand otherwise: 0.09, 1.0, 12.0 and more.
+        return time_of(case) * (0.9 if case.model == "gpt2" else 12)
+
+    failed = sample_of(
+        make_task(make_case(model=HOSTILE, max_new_tokens=900)),
+        status="oom",
+        stage="decode",
+        error=f"no room: {HOSTILE}",
+    )
+    run = run_of(
+        [*grid(time, model=("gpt2", HOSTILE), prompt=(HOSTILE, "x")), failed],
+        HOSTILE,
+        notes=(HOSTILE, "a-word-without-a-break-" * 20),
+        command=("kvbench", "sweep", "--prompt", HOSTILE, "/a/very/long/path" * 20),
+        environment=machine(HOSTILE),
+        findings=(make_finding(detail=HOSTILE),),
+        state="interrupted",
+    )
+    material = Material((run,))
+    charts = [*draw_charts(material, ["speedup", "phases"])]
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(report_html(material, charts), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def shown(browser: Chrome, page: str) -> Chrome:
+    """The page, opened anew on a desk in daylight."""
+    look(browser, DESK, "light")
+    browser.get_log("browser")
+    browser.get(page)
+    return browser
+
+
+def look(browser: Chrome, size: tuple[int, int], scheme: str) -> None:
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def ask(browser: Chrome, script: str, *arguments: object) -> Any:
+    return browser.execute_script(f"return {script}", *arguments)
+
+
+def column(browser: Chrome, head: str) -> list[str]:
+    """The cells of a column as they are shown, from top to bottom."""
+    at = heads(browser).index(head)
+    script = "[...document.querySelectorAll('#cases tbody tr')].map(r => r.cells[arguments[0]]"
+    return [str(text) for text in ask(browser, f"{script}.textContent)", at)]
+
+
+def heads(browser: Chrome) -> list[str]:
+    return list(ask(browser, "[...document.querySelectorAll('#cases th')].map(h => h.textContent)"))
+
+
+def click(browser: Chrome, head: str) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser.find_elements(By.CSS_SELECTOR, "#cases th button")[heads(browser).index(head)].click()
+
+
+def problems(browser: Chrome) -> list[dict[str, Any]]:
+    return list(browser.get_log("browser"))
+
+
+def luminance(colour: str) -> float:
+    """Of `rgb(r, g, b)`, between 0 and 1; after WCAG 2."""
+    inside = colour[colour.index("(") + 1 : colour.index(")")]
+    parts = [float(part) / 255 for part in inside.split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(browser: Chrome, selector: str) -> float:
+    style = "getComputedStyle(document.querySelector(arguments[0])).color"
+    ink = luminance(ask(browser, style, selector))
+    paper = luminance(ask(browser, "getComputedStyle(document.body).backgroundColor"))
+    light, dark = max(ink, paper), min(ink, paper)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_page_opens_without_an_error_and_without_a_network(shown: Chrome) -> None:
+    assert problems(shown) == []
+    assert ask(shown, "document.readyState") == "complete"
+    # Nothing was fetched: not even tried.
+    assert ask(shown, "performance.getEntriesByType('resource').length") == 0
+    assert len(heads(shown)) > 10
+
+
+def test_an_error_would_be_seen(shown: Chrome) -> None:
+    """What the test above stands on."""
+    ask(shown, "void setTimeout(() => { throw new Error('seen') })")
+    ask(shown, "new Promise(done => setTimeout(done, 50))")
+    assert any("seen" in entry["message"] for entry in problems(shown))
+
+
+def test_charts_have_a_size(shown: Chrome) -> None:
+    sizes = ask(
+        shown,
+        "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect())"
+        ".map(b => [b.width, b.height])",
+    )
+    assert len(sizes) == 2
+    assert all(width > 300 and height > 150 for width, height in sizes)
+    drawn = "document.querySelector('#speedup svg path').getBBox().width"
+    assert ask(shown, drawn) > 0
+
+
+def test_what_the_charts_refer_to_is_there(shown: Chrome) -> None:
+    uses = ask(
+        shown,
+        "[...document.querySelectorAll('svg use')].map(u => "
+        "document.querySelector(u.getAttribute('xlink:href')) !== null)",
+    )
+    assert uses
+    assert all(uses)
+    ids = ask(shown, "[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_a_click_sorts_numbers_as_numbers_both_ways(shown: Chrome) -> None:
+    before = column(shown, "time")
+    click(shown, "time")
+    times = column(shown, "time")
+    assert sorted(times) == sorted(before)
+    seconds = [seconds_of(text) for text in times]
+    assert seconds[-1] is None
+    known = [value for value in seconds if value is not None]
+    assert known == sorted(known)
+    assert known != sorted(known, key=str)
+    click(shown, "time")
+    back = [seconds_of(text) for text in column(shown, "time")]
+    # What is not known stands last, whichever way.
+    assert back == [*reversed(known), None]
+
+
+def seconds_of(text: str) -> float | None:
+    """`900 ms ±3%` in seconds; None for a case without a time."""
+    if text in ("oom", "-"):
+        return None
+    number, unit = text.split()[:2]
+    return float(number) / (1000 if unit == "ms" else 1)
+
+
+def test_a_click_sorts_words_and_leaves_the_unknown_last(shown: Chrome) -> None:
+    click(shown, "cache")
+    words = column(shown, "cache")
+    assert words == sorted(words)
+    assert set(words) == {"off", "dynamic"}
+    click(shown, "cache")
+    assert column(shown, "cache") == words[::-1]
+    for _ in range(2):
+        click(shown, "speed-up")
+        unknown = [text == "-" for text in column(shown, "speed-up")]
+        assert unknown == sorted(unknown)
+        assert 0 < sum(unknown) < len(unknown)
+
+
+def test_the_column_that_sorts_is_marked_and_no_other(shown: Chrome) -> None:
+    marks = "[...document.querySelectorAll('#cases th')].map(h => h.getAttribute('aria-sort'))"
+    assert set(ask(shown, marks)) == {None}
+    at = heads(shown).index("batch")
+    for head, value in (("time", None), ("batch", "ascending"), ("batch", "descending")):
+        click(shown, head)
+        assert ask(shown, marks)[at] == value
+    assert sum(mark is not None for mark in ask(shown, marks)) == 1
+
+
+def test_rows_stay_whole_when_they_are_sorted(shown: Chrome) -> None:
+    rows = "[...document.querySelectorAll('#cases tbody tr')].map(r => r.textContent)"
+    before = ask(shown, rows)
+    click(shown, "new tokens")
+    assert sorted(ask(shown, rows)) == sorted(before)
+    numbers = [int(text) for text in column(shown, "new tokens")]
+    assert numbers == sorted(numbers)
+    assert problems(shown) == []
+
+
+def test_a_head_is_reached_and_clicked_from_the_keyboard(shown: Chrome) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    ask(shown, "document.querySelector('#cases th button').focus()")
+    shown.switch_to.active_element.send_keys(Keys.ENTER)
+    assert ask(shown, "document.querySelector('#cases th').getAttribute('aria-sort')") is not None
+
+
+def test_hostile_names_are_shown_as_text(shown: Chrome) -> None:
+    from selenium.common.exceptions import NoAlertPresentException
+
+    with pytest.raises(NoAlertPresentException):
+        shown.switch_to.alert.accept()
+    assert ask(shown, "document.querySelectorAll('img, iframe, object, dialog').length") == 0
+    assert ask(shown, "document.scripts.length") == 1
+    assert ask(shown, "document.title").startswith(HOSTILE)
+    text = ask(shown, "document.body.innerText")
+    for part in ("no room: ", "--prompt "):
+        assert f"{part}{HOSTILE}" in text
+    assert HOSTILE in column(shown, "model")
+    assert ask(shown, "document.querySelector('h1').textContent") == HOSTILE
+    assert ask(shown, "document.querySelectorAll('h1').length") == 1
+
+
+def test_the_first_thing_after_the_title_is_the_answer(shown: Chrome) -> None:
+    after = "document.querySelector('h1').nextElementSibling"
+    assert ask(shown, f"{after}.className") == "answer"
+    assert "times as fast" in ask(shown, f"{after}.textContent")
+
+
+@pytest.mark.parametrize("width", [390, 320, 1280])
+def test_the_page_is_no_wider_than_the_screen(shown: Chrome, width: int) -> None:
+    look(shown, (width, 844), "light")
+    assert ask(shown, "innerWidth") == width
+    assert ask(shown, "document.documentElement.scrollWidth") <= width
+    # What is wider, the table, can be moved in its frame.
+    frame = "document.querySelector('.scroll')"
+    assert ask(shown, f"{frame}.clientWidth") < width
+    if width < 1000:
+        assert ask(shown, f"{frame}.scrollWidth > {frame}.clientWidth")
+
+
+def test_on_a_phone_the_text_is_not_too_small(shown: Chrome) -> None:
+    look(shown, PHONE, "light")
+    sizes = ask(
+        shown,
+        "[...document.querySelectorAll('p, td, th, dd, li')].map(e => "
+        "parseFloat(getComputedStyle(e).fontSize))",
+    )
+    assert min(sizes) >= 13
+    assert ask(shown, "document.querySelector('.answer').getBoundingClientRect().width") > 300
+
+
+def test_in_the_dark_the_page_is_dark_and_its_text_light(shown: Chrome) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.body).color"
+    assert luminance(ask(shown, paper)) > 0.8 > 0.2 > luminance(ask(shown, ink))
+    look(shown, DESK, "dark")
+    assert luminance(ask(shown, paper)) < 0.1
+    assert luminance(ask(shown, ink)) > 0.6
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("selector", ["body", ".answer", ".dim", ".bad", "#cases th button", "dt"])
+def test_all_text_has_the_contrast_that_reading_needs(
+    shown: Chrome, scheme: str, selector: str
+) -> None:
+    look(shown, DESK, scheme)
+    # WCAG 2 AA for text.
+    assert contrast(shown, selector) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_stand_on_white(shown: Chrome, scheme: str) -> None:
+    """They are drawn in dark ink."""
+    look(shown, DESK, scheme)
+    frame = "getComputedStyle(document.querySelector('figure > div')).backgroundColor"
+    assert luminance(ask(shown, frame)) == pytest.approx(1.0)
+
+
+def test_several_runs_open_as_well(browser: Chrome, tmp_path: Path) -> None:
+    material = Material((run_of(grid(), "one"), run_of(grid(), "two")))
+    path = tmp_path / "report.html"
+    path.write_text(report_html(material, []), encoding="utf-8")
+    look(browser, DESK, "light")
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    assert problems(browser) == []
+    click(browser, "run")
+    assert column(browser, "run") == ["one"] * 6 + ["two"] * 6

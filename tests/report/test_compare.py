@@ -1,0 +1,474 @@
+"""Tests of kvbench/report/compare.py."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvbench.analysis.compare import Comparison, Unmatched
+from kvbench.analysis.statistics import holm, mann_whitney
+from kvbench.case import Case
+from kvbench.errors import UserError
+from kvbench.records.sample import Sample, sample_of
+from kvbench.report.compare import (
+    Result,
+    compare_runs,
+    comparison_table,
+    parse_share,
+    regressions,
+    render,
+    write_chart,
+)
+from tests.fakes import make_case, make_environment, make_task
+from tests.report.saved import grid, machine, run_of, time_of
+
+
+def slower_by(factor: float, **axes: Any) -> list[Sample]:
+    return grid(lambda case: factor * time_of(case), **axes)
+
+
+def two(factor: float = 1.2, **axes: Any) -> Result:
+    return compare_runs([run_of(grid(**axes), "old"), run_of(slower_by(factor, **axes), "new")])
+
+
+def column(result: Result, head: str) -> list[str]:
+    table = comparison_table(result)
+    return [row[table.heads.index(head)] for row in table.rows]
+
+
+def row(**fields: Any) -> Comparison:
+    known: dict[str, Any] = {
+        "a": "A",
+        "b": "B",
+        "max_new_tokens": 10,
+        "a_samples": 9,
+        "b_samples": 9,
+        "a_total_s": 1.0,
+        "b_total_s": 1.0,
+        "ratio": 1.0,
+    }
+    return Comparison(**(known | fields))
+
+
+def result_of(*rows: Comparison, unmatched: tuple[Unmatched, ...] = ()) -> Result:
+    return Result("run", (), rows, unmatched, 0.05)
+
+
+# Sides
+
+
+def test_two_runs_are_compared_case_by_case() -> None:
+    result = two()
+    assert result.by == "run"
+    assert [(r.a, r.b, r.cache, r.max_new_tokens) for r in result.rows] == [
+        ("old", "new", cache, n) for cache in ("off", "dynamic") for n in (10, 50, 100)
+    ]
+    assert {r.verdict for r in result.rows} == {"slower"}
+    assert result.unmatched == ()
+
+
+def test_the_first_run_is_what_each_other_is_compared_with() -> None:
+    runs = [run_of(slower_by(f), name) for f, name in ((1.0, "a"), (2.0, "b"), (0.5, "c"))]
+    result = compare_runs(runs)
+    assert {(r.a, r.b, round(r.ratio, 6)) for r in result.rows} == {
+        ("a", "b", 2.0),
+        ("a", "c", 0.5),
+    }
+    assert len(result.rows) == 12
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders() -> None:
+    one, other = run_of(grid(), "same"), run_of(grid(), "same")
+    other = dataclasses.replace(other, path=Path("/elsewhere/same"))
+    result = compare_runs([one, other])
+    assert {(r.a, r.b) for r in result.rows} == {("/nowhere/same", "/elsewhere/same")}
+
+
+def test_a_run_is_the_same_as_itself() -> None:
+    run = run_of(grid())
+    result = compare_runs([run, run])
+    assert {(r.ratio, r.verdict) for r in result.rows} == {(1.0, "same")}
+
+
+def test_the_arms_of_one_run_are_compared_by_cache() -> None:
+    for samples in (grid(), grid()[::-1]):
+        result = compare_runs([run_of(samples)], "cache")
+        assert {(r.a, r.b) for r in result.rows} == {("off", "dynamic")}
+        ratios = {r.max_new_tokens: r.ratio for r in result.rows}
+        assert ratios == {10: pytest.approx(1 / 1.1), 50: pytest.approx(1 / 1.5), 100: 0.5}
+
+
+def test_a_cpu_is_what_the_gpus_are_compared_with() -> None:
+    samples = grid(device=("cuda", "cuda:1", "cpu"))
+    result = compare_runs([run_of(samples)], "device")
+    assert {(r.a, r.b) for r in result.rows} == {("cpu", "cuda"), ("cpu", "cuda:1")}
+    assert {r.verdict for r in result.rows} == {None}
+
+
+def test_two_gpus_are_judged() -> None:
+    result = compare_runs([run_of(grid(device=("cuda", "cuda:1")))], "device")
+    assert {(r.a, r.b, r.verdict) for r in result.rows} == {("cuda", "cuda:1", "same")}
+
+
+def test_a_cpu_run_and_a_gpu_run_are_compared_by_device() -> None:
+    runs = [run_of(grid(), "laptop"), run_of(slower_by(0.1, device=("cuda",)), "box")]
+    result = compare_runs(runs, "device")
+    assert {(r.a, r.b, round(r.ratio, 6)) for r in result.rows} == {("cpu", "cuda", 0.1)}
+
+
+@pytest.mark.xfail(reason="the samples of one run take the place of those of the other")
+def test_along_an_axis_no_sample_of_several_runs_is_lost() -> None:
+    runs = [run_of(grid(), "a"), run_of(slower_by(3.0), "b")]
+    result = compare_runs(runs, "cache")
+    assert sum(r.a_samples + r.b_samples for r in result.rows) == 2 * len(grid())
+
+
+@pytest.mark.xfail(reason="the first that was measured in the shuffled order is A")
+@pytest.mark.parametrize("axis", ["max_new_tokens", "batch_size"])
+def test_the_smallest_size_is_what_the_others_are_compared_with(axis: str) -> None:
+    samples = grid(**{axis: (8, 32, 64)})[::-1]
+    result = compare_runs([run_of(samples)], axis)
+    assert list(dict.fromkeys((r.a, r.b) for r in result.rows)) == [("8", "32"), ("8", "64")]
+
+
+@pytest.mark.xfail(reason="rows stand in the shuffled order of the samples")
+def test_rows_stand_in_the_order_that_a_summary_has() -> None:
+    """A sweep shuffles its cases; people read them by size, as in the table of a run."""
+    samples = sorted(grid(batch_size=(1, 2)), key=lambda s: (s.round, s.case_id))
+    result = compare_runs([run_of(samples, "a"), run_of(samples, "b")])
+    sizes = [(r.batch_size, r.max_new_tokens) for r in result.rows]
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.xfail(reason="the correction is over the rows of one pair of runs")
+def test_the_p_values_of_several_runs_are_corrected_over_all_rows() -> None:
+    """The caption says: corrected over the rows. A call with ten runs has ten times the chances."""
+    factors = {"a": 1.0, "b": 1.1, "c": 2.0}
+    runs = [run_of(slower_by(f, max_new_tokens=(10,)), name) for name, f in factors.items()]
+    alone = [
+        mann_whitney(_times(runs[0].samples, cache), _times(run.samples, cache))
+        for run in runs[1:]
+        for cache in ("off", "dynamic")
+    ]
+    assert [r.p_value for r in compare_runs(runs).rows] == pytest.approx(holm(alone))
+
+
+def _times(samples: tuple[Sample, ...], cache: str) -> list[float]:
+    return [s.total_s for s in samples if s.cache == cache and s.total_s]
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        (None, "One run alone is compared along an axis: give a second run, or --by"),
+        ("device", "--by device: there is only cpu here"),
+        ("devise", "no axis 'devise'"),
+    ],
+)
+def test_nothing_to_compare_is_a_sentence(by: str | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        compare_runs([run_of(grid())], by)
+
+
+def test_a_run_without_samples_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="there is no sample here"):
+        compare_runs([run_of([])], "cache")
+
+
+# Differences of the machines
+
+
+def test_what_is_otherwise_between_the_machines_is_told() -> None:
+    versions = make_environment().versions | {"torch": "2.12.0"}
+    runs = [
+        run_of(grid(), "a"),
+        run_of(grid(), "b", environment=make_environment(threads=8, versions=versions)),
+    ]
+    assert compare_runs(runs).differences == (
+        "threads: 2 in A, 8 in B",
+        "torch: 2.13.0 in A, 2.12.0 in B",
+    )
+    assert compare_runs([runs[0], runs[0]]).differences == ()
+
+
+def test_differences_of_several_runs_say_whose_they_are() -> None:
+    runs = [run_of(grid(), "a"), run_of(grid(), "b")]
+    runs.append(run_of(grid(), "c", environment=make_environment(driver="550.54")))
+    assert compare_runs(runs).differences == ("c: driver: none in A, 550.54 in B",)
+
+
+def test_another_gpu_matters_only_where_a_case_ran_on_it() -> None:
+    other = make_environment(devices=make_environment().devices[:1])
+    cpu = [run_of(grid(), "a"), run_of(grid(), "b", environment=other)]
+    assert compare_runs(cpu).differences == ()
+    cuda = [dataclasses.replace(run, samples=tuple(grid(device=("cuda",)))) for run in cpu]
+    assert compare_runs(cuda).differences == ("cuda: Some GPU a-b in A, none in B",)
+
+
+@pytest.mark.xfail(reason="the CPU is told as the machine's and as the device's")
+def test_another_cpu_is_told_once() -> None:
+    runs = [run_of(grid(), "a"), run_of(grid(), "b", environment=machine("Other CPU"))]
+    assert compare_runs(runs).differences == ("cpu: Some CPU in A, Other CPU in B",)
+
+
+# The table
+
+
+def test_the_table_has_the_figures_and_the_mean() -> None:
+    table = comparison_table(two())
+    assert table.heads == (
+        "cache",
+        "tokens",
+        "A",
+        "time of B",
+        "samples",
+        "ratio (95 %)",
+        "memory",
+        "verdict",
+    )
+    assert table.rows[2] == (
+        "off",
+        "100",
+        "2.00 s",
+        "2.40 s",
+        "7/7",
+        "1.20 (1.16-1.24)",
+        "1.00",
+        "slower",
+    )
+    assert table.rows[-1] == ("geometric mean", "", "", "", "", "1.20", "", "")
+    assert len(table.rows) == 7
+    assert "A: old, B: new." in table.caption
+    assert "past 5% and p < 0.01 by an exact Mann-Whitney test" in table.caption
+
+
+def test_the_mean_is_geometric() -> None:
+    table = comparison_table(result_of(row(ratio=0.5), row(ratio=8.0, max_new_tokens=20)))
+    assert table.rows[-1][table.heads.index("ratio (95 %)")] == "2.00"
+
+
+def test_a_row_alone_has_no_mean() -> None:
+    assert len(comparison_table(result_of(row())).rows) == 1
+
+
+def test_without_a_verdict_the_caption_explains_none() -> None:
+    result = compare_runs([run_of(grid(device=("cpu", "cuda")))], "device")
+    assert set(column(result, "verdict")[:-1]) == {"-"}
+    assert "Mann-Whitney" not in comparison_table(result).caption
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("model", ("x", "y")), ("batch_size", (1, 2)), ("prompt", ("x", "y")), ("dtype", ("a", "b"))],
+)
+def test_what_varies_has_a_column(field: str, values: tuple[Any, Any]) -> None:
+    head = {"batch_size": "batch"}.get(field, field)
+    assert head not in comparison_table(two()).heads
+    assert len(set(column(two(**{field: values}), head)[:-1])) == 2
+
+
+def test_unclear_says_how_many_samples_would_tell() -> None:
+    unclear = row(verdict="unclear", samples_needed=12)
+    assert column(result_of(unclear), "verdict") == ["unclear, 12 samples each would tell"]
+    assert column(result_of(row(verdict="unclear")), "verdict") == ["unclear"]
+
+
+def test_few_samples_have_a_ratio_without_an_interval() -> None:
+    assert column(two(repeats=3), "ratio (95 %)") == ["1.20"] * 7
+
+
+@pytest.mark.xfail(reason="rounded to whole per cents")
+def test_the_threshold_is_told_as_it_was_given() -> None:
+    runs = [run_of(grid(), "a"), run_of(slower_by(1.2), "b")]
+    assert "past 2.5%" in comparison_table(compare_runs(runs, threshold=0.025)).caption
+
+
+# Formats
+
+
+def test_csv_has_every_field_of_every_row() -> None:
+    result = two()
+    text = render(result, "csv")
+    assert text is not None
+    read = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(read) == 6
+    assert list(read[0]) == [field.name for field in dataclasses.fields(Comparison)]
+    for cells, expected in zip(read, result.rows, strict=True):
+        assert float(cells["ratio"]) == expected.ratio
+        assert cells["verdict"] == expected.verdict
+        assert int(cells["max_new_tokens"]) == expected.max_new_tokens
+        assert cells["samples_needed"] == ""
+
+
+def test_csv_quotes_what_has_commas_and_lines() -> None:
+    text = render(result_of(row(prompt='text:a,"b"\nc')), "csv")
+    assert text is not None
+    (read,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert read["prompt"] == 'text:a,"b"\nc'
+
+
+def test_json_has_everything() -> None:
+    result = compare_runs([run_of(grid(), "a"), run_of(grid(max_new_tokens=(10,)), "b")])
+    text = render(result, "json")
+    assert text is not None
+    read = json.loads(text, parse_constant=pytest.fail)
+    assert read["geometric_mean"] == pytest.approx(1.0)
+    assert read["rows"] == json.loads(json.dumps([dataclasses.asdict(r) for r in result.rows]))
+    assert len(read["unmatched"]) == 4
+    assert read["unmatched"][0] == {
+        "side": "a",
+        "case": "gpt2 on cpu, float32, off, batch 1, 50 new tokens",
+        "reason": "not on the other side",
+    }
+    assert read["threshold"] == 0.05
+
+
+def test_json_of_nothing_matched_has_no_mean() -> None:
+    text = render(result_of(), "json")
+    assert text is not None
+    assert json.loads(text)["geometric_mean"] is None
+
+
+def test_markdown_is_the_table_with_what_was_left_out() -> None:
+    runs = [run_of(grid(), "a|b"), run_of(grid(max_new_tokens=(10,)), "<b>")]
+    runs[1] = dataclasses.replace(
+        runs[1], info=dataclasses.replace(runs[1].info, environment=make_environment(threads=9))
+    )
+    text = render(compare_runs(runs), "md")
+    assert text is not None
+    lines = text.splitlines()
+    assert lines[0] == "- threads: 2 in A, 9 in B"
+    assert any(line.startswith("| cache") for line in lines)
+    assert sum(line.startswith("- not compared: ") for line in lines) == 4
+    assert text.endswith("\n")
+
+
+@pytest.mark.xfail(reason="captions, differences and what was left out are not escaped")
+def test_markdown_of_hostile_names_has_no_html() -> None:
+    runs = [run_of(grid(), "<img src=x>"), run_of(grid(max_new_tokens=(10,)), "b")]
+    text = render(compare_runs(runs), "md")
+    assert text is not None
+    assert "<img" not in text.replace(r"\<img", "")
+
+
+@pytest.mark.xfail(reason="the caption begins with a full stop")
+def test_markdown_of_nothing_matched_is_no_broken_sentence() -> None:
+    text = render(result_of(unmatched=(Unmatched("a", "x", "y"),)), "md")
+    assert text is not None
+    assert "\n. Ratio" not in text
+
+
+def test_a_table_is_left_to_the_terminal() -> None:
+    assert render(two(), "table") is None
+
+
+def test_a_format_that_there_is_not_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"no format 'jsno'.*did you mean 'json'"):
+        render(two(), "jsno")
+
+
+# Failing
+
+
+def test_what_is_slower_past_the_limit_is_a_line() -> None:
+    result = result_of(
+        row(ratio=1.3, verdict="slower", cache="off"),
+        row(ratio=1.08, verdict="slower", cache="dynamic"),
+        row(ratio=1.5, verdict="unclear"),
+        row(ratio=0.5, verdict="faster"),
+        row(ratio=9.0),
+    )
+    assert regressions(result, 0.1, None) == ["slower: B, off, 10 new tokens: 1.30 times the time."]
+    assert len(regressions(result, 0.05, None)) == 2
+    assert regressions(result, None, None) == []
+
+
+def test_what_needs_more_memory_past_the_limit_is_a_line() -> None:
+    result = result_of(row(memory_ratio=1.2), row(memory_ratio=1.01), row(memory_ratio=None))
+    assert regressions(result, None, 0.05) == [
+        "more memory: B, 10 new tokens: 1.20 times the memory."
+    ]
+    assert regressions(result, 0.05, 0.3) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("5%", 0.05),
+        ("5 %", 0.05),
+        (" 2.5% ", 0.025),
+        ("0.05", 0.05),
+        (".5", 0.5),
+        ("0", 0.0),
+        ("0%", 0.0),
+        ("150%", 1.5),
+        (None, None),
+    ],
+)
+def test_a_share_is_read(text: str | None, share: float | None) -> None:
+    assert parse_share("--x", text) == (None if share is None else pytest.approx(share))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "%", "five", "-5%", "5%%", "1e-2", "nan", "inf", "5,5%", "٥x"]
+)
+def test_what_is_no_share_is_a_sentence(text: str) -> None:
+    with pytest.raises(UserError, match=r"--x: .* is no share; write 5% or 0.05"):
+        parse_share("--x", text)
+
+
+@pytest.mark.xfail(reason="read as 500 %: a check that never fails")
+def test_five_without_a_per_cent_is_not_five_hundred() -> None:
+    with pytest.raises(UserError):
+        parse_share("--fail-on-slower", "5")
+
+
+# The chart
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_chart_is_written_the_same_twice(tmp_path: Path, kind: str) -> None:
+    for name in ("one", "two"):
+        write_chart(two(), tmp_path / name / f"ratios.{kind}")
+    first, second = (tmp_path / name / f"ratios.{kind}" for name in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+    assert len(first.read_bytes()) > 1000
+
+
+@pytest.mark.parametrize("name", ["ratios.pdf", "ratios", "ratios.png.txt"])
+def test_a_chart_of_another_kind_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"neither a \.png nor a \.svg"):
+        write_chart(two(), tmp_path / name)
+
+
+def test_a_chart_of_nothing_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to draw"):
+        write_chart(result_of(), tmp_path / "ratios.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+# What a wrong value does to the others
+
+
+@pytest.mark.xfail(reason="NaN goes through Holm's correction into all rows")
+def test_one_time_that_is_no_number_does_not_spoil_the_other_rows() -> None:
+    spoilt = [
+        dataclasses.replace(s, total_s=math.nan) if i == 0 else s for i, s in enumerate(grid())
+    ]
+    result = compare_runs([run_of(spoilt, "a"), run_of(slower_by(1.5), "b")])
+    assert [r.verdict for r in result.rows[1:]] == ["slower"] * 5
+
+
+def test_a_case_that_failed_is_listed_and_does_not_spoil_the_others() -> None:
+    case: Case = make_case(max_new_tokens=7)
+    failed = sample_of(make_task(case), status="oom", stage="decode", error="no room")
+    result = compare_runs([run_of(grid(), "a"), run_of([failed, *grid()], "b")])
+    assert [(one.side, one.reason) for one in result.unmatched] == [("b", "oom: no room")]
+    assert len(result.rows) == 6
