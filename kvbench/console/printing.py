@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kvbench.analysis.summary import summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarise_cases
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.records.check import Check
@@ -20,7 +20,7 @@ from kvbench.records.finding import findings
 from kvbench.records.index import Listed, state_of
 from kvbench.records.run import Run
 from kvbench.report.compare import Result, comparison_table
-from kvbench.report.flags import doubts
+from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.growth import growth_sentences
 from kvbench.report.plot import speedup_bars
 from kvbench.report.table import Table, check_table, failures, pair_table
@@ -72,12 +72,13 @@ def print_saved(console: Console, run: Run) -> None:
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
-    _print_results(console, run)
+    cases = summarise_cases(run.samples)
+    _print_results(console, run, cases)
     bars = speedup_bars(run)
     if bars:
         console.print("\nSpeed-up:")
         print_sentences(console, map(printable, bars))
-    growth = growth_sentences(summarise_cases(run.samples))
+    growth = growth_sentences(cases)
     if growth:
         console.print("\nGrowth:")
         print_sentences(console, (f"- {printable(line)}" for line in growth))
@@ -109,7 +110,7 @@ def _run_row(run: Listed) -> tuple[str, ...]:
 
 def print_run(console: Console, run: Run) -> None:
     """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
-    _print_results(console, run)
+    _print_results(console, run, summarise_cases(run.samples))
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
         _print_resume(console, run.path)
@@ -118,18 +119,16 @@ def print_run(console: Console, run: Run) -> None:
     print_written(console, sorted(path for path in files if not path.name.startswith(".")))
 
 
-def _print_results(console: Console, run: Run) -> None:
-    cases = summarise_cases(run.samples)
+def _print_results(console: Console, run: Run, cases: Sequence[CaseSummary]) -> None:
     console.print()
     print_table(console, pair_table(cases))
     console.print()
     print_sentences(console, answers(cases), style="bold" if console.is_terminal else None)
     print_sentences(console, proofs(run.info))
-    # That there are few samples stands in the table's caption already.
-    doubtful = [doubt for doubt in doubts(cases) if doubt[0] != "undersampled"]
+    doubtful = doubts_beside_a_table(cases)
     if doubtful:
         console.print("\nReasons to doubt:")
-        print_sentences(console, (f"- {flag}, {n}: {means}" for flag, n, means in doubtful))
+        print_sentences(console, (f"- {line}" for line in doubtful))
     failed = failures(cases)
     if failed:
         console.print(f"\n{len(failed)} of {len(run.info.cases)} cases failed:")

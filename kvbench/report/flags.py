@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kvbench.analysis.summary import CaseSummary
 
-__all__ = ["FLAGS", "doubts"]
+__all__ = ["FLAGS", "doubts", "doubts_beside_a_table"]
 
 FLAGS: dict[str, str] = {
     "busy_cpu": "other processes used more than 10 % of the machine's processor time during the "
@@ -43,3 +43,9 @@ def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
         )
         for name, count in sorted(counts.items())
     ]
+
+
+def doubts_beside_a_table(cases: Sequence[CaseSummary]) -> list[str]:
+    """The same as lines. That there are few samples stands in the table's caption already."""
+    found = doubts(cases)
+    return [f"{name}, {n}: {means}" for name, n, means in found if name != "undersampled"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
-from kvbench.report.flags import doubts
+from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.table import Table, failures, pair_table
 from kvbench.report.words import answers, proofs
 
@@ -26,10 +26,10 @@ def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary]) -> str:
         markdown_table(table),
         table.caption,
     ]
-    doubtful = [doubt for doubt in doubts(cases) if doubt[0] != "undersampled"]
+    doubtful = doubts_beside_a_table(cases)
     if doubtful:
-        lines = (f"- {_escape(f'{flag}, {count}: {means}')}" for flag, count, means in doubtful)
-        parts.append("Reasons to doubt:\n\n" + "\n".join(lines))
+        lines = "\n".join(f"- {_escape(line)}" for line in doubtful)
+        parts.append(f"Reasons to doubt:\n\n{lines}")
     failed = failures(cases)
     if failed:
         parts.append("What failed:\n\n" + "\n".join(f"- {_escape(line)}" for line in failed))

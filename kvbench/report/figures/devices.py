@@ -107,8 +107,4 @@ def _draw_bars(axes: Axes, entries: list[Entry], names: list[tuple[str, str]]) -
     axes.margins(y=0.2)
     axes.grid(visible=False)
     axes.set_ylabel(f"Time of {entries[0].case.max_new_tokens} new tokens (s)")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        *zip(*dict(zip(labels, handles, strict=True)).items(), strict=True)
-    ) if False else None
     axes.set_title("Below the time: how many times as fast as the slowest", fontsize=9)

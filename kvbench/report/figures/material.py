@@ -95,11 +95,6 @@ class Material:
             if case.total_s_median is not None
         )
 
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The devices that something was timed on: a panel each."""
-        return tuple(dict.fromkeys(entry.case.device for entry in self.entries))
-
     def lines(
         self, along: str, having: Callable[[CaseSummary], bool] = lambda case: True
     ) -> list[Line]:
