@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,19 @@ class Encoder:
         else:
             rows = [self._encode_text(text) for text in prompt.texts]
         return self._pad([rows[index % len(rows)] for index in range(batch_size)])
+
+    def decode(self, ids: Sequence[int]) -> tuple[str, ...] | None:
+        """Each id as a text of its own; None where the model comes without a vocabulary."""
+        source = self._loaded.source
+        if source.place is None:
+            return None
+        try:
+            tokenizer = _tokenizer(source, self._trust_remote_code)
+        except UserError:
+            return None
+        texts = tuple(tokenizer.decode([one]) for one in ids)
+        # From a configuration alone Transformers makes a tokenizer that knows no word.
+        return texts if any(texts) else None
 
     def _encode_text(self, text: str) -> list[int]:
         source = self._loaded.source

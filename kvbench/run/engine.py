@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from kvbench.case import Group, ModelKey, Task
+from kvbench.case import Case, Group, ModelKey, Task
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.inspection import Inspection
+from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample
 
 __all__ = ["Engine", "Interrupted"]
@@ -32,6 +34,9 @@ class Engine(Protocol):
     def environment(self) -> Environment:
         """The machine and the software that measure."""
 
+    def probe(self, device: str) -> Rates:
+        """The rates of a device that is present, measured now."""
+
     def check(self, groups: Iterable[Group]) -> None:
         """Raise UserError for what cannot be measured at all, before anything is."""
 
@@ -45,6 +50,9 @@ class Engine(Protocol):
         self, task: Task, timeout_s: float | None = None
     ) -> tuple[Sample, tuple[float, ...]]:
         """Run a task: its sample and the seconds to each new token."""
+
+    def inspect(self, case: Case, layer: int) -> Inspection:
+        """Both arms of a case on the open model, step by step. May raise UserError."""
 
     def take_log(self) -> str:
         """What the last process that was lost wrote at its end, once; empty if there is none."""

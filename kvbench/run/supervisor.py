@@ -17,11 +17,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kvbench.case import Group, ModelKey, Task
+from kvbench.case import Case, Group, ModelKey, Task
 from kvbench.errors import UserError
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.inspection import Inspection
+from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
 from kvbench.run.engine import Interrupted
 from kvbench.run.messages import Failed, Reached, Refused, Reply, Request
@@ -85,6 +87,16 @@ class WorkerEngine:
         environment: Environment = self._ask_or_refuse("environment")
         return environment
 
+    def probe(self, device: str) -> Rates:
+        """The rates of a device, measured in the worker.
+
+        Raises:
+            UserError: the worker was lost over it.
+        """
+        self._open_model = None
+        rates: Rates = self._ask_or_refuse("probe", device)
+        return rates
+
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse what cannot be measured at all.
 
@@ -131,6 +143,18 @@ class WorkerEngine:
                 task, status=lost.status, started_at=started_at, stage=lost.stage, error=lost.error
             ), ()
         return measured
+
+    def inspect(self, case: Case, layer: int) -> Inspection:
+        """Both arms of a case on the open model, step by step.
+
+        Raises:
+            UserError: see LocalEngine.inspect; or the worker was lost over it.
+        """
+        try:
+            inspection: Inspection = self._ask("inspect", case, layer)
+        except _Lost as lost:
+            raise UserError(f"{case.model} cannot be inspected: {lost.error}") from lost
+        return inspection
 
     def take_log(self) -> str:
         """What the last lost worker wrote at its end, once."""

@@ -1,0 +1,76 @@
+"""`kvbench inspect`: what a cache does, step by step, in the shapes of real tensors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kvbench.cli.options import Debug, given, option, plan_option
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(help="Built-in architecture, hub id, or local folder.", show_default=False),
+    ],
+    prompt: Annotated[str | None, option("Prompt text.")] = None,
+    prompt_tokens: Annotated[
+        int | None, option("A prompt of this many fixed token ids, in place of a text.")
+    ] = None,
+    new_tokens: Annotated[int, option("Steps to look at, a token each.", "--new-tokens", "-n")] = 5,
+    layer: Annotated[
+        int, option("Layer whose queries, keys and values are shown, from 0.", "--layer", "-l")
+    ] = 0,
+    cache: Annotated[
+        str, option("Cache strategy that is put beside off.", "--cache", "-c")
+    ] = "dynamic",
+    weights: Annotated[str | None, plan_option("weights")] = None,
+    device: Annotated[str, option("cpu, cuda, cuda:1, ...", "--device", "-d")] = "cpu",
+    dtype: Annotated[str | None, plan_option("dtype")] = None,
+    attention: Annotated[str | None, plan_option("attention")] = None,
+    batch_size: Annotated[int, option("Sequences generated at once.", "--batch-size", "-b")] = 1,
+    seed: Annotated[str | None, plan_option("seed")] = None,
+    trust_remote_code: Annotated[
+        bool | None, plan_option("trust_remote_code", "--trust-remote-code")
+    ] = None,
+    output: Annotated[str, option("table, md or json.", "--format", "-f")] = "table",
+    debug: Debug = False,
+) -> None:
+    """Show step by step what a model does without a cache and with one.
+
+    The shapes of the input ids, of Q, K and V of one layer and of the cache, the work done and the
+    token that comes out, side by side, read from real tensors while the model generates. Nothing
+    is timed.
+
+    Exit codes: 0 shown, 2 wrong usage, 130 interrupted.
+    """
+    from kvbench import api, console
+    from kvbench.plan import Plan
+
+    keys = given(
+        {
+            "model": [model],
+            "prompt": None if prompt is None else [prompt],
+            "prompt_tokens": prompt_tokens,
+            "cache": cache,
+            "weights": weights,
+            "device": device,
+            "dtype": dtype,
+            "attention": attention,
+            "batch_size": batch_size,
+            "seed": seed,
+            "trust_remote_code": trust_remote_code,
+        }
+    )
+    printer = console.inspection_printer(output)
+    view = console.make_view(console.make_console(stderr=True), quiet=False, as_json=False)
+    try:
+        inspection = api.inspect(
+            Plan.parse(keys), new_tokens=new_tokens, layer=layer, listener=view
+        )
+    finally:
+        view.close()
+    printer(inspection)

@@ -1,0 +1,230 @@
+"""A generation with a cache and without, looked at step by step; see `kvbench inspect`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvbench.case import Case
+from kvbench.errors import UserError
+from kvbench.measure.count import count_flops
+from kvbench.measure.generate import generate
+from kvbench.measure.observers import Seen, Watch, watching
+from kvbench.measure.verify.attempt import Outcome, attempt
+from kvbench.measure.verify.expected import decoder_layers
+from kvbench.measure.verify.shapes import CacheShape, LayerShape
+from kvbench.models.load import LoadedModel
+from kvbench.models.prompts import Inputs
+from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
+from kvbench.strategies import BASELINE, CacheStrategy, strategy
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.dtypes import dtype_bytes
+from kvbench.theory.flops import step_flops
+
+__all__ = ["inspect"]
+
+Decode = Callable[[Sequence[int]], tuple[str, ...] | None]
+
+
+def inspect(
+    loaded: LoadedModel, inputs: Inputs, case: Case, layer: int, decode: Decode
+) -> Inspection:
+    """Generate what a sweep would time, without the cache and with it, and look at each step.
+
+    A second generation of each arm counts FLOPs: with eager attention, since torch's counter does
+    not see into all others.
+
+    Args:
+        loaded: the model.
+        inputs: prompt ids and mask, `[batch, prompt tokens]`.
+        case: the cache strategy and the number of new tokens.
+        layer: whose queries, keys and values are shown, from 0.
+        decode: new token ids to their texts.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    layers = len(decoder_layers(loaded.config))
+    if not 0 <= layer < layers:
+        raise UserError(
+            f"layer: {layer} is out of range; {case.model} has layers 0 to {layers - 1}."
+        )
+    work = _Work(loaded, inputs, case.max_new_tokens, layer, decode)
+    off, off_watch, off_doubt = _run(work, strategy(BASELINE))
+    cached, cached_watch, doubt = _run(work, strategy(case.cache))
+    same = off.token_ids == cached.token_ids and bool(inputs.attention_mask.all())
+    return Inspection(
+        model=case.model,
+        weights=case.weights,
+        device=case.device,
+        dtype=case.dtype,
+        dtype_bytes=dtype_bytes(case.dtype),
+        attention=loaded.attention,
+        prompt=case.prompt.label,
+        prompt_ids=tuple(map(tuple, inputs.input_ids.tolist())),
+        first_positions=off.steps[0].positions,
+        layer=layer,
+        layers=layers,
+        off=off,
+        cached=cached,
+        largest_difference=_difference(off_watch, cached_watch) if same else None,
+        notes=(*_notes(loaded, layer, cached_watch), *dict.fromkeys((*off_doubt, *doubt))),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What both arms have in common."""
+
+    loaded: LoadedModel
+    inputs: Inputs
+    new_tokens: int
+    layer: int
+    decode: Decode
+
+
+def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, ...]]:
+    """One arm, what was seen of it, and what could not be counted."""
+    what = (work.loaded, work.inputs, strategy, work.new_tokens)
+    with watching(work.loaded.model, work.layer) as watch:
+        generation = generate(*what, clock=None, synchronise=lambda: None)
+    if len(watch.steps) != work.new_tokens:
+        raise RuntimeError(f"{len(watch.steps)} forwards made {work.new_tokens} new tokens")
+    # A row per step.
+    tokens = list(zip(*generation.new_ids.tolist(), strict=True))
+    # In another form the model may need more memory than it has.
+    counted = attempt(lambda: count_flops(*what))
+    doubt: tuple[str, ...] = ()
+    if isinstance(counted, Outcome):
+        doubt, counted = (f"FLOPs could not be counted: {counted.detail}",), None
+    theory = _theory(*what)
+    steps = tuple(
+        Step(
+            **_shapes(seen, strategy.use_cache),
+            flops_counted=counted[i] if counted else None,
+            flops_theory=theory[i] if theory else None,
+            token_ids=tokens[i],
+            texts=work.decode(tokens[i]),
+        )
+        for i, seen in enumerate(watch.steps)
+    )
+    return Arm(cache=strategy.name, steps=steps), watch, doubt
+
+
+def _shapes(seen: Seen, use_cache: bool) -> dict[str, Any]:
+    # Without a cache there is nothing to meet but what this forward has made.
+    made = seen.handed if use_cache else seen.attended
+    return {
+        "input_ids": seen.input_ids,
+        "query": seen.query,
+        "made_keys": made and made[0],
+        "made_values": made and made[1],
+        "keys": seen.attended and seen.attended[0],
+        "values": seen.attended and seen.attended[1],
+        "cache": _alike(seen.cache),
+        "cache_bytes": seen.cache_bytes,
+    }
+
+
+def _alike(cache: CacheShape | None) -> tuple[CacheLayers, ...]:
+    """The layers of a cache, those of the same shapes together; those that keep nothing not."""
+    if cache is None:
+        return ()
+    kinds = Counter(
+        (layer.keys, layer.values, layer.states, cross)
+        for layers, cross in ((cache.layers, False), (cache.cross, True))
+        for layer in layers
+    )
+    return tuple(
+        CacheLayers(count=count, keys=keys, values=values, states=states, cross=cross)
+        for (keys, values, states, cross), count in kinds.items()
+        if keys or values or states
+    )
+
+
+def _difference(off: Watch, cached: Watch) -> float | None:
+    """The largest difference of the last keys and values, over the root of their mean square."""
+    if off.last is None or cached.last is None:
+        return None
+    worst = 0.0
+    for full, kept in zip(off.last, cached.last, strict=True):
+        # A layer with a window shows the last positions only.
+        positions = kept.shape[-2]
+        if positions > full.shape[-2]:
+            return None
+        full = full[..., -positions:, :].float()
+        if full.shape != kept.shape:
+            return None
+        size = full.square().mean().sqrt()
+        worst = max(worst, float((full - kept.float()).abs().max() / size))
+    return worst if math.isfinite(worst) else None
+
+
+def _theory(
+    loaded: LoadedModel, inputs: Inputs, arm: CacheStrategy, new_tokens: int
+) -> list[int] | None:
+    """FLOPs of each step from the configuration; None where it cannot be read."""
+    try:
+        known = Architecture.from_config(loaded.config.to_dict())
+        batch = inputs.input_ids.shape[0]
+        return [
+            step_flops(known, arm.name, batch, inputs.tokens, step) for step in range(new_tokens)
+        ]
+    except UserError:
+        return None
+
+
+def _notes(loaded: LoadedModel, layer: int, cached: Watch) -> Iterator[str]:
+    """What a reader of the shapes should know, a sentence each."""
+    if loaded.is_encoder_decoder:
+        yield (
+            "The encoder reads the prompt once, in step 1; what is shown is the decoder, which "
+            "begins with one start position."
+        )
+    last = cached.steps[-1]
+    cache = last.cache or CacheShape(())
+    if cache.unreadable:
+        yield f"The cache is a {cache.unreadable}, which has no layers that can be read."
+    nothing = LayerShape(None, None, None, False, ())
+    kept = cache.layers[layer] if layer < len(cache.layers) else nothing
+    if last.query is None and kept.states and kept.keys is None:
+        yield (
+            f"Layer {layer} has no keys and values: it keeps a state of constant size in their "
+            "place."
+        )
+    elif last.query is None:
+        yield (
+            f"Layer {layer} does not do attention through Transformers' attention interface, so "
+            "that its queries, and the keys and values that they meet, cannot be seen."
+        )
+    elif last.handed is None and kept.keys is None:
+        yield (
+            f"Layer {layer} hands the cache nothing: its queries meet the keys and values of "
+            "another layer."
+        )
+    elif last.handed is not None and last.attended is not None:
+        yield from _latent(layer, last.handed, last.attended)
+    yield from _windows(loaded)
+
+
+def _latent(layer: int, handed: Sequence[Any], attended: Sequence[Any]) -> Iterator[str]:
+    # Heads and sizes: the number of positions differs in any case.
+    if [one[1::2] for one in handed] != [one[1::2] for one in attended]:
+        yield (
+            f"Layer {layer} keeps other vectors than the keys and values that its queries meet "
+            "(latent attention): from these the keys and values of all positions are made at each "
+            "step."
+        )
+
+
+def _windows(loaded: LoadedModel) -> Iterator[str]:
+    plans = decoder_layers(loaded.config)
+    windows = Counter(plan.window for plan in plans if plan.window is not None)
+    for size, count in windows.items():
+        yield (
+            f"Layers with a sliding window of {size} positions: {count} of {len(plans)}; they keep "
+            f"the last {size - 1}."
+        )

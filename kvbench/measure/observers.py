@@ -1,0 +1,168 @@
+"""Observers: the shapes of real tensors on their way through a model, read while it generates.
+
+All hang on places that every family of Transformers shares, so that no family needs code of its
+own: the model's forward, the function that does attention, and the update of the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, Cache, PreTrainedModel
+
+from kvbench.measure.cache import cache_bytes
+from kvbench.measure.verify.shapes import CacheShape, cache_of, read_shape
+from kvbench.records.inspection import Shape
+
+__all__ = ["Seen", "Watch", "watching"]
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Seen:
+    """What one forward has shown; what it has not shown is null.
+
+    Attributes:
+        input_ids: `[batch, positions fed]`.
+        query: `[batch, heads, positions fed, head_dim]`, in the watched layer.
+        attended: shapes of the keys and values that the query meets.
+        handed: shapes of the keys and values that the cache was handed.
+        cache: the cache afterwards.
+        cache_bytes: its exact bytes.
+    """
+
+    input_ids: Shape
+    query: Shape | None = None
+    attended: tuple[Shape, Shape] | None = None
+    handed: tuple[Shape, Shape] | None = None
+    cache: CacheShape | None = None
+    cache_bytes: int = 0
+
+
+@dataclass
+class Watch:
+    """What a generation has shown.
+
+    Attributes:
+        steps: its forwards.
+        last: keys and values themselves that attention saw in the latest forward.
+    """
+
+    steps: list[Seen] = field(default_factory=list)
+    last: Pair | None = None
+
+
+@contextlib.contextmanager
+def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
+    """Read each forward of a model while the block runs; nothing of it stays behind.
+
+    Args:
+        model: the model.
+        layer: whose queries, keys and values are read.
+    """
+    watch = Watch()
+
+    def before(_module: torch.nn.Module, _args: Any, options: dict[str, Any]) -> None:
+        watch.steps.append(Seen(_fed(options)))
+        watch.last = None
+
+    def after(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+        cache, step = cache_of(output), watch.steps[-1]
+        if cache is not None:
+            step.cache, step.cache_bytes = read_shape(cache), cache_bytes(cache)
+
+    def attend(module: Any, query: torch.Tensor, *pair: torch.Tensor) -> None:
+        # An encoder has layers of the same numbers, but runs before the first forward; attention to
+        # it comes after self-attention.
+        if not watch.steps or watch.steps[-1].query is not None:
+            return
+        if getattr(module, "layer_idx", None) == layer:
+            watch.steps[-1].query = tuple(query.shape)
+            watch.steps[-1].attended = _shapes(*pair)
+            watch.last = (pair[0], pair[1])
+
+    def keep(index: int, *pair: torch.Tensor) -> None:
+        if index == layer and watch.steps and watch.steps[-1].handed is None:
+            watch.steps[-1].handed = _shapes(*pair)
+
+    with contextlib.ExitStack() as stack:
+        handle = model.register_forward_pre_hook(before, with_kwargs=True)
+        stack.callback(handle.remove)
+        stack.callback(model.register_forward_hook(after).remove)
+        stack.enter_context(_replaced(AttentionInterface, "get_interface", _observed(attend)))
+        stack.enter_context(_replaced(Cache, "update", _observed_update(keep)))
+        yield watch
+
+
+def _fed(options: dict[str, Any]) -> Shape:
+    """The shape of what goes into a forward: the decoder's ids, where there is an encoder."""
+    for name in ("decoder_input_ids", "input_ids"):
+        if options.get(name) is not None:
+            return tuple(options[name].shape)
+    return tuple(options["inputs_embeds"].shape[:2])
+
+
+def _shapes(keys: torch.Tensor, values: torch.Tensor) -> tuple[Shape, Shape]:
+    return tuple(keys.shape), tuple(values.shape)
+
+
+@contextlib.contextmanager
+def _replaced(owner: type, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Put a wrapped method in place of a class's own for a while."""
+    original = vars(owner).get(name)
+    if original is None:
+        # Another release of Transformers: then there is less to see.
+        yield
+        return
+    setattr(owner, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _observed(look: Callable[..., None]) -> Callable[[Any], Any]:
+    """Wraps `AttentionInterface.get_interface`, which each layer asks for its function.
+
+    The function itself, mask and all, stays the one that the model would have had.
+    """
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def get_interface(*arguments: Any, **options: Any) -> Any:
+            function = original(*arguments, **options)
+
+            @functools.wraps(function)
+            def attend(
+                module: Any, query: Any, key: Any, value: Any, *rest: Any, **more: Any
+            ) -> Any:
+                look(module, query, key, value)
+                return function(module, query, key, value, *rest, **more)
+
+            return attend
+
+        return get_interface
+
+    return wrap
+
+
+def _observed_update(look: Callable[..., None]) -> Callable[[Any], Any]:
+    """Wraps `Cache.update`, which each layer hands its new keys and values."""
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def update(
+            self: Cache, key_states: Any, value_states: Any, layer_idx: int, *rest: Any, **more: Any
+        ) -> Any:
+            look(layer_idx, key_states, value_states)
+            return original(self, key_states, value_states, layer_idx, *rest, **more)
+
+        return update
+
+    return wrap
