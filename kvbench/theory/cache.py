@@ -11,7 +11,14 @@ from kvbench.theory.architecture import Architecture
 from kvbench.theory.dtypes import DTYPE_BYTES, dtype_bytes
 from kvbench.theory.layers import Attention
 
-__all__ = ["DTYPE_BYTES", "cache_bytes", "cache_bytes_per_token", "check_work", "uses_cache"]
+__all__ = [
+    "DTYPE_BYTES",
+    "cache_bytes",
+    "cache_bytes_per_token",
+    "check_work",
+    "per_token_bytes",
+    "uses_cache",
+]
 
 
 def cache_bytes(
@@ -69,9 +76,17 @@ def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
     Raises:
         UserError: theory cannot read the configuration, or the dtype is unknown.
     """
-    width = dtype_bytes(dtype)
-    mixers = [layer.mixer for layer in Architecture.from_config(config).layers]
-    return width * sum(mixer.kept for mixer in mixers if isinstance(mixer, Attention))
+    return per_token_bytes(Architecture.from_config(config), dtype)
+
+
+def per_token_bytes(architecture: Architecture, dtype: str) -> int:
+    """The same of an architecture that was read.
+
+    Raises:
+        UserError: the dtype is unknown.
+    """
+    mixers = [layer.mixer for layer in architecture.layers]
+    return dtype_bytes(dtype) * sum(m.kept for m in mixers if isinstance(m, Attention))
 
 
 def uses_cache(strategy_name: str) -> bool:

@@ -1,0 +1,54 @@
+"""A model's config.json, found without loading a model or Transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kvbench.catalogue import CATALOGUE
+from kvbench.errors import UserError
+from kvbench.models.source import locate
+
+__all__ = ["find_config"]
+
+
+def find_config(name: str) -> Mapping[str, Any]:
+    """The configuration of a built-in architecture, a config.json, a folder or a hub id.
+
+    Raises:
+        UserError: there is none, or it cannot be had or read.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name].config
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        return _read(path)
+    source = locate(name, "pretrained")
+    if source.gguf_file is not None:
+        raise UserError(f"model: {name} is a GGUF file; give the config.json it was made from.")
+    if path.is_dir():
+        return _read(path / "config.json")
+    return _read(_from_hub(str(source.place)))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {error}.") from error
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path}: not a model's configuration.")
+    return config
+
+
+def _from_hub(place: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(place, "config.json"))
+    except (OSError, ValueError) as error:
+        # The first line says it; the rest are addresses.
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"model: the configuration of {place} cannot be had: {reason}.") from error

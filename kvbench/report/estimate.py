@@ -1,0 +1,151 @@
+"""Estimates as text: facts with their formulas, and a table of floors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+from kvbench.report.markdown import escape, markdown_table
+from kvbench.report.table import Table
+from kvbench.report.units import seconds, significant, times
+from kvbench.theory.estimate import UNBOUNDED, DeviceFloor, Estimate
+
+__all__ = ["estimate_facts", "estimate_json", "estimate_markdown", "floor_table"]
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def estimate_facts(found: Estimate) -> list[tuple[str, str]]:
+    """What is told of an estimate, with the name of each fact; the formula under the cache."""
+    work = found.work
+    facts = [
+        ("model", _model(found)),
+        (
+            "work",
+            f"batch {work.batch}, {work.prompt_tokens} prompt and {work.new_tokens} new tokens "
+            f"each, {work.dtype}: {found.positions} positions in the cache at the end, as the last "
+            "token is never fed",
+        ),
+        ("weights", "-" if found.weights_bytes is None else _bytes(found.weights_bytes)),
+        ("cache per token", f"{found.cache_bytes_per_token:,} bytes for each sequence"),
+        ("cache at the end", _bytes(found.cache_bytes) + _share(found)),
+        *(("", line) for line in found.formula),
+        *_flops(found),
+    ]
+    if found.memory_bytes is not None:
+        facts.append((f"fits in {_gib(found.memory_bytes)}", _fits(found)))
+    return facts
+
+
+def floor_table(found: Estimate) -> Table | None:
+    """The floors of both arms on each device; None where none is known."""
+    if not found.floors:
+        return None
+    return Table(
+        heads=tuple(column for column, _, _ in _COLUMNS),
+        rows=tuple(tuple(cell(one) for _, cell, _ in _COLUMNS) for one in found.floors),
+        numeric=tuple(numeric for _, _, numeric in _COLUMNS),
+        caption="Floors: no run can be faster. Expected: without a cache over with it. Neither "
+        "knows of launches and Python, which is most of the time of a small model on a GPU.",
+    )
+
+
+def estimate_markdown(found: Estimate) -> str:
+    """The same in Markdown."""
+    facts = "\n".join(
+        f"- {escape(f'{name}: {text}' if name else text)}" for name, text in estimate_facts(found)
+    )
+    table = floor_table(found)
+    parts = [facts]
+    if table is not None:
+        parts += [markdown_table(table), escape(table.caption)]
+    parts += [escape(note) for note in found.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def estimate_json(found: Estimate) -> str:
+    """All fields of an estimate; a size without a limit is null."""
+    value = dataclasses.asdict(found)
+    for name in ("largest_batch", "longest_context"):
+        if value[name] == UNBOUNDED:
+            value[name] = None
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _model(found: Estimate) -> str:
+    counted = "" if found.parameters is None else f", {found.parameters:,} parameters"
+    return f"{found.model} ({found.model_type}){counted}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,} bytes ({_gib(size)})"
+
+
+def _gib(size: int) -> str:
+    unit, name = (2**30, "GiB") if size >= 2**30 else (2**20, "MiB")
+    return f"{significant(size / unit)} {name}"
+
+
+def _share(found: Estimate) -> str:
+    if not found.weights_bytes:
+        return ""
+    return f", {significant(100 * found.cache_bytes / found.weights_bytes)} % of the weights"
+
+
+def _flops(found: Estimate) -> list[tuple[str, str]]:
+    if found.flops_off is None or found.flops_on is None or found.kv_projection_flops is None:
+        return []
+    saved = found.flops_off - found.flops_on
+    return [
+        ("work without", f"{_flop(found.flops_off)}"),
+        (
+            "work with",
+            f"{_flop(found.flops_on)}: {_flop(saved)} saved, "
+            f"{significant(found.flops_off / found.flops_on)} times less",
+        ),
+        (
+            "keys and values",
+            f"{found.kv_projection_flops:,} FLOPs for all {found.work.batch} x {found.positions} "
+            "positions once; without a cache those of all positions so far are paid again at "
+            "every step",
+        ),
+    ]
+
+
+def _flop(count: int) -> str:
+    for size, prefix in _PREFIXES:
+        if count >= size:
+            return f"{significant(count / size)} {prefix}FLOP"
+    return f"{count} FLOP"
+
+
+def _fits(found: Estimate) -> str:
+    batch, context = found.largest_batch, found.longest_context
+    if batch is None or context is None:
+        return "-"
+    return (
+        f"beside the weights: batch {_size(batch)} at this length, or {_size(context)} positions "
+        f"at batch {found.work.batch}; activations and libraries need some of it too"
+    )
+
+
+def _size(number: int) -> str:
+    return "without limit" if number == UNBOUNDED else f"{number:,}"
+
+
+def _limits(one: DeviceFloor) -> str:
+    return one.off_limit if one.off_limit == one.on_limit else f"{one.off_limit}, {one.on_limit}"
+
+
+_COLUMNS: tuple[tuple[str, Callable[[DeviceFloor], str], bool], ...] = (
+    ("device", lambda one: one.hardware, False),
+    ("rates", lambda one: one.source, False),
+    ("GB/s", lambda one: significant(one.read_bytes_per_s / 1e9), True),
+    ("TFLOP/s", lambda one: significant(one.flops_per_s / 1e12), True),
+    ("off at least", lambda one: seconds(one.off_s), True),
+    ("cached at least", lambda one: seconds(one.on_s), True),
+    ("expected", lambda one: times(one.speedup), True),
+    ("pays from", lambda one: "-" if one.pays_from is None else str(one.pays_from), True),
+    ("limited by (off, cached)", _limits, False),
+)

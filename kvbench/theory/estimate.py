@@ -1,0 +1,312 @@
+"""What a generation costs by a model's configuration alone, with the formula and its numbers."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from kvbench.errors import UserError
+from kvbench.records.rates import Rates
+from kvbench.strategies import BASELINE
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
+from kvbench.theory.dtypes import dtype_bytes
+from kvbench.theory.floors import Limit, floor, pays_from
+from kvbench.theory.flops import generation_flops, kv_projection_flops
+from kvbench.theory.layers import Attention, Layer
+from kvbench.theory.weights import parameters, weights_bytes
+
+__all__ = [
+    "UNBOUNDED",
+    "DeviceFloor",
+    "Estimate",
+    "Work",
+    "estimate",
+    "formula",
+    "max_positions",
+    "parse_bytes",
+]
+
+T = TypeVar("T")
+
+UNBOUNDED = 1 << 40
+"""A batch or a context of this size stands for no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is generated: `batch` sequences of `prompt_tokens` and `new_tokens`, in a dtype."""
+
+    batch: int = 1
+    prompt_tokens: int = 6
+    new_tokens: int = 1000
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFloor:
+    """Floors of both arms on one device.
+
+    Attributes:
+        hardware: the device.
+        source: `probe` or `published`.
+        read_bytes_per_s: its bandwidth.
+        flops_per_s: its arithmetic in the dtype.
+        off_s: seconds that the generation takes at least without a cache.
+        on_s: with one.
+        speedup: the ratio of the two.
+        off_limit: what most of the floor is, without a cache.
+        on_limit: with one.
+        pays_from: new tokens from which on the cache is expected to be faster by 5 %; null if it
+            is not within the work.
+    """
+
+    hardware: str
+    source: str
+    read_bytes_per_s: float
+    flops_per_s: float
+    off_s: float
+    on_s: float
+    speedup: float
+    off_limit: Limit
+    on_limit: Limit
+    pays_from: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a generation costs. Null means that theory cannot tell; `notes` say why.
+
+    Attributes:
+        model: its name.
+        model_type: Transformers' name of the family.
+        work: what is generated.
+        positions: positions in the cache at the end, of a decoder without windows.
+        parameters: number of weights.
+        weights_bytes: their bytes.
+        cache_bytes_per_token: bytes that the cache grows by per token and sequence, windows not
+            full.
+        cache_bytes: bytes of the cache at the end.
+        formula: `cache_bytes` as a product with the numbers put in, a line for each kind of layer.
+        kv_projection_flops: FLOPs of making the keys and values of all positions once: what the
+            uncached arm pays again at every step.
+        flops_off: FLOPs of the generation without a cache.
+        flops_on: with one.
+        floors: floors on each device asked about.
+        memory_bytes: the memory that was given.
+        largest_batch: sequences of this length that fit into it beside the weights; 0 if none.
+        longest_context: positions that fit at this batch size; 0 if none.
+            `UNBOUNDED` in both stands for no limit, as with windows alone.
+        notes: what is left out, and why; what does not fit.
+    """
+
+    model: str
+    model_type: str
+    work: Work
+    positions: int
+    parameters: int | None
+    weights_bytes: int | None
+    cache_bytes_per_token: int
+    cache_bytes: int
+    formula: tuple[str, ...]
+    kv_projection_flops: int | None
+    flops_off: int | None
+    flops_on: int | None
+    floors: tuple[DeviceFloor, ...] = ()
+    memory_bytes: int | None = None
+    largest_batch: int | None = None
+    longest_context: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def estimate(
+    model: str,
+    architecture: Architecture,
+    work: Work,
+    *,
+    rates: Iterable[Rates] = (),
+    memory_bytes: int | None = None,
+    max_positions: int | None = None,
+) -> Estimate:
+    """Work out what a generation costs.
+
+    Args:
+        model: its name, for what is told.
+        architecture: read from its configuration.
+        work: what is generated.
+        rates: those of the devices to give floors for.
+        memory_bytes: memory of the device, for what fits.
+        max_positions: the positions that the model was made for, for a note.
+
+    Raises:
+        UserError: a size is less than 1, or the dtype is unknown.
+    """
+    sizes = (work.batch, work.prompt_tokens, work.new_tokens)
+    check_work(batch=work.batch, prompt_tokens=work.prompt_tokens, max_new_tokens=work.new_tokens)
+    positions = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
+    told = _Teller()
+    if max_positions is not None and positions > max_positions:
+        told.notes.append(f"{positions} positions are more than the {max_positions} of the model.")
+    weights = told.of(lambda: weights_bytes(architecture, work.dtype))
+    fits = None
+    if memory_bytes is not None and weights is not None:
+        fits = _fits(architecture, work, memory_bytes - weights)
+        if not fits[0]:
+            told.notes.append("What is asked for does not fit in the memory given.")
+    return Estimate(
+        model=model,
+        model_type=architecture.model_type,
+        work=work,
+        positions=positions,
+        parameters=told.of(lambda: parameters(architecture)),
+        weights_bytes=weights,
+        cache_bytes_per_token=per_token_bytes(architecture, work.dtype),
+        cache_bytes=cache_bytes(architecture, "dynamic", *sizes, work.dtype),
+        formula=formula(architecture, work),
+        kv_projection_flops=told.of(
+            lambda: kv_projection_flops(architecture, work.batch, positions)
+        ),
+        flops_off=told.of(lambda: generation_flops(architecture, "off", *sizes)),
+        flops_on=told.of(lambda: generation_flops(architecture, "dynamic", *sizes)),
+        floors=tuple(found for one in rates if (found := told.floors(architecture, work, one))),
+        memory_bytes=memory_bytes,
+        largest_batch=fits[0] if fits else None,
+        longest_context=fits[1] if fits else None,
+        notes=tuple(dict.fromkeys(told.notes)),
+    )
+
+
+def formula(architecture: Architecture, work: Work) -> tuple[str, ...]:
+    """The bytes of the cache at the end as products with the numbers put in.
+
+    A line for each kind of layer: how many there are, what they keep of a position, of how many
+    positions, of how many sequences.
+    """
+    seen = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
+    width = dtype_bytes(work.dtype)
+    counts: Counter[tuple[str, int]] = Counter()
+    for layer in architecture.layers:
+        for text, size in _terms(layer, seen, work, width):
+            counts[text, size] += 1
+    return tuple(
+        f"{count} layer{'s' * (count != 1)} x {text} = {count * size:,} bytes"
+        for (text, size), count in counts.items()
+    )
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """A size such as `80GiB`, `24 GB` or `16000000000`, in bytes.
+
+    Raises:
+        UserError: it is no size.
+    """
+    try:
+        size = TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        size = ByteSize(0)
+    if size < 1:
+        raise UserError(f"{option}: {text!r} is no size; write 80GiB or 24GB.")
+    return int(size)
+
+
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """The positions that a model was made for, if its configuration says so."""
+    text = config.get("text_config")
+    parts = (text if isinstance(text, Mapping) else {}, config)
+    names = ("max_position_embeddings", "n_positions")
+    found = (part.get(name) for part in parts for name in names)
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+class _Teller:
+    """Asks theory, and keeps what it cannot tell as notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def of(self, ask: Callable[[], T]) -> T | None:
+        """The answer, or None and a note."""
+        try:
+            return ask()
+        except UserError as error:
+            self.notes.append(str(error))
+            return None
+
+    def floors(self, architecture: Architecture, work: Work, rates: Rates) -> DeviceFloor | None:
+        """The floors on one device, or None and a note."""
+        return self.of(lambda: _floors(architecture, work, rates))
+
+
+def _floors(architecture: Architecture, work: Work, rates: Rates) -> DeviceFloor:
+    sizes = (work.batch, work.prompt_tokens, work.new_tokens, work.dtype)
+    off, on = (floor(architecture, name, *sizes, rates) for name in (BASELINE, "dynamic"))
+    return DeviceFloor(
+        hardware=rates.hardware,
+        source=rates.source,
+        read_bytes_per_s=off.bytes_per_s,
+        flops_per_s=off.flops_per_s,
+        off_s=off.seconds,
+        on_s=on.seconds,
+        speedup=off.seconds / on.seconds,
+        off_limit=off.limited_by(off.seconds),
+        on_limit=on.limited_by(on.seconds),
+        pays_from=pays_from(off, on),
+    )
+
+
+def _fits(architecture: Architecture, work: Work, room: int) -> tuple[int, int]:
+    """The largest batch of this length, and the longest context of this batch."""
+
+    def of_batch(batch: int) -> int:
+        sizes = (work.prompt_tokens, work.new_tokens, work.dtype)
+        return cache_bytes(architecture, "dynamic", batch, *sizes)
+
+    def of_context(positions: int) -> int:
+        prompt = work.prompt_tokens if architecture.encoder else 1
+        return cache_bytes(architecture, "dynamic", work.batch, prompt, positions, work.dtype)
+
+    return _largest(of_batch, room), _largest(of_context, room)
+
+
+def _largest(size: Callable[[int], int], room: int) -> int:
+    """The largest number whose size fits; 0 if none does, `UNBOUNDED` if all do."""
+    if room < size(1):
+        return 0
+    if size(UNBOUNDED) <= room:
+        return UNBOUNDED
+    # Sizes grow with the number: the last that fits lies below the first that does not.
+    return bisect.bisect_right(range(1, UNBOUNDED), room, key=size)
+
+
+def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:
+    """What one layer keeps, as a product and its value."""
+    batch = f"batch {work.batch}"
+    for mixer, positions in ((layer.mixer, seen), (layer.cross, work.prompt_tokens)):
+        if isinstance(mixer, Attention) and mixer.shared:
+            yield "the keys and values of another", 0
+        elif isinstance(mixer, Attention):
+            held = mixer.positions(positions)
+            kept = _kept(mixer)
+            window = "" if mixer.window is None else f" (window {mixer.window} - 1)"
+            yield (
+                f"{batch} x {kept} x {held} positions{window} x {width} bytes",
+                work.batch * mixer.kept * held * width,
+            )
+        elif mixer is not None:
+            size = work.batch * mixer.kept_bytes(width)
+            yield f"{batch} x a state of {mixer.kept_bytes(width):,} bytes", size
+
+
+def _kept(mixer: Attention) -> str:
+    """The numbers that one position adds to the cache of one layer."""
+    if mixer.latent:
+        return f"({mixer.latent.rank} latent + {mixer.latent.rope_dim} rotary)"
+    heads = f"{mixer.kv_heads} kv heads"
+    if mixer.key_dim == mixer.value_dim:
+        return f"2 x {heads} x {mixer.key_dim} head dim"
+    return f"{heads} x ({mixer.key_dim} key + {mixer.value_dim} value)"

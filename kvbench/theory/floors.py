@@ -1,0 +1,217 @@
+"""Floors: the least time that a device's bandwidth and arithmetic allow, and what follows from it.
+
+A step takes at least the longer of two times: that of reading its bytes and that of its arithmetic.
+Bytes are the weights, read once a step (a tied embedding once, an untied one not at all: a lookup
+reads rows), and the cache as it was before the step. Activations, and what a cache's own
+bookkeeping moves, are not counted: a floor lies below what is measured.
+
+Source: Williams, Waterman and Patterson, Roofline (2009); for decoding Pope et al., Efficiently
+Scaling Transformer Inference (2022), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from kvbench.errors import UserError
+from kvbench.records.rates import Rates
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.cache import cache_bytes, check_work, uses_cache
+from kvbench.theory.dtypes import dtype_bytes
+from kvbench.theory.flops import step_flops
+from kvbench.theory.layers import Attention, Experts, Layer
+from kvbench.theory.weights import parameters
+
+__all__ = ["Floor", "Limit", "expected_s", "floor", "pays_from"]
+
+Limit = Literal["bandwidth", "arithmetic", "overhead"]
+
+_OVERHEAD_FROM = 3.0
+"""So many times its floor a run takes before something else than the device is what limits it."""
+
+_GAIN = 1.05
+"""A cache pays where it is expected to be faster by more than this."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The floors of one generation, step by step; step 0 is the prefill.
+
+    Attributes:
+        moved: bytes of weights and cache that each step reads, `[new tokens]`.
+        flops: FLOPs of each step, `[new tokens]`.
+        bytes_per_s: the bandwidth it was worked out with.
+        flops_per_s: the arithmetic it was worked out with.
+    """
+
+    moved: np.ndarray
+    flops: np.ndarray
+    bytes_per_s: float
+    flops_per_s: float
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Seconds that each step takes at least, `[new tokens]`."""
+        return np.maximum(self.moved / self.bytes_per_s, self.flops / self.flops_per_s)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the generation takes at least."""
+        return float(self.steps.sum())
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs per byte, over all steps."""
+        return float(self.flops.sum() / self.moved.sum())
+
+    def mbu(self, seconds: float) -> float:
+        """Share of the bandwidth that a run of so many seconds used (model bandwidth use)."""
+        return float(self.moved.sum() / self.bytes_per_s / seconds)
+
+    def mfu(self, seconds: float) -> float:
+        """Share of the arithmetic that a run of so many seconds used (model FLOPs use)."""
+        return float(self.flops.sum() / self.flops_per_s / seconds)
+
+    def limited_by(self, seconds: float) -> Limit:
+        """What limits a run of so many seconds.
+
+        `overhead` where it takes more than three times its floor; else what most of the floor is.
+        """
+        if seconds > _OVERHEAD_FROM * self.seconds:
+            return "overhead"
+        by_bytes = self.moved / self.bytes_per_s >= self.flops / self.flops_per_s
+        return "bandwidth" if self.steps[by_bytes].sum() * 2 >= self.seconds else "arithmetic"
+
+
+def floor(
+    architecture: Architecture,
+    strategy: str,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    dtype: str,
+    rates: Rates,
+) -> Floor:
+    """The floor of one generation on a device.
+
+    Of a mixture of experts those are read that so many tokens choose on average if all are as
+    likely: `count * (1 - (1 - per_token / count)^tokens)`.
+
+    Raises:
+        UserError: theory cannot count the architecture's weights or FLOPs, the strategy or the
+            dtype is unknown to it, a size is less than 1, or the device's arithmetic in this dtype
+            is not known.
+    """
+    if dtype not in rates.flops_per_s:
+        raise UserError(f"{rates.device}: its arithmetic in {dtype} is not known.")
+    check_work(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    # Refuses a model whose weights cannot be counted.
+    parameters(architecture)
+    cached = uses_cache(strategy)
+    flops = _flops(architecture, strategy, batch, prompt_tokens, new_tokens)
+    start = 1 if architecture.encoder else prompt_tokens
+    rows = np.full(new_tokens, batch) if cached else batch * (start + np.arange(new_tokens))
+    rows[0] = batch * start
+    moved = dtype_bytes(dtype) * _weights(architecture, rows)
+    moved[0] += dtype_bytes(dtype) * sum(layer.parameters for layer in architecture.encoder)
+    if cached:
+        moved += _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
+    return Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype])
+
+
+def expected_s(found: Floor, overhead_s: float = 0.0) -> float:
+    """Seconds of a generation whose steps take no less than the overhead of one step."""
+    return float(np.maximum(found.steps, overhead_s).sum())
+
+
+def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
+    """The number of new tokens from which on the cache is expected to be faster by 5 %.
+
+    Both floors are those of the longest length. None if it is not within that length.
+    """
+    times = [np.cumsum(np.maximum(arm.steps, overhead_s)) for arm in (off, on)]
+    pays = times[0] > _GAIN * times[1]
+    if not pays[-1]:
+        return None
+    # The first length after the last at which it does not pay.
+    return int(len(pays) - np.argmin(pays[::-1]) + 1) if not pays.all() else 1
+
+
+def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
+    """Weights that a forward over so many rows reads, `[steps]`."""
+    outside = (
+        architecture.head.parameters
+        + sum(linear.parameters for linear in architecture.adapters)
+        + architecture.other_parameters
+    )
+    total = np.full(len(rows), float(outside))
+    for layer in architecture.layers:
+        total += layer.parameters - _idle_experts(layer, rows)
+    return total
+
+
+def _idle_experts(layer: Layer, rows: np.ndarray) -> np.ndarray | float:
+    """Weights of the experts that none of so many rows chooses, on average."""
+    mlp = layer.mlp
+    if not isinstance(mlp, Experts):
+        return 0.0
+    idle = mlp.count * (1 - mlp.per_token / mlp.count) ** rows
+    return np.asarray(idle * mlp.expert.parameters)
+
+
+def _flops(
+    architecture: Architecture, strategy: str, batch: int, prompt_tokens: int, new_tokens: int
+) -> np.ndarray:
+    """FLOPs of each step, from a few of them: `step_flops` of thousands would take seconds."""
+
+    def flops(step: int) -> int:
+        return step_flops(architecture, strategy, batch, prompt_tokens, step)
+
+    if uses_cache(strategy):
+        rest = _piecewise(flops, _windows(architecture, prompt_tokens), new_tokens)
+    else:
+        # Without a cache a step is a polynomial of the second degree of its number.
+        steps = np.arange(new_tokens, dtype=float)
+        first, second, third = flops(1), flops(2), flops(3)
+        bend = third - 2 * second + first
+        rest = first + (steps - 1) * (second - first) + (steps - 1) * (steps - 2) / 2 * bend
+    rest[0] = flops(0)
+    return rest
+
+
+def _kept(
+    architecture: Architecture,
+    strategy: str,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    dtype: str,
+) -> np.ndarray:
+    """Bytes of the cache before each step, `[new tokens]`; none before the first."""
+
+    def kept(step: int) -> int:
+        return cache_bytes(architecture, strategy, batch, prompt_tokens, step, dtype)
+
+    found = _piecewise(kept, _windows(architecture, prompt_tokens), new_tokens)
+    found[0] = 0
+    return found
+
+
+def _windows(architecture: Architecture, prompt_tokens: int) -> set[int]:
+    """Steps at which a window fills up."""
+    start = 1 if architecture.encoder else prompt_tokens
+    mixers = [layer.mixer for layer in architecture.layers]
+    windows = {mixer.window for mixer in mixers if isinstance(mixer, Attention) and mixer.window}
+    return {window - start + shift for window in windows for shift in (-1, 0, 1)}
+
+
+def _piecewise(value: Callable[[int], int], bends: Iterable[int], count: int) -> np.ndarray:
+    """A function of the step that is linear from 1 on but for bends, at all steps `[count]`."""
+    last = max(count - 1, 1)
+    knots = sorted({1, last, *(bend for bend in bends if 1 < bend < last)})
+    return np.interp(np.arange(count), knots, [float(value(knot)) for knot in knots])

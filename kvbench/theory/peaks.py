@@ -1,0 +1,152 @@
+"""Published peaks of GPUs, and the rates of a device: those probed, else those published."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+from collections.abc import Iterable
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from kvbench.errors import UserError, did_you_mean
+from kvbench.records.environment import Environment
+from kvbench.records.rates import Rates, read_rates
+
+__all__ = ["COMMON", "Peak", "peaks", "published", "rates_for", "rates_named"]
+
+COMMON = ("T4", "A100-SXM4-80GB", "H100 80GB HBM3")
+"""Boards that people often have, for those who name none."""
+
+_Figure = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Peak(BaseModel):
+    """What a vendor publishes of one board. Tensor figures are dense, accumulated in float32.
+
+    Attributes:
+        names: torch's names of the device, without `NVIDIA` and `Tesla` in front.
+        memory_gb_per_s: memory bandwidth, 1e9 bytes/s.
+        fp32_tflops: float32 without tensor cores, 1e12 FLOP/s.
+        tf32_tflops, fp16_tflops, bf16_tflops: tensor cores, 1e12 FLOP/s; null where the board has
+            no such unit.
+        source: the vendor's document and its year.
+        note: what to know of a figure, such as that it is half of a sparse one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = Field(min_length=1)
+    memory_gb_per_s: _Figure
+    fp32_tflops: _Figure
+    tf32_tflops: _Figure | None
+    fp16_tflops: _Figure | None
+    bf16_tflops: _Figure | None
+    source: str = Field(min_length=1)
+    note: str = ""
+
+
+@functools.cache
+def peaks() -> tuple[Peak, ...]:
+    """The table of published peaks, peaks.yaml, read and checked once.
+
+    Raises:
+        ValueError: a key or a value in it is wrong, or two boards have one name.
+    """
+    text = importlib.resources.files(__package__).joinpath("peaks.yaml").read_text("utf-8")
+    table = TypeAdapter(tuple[Peak, ...]).validate_python(yaml.safe_load(text))
+    names = [_normal(name) for peak in table for name in peak.names]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"peaks.yaml: named twice: {', '.join(sorted(twice))}")
+    return table
+
+
+def published(hardware: str, device: str = "cuda") -> Rates | None:
+    """The published peaks of a device; None if its name is not known to the letter.
+
+    A laptop's GPU, a slice of one (MIG) and a sibling with a letter more are other devices.
+
+    Args:
+        hardware: the name that torch gives the device, such as `NVIDIA H100 80GB HBM3`.
+        device: what to call it.
+    """
+    wanted = _normal(hardware)
+    for peak in peaks():
+        if wanted in map(_normal, peak.names):
+            figures = {
+                # torch's default: TF32 only where a program allows it.
+                "float32": peak.fp32_tflops,
+                "bfloat16": peak.bf16_tflops,
+                "float16": peak.fp16_tflops,
+            }
+            return Rates(
+                device=device,
+                hardware=hardware,
+                source="published",
+                read_bytes_per_s=peak.memory_gb_per_s * 1e9,
+                flops_per_s={k: v * 1e12 for k, v in figures.items() if v is not None},
+                method="Published peaks: dense, accumulated in float32; float32 without TF32.",
+                notes=(peak.note,) if peak.note else (),
+                reference=peak.source,
+            )
+    return None
+
+
+def rates_for(environment: Environment, device: str) -> Rates | None:
+    """The rates of a device of a run: those probed there, else those published; None if neither.
+
+    Args:
+        environment: of the run.
+        device: as in a case: `cpu`, `cuda`, `cuda:1`, ...
+    """
+    name = "cuda" if device == "cuda:0" else device
+    for rates in environment.rates:
+        if rates.device == name:
+            return rates
+    found = published(environment.hardware(name), name)
+    return found and dataclasses.replace(found, uuid=_uuid(environment, name))
+
+
+def rates_named(names: Iterable[str]) -> tuple[Rates, ...]:
+    """The rates of devices by name: those probed on this machine, or published.
+
+    Args:
+        names: `cpu`, `cuda`, ... as probed here, or a published GPU such as `H100 PCIe`. None at
+            all stands for every device that was probed here, and `COMMON` ones.
+
+    Raises:
+        UserError: a name is neither, or what is stored of this machine is damaged.
+    """
+    probed = read_rates()
+    wanted = list(names)
+    if not wanted:
+        return (*probed, *filter(None, map(published, COMMON)))
+    return tuple(_named(name, probed) for name in wanted)
+
+
+def _named(name: str, probed: Iterable[Rates]) -> Rates:
+    here = {rates.device: rates for rates in probed}
+    if name in here:
+        return here[name]
+    if name.split(":")[0] in ("cpu", "cuda"):
+        raise UserError(f"--device: {name} was not probed here: run kvbench probe.")
+    found = published(name)
+    if found is None:
+        boards = [board for peak in peaks() for board in peak.names]
+        hint = did_you_mean(name, boards)
+        raise UserError(f"--device: nothing is known of '{name}'; known: {', '.join(boards)}{hint}")
+    return found
+
+
+def _uuid(environment: Environment, device: str) -> str | None:
+    return next((d.uuid for d in environment.devices if d.name == device), None)
+
+
+def _normal(name: str) -> str:
+    words = name.lower().split()
+    while words and words[0] in ("nvidia", "tesla"):
+        words = words[1:]
+    return " ".join(words)
