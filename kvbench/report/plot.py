@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvbench.analysis.summary import CaseSummary, summarise_cases
 from kvbench.records.run import Run
-from kvbench.report.figures.material import Line, Material, has_pair
+from kvbench.report.figures.lines import Line, has_pair, lines_of, texts_of, timed
 from kvbench.report.units import times
+from kvbench.text import printable
 
 __all__ = ["speedup_bars"]
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def speedup_bars(run: Run, width: int = 40) -> list[str]:
+def speedup_bars(
+    run: Run, width: int = 40, cases: Sequence[CaseSummary] | None = None
+) -> list[str]:
     """A bar for each length, as long as its speed-up; `width` characters for the largest.
 
-    One block for each line of the speed-up chart, headed by its label. Empty without a speed-up.
+    One block for each line along new tokens, headed by its label. Empty without a speed-up.
+    `cases` is the summary of the run, for who has it already.
     """
-    lines = Material((run,)).lines("max_new_tokens", has_pair)
+    found = summarise_cases(run.samples) if cases is None else cases
+    entries = timed(run.info.name, run.info, found)
+    # A terminal has glyphs that the font of the charts lacks.
+    texts = texts_of(entries, printable)
+    lines = lines_of([entry for entry in entries if has_pair(entry)], "max_new_tokens", texts)
     largest = max((value for line in lines for value in line.values("speedup")), default=1.0)
     text: list[str] = []
     for line in lines:
@@ -27,11 +36,10 @@ def speedup_bars(run: Run, width: int = 40) -> list[str]:
 
 
 def _bars(line: Line, largest: float, width: int) -> Sequence[str]:
-    sizes = line.sizes("max_new_tokens")
-    place = len(str(max(sizes)))
+    place = len(str(max(line.sizes)))
     return [
         f"  {size:>{place}} {_bar(value / largest, width)} {times(value)}"
-        for size, value in zip(sizes, line.values("speedup"), strict=True)
+        for size, value in zip(line.sizes, line.values("speedup"), strict=True)
     ]
 
 

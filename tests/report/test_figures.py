@@ -14,20 +14,28 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
 from kvbench.analysis.compare import Comparison
+from kvbench.analysis.expected import summarise_run
 from kvbench.analysis.summary import summarise_cases
 from kvbench.case import Prompt
 from kvbench.errors import UserError
 from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample
 from kvbench.report.figures import CHARTS, Material, draw_charts, to_bytes, write_charts
+from kvbench.report.figures import style as style_module
+from kvbench.report.figures.lines import KINDS
 from kvbench.report.figures.ratios import ratio_chart
-from tests.fakes import make_case
+from kvbench.report.figures.style import COLOURS
+from kvbench.strategies import STRATEGIES, CacheStrategy
+from tests.fakes import make_case, make_environment, make_rates
 from tests.report.saved import grid, machine, run_of, samples_of, save, time_of
 
 OFF, ON = "cache off", "cache on (dynamic)"
@@ -111,7 +119,12 @@ def with_energy(samples: Sequence[Sample], joules_per_token: float = 2.0) -> lis
 # Which charts there are
 
 
-def test_the_charts_are_the_nine_of_the_registry() -> None:
+PROBED = make_environment(
+    rates=(make_rates(), make_rates(device="cuda", read_bytes_per_s=2e12, threads=None))
+)
+
+
+def test_the_charts_are_those_of_the_registry() -> None:
     assert list(CHARTS) == [
         "total_time",
         "token_latency",
@@ -121,6 +134,7 @@ def test_the_charts_are_the_nine_of_the_registry() -> None:
         "speedup_map",
         "devices",
         "phases",
+        "roofline",
         "energy",
     ]
     for name, chart in CHARTS.items():
@@ -131,12 +145,13 @@ def test_the_charts_are_the_nine_of_the_registry() -> None:
 
 def test_a_grid_without_energy_and_gpu_has_the_charts_of_its_data(tmp_path: Path) -> None:
     run = load_run(save(tmp_path / "run", grid(batch_size=(1, 2), repeats=2)))
-    assert drawn(run) == set(CHARTS) - {"devices", "energy"}
+    assert drawn(run) == set(CHARTS) - {"devices", "energy", "roofline"}
 
 
 def test_everything_is_drawn_of_a_run_that_has_everything(tmp_path: Path) -> None:
     samples = with_energy(grid(batch_size=(1, 2), device=("cpu", "cuda"), repeats=1))
-    assert drawn(load_run(save(tmp_path / "run", samples))) == set(CHARTS)
+    run = save(tmp_path / "run", samples, environment=PROBED)
+    assert drawn(load_run(run)) == set(CHARTS)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +179,11 @@ def test_nothing_is_drawn_of_nothing(name: str) -> None:
     failed = [dataclasses.replace(s, status="oom", total_s=None) for s in grid()]
     assert CHARTS[name].draw(Material((run_of([]),))) is None
     assert CHARTS[name].draw(Material((run_of(failed),))) is None
+
+
+def test_a_chart_asked_for_twice_is_drawn_once() -> None:
+    charts = draw_charts(Material((run_of(grid()),)), ["phases", "total_time", "phases"])
+    assert [chart.name for chart, _ in charts] == ["phases", "total_time"]
 
 
 def test_a_chart_that_there_is_not_is_a_sentence() -> None:
@@ -341,8 +361,78 @@ def test_throughput_is_tokens_of_the_batch_against_its_size() -> None:
 
 def test_throughput_is_that_of_the_longest_length() -> None:
     (axes,) = draw("throughput", run_of(grid(batch_size=(1, 4)))).axes
-    assert len(lines_of(axes)) == 2
-    assert points(lines_of(axes)[f"{ON}, 100 new tokens"]) == [(1, 100), (4, 200)]
+    assert list(lines_of(axes)) == [OFF, ON]
+    assert points(lines_of(axes)[ON]) == [(1, 100), (4, 200)]
+    assert axes.get_xlabel() == "Batch size (sequences), 100 new tokens each"
+
+
+def test_throughput_of_both_arms_is_at_the_longest_length_that_both_have() -> None:
+    samples = [s for s in grid(batch_size=(1, 4)) if s.use_cache or s.max_new_tokens < 100]
+    (axes,) = draw("throughput", run_of(samples)).axes
+    assert points(lines_of(axes)[ON]) == [(1, 100), (4, 200)]
+    assert points(lines_of(axes)[OFF]) == [(1, 50 / 0.75), (4, 100 / 0.75)]
+    assert axes.get_xlabel() == "Batch size (sequences), 50 new tokens each"
+
+
+def test_throughput_of_arms_without_a_length_in_common_is_drawn_nevertheless() -> None:
+    samples = [
+        *grid(batch_size=(1, 2), cache=("off",), max_new_tokens=(50,)),
+        *grid(batch_size=(1, 2), cache=("dynamic",), max_new_tokens=(100,)),
+    ]
+    (axes,) = draw("throughput", run_of(samples)).axes
+    assert list(lines_of(axes)) == [f"{OFF}, 50 new tokens", f"{ON}, 100 new tokens"]
+
+
+def test_throughput_shows_each_model_at_its_own_longest_length() -> None:
+    samples = [
+        *grid(batch_size=(1, 2), model=("large",), max_new_tokens=(25, 50)),
+        *grid(batch_size=(1, 2), model=("small",), max_new_tokens=(50, 100)),
+    ]
+    (axes,) = draw("throughput", run_of(samples)).axes
+    assert set(lines_of(axes)) == {
+        f"{arm}, {rest}"
+        for arm in (OFF, ON)
+        for rest in ("large, 50 new tokens", "small, 100 new tokens")
+    }
+    assert axes.get_xlabel() == "Batch size (sequences)"
+
+
+# A sweep over batch sizes alone
+
+
+@pytest.mark.parametrize("name", ["total_time", "speedup", "memory", "phases", "energy"])
+def test_with_one_length_charts_are_drawn_along_the_batch_size(name: str) -> None:
+    samples = with_energy(grid(batch_size=(1, 2, 4), max_new_tokens=(100,)))
+    figure = draw(name, run_of(samples))
+    for axes in figure.axes:
+        for label, line in lines_of(axes).items():
+            assert label == "weights" or list(line.get_xdata()) == [1, 2, 4]
+    assert figure.axes[-1].get_xlabel() == "Batch size (sequences), 100 new tokens each"
+    assert "batch" not in " ".join(legend_texts(figure))
+
+
+def test_of_a_sweep_over_batch_sizes_each_token_has_its_position(tmp_path: Path) -> None:
+    run = load_run(save(tmp_path / "run", grid(batch_size=(1, 2), max_new_tokens=(20,))))
+    (axes,) = draw("token_latency", run).axes
+    assert list(lines_of(axes)) == [f"{arm}, batch {n}" for n in (1, 2) for arm in (OFF, ON)]
+    assert axes.get_xlabel() == "Position of the new token"
+
+
+def test_devices_of_a_sweep_over_batch_sizes_are_drawn_along_them() -> None:
+    _, lines = draw("devices", run_of(both(batch_size=(1, 2, 4), max_new_tokens=(50,)))).axes
+    assert len(lines_of(lines)) == 4
+    assert all(list(line.get_xdata()) == [1, 2, 4] for line in lines_of(lines).values())
+    assert lines.get_xlabel() == "Batch size (sequences), 50 new tokens each"
+
+
+def test_models_of_different_lengths_are_drawn_along_the_batch_size_too() -> None:
+    samples = [
+        *grid(batch_size=(1, 2), model=("large",), max_new_tokens=(50,)),
+        *grid(batch_size=(1, 2), model=("small",), max_new_tokens=(100,)),
+    ]
+    figure = draw("total_time", run_of(samples))
+    assert {len(line.get_xdata()) for line in lines_of(figure.axes[0]).values()} == {2}  # type: ignore[arg-type]
+    assert f"{OFF}, large, 50 new tokens" in legend_texts(figure)
 
 
 # 6. The map
@@ -391,13 +481,53 @@ def test_a_map_of_one_value_is_drawn() -> None:
     assert set(texts_of(draw("speedup_map", run).axes[0])) == {"1.00x"}
 
 
-@pytest.mark.xfail(reason="the head says device, cache and dtype only")
 def test_maps_of_several_runs_and_models_are_told_apart() -> None:
     runs = [run_of(grid(batch_size=(1, 2)), name) for name in "ab"]
     models = run_of(grid(batch_size=(1, 2), model=("gpt2", "llama")))
-    for material in (runs, [models]):
+    for material, names in ((runs, "ab"), ([models], ("gpt2", "llama"))):
         titles = [axes.get_title() for axes in draw("speedup_map", *material).axes]
-        assert len(set(titles)) == 2
+        assert titles == [f"cpu: {ON}, {name}" for name in names]
+
+
+def six_maps() -> Run:
+    def seconds(case: Any) -> float:
+        return time_of(case) * (len(case.model) if case.cache == "off" else 1)
+
+    models = ("a", "gpt2", "meta-llama/Llama-3.2-1B-Instruct")
+    axes = {"batch_size": (1, 8), "max_new_tokens": (10, 1000, 100_000), "repeats": 1}
+    return run_of(grid(seconds, model=models, device=("cpu", "cuda:0"), **axes))
+
+
+def test_maps_have_one_scale_which_the_caption_says() -> None:
+    figure = draw("speedup_map", six_maps())
+    images = [image for axes in figure.axes for image in axes.get_images()]
+    assert len(images) == 6
+    assert len({image.norm for image in images}) == 1
+    values = np.concatenate([np.ravel(image.get_array()) for image in images])
+    assert images[0].get_clim() == (values.min(), values.max())
+    text = "colour: the same scale in all maps, 1.10x dark to 32032x bright"
+    assert text in caption(figure)
+
+
+def test_maps_stand_in_rows_of_three_at_most() -> None:
+    figure = draw("speedup_map", six_maps())
+    assert outside(figure) == []
+    lefts = {round(axes.get_position().x0, 3) for axes in figure.axes}
+    assert (len(figure.axes), len(lefts)) == (6, 3)
+    two = draw("speedup_map", run_of(grid(batch_size=(1, 2), dtype=("a", "b", "c", "d", "e"))))
+    assert len(two.axes) == 5
+
+
+def test_the_numbers_of_a_large_map_do_not_run_into_each_other() -> None:
+    tokens = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000)
+    run = run_of(grid(batch_size=range(1, 13), max_new_tokens=tokens, repeats=1))
+    figure = draw("speedup_map", run)
+    (axes,) = figure.axes
+    renderer = rendered(figure)
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    ticks = [text.get_window_extent(renderer) for text in axes.get_xticklabels()]
+    assert [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])] == []
+    assert all(not a.overlaps(b) for a, b in itertools.pairwise(ticks))
 
 
 # 7. CPU against GPU
@@ -455,22 +585,68 @@ def test_devices_of_two_runs_are_put_together() -> None:
     assert len(lines_of(lines)) == 4
 
 
-@pytest.mark.xfail(reason="bars of the same device of two runs lie on one another")
+def spans(axes: Axes) -> list[tuple[float, float]]:
+    """The bars from left to right."""
+    bars = axes.patches
+    return sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars)  # type: ignore[attr-defined]
+
+
 def test_bars_of_two_runs_on_one_device_stand_beside_each_other() -> None:
     runs = [
         run_of(grid(), "one"),
         run_of(grid(lambda case: 2 * time_of(case)), "two"),
         run_of(grid(device=("cuda",)), "gpu"),
     ]
+    figure = draw("devices", *runs)
+    bars, lines = figure.axes
+    assert len(bars.patches) == len(lines_of(lines)) == 6
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans(bars)))
+    assert {f"{OFF}, one", f"{OFF}, two", f"cpu, {ON}, two"} < set(legend_texts(figure))
+
+
+def test_a_run_without_the_case_in_common_is_left_out_of_the_devices() -> None:
+    runs = [run_of(both(), "pair"), run_of(grid(model=("other",), device=("cuda:1",)), "extra")]
+    bars, lines = draw("devices", *runs).axes
+    assert len(bars.patches) == len(lines_of(lines)) == 4
+
+
+def test_devices_are_compared_where_most_of_them_were_timed() -> None:
+    samples = [
+        *grid(device=("cpu", "cuda:0", "cuda:1"), max_new_tokens=(50,)),
+        *grid(device=("cpu", "cuda:0"), max_new_tokens=(100,)),
+    ]
+    bars, _ = draw("devices", run_of(samples)).axes
+    assert bars.get_ylabel() == "Time of 50 new tokens (s)"
+    assert len(bars.patches) == 6
+
+
+def test_the_strategy_of_a_bar_is_told_in_the_colour_that_it_has_elsewhere() -> None:
+    run = run_of(both())
+    figure = draw("devices", run)
+    assert legend_texts(figure)[:2] == [OFF, ON]
+    (legend,) = figure.legends
+    patches = legend.legend_handles[:2]
+    bars = figure.axes[0].patches[:2]
+    shown = lines_of(draw("total_time", run).axes[0])
+    for label, patch, bar in zip((OFF, ON), patches, bars, strict=True):
+        assert isinstance(patch, Patch)
+        assert patch.get_facecolor() == bar.get_facecolor() == to_rgba(shown[label].get_color())
+        assert patch.get_hatch() == bar.get_hatch()
+    # In grey too.
+    assert bars[0].get_hatch() != bars[1].get_hatch()
+
+
+def test_no_two_kinds_of_bars_look_alike() -> None:
+    runs = [run_of(both(repeats=1), f"run {n}") for n in range(6)]
     bars = draw("devices", *runs).axes[0].patches
-    places = [round(bar.get_x(), 6) for bar in bars]  # type: ignore[attr-defined]
-    assert len(set(places)) == len(places)
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in bars}
+    assert len(looks) == len(bars) / 2 == 12
 
 
-@pytest.mark.xfail(reason="the legend of the bars is switched off by `if False`")
-def test_the_strategy_of_a_bar_is_told() -> None:
-    axes = draw("devices", run_of(both())).axes[0]
-    assert axes.get_legend() is not None
+def test_the_lines_of_devices_do_not_look_alike() -> None:
+    run = run_of(both(dtype=("float32",), repeats=1))
+    lines = lines_of(draw("devices", run).axes[1]).values()
+    assert len({style(line) for line in lines}) == 4
 
 
 # 8. Prefill and decode
@@ -502,7 +678,7 @@ def test_energy_is_joules_per_new_token_of_the_batch() -> None:
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
     samples = with_energy(both(batch_size=(1, 2), max_new_tokens=(10, 20), repeats=5))
-    return load_run(save(tmp_path_factory.mktemp("all") / "run", samples))
+    return load_run(save(tmp_path_factory.mktemp("all") / "run", samples, environment=PROBED))
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -533,23 +709,40 @@ def test_nothing_runs_out_of_the_picture(everything: Run, name: str) -> None:
     assert outside(figure) == []
 
 
+def rendered(figure: Figure) -> Any:
+    """The renderer of a figure in which all has its place."""
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # type: ignore[no-untyped-call]
+    return canvas.get_renderer()  # type: ignore[no-untyped-call]
+
+
+def tick_labels(axes: Axes) -> list[Text]:
+    """The numbers at the axes, without those beyond their ends, which are not drawn."""
+    found = []
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        low, high = sorted(limits)
+        found += [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]  # type: ignore[attr-defined]
+    return found
+
+
 def outside(figure: Figure) -> list[str]:
     """Texts that stand in part outside the picture."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    renderer = rendered(figure)
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
     texts: list[Text] = [
         *figure.texts,
         *(axes.title for axes in figure.axes),
         *(axes.xaxis.label for axes in figure.axes),
         *(axes.yaxis.label for axes in figure.axes),
+        *(text for axes in figure.axes for text in tick_labels(axes)),
         *(text for legend in legends if legend for text in legend.get_texts()),
     ]
     found = []
     for text in texts:
         box = text.get_window_extent(renderer)
-        fits = box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2 and box.y0 >= -2
+        sideways = box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2
+        fits = sideways and box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2
         if text.get_text() and not fits:
             found.append(text.get_text())
     return found
@@ -662,74 +855,240 @@ def test_a_name_is_drawn_as_it_is(name: str) -> None:
     assert [text.get_parse_math() for text in texts] == [False, False]
 
 
-@pytest.mark.xfail(reason="a label is cut at 40 characters, and what the font lacks is `?`")
 @pytest.mark.parametrize(
-    "prompts",
+    ("prompts", "labels"),
     [
         (
-            "The same beginning of two long prompts: first",
-            "The same beginning of two long prompts: 2nd",
+            (
+                "The same beginning of two long prompts: first",
+                "The same beginning of two long prompts: 2nd",
+            ),
+            [
+                "text:The same beginning of two long prompts: 2nd",
+                "text:The same beginning...wo long prompts: first",
+            ],
         ),
-        ("明天", "今天"),
+        (("明天", "今天"), ["prompt 1: text:??", "prompt 2: text:??"]),
+        (("明天", "今天", "??"), ["prompt 1: text:??", "prompt 2: text:??", "prompt 3: text:??"]),
+        (("a  b", "a b"), ["prompt 1: text:a b", "prompt 2: text:a b"]),
     ],
-    ids=["long", "chinese"],
+    ids=["long", "chinese", "question marks", "spaces"],
 )
-def test_prompts_that_begin_alike_have_labels_of_their_own(prompts: tuple[str, str]) -> None:
+def test_prompts_that_look_alike_have_labels_of_their_own(
+    prompts: tuple[str, ...], labels: list[str]
+) -> None:
     figure = draw("total_time", run_of(grid(prompt=prompts, cache=("dynamic",))))
-    assert len(set(legend_texts(figure))) == 2
+    assert sorted(legend_texts(figure)) == sorted(f"{ON}, {label}" for label in labels)
+    assert len(lines_of(figure.axes[0])) == len(prompts)
 
 
-@pytest.mark.xfail(reason="there are 7 dashes, 7 colours and 7 markers, counted together")
-@pytest.mark.parametrize("name", ["total_time", "speedup"])
-def test_eight_lines_do_not_look_alike(name: str) -> None:
-    run = run_of(grid(batch_size=(1, 2, 3, 4, 5, 6, 7, 8)))
-    shown = lines_of(draw(name, run).axes[0])
+def test_prompts_have_their_number_by_the_order_of_the_plan() -> None:
+    planned = tuple({"prompt": {"label": f"text:{text}"}} for text in ("明天", "今天", "后天"))
+    times = {"text:明天": 1.0, "text:今天": 2.0}
+    samples = grid(lambda case: times[case.prompt.label], prompt=("今天", "明天"))
+    shown = lines_of(draw("total_time", run_of(samples, cases=planned)).axes[0])
+    assert shown[f"{ON}, prompt 1: text:??"].get_ydata()[-1] == 1  # type: ignore[index]
+    assert shown[f"{ON}, prompt 2: text:??"].get_ydata()[-1] == 2  # type: ignore[index]
+
+
+def test_a_prompt_has_one_name_in_all_charts() -> None:
+    run = run_of(grid(prompt=("明天", "今天"), batch_size=(1, 2)))
+    for name in ("total_time", "speedup", "memory", "throughput", "phases"):
+        assert "prompt 2: text:??" in " ".join(legend_texts(draw(name, run)))
+    assert "prompt 2: text:??" in draw("speedup_map", run).axes[1].get_title()
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        ("total_time", ("off", "dynamic")),
+        ("total_time", ("dynamic",)),
+        ("speedup", ("off", "dynamic")),
+        ("token_latency", ("off", "dynamic")),
+        ("token_latency", ("dynamic",)),
+    ],
+)
+def test_twelve_batch_sizes_do_not_look_alike(
+    tmp_path: Path, name: str, cache: tuple[str, ...]
+) -> None:
+    samples = grid(batch_size=range(1, 13), cache=cache, max_new_tokens=(5, 10), repeats=1)
+    shown = lines_of(draw(name, load_run(save(tmp_path / "run", samples))).axes[0])
+    assert len(shown) == 12 * (1 if name == "speedup" else len(cache))
     assert len({style(line) for line in shown.values()}) == len(shown)
 
 
-@pytest.mark.xfail(reason="the longest length of all, which only one model has")
-def test_throughput_shows_each_model_at_its_own_longest_length() -> None:
-    samples = [
-        *grid(batch_size=(1, 2), model=("large",), max_new_tokens=(50,)),
-        *grid(batch_size=(1, 2), model=("small",), max_new_tokens=(100,)),
-    ]
-    labels = " ".join(lines_of(draw("throughput", run_of(samples)).axes[0]))
-    assert "large" in labels
-    assert "small" in labels
+@pytest.mark.parametrize("cache", [("off", "dynamic"), ("dynamic",)])
+def test_as_many_lines_as_there_are_looks_have_one_of_their_own(cache: tuple[str, ...]) -> None:
+    most = KINDS**3 // len(cache)
+    samples = grid(batch_size=range(1, most + 3), cache=cache, repeats=1, max_new_tokens=(1, 2))
+    lines = Material((run_of(samples),)).lines()
+    assert len({line.look for line in lines[: most * len(cache)]}) == most * len(cache)
+    # The colour is that of the strategy as long as there is one.
+    first = [line.look.colour for line in lines[: 2 * len(cache)]]
+    assert first == ([0, 1, 0, 1] if len(cache) == 2 else [1, 2])
 
 
-@pytest.mark.xfail(reason="a title is not broken, a legend is not put aside for its width")
-def test_long_names_do_not_run_out_of_the_picture() -> None:
-    long = "an-organisation/a-model-with-a-long-name-of-many-words"
-    run = run_of(
-        grid(model=(f"{long}-1", f"{long}-2"), prompt=("word " * 20, "other " * 20)),
-        environment=machine("Some Vendor(R) Processor of a Long Name, 3.00 GHz " * 2),
-    )
-    assert outside(draw("total_time", run)) == []
+def test_more_strategies_than_colours_do_not_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [f"strategy{n}" for n in range(8)]
+    for cache in more:
+        entry = CacheStrategy(name=cache, use_cache=True, description="Only here.")
+        monkeypatch.setitem(STRATEGIES, cache, entry)
+    samples = grid(cache=("off", "dynamic", *more), batch_size=(1, 2), device=("cpu", "cuda"))
+    shown = lines_of(draw("total_time", run_of(samples)).axes[0])
+    assert len({style(line) for line in shown.values()}) == len(shown) == 20
+    bars = draw("devices", run_of(samples)).axes[0].patches
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 10
 
 
-@pytest.mark.xfail(raises=UserWarning, reason="the legend leaves the panels no room")
-def test_names_as_they_are_by_default_leave_the_panels_room() -> None:
-    samples = grid(
-        model=("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        prompt=("Write a story about a small robot that", "Explain how the KV cache works to a"),
-    )
-    runs = [run_of(samples, f"2026-11-2{day}-Llama-3.2-1B-Instruct+1-a1b2c3") for day in (1, 2)]
-    assert outside(draw("total_time", *runs)) == []
+def test_the_arms_are_told_apart_without_colours() -> None:
+    run = run_of(grid(batch_size=range(1, 20), max_new_tokens=(5, 10), repeats=1))
+    shown = lines_of(draw("total_time", run).axes[0]).values()
+    assert len({style(line)[1:] for line in shown}) == len(shown) == 38
 
 
-def test_many_lines_have_their_legend_beside_the_panels() -> None:
+@pytest.mark.parametrize("kinds", [COLOURS, style_module._MARKERS, style_module._DASHES])
+def test_there_are_as_many_kinds_as_looks_count_with(kinds: Sequence[Any]) -> None:
+    assert len(kinds) == len(set(map(str, kinds))) == KINDS
+
+
+def test_the_dash_of_a_line_is_seen_in_the_legend() -> None:
+    """Its handle is as long as the longest pattern, and no error bar hides the marker."""
+    figure = draw("total_time", run_of(grid(batch_size=range(1, 8), repeats=1)))
+    (legend,) = figure.legends
+    for handle in legend.legend_handles:
+        assert isinstance(handle, Line2D)
+        length = np.ptp(handle.get_xdata())
+        _, pattern = handle._unscaled_dash_pattern  # type: ignore[attr-defined]
+        assert length >= sum(pattern or ()) * handle.get_linewidth()
+
+
+LONG = "an-organisation/a-model-with-a-long-name-of-many-words-Instruct-v0.3"
+
+
+def crowd(name: str) -> list[Run]:
+    """Runs whose names are long, or whose lines are many."""
+    default = [f"gpt2-2026112{day}-093012" for day in (1, 2, 3)]
+    newer = [f"2026-11-2{day}-Llama-3.2-1B-Instruct+1-a1b2c3" for day in (1, 2)]
+    models = ("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    texts = ("Write a story about a small robot that", "Explain how the KV cache works to a")
+    vendor = machine("Some Vendor(R) Processor of a Long Name, 3.00 GHz " * 2)
+    few: dict[str, Any] = {"max_new_tokens": (10, 20), "batch_size": (1, 2), "repeats": 1}
+    if name == "default names":
+        return [run_of(with_energy(grid(**few)), run) for run in default]
+    if name == "newer names":
+        return [run_of(grid(**few, model=models, prompt=texts), run) for run in newer]
+    if name == "long names":
+        axes = {"model": (f"{LONG}-1", f"{LONG}-2"), "prompt": ("word " * 20, "other " * 20)}
+        return [run_of(both(**few, **axes), environment=vendor)]
+    if name == "no spaces":
+        return [run_of(grid(**few, model=("W" * 90, "M" * 90)), environment=machine("W" * 90))]
+    if name == "many combinations":
+        dtypes = ("float32", "float16", "bfloat16")
+        axes = {"dtype": dtypes, "attention": ("eager", "sdpa", "flash_attention_2")}
+        return [run_of(grid(**few, **axes, device=("cpu", "cuda:0")))]
+    assert name == "many batch sizes"
+    return [run_of(both(**few | {"batch_size": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)}))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "default names",
+        "newer names",
+        "long names",
+        "no spaces",
+        "many combinations",
+        "many batch sizes",
+    ],
+)
+def test_many_lines_and_long_names_leave_the_panels_their_room(name: str) -> None:
+    """Warnings are errors here: a layout that does not work would give one."""
+    for _, figure in draw_charts(Material(tuple(crowd(name)))):
+        assert outside(figure) == []
+        renderer = rendered(figure)
+        panels = [axes.get_window_extent(renderer) for axes in figure.axes]
+        dpi = figure.dpi
+        # A map is smaller than others.
+        assert all(box.width / dpi > 3.5 and box.height / dpi > 1.8 for box in panels)
+        below = [figure._supxlabel, *figure.legends]  # type: ignore[attr-defined]
+        boxes = [text.get_window_extent(renderer) for text in below]
+        whole = [axes.get_tightbbox(renderer) for axes in figure.axes]
+        pairs = itertools.combinations([*boxes, *(box for box in whole if box)], 2)
+        assert [pair for pair in pairs if overlap(*pair)] == []
+
+
+def overlap(a: BboxBase, b: BboxBase) -> bool:
+    """Whether two boxes share more than an edge."""
+    shared = BboxBase.intersection(a, b)
+    return shared is not None and shared.width > 2 and shared.height > 2
+
+
+@pytest.mark.parametrize("name", ["default names", "newer names", "long names"])
+def test_long_labels_are_broken_and_not_cut(name: str) -> None:
+    figure = draw("total_time", *crowd(name))
+    labels = {label for axes in figure.axes for label in lines_of(axes)}
+    shown = [" ".join(text.split()) for text in legend_texts(figure)]
+    # A label may be broken behind a hyphen, where there is no space.
+    assert {text.replace("- ", "-") for text in shown} == labels
+    assert len(shown) == len(set(shown))
+
+
+def test_the_legend_stands_below_the_panels() -> None:
     run = run_of(grid(batch_size=(1, 2, 3, 4, 5, 6)))
     figure = draw("total_time", run)
-    assert figure.axes[0].get_legend() is None
+    renderer = rendered(figure)
+    (legend,) = figure.legends
     assert len(legend_texts(figure)) == 12
-    assert outside(figure) == []
+    top = legend.get_window_extent(renderer).y1
+    assert top < min(axes.get_window_extent(renderer).y0 for axes in figure.axes)
 
 
-@pytest.mark.xfail(reason="says `Medians of 1 samples`")
-def test_one_sample_is_no_plural() -> None:
-    text = caption(draw("total_time", run_of(grid(repeats=1))))
-    assert "1 samples" not in text
+def test_the_title_names_all_machines_of_a_panel() -> None:
+    runs = [run_of(grid(), n, environment=machine(f"{n} CPU")) for n in ("First", "Second")]
+    assert draw("total_time", *runs).axes[0].get_title() == "cpu: First CPU / Second CPU"
+
+
+@pytest.mark.parametrize(
+    ("repeats", "words"), [(1, "Medians of 1 sample;"), (2, "Medians of 2 samples;")]
+)
+def test_one_sample_is_no_plural(repeats: int, words: str) -> None:
+    assert words in caption(draw("total_time", run_of(grid(repeats=repeats))))
+
+
+def test_what_is_not_known_of_a_case_is_not_none_in_the_caption() -> None:
+    samples = [dataclasses.replace(s, attention_used=None, prompt_tokens=1) for s in grid()]
+    text = caption(draw("total_time", run_of(samples)))
+    assert "unknown attention" in text
+    assert "prompt of 1 token." in text
+
+
+def test_weights_of_several_sizes_are_told_apart() -> None:
+    samples = [
+        dataclasses.replace(s, weights_bytes=len(s.model) << 20) for s in grid(model=("a", "gpt2"))
+    ]
+    shown = lines_of(draw("memory", run_of(samples)).axes[0])
+    weights = {label: line for label, line in shown.items() if label.startswith("weights")}
+    assert list(weights) == ["weights of a, float32", "weights of gpt2, float32"]
+    assert [line.get_ydata()[0] for line in weights.values()] == [1, 4]  # type: ignore[index]
+    assert len({style(line) for line in weights.values()}) == 2
+
+
+def test_a_batch_size_has_no_half() -> None:
+    (axes,) = draw("throughput", run_of(grid(batch_size=(1, 2)))).axes
+    assert [float(x).is_integer() for x in axes.get_xticks()] == [True] * len(axes.get_xticks())
+
+
+@pytest.mark.parametrize("ends", [(0.9, 1.2), (0.15, 0.8), (0.3, 4), (0.02, 3), (0.01, 500)])
+def test_a_logarithmic_axis_has_numbers_whatever_its_length(ends: tuple[float, float]) -> None:
+    rows = [compared(ratio, ratio_ci95_low=None, ratio_ci95_high=None) for ratio in ends]
+    figure = ratio_chart(rows, ["a", "b"], 0.05)
+    rendered(figure)
+    low, high = figure.axes[0].get_xlim()
+    # The other axis has names.
+    texts = [text.get_text() for text in tick_labels(figure.axes[0])]
+    shown = [float(text) for text in texts if text and text not in "ab"]
+    assert 3 <= len(shown) <= 14
+    assert all(low <= number <= high for number in shown)
 
 
 # Files
@@ -815,3 +1174,82 @@ def test_the_prompt_of_a_fixed_length_is_labelled_by_it() -> None:
     samples = [s for n in (8, 16) for s in samples_of(make_case(prompt=Prompt.of_tokens(n)), 1.0)]
     shown = lines_of(draw("total_time", run_of(samples)).axes[0])
     assert set(shown) == {f"{ON}, tokens:8", f"{ON}, tokens:16"}
+
+
+def test_long_labels_of_ratios_are_broken_and_not_cut() -> None:
+    names = [f"gpt2-2026112{n}-093012, {LONG}, cuda:0, bfloat16, dynamic, batch 8" for n in (1, 2)]
+    rows = [compared(1.2, b=name) for name in names]
+    figure = ratio_chart(rows, names, 0.05)
+    (axes,) = figure.axes
+    shown = [" ".join(t.get_text().split()) for t in axes.get_yticklabels()]
+    assert [text.replace("- ", "-") for text in shown] == names[::-1]
+    assert outside(figure) == []
+    boxes = [text.get_window_extent(rendered(figure)) for text in axes.get_yticklabels()]
+    assert not boxes[0].overlaps(boxes[1])
+
+
+def test_rows_that_are_called_the_same_have_their_number() -> None:
+    (axes,) = ratio_chart([compared(1.2), compared(1.1)], ["明天", "今天"], 0.05).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["row 2: ??", "row 1: ??"]
+
+
+def test_the_marks_of_ratios_are_explained() -> None:
+    rows = [compared(1.2, verdict="slower"), compared(1.0, verdict="unclear")]
+    (axes,) = ratio_chart(rows, ["a", "b"], 0.05).axes
+    assert axes.get_xlabel().endswith("grey: less than 5 % either way; ▲ slower; ● unclear")
+
+
+# What theory says
+
+
+def test_floors_are_dashed_beside_what_was_measured(everything: Run) -> None:
+    for name, field in (
+        ("total_time", "floor_s"),
+        ("speedup", "expected_speedup"),
+        ("memory", "expected_cache_bytes"),
+    ):
+        cases = [case for case in summarise_run(everything) if getattr(case, field) is not None]
+        cached = [case for case in cases if name == "total_time" or case.cache != "off"]
+        found = {
+            round(float(y), 9)
+            for line in thin_lines(draw(name, everything))
+            for y in line.get_ydata()
+        }
+        scale = 2**-20 if name == "memory" else 1.0
+        assert {round(getattr(case, field) * scale, 9) for case in cached} <= found
+        assert "short dashes" in caption(draw(name, everything))
+
+
+def thin_lines(figure: Figure) -> list[Any]:
+    return [
+        line
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_linewidth() == 1 and line.get_marker() in ("None", "", None)
+    ]
+
+
+def test_without_rates_nothing_is_said_of_theory() -> None:
+    for name in ("total_time", "speedup", "memory"):
+        assert "short dashes" not in caption(draw(name, run_of(grid())))
+
+
+def test_the_roof_has_its_ridge_where_bandwidth_meets_arithmetic() -> None:
+    rates = make_rates(read_bytes_per_s=10e9, flops_per_s={"float32": 100e9})
+    run = run_of(grid(), environment=make_environment(rates=(rates,)))
+    axes = draw("roofline", run).axes[0]
+    roof = next(line for line in axes.lines if str(line.get_label()).startswith("roof"))
+    assert roof.get_label() == "roof, float32, as probed"
+    assert (10.0, pytest.approx(0.1)) in list(zip(*roof.get_data(), strict=True))
+    arms = {line.get_label(): line for line in axes.lines if line is not roof}
+    cases = {(c.cache, c.max_new_tokens): c for c in summarise_run(run)}
+    for cache, label in (("off", OFF), ("dynamic", ON)):
+        found = list(zip(*arms[label].get_data(), strict=True))
+        expected = [cases[cache, n] for n in (10, 50, 100)]
+        assert found == [
+            (
+                pytest.approx(c.flops / c.moved_bytes),  # type: ignore[operator]
+                pytest.approx(c.flops / c.total_s_median / 1e12),  # type: ignore[operator]
+            )
+            for c in expected
+        ]

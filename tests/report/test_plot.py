@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvbench.analysis.summary import summarise_cases
 from kvbench.case import Case
+from kvbench.report import plot
 from kvbench.report.plot import speedup_bars
 from tests.report.saved import grid, run_of, time_of
 
@@ -72,3 +74,24 @@ def test_without_a_pair_there_is_no_plot() -> None:
     assert speedup_bars(run_of(grid(cache=("dynamic",)))) == []
     assert speedup_bars(run_of(grid(cache=("off",)))) == []
     assert speedup_bars(run_of([])) == []
+
+
+def test_a_summary_that_there_is_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(grid())
+    expected, cases = speedup_bars(run), summarise_cases(run.samples)
+    monkeypatch.setattr(plot, "summarise_cases", lambda samples: 1 / 0)
+    assert speedup_bars(run, cases=cases) == expected
+    assert expected
+
+
+def test_prompts_stand_in_the_heads_as_they_are() -> None:
+    bars = speedup_bars(run_of(grid(prompt=("明天", "今天"))))
+    assert sorted(line for line in bars if line.endswith(":")) == [
+        "cpu, cache on (dynamic), text:今天:",
+        "cpu, cache on (dynamic), text:明天:",
+    ]
+
+
+def test_one_length_of_several_batch_sizes_is_a_block_each() -> None:
+    bars = speedup_bars(run_of(grid(batch_size=(1, 2), max_new_tokens=(10,))))
+    assert bars[::3] == [f"cpu, cache on (dynamic), batch {n}:" for n in (1, 2)]

@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 from kvbench.report.figures.material import Material
-from kvbench.report.figures.registry import CHARTS, Chart, draw_charts, to_bytes, write_charts
+from kvbench.report.figures.registry import (
+    CHARTS,
+    Chart,
+    check_charts,
+    draw_charts,
+    image_kind,
+    to_bytes,
+    write_charts,
+)
 
-__all__ = ["CHARTS", "Chart", "Material", "draw_charts", "to_bytes", "write_charts"]
+__all__ = [
+    "CHARTS",
+    "Chart",
+    "Material",
+    "check_charts",
+    "draw_charts",
+    "image_kind",
+    "to_bytes",
+    "write_charts",
+]

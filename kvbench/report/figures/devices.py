@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kvbench.report.figures.material import Entry, Line, Material
-from kvbench.report.figures.style import (
-    add_caption,
-    drawable,
-    legend,
-    line_style,
-    panels,
-    plain_log,
-)
+from kvbench.report.figures.labels import drawable
+from kvbench.report.figures.layout import finish, fold, panels
+from kvbench.report.figures.lines import Entry, Line, along_of
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.style import bar_styles, line_style, plain_log, x_label
 from kvbench.report.units import seconds, significant
 
 if TYPE_CHECKING:
@@ -21,90 +18,98 @@ if TYPE_CHECKING:
 
 __all__ = ["devices"]
 
-_HATCHES = ("", "//", "..", "xx")
-_DASHES = ("-", "--", ":", "-.")
+_MODEL = ("model", "weights", "dtype", "attention", "prompt")
+_BAR = 0.54
+"""Inches of a bar, which the number above it fits into."""
 
 
 def devices(material: Material) -> Figure | None:
-    """Time on each kind of device at the longest length that all have, and against length."""
-    names = list(dict.fromkeys(_place(entry) for entry in material.entries))
-    if len({name.split(":")[0] for name, _ in names}) < 2:
+    """Time on each kind of device at the longest length that they share, and against length."""
+    compared = _compared(material.entries)
+    if compared is None:
         return None
-    common = _longest_common(material.entries, names)
-    if common is None:
-        return None
-    figure, grid = panels(2)
+    places = _by_place(compared)
+    most = max(map(len, places.values()))
+    width = max(5.0, 0.8 + _BAR * len(places) * (most + 1))
+    figure, grid = panels(2, width=(width + 5.0) / 2, gridspec_kw={"width_ratios": (width, 5.0)})
     bars, lines = grid[0]
-    _draw_bars(bars, common, names)
-    for line in _alike(material, common[0]):
-        place = names.index(_place(line.entries[0]))
-        style = line_style(line) | {"linestyle": _DASHES[place % len(_DASHES)]}
-        style["label"] = drawable(f"{line.device}, {style['label']}")
-        lines.plot(line.sizes("max_new_tokens"), line.values("total_s_median"), **style)
+    _draw_bars(bars, places, material.lines(set(compared).__contains__), width)
+    drawn = _lines_through(material, compared[0])
+    for line in drawn:
+        lines.plot(line.sizes, line.values("total_s_median"), **line_style(line))
     plain_log(lines, "y")
-    lines.set_xlabel("New tokens per sequence")
+    lines.set_xlim(left=0)
+    lines.set_xlabel(x_label(drawn))
     lines.set_ylabel("Time of the whole generation (s)")
-    legend(figure, [lines])
-    add_caption(figure, common, "no spread shown")
+    finish(figure, (bars, lines), compared, "no spread shown")
     return figure
 
 
-def _place(entry: Entry) -> tuple[str, str]:
-    return entry.case.device, entry.hardware
+def _compared(entries: Sequence[Entry]) -> list[Entry] | None:
+    """The entries of one case: of those timed on most devices the longest, all its strategies.
 
-
-def _work(entry: Entry) -> tuple[object, ...]:
-    case = entry.case
-    return (
-        case.model,
-        case.weights,
-        case.dtype,
-        case.attention,
-        case.batch_size,
-        case.prompt,
-        case.max_new_tokens,
+    A CPU and a GPU have to be among the devices.
+    """
+    by_work: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        work = tuple(entry.value(field) for field in (*_MODEL, "batch_size", "max_new_tokens"))
+        by_work.setdefault(work, []).append(entry)
+    shared = [members for members in by_work.values() if len({_kind(e) for e in members}) > 1]
+    return max(
+        shared,
+        key=lambda members: (len(_by_place(members)), members[0].case.max_new_tokens),
+        default=None,
     )
 
 
-def _longest_common(entries: tuple[Entry, ...], names: list[tuple[str, str]]) -> list[Entry] | None:
-    """The entries of the longest case that was timed on all devices, all strategies of it."""
-    by_work: dict[tuple[object, ...], list[Entry]] = {}
+def _kind(entry: Entry) -> str:
+    return entry.case.device.split(":")[0]
+
+
+def _by_place(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """Entries by device and hardware."""
+    found: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        by_work.setdefault(_work(entry), []).append(entry)
-    on_all = [m for m in by_work.values() if {_place(e) for e in m} == set(names)]
-    return max(on_all, key=lambda m: m[0].case.max_new_tokens, default=None)
+        found.setdefault((entry.case.device, entry.hardware), []).append(entry)
+    return found
 
 
-def _alike(material: Material, example: Entry) -> list[Line]:
-    def without_length(entry: Entry) -> tuple[object, ...]:
-        return _work(entry)[:-1]
+def _lines_through(material: Material, example: Entry) -> list[Line]:
+    """The lines of all devices and strategies that are like an entry in all but a size."""
 
-    lines = material.lines("max_new_tokens")
-    return [ln for ln in lines if without_length(ln.entries[0]) == without_length(example)]
+    def is_like(entry: Entry, fields: Sequence[str]) -> bool:
+        return all(entry.value(field) == example.value(field) for field in fields)
+
+    along = along_of([entry for entry in material.entries if is_like(entry, _MODEL)])
+    across = "batch_size" if along == "max_new_tokens" else "max_new_tokens"
+    fields = (*_MODEL, across)
+    return material.lines(lambda entry: is_like(entry, fields), along, across_devices=True)
 
 
-def _draw_bars(axes: Axes, entries: list[Entry], names: list[tuple[str, str]]) -> None:
-    caches = list(dict.fromkeys(entry.case.cache for entry in entries))
-    width = 0.8 / len(caches)
+def _draw_bars(
+    axes: Axes,
+    places: dict[tuple[str, str], list[Entry]],
+    lines: Sequence[Line],
+    inches_wide: float,
+) -> None:
+    styles = bar_styles(lines)
+    labels = {entry: line.label for line in lines for entry in line.entries}
+    entries = [entry for members in places.values() for entry in members]
     slowest = max(entry.case.total_s_median or 0.0 for entry in entries)
-    colours = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
-    for entry in entries:
-        number, time = caches.index(entry.case.cache), entry.case.total_s_median or 0.0
-        place = names.index(_place(entry)) + (number - (len(caches) - 1) / 2) * width
-        axes.bar(
-            place,
-            time,
-            width * 0.95,
-            color=colours[number % len(colours)],
-            hatch=_HATCHES[number % len(_HATCHES)],
-            edgecolor="white",
-            label=drawable(f"cache {entry.case.cache}"),
-        )
-        text = f"{seconds(time)}\n{significant(slowest / time)}x"
-        axes.text(place, time, text, ha="center", va="bottom", fontsize=8)
-    ticks = [f"{drawable(device)}\n{drawable(hardware)[:40]}" for device, hardware in names]
-    axes.set_xticks(range(len(names)), ticks, fontsize=8)
+    # One width for all, and room between the devices for one bar.
+    width = 1 / (max(map(len, places.values())) + 1)
+    for number, members in enumerate(places.values()):
+        for rank, entry in enumerate(members):
+            time = entry.case.total_s_median or 0.0
+            place = number + (rank - (len(members) - 1) / 2) * width
+            axes.bar(place, time, width * 0.95, **styles[labels[entry]])
+            text = f"{seconds(time)}\n{significant(slowest / time)}x"
+            axes.text(place, time, text, ha="center", va="bottom", fontsize=8)
+    room = (inches_wide - 0.8) / len(places) * 0.95
+    ticks = [f"{fold(drawable(d), room, 8)}\n{fold(drawable(h), room, 8)}" for d, h in places]
+    axes.set_xticks(range(len(places)), ticks, fontsize=8)
     axes.margins(y=0.2)
     axes.grid(visible=False)
     axes.set_ylabel(f"Time of {entries[0].case.max_new_tokens} new tokens (s)")
-    axes.set_title("Below the time: how many times as fast as the slowest", fontsize=9)
+    head = "Below the time: how many times as fast as the slowest"
+    axes.set_title(fold(head, inches_wide - 0.7, 9), fontsize=9)

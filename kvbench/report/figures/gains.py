@@ -2,121 +2,146 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvbench.report.figures.material import Entry, Line, Material, entries_of, has_pair
-from kvbench.report.figures.style import (
-    add_caption,
-    device_panels,
-    drawable,
-    few_samples,
-    from_zero,
-    legend,
-    line_style,
-    panels,
-)
-from kvbench.report.units import significant
+from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
+from kvbench.report.figures.lines import Entry, Line, entries_of, has_pair
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.style import draw_theory, few_samples, line_style
+from kvbench.report.units import significant, times
 from kvbench.report.words import speedup_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 __all__ = ["speedup", "speedup_map", "throughput"]
 
-_MAP = ("run", "model", "weights", "device", "dtype", "attention", "cache", "prompt")
+_MAPS_IN_A_ROW = 3
 
 
 def speedup(material: Material) -> Figure | None:
     """Speed-up against new tokens, one line per batch size, with the line at 1."""
-    lines = material.lines("max_new_tokens", has_pair)
+    lines = material.lines(has_pair)
     if not lines:
         return None
-    shown = device_panels(lines, ("Time without the cache / with it",), "New tokens per sequence")
+    shown = device_panels(lines, ("Time without the cache / with it",))
+    expected = False
     for (axes,), here in shown.columns:
-        for number, line in enumerate(here):
-            # All are cached: the colour is free to tell the lines apart.
-            _draw_gain(axes, line, line_style(line, number))
+        for line in here:
+            _draw_gain(axes, line)
+            expected = draw_theory(axes, line, "expected_speedup") or expected
         axes.axhline(1, color="0.35", linewidth=1)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
         axes.annotate(
             "as fast as without", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place
         )
     from_zero(shown)
-    legend(shown.figure, shown.grid[0])
     entries = entries_of(lines)
     bands = "range over the rounds" if few_samples(entries) else "95 % bootstrap interval"
-    add_caption(shown.figure, entries, f"bands: {bands}")
+    marks = f"bands: {bands}{'; short dashes: expected from the floors' * expected}"
+    finish(shown.figure, shown.grid[0], entries, marks)
     return shown.figure
 
 
 def throughput(material: Material) -> Figure | None:
     """Tokens per second of the whole batch against batch size, at the longest length."""
-    lines = [line for line in material.lines("batch_size") if len(line.entries) > 1]
-    if not lines:
+    sweeps = [line for line in material.lines(along="batch_size") if len(line.entries) > 1]
+    chosen = set(_longest(sweeps))
+    if not chosen:
         return None
-    # All lengths would be a thicket.
-    longest = max(line.entries[0].case.max_new_tokens for line in lines)
-    lines = [line for line in lines if line.entries[0].case.max_new_tokens == longest]
-    shown = device_panels(
-        lines,
-        ("New tokens of the batch per second",),
-        f"Batch size (sequences), {longest} new tokens each",
-    )
+    # Once more, so that a length is in the labels only where lines differ in it.
+    lines = material.lines(chosen.__contains__, "batch_size")
+    shown = device_panels(lines, ("New tokens of the batch per second",))
     for (axes,), here in shown.columns:
         for line in here:
-            rates = line.values("tokens_per_s_median")
-            axes.plot(line.sizes("batch_size"), rates, **line_style(line))
+            axes.plot(line.sizes, line.values("tokens_per_s_median"), **line_style(line))
     from_zero(shown)
-    legend(shown.figure, shown.grid[0])
-    add_caption(shown.figure, entries_of(lines), "no spread shown")
+    finish(shown.figure, shown.grid[0], entries_of(lines), "no spread shown")
     return shown.figure
 
 
 def speedup_map(material: Material) -> Figure | None:
     """A heat map of the speed-up over batch size and new tokens, the numbers in the cells."""
-    maps: dict[tuple[object, ...], list[Entry]] = {}
-    for entry in entries_of(material.lines("max_new_tokens", has_pair)):
-        maps.setdefault(tuple(entry.value(name) for name in _MAP), []).append(entry)
+    from matplotlib.colors import LogNorm
+
     # A map of one row is a line, and has a chart of its own.
-    shown = [members for members in maps.values() if min(_sides(members)) > 1]
-    if not shown:
+    maps = [(head, cells) for head, cells in material.grids(has_pair) if min(_sides(cells)) > 1]
+    if not maps:
         return None
-    figure, grid = panels(len(shown), height=3.2)
-    for axes, members in zip(grid[0], shown, strict=True):
-        _draw_map(axes, members)
-    entries = [entry for members in shown for entry in members]
-    add_caption(figure, entries, "number: time without the cache over time with it")
+    entries = [entry for _, cells in maps for entry in cells]
+    rows = math.ceil(len(maps) / _MAPS_IN_A_ROW)
+    batches, lengths = map(max, zip(*(_sides(cells) for _, cells in maps), strict=True))
+    # A number has the room that it needs, whatever the size of the grid.
+    width, height = max(4.5, 0.7 + 0.55 * lengths), max(3.0, 0.9 + 0.3 * batches)
+    figure, grid = panels(math.ceil(len(maps) / rows), rows, width=width, height=height)
+    values = [entry.case.speedup for entry in entries if entry.case.speedup is not None]
+    # Ratios: twice as fast is as far from 1 as half as fast. One norm, so that maps compare.
+    least, most = min(values), max(values)
+    norm = LogNorm(least, most)
+    for axes, (head, cells) in zip(grid.flat, maps, strict=False):
+        _draw_map(axes, cells, norm)
+        axes.set_title(fold(head, width - 0.7, 10), fontsize=10)
+    for axes in list(grid.flat)[len(maps) :]:
+        axes.remove()
+    marks = "number: time without the cache over time with it; colour: the same scale in all maps"
+    finish(figure, [], entries, f"{marks}, {times(least)} dark to {times(most)} bright")
     return figure
 
 
-def _draw_gain(axes: Axes, line: Line, style: dict[str, Any]) -> None:
-    tokens, middle = line.sizes("max_new_tokens"), line.values("speedup")
-    axes.plot(tokens, middle, **style)
+def _draw_gain(axes: Axes, line: Line) -> None:
+    middle, style = line.values("speedup"), line_style(line)
+    axes.plot(line.sizes, middle, **style)
     ranges = (speedup_range(entry.case) for entry in line.entries)
     ends = [found or (m, m) for found, m in zip(ranges, middle, strict=True)]
     low, high = [low for low, _ in ends], [high for _, high in ends]
-    axes.fill_between(tokens, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.fill_between(line.sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
-def _sides(members: list[Entry]) -> tuple[int, int]:
-    batches = {entry.case.batch_size for entry in members}
-    return len(batches), len({entry.case.max_new_tokens for entry in members})
+def _longest(lines: Sequence[Line]) -> list[Entry]:
+    """Of lines along the batch size those of the longest length; all lengths would be a thicket.
+
+    What differs in the strategy alone is shown at the longest length that all strategies have, or,
+    where there is none, each at its own.
+    """
+    found: list[Line] = []
+    alike: dict[tuple[object, ...], list[Line]] = {}
+    for line in lines:
+        first = line.entries[0]
+        fields = ("run", "model", "weights", "device", "dtype", "attention", "prompt")
+        alike.setdefault(tuple(first.value(field) for field in fields), []).append(line)
+    for members in alike.values():
+        lengths: dict[str, set[int]] = {}
+        for line in members:
+            lengths.setdefault(line.cache, set()).add(_length(line))
+        shared = set.intersection(*lengths.values())
+        best = {cache: max(shared or own) for cache, own in lengths.items()}
+        found += [line for line in members if _length(line) == best[line.cache]]
+    return entries_of(found)
 
 
-def _draw_map(axes: Axes, members: list[Entry]) -> None:
-    from matplotlib.colors import LogNorm
+def _length(line: Line) -> int:
+    return line.entries[0].case.max_new_tokens
 
-    batches = sorted({entry.case.batch_size for entry in members})
-    tokens = sorted({entry.case.max_new_tokens for entry in members})
+
+def _sides(cells: Sequence[Entry]) -> tuple[int, int]:
+    """How many batch sizes and how many lengths there are."""
+    batches = {entry.case.batch_size for entry in cells}
+    return len(batches), len({entry.case.max_new_tokens for entry in cells})
+
+
+def _draw_map(axes: Axes, cells: Sequence[Entry], norm: Normalize) -> None:
+    batches = sorted({entry.case.batch_size for entry in cells})
+    tokens = sorted({entry.case.max_new_tokens for entry in cells})
     values = np.full((len(batches), len(tokens)), np.nan)
-    for entry in members:
+    for entry in cells:
         place = batches.index(entry.case.batch_size), tokens.index(entry.case.max_new_tokens)
         values[place] = entry.case.speedup
-    # Ratios: twice as fast is as far from 1 as half as fast.
-    norm = LogNorm(np.nanmin(values), np.nanmax(values))
     axes.imshow(values, cmap="cividis", norm=norm, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else f"{significant(float(value))}x"
@@ -127,5 +152,3 @@ def _draw_map(axes: Axes, members: list[Entry]) -> None:
     axes.grid(visible=False)
     axes.set_xlabel("New tokens per sequence")
     axes.set_ylabel("Batch size (sequences)")
-    first = members[0].case
-    axes.set_title(drawable(f"{first.device}: {first.cache}, {first.dtype}"), fontsize=10)

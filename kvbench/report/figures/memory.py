@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kvbench.report.figures.material import Material, entries_of
-from kvbench.report.figures.style import (
-    add_caption,
-    device_panels,
-    from_zero,
-    legend,
-    line_style,
-)
+from kvbench.report.figures.labels import distinct
+from kvbench.report.figures.layout import device_panels, finish, from_zero
+from kvbench.report.figures.lines import Entry, entries_of, label_of
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.style import draw_theory, level_style, line_style
 from kvbench.report.units import MIB
 from kvbench.strategies import BASELINE
 
@@ -23,40 +21,53 @@ __all__ = ["energy", "memory"]
 
 def memory(material: Material) -> Figure | None:
     """Peak memory with the weights as a base line above, exact cache bytes below."""
-    lines = material.lines("max_new_tokens", lambda case: case.memory_peak_bytes is not None)
+    lines = material.lines(lambda entry: entry.case.memory_peak_bytes is not None)
     if not lines:
         return None
     labels = ("Peak (MiB)", "Keys and values (MiB)")
-    panels = device_panels(lines, labels, "New tokens per sequence", height=3.2)
+    panels = device_panels(lines, labels, height=3.2)
+    weights = _weights(material, entries_of(lines))
+    expected = False
     for (peaks, caches), here in panels.columns:
         for line in here:
-            tokens = line.sizes("max_new_tokens")
-            peaks.plot(tokens, line.values("memory_peak_bytes", 1 / MIB), **line_style(line))
+            peaks.plot(line.sizes, line.values("memory_peak_bytes", 1 / MIB), **line_style(line))
             if line.cache != BASELINE:
                 held = line.values("kv_cache_bytes", 1 / MIB)
-                caches.plot(tokens, held, **line_style(line))
-        for size in dict.fromkeys(entry.case.weights_bytes for entry in entries_of(here)):
-            if size is not None:
-                peaks.axhline(size / MIB, color="0.35", linewidth=1, linestyle=":", label="weights")
+                caches.plot(line.sizes, held, **line_style(line))
+                expected = draw_theory(caches, line, "expected_cache_bytes", 1 / MIB) or expected
+        drawn = {entry.case.weights_bytes for entry in entries_of(here)}
+        for number, (size, label) in enumerate(weights.items()):
+            if size in drawn:
+                peaks.axhline(size / MIB, label=label, **level_style(number))
     from_zero(panels)
-    legend(panels.figure, panels.grid[0])
     method = "peak: the resident set on a CPU, NVML's used memory on a GPU"
-    add_caption(panels.figure, entries_of(lines), method)
+    method += "; short dashes: the cache by theory" * expected
+    finish(panels.figure, panels.grid[0], entries_of(lines), method)
     return panels.figure
 
 
 def energy(material: Material) -> Figure | None:
     """Joules of the whole board per new token against new tokens."""
-    lines = material.lines("max_new_tokens", lambda case: case.energy_j_per_token is not None)
+    lines = material.lines(lambda entry: entry.case.energy_j_per_token is not None)
     if not lines:
         return None
-    labels = ("Energy of the board per new token (J)",)
-    panels = device_panels(lines, labels, "New tokens per sequence")
+    panels = device_panels(lines, ("Energy of the board per new token (J)",))
     for (axes,), here in panels.columns:
         for line in here:
-            tokens = line.sizes("max_new_tokens")
-            axes.plot(tokens, line.values("energy_j_per_token"), **line_style(line))
+            axes.plot(line.sizes, line.values("energy_j_per_token"), **line_style(line))
     from_zero(panels)
-    legend(panels.figure, panels.grid[0])
-    add_caption(panels.figure, entries_of(lines), "NVML's energy counter")
+    finish(panels.figure, panels.grid[0], entries_of(lines), "NVML's energy counter")
     return panels.figure
+
+
+def _weights(material: Material, entries: Sequence[Entry]) -> dict[int, str]:
+    """The sizes of the weights, and whose they are where there are several."""
+    owners: dict[int, dict[str, None]] = {}
+    for entry in entries:
+        if entry.case.weights_bytes is not None:
+            name = label_of(entry, ("model", "dtype"), material.texts)
+            owners.setdefault(entry.case.weights_bytes, {})[name] = None
+    if len(owners) == 1:
+        return dict.fromkeys(owners, "weights")
+    labels = [f"weights of {' / '.join(names)}" for names in owners.values()]
+    return dict(zip(owners, distinct(labels, "weights", length=1000), strict=True))

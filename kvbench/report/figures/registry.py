@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import UserError, check_choice
 from kvbench.records.files import write_atomically
 from kvbench.report.figures.devices import devices
 from kvbench.report.figures.gains import speedup, speedup_map, throughput
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.memory import energy, memory
 from kvbench.report.figures.phases import phases
+from kvbench.report.figures.roofline import roofline
 from kvbench.report.figures.style import RC
 from kvbench.report.figures.tokens import token_latency
 from kvbench.report.figures.totals import total_time
@@ -22,7 +23,15 @@ from kvbench.report.figures.totals import total_time
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CHARTS", "Chart", "draw_charts", "to_bytes", "write_charts"]
+__all__ = [
+    "CHARTS",
+    "Chart",
+    "check_charts",
+    "draw_charts",
+    "image_kind",
+    "to_bytes",
+    "write_charts",
+]
 
 
 @dataclass(frozen=True)
@@ -69,27 +78,40 @@ CHARTS: dict[str, Chart] = {
             devices,
         ),
         Chart("phases", "Prefill and decode", "Which phase does the cache help?", phases),
+        Chart(
+            "roofline",
+            "Roofline",
+            "How near does each arm come to what the device allows?",
+            roofline,
+        ),
         Chart("energy", "Energy", "What does a token cost in energy?", energy),
     )
 }
 """In the order of the report."""
 
 
+def check_charts(names: Iterable[str]) -> None:
+    """Refuse names of charts that there are not.
+
+    Raises:
+        UserError: there is no chart of one of these names.
+    """
+    for name in names:
+        check_choice("--chart", "chart", name, CHARTS)
+
+
 def draw_charts(
     material: Material, names: Sequence[str] | None = None
 ) -> Iterator[tuple[Chart, Figure]]:
-    """Draw the charts whose data exist, or those of the names given.
+    """Draw the charts whose data exist, or those of the names given, each once.
 
     Raises:
         UserError: there is no chart of that name.
     """
     import matplotlib as mpl
 
-    for name in names or ():
-        if name not in CHARTS:
-            hint = did_you_mean(name, CHARTS)
-            raise UserError(f"--chart: no chart '{name}'; known: {', '.join(CHARTS)}{hint}")
-    for name in names or CHARTS:
+    check_charts(names or ())
+    for name in dict.fromkeys(names or CHARTS):
         with mpl.rc_context(RC):
             figure = CHARTS[name].draw(material)
         if figure is not None:
@@ -108,6 +130,18 @@ def write_charts(
             write_atomically(path, to_bytes(figure, kind))
             paths.append(path)
     return paths
+
+
+def image_kind(option: str, path: Path) -> str:
+    """`png` or `svg`, by a file's name.
+
+    Raises:
+        UserError: it is neither.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise UserError(f"{option}: '{path}' is neither a .png nor a .svg.")
+    return kind
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:

@@ -1,179 +1,150 @@
-"""How all charts look: colours, captions, panels; text that the font can draw."""
+"""How all charts look: colours, markers, dashes, hatches and axes."""
 
 from __future__ import annotations
 
-import textwrap
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
-from kvbench.report.figures.material import Entry, Line
-from kvbench.text import printable
+from kvbench.report.figures.labels import FONT
+from kvbench.report.figures.lines import KINDS, Entry, Line, entries_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
+    "COLOURS",
     "RC",
-    "Panels",
-    "add_caption",
-    "device_panels",
-    "drawable",
+    "bar_styles",
+    "draw_theory",
     "few_samples",
-    "from_zero",
-    "legend",
+    "level_style",
     "line_style",
-    "panels",
     "plain_log",
+    "theory_style",
+    "x_label",
 ]
 
 # Okabe and Ito's colours: told apart by colour-blind people, and, with the markers, in grey.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 2)),
+    (0, (1, 1.5)),
+    (0, (7, 2, 1, 2)),
+    (0, (9, 3)),
+    (0, (4, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (1, 3.5)),
+)
+_HATCHES = ("", "//", "..", "xx", "\\\\", "--", "OO")
 
 RC: dict[Any, Any] = {
     "svg.hashsalt": "kvbench",  # The same bytes each time.
     "svg.fonttype": "path",
     "font.size": 10,
-    "font.family": "DejaVu Sans",  # Comes with matplotlib, so that it is the same everywhere.
+    "font.family": FONT,
     "text.parse_math": False,  # A dollar sign in a name begins no formula.
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "hatch.linewidth": 0.8,
+    "legend.handlelength": 5.0,  # The longest dash is seen once as a whole.
 }
 
 
-@dataclass(frozen=True)
-class Panels:
-    """A figure with a column of axes for each device.
+def x_label(lines: Sequence[Line]) -> str:
+    """What lines run along; along the batch size, the length too where they share one."""
+    if lines[0].along == "max_new_tokens":
+        return "New tokens per sequence"
+    lengths = {entry.case.max_new_tokens for entry in entries_of(lines)}
+    each = f", {lengths.pop()} new tokens each" if len(lengths) == 1 else ""
+    return f"Batch size (sequences){each}"
 
-    Attributes:
-        columns: for each device its axes from top to bottom, and its lines.
+
+def plain_log(axes: Axes, name: Literal["x", "y"], ticks: Sequence[float] | None = None) -> None:
+    """A logarithmic axis with plain numbers: mathematical text is switched off.
+
+    To be called when all is drawn. Without `ticks`, the numbers are closer together than powers of
+    ten where the axis is short.
     """
-
-    figure: Figure
-    grid: Any
-    columns: tuple[tuple[Sequence[Axes], list[Line]], ...]
-
-
-def device_panels(
-    lines: Sequence[Line], labels: Sequence[str], bottom: str, *, height: float = 4.2
-) -> Panels:
-    """Axes for lines, both from zero: a column a device, a row for each label of a y axis."""
-    devices = list(dict.fromkeys(line.device for line in lines))
-    figure, grid = panels(len(devices), len(labels), height=height, sharex="row")
-    columns = []
-    for number, device in enumerate(devices):
-        here = [line for line in lines if line.device == device]
-        column = grid[:, number]
-        column[0].set_title(drawable(f"{device}: {here[0].entries[0].hardware}"), fontsize=10)
-        column[-1].set_xlabel(bottom)
-        for axes, label in zip(column, labels, strict=True):
-            axes.set_ylabel(label)
-        columns.append((column, here))
-    return Panels(figure, grid, tuple(columns))
-
-
-def from_zero(panels: Panels) -> None:
-    """Begin all axes at zero, once everything is drawn."""
-    for axes in panels.grid.flat:
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-
-
-def plain_log(axes: Axes, name: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers: mathematical text is switched off."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import AutoLocator, FuncFormatter, NullFormatter, NullLocator
 
     axes.set(**{f"{name}scale": "log"})
+    # The limits may have been zero, which has no logarithm.
+    axes.autoscale(axis=name)
     axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = sorted(axes.get_xlim() if name == "x" else axes.get_ylim())
+    digits = "123456789" if high < 10 * low else "125" if high < 1000 * low else "1"
+    if ticks is not None:
+        axis.set_ticks(list(ticks))
+        axis.set_minor_formatter(NullFormatter())
+    elif high < 4 * low:
+        axis.set_major_locator(AutoLocator())
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_minor_formatter(
+            FuncFormatter(lambda value, place: f"{value:g}" if f"{value:e}"[0] in digits else "")
+        )
     axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
-def panels(
-    columns: int, rows: int = 1, *, height: float = 4.2, **options: Any
-) -> tuple[Figure, Any]:
-    """A figure and its grid of axes, `[rows][columns]`."""
-    # No pyplot: no global state, and no window is ever opened.
-    from matplotlib.figure import Figure
-
-    size = (1.5 + 5.0 * columns, 0.8 + height * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def line_style(line: Line, style: int | None = None) -> dict[str, Any]:
-    """Colour and marker by strategy, or by the number `style`; dash by the rest."""
-    number = line.style if style is None else style
+def line_style(line: Line) -> dict[str, Any]:
+    """Colour, marker, dash and label of a line."""
     return {
-        "color": _COLOURS[number % len(_COLOURS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "linestyle": _DASHES[line.dash % len(_DASHES)],
+        "color": COLOURS[line.look.colour],
+        "marker": _MARKERS[line.look.marker],
+        "linestyle": _DASHES[line.look.dash],
         "markersize": 5,
-        "label": drawable(line.label),
+        "label": line.label,
     }
 
 
-def legend(figure: Figure, grid: Iterable[Axes]) -> None:
-    """One entry per line, wherever it is drawn; beside the panels if there are many."""
-    shown = list(grid)
-    entries: dict[str, Any] = {}
-    for axes in shown:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    drawn = list(entries.values()), list(entries)
-    if len(entries) <= 7:
-        shown[0].legend(*drawn, fontsize=8, frameon=False)
-    else:
-        figure.legend(*drawn, loc="outside right upper", fontsize=7, frameon=False)
+def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
+    """Colour, hatch and label of the bars that stand for cases of lines, by the label."""
+    colours = {line.label: line.look.colour for line in lines}
+    used: dict[int, int] = {}
+    # Other hatches for other colours, as far as there are enough, for those who see no colour.
+    step = len(set(colours.values())) % KINDS or 1
+    styles = {}
+    for label, colour in colours.items():
+        before = used.get(colour, 0)
+        used[colour] = before + 1
+        styles[label] = {
+            "color": COLOURS[colour],
+            "hatch": _HATCHES[(colour + before * step) % KINDS],
+            "edgecolor": "white",
+            "label": label,
+        }
+    return styles
 
 
-def add_caption(figure: Figure, entries: Sequence[Entry], marks: str) -> None:
-    """What was measured, on what and with what; `marks` says what the marks mean."""
-    # About 15 characters of this size to the inch.
-    width = int(15 * figure.get_figwidth())
-    text = drawable(_caption(entries, marks))
-    figure.supxlabel(
-        "\n".join(textwrap.wrap(text, width)), fontsize=7.5, x=0.01, ha="left", color="0.3"
-    )
+def level_style(number: int) -> dict[str, Any]:
+    """A grey line without markers across a panel, the so many-th of its kind."""
+    return {"color": "0.35", "linewidth": 1, "linestyle": _DASHES[(2 + number) % KINDS]}
+
+
+def theory_style(line: Line) -> dict[str, Any]:
+    """Thin short dashes in a line's colour, without a marker: what theory says of it."""
+    return {
+        "color": COLOURS[line.look.colour],
+        "linestyle": (0, (2, 2)),
+        "linewidth": 1,
+        "zorder": 3,
+    }
+
+
+def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool:
+    """Draw what theory says of a line's figure; whether it says anything."""
+    values = line.values(field, factor)
+    known = not all(math.isnan(value) for value in values)
+    if known:
+        axes.plot(line.sizes, values, **theory_style(line))
+    return known
 
 
 def few_samples(entries: Iterable[Entry]) -> bool:
     """Whether some case has too few samples for quartiles and intervals."""
     return min(entry.case.samples for entry in entries) < MIN_FOR_INTERVAL
-
-
-def drawable(text: str) -> str:
-    """The text with `?` for what the font has no glyph for, such as Chinese."""
-    from matplotlib import font_manager
-
-    glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
-    return "".join(c if ord(c) in glyphs else "?" for c in printable(text))
-
-
-def _caption(entries: Sequence[Entry], marks: str) -> str:
-    def all_of(field: str) -> str:
-        return "/".join(dict.fromkeys(str(entry.value(field)) for entry in entries))
-
-    hardware = dict.fromkeys(f"{entry.case.device} ({entry.hardware})" for entry in entries)
-    counts = sorted({entry.case.samples for entry in entries})
-    samples = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return (
-        f"{all_of('model')} ({all_of('weights')} weights), {all_of('dtype')}, "
-        f"{'; '.join(hardware)}, {all_of('attention_used')} attention, batch "
-        f"{all_of('batch_size')}, prompt of {all_of('prompt_tokens')} tokens. Medians of "
-        f"{samples} samples; {marks}. "
-        f"{'; '.join(dict.fromkeys(_software(entry) for entry in entries))}"
-    )
-
-
-def _software(entry: Entry) -> str:
-    versions = entry.info.environment.versions
-    names = ("torch", "transformers", "kvbench")
-    software = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
-    return f"{software}, {entry.info.started_at[:10]}"

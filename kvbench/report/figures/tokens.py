@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvbench.report.figures.material import Line, Material
-from kvbench.report.figures.style import (
-    add_caption,
-    device_panels,
-    from_zero,
-    legend,
-    line_style,
-)
+from kvbench.report.figures.layout import device_panels, finish, from_zero
+from kvbench.report.figures.lines import Line
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.style import line_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +17,7 @@ __all__ = ["token_latency"]
 
 def token_latency(material: Material) -> Figure | None:
     """Milliseconds from the token before, against position, of each line's longest case."""
-    lines = material.lines("max_new_tokens", lambda case: case.max_new_tokens > 1)
+    lines = material.lines(lambda entry: entry.case.max_new_tokens > 1, "max_new_tokens")
     found = material.latencies(line.entries[-1] for line in lines)
     drawn = [line for line in lines if _key(line) in found]
     if not drawn:
@@ -32,15 +28,14 @@ def token_latency(material: Material) -> Figure | None:
         for line in here:
             latency = found[_key(line)]
             # A marker a token would hide the line.
-            style = line_style(line) | {"marker": ""}
+            style = line_style(line) | {"markevery": 0.15}
             axes.plot(latency.positions, latency.median * 1000, linewidth=1.2, **style)
             low, high = latency.low * 1000, latency.high * 1000
             band = {"color": style["color"], "alpha": 0.25, "linewidth": 0}
             axes.fill_between(latency.positions, low, high, **band)
     from_zero(panels)
-    legend(panels.figure, panels.grid[0])
     longest = [line.entries[-1] for line in drawn]
-    add_caption(panels.figure, longest, "bands: quartiles over the samples")
+    finish(panels.figure, panels.grid[0], longest, "bands: quartiles over the samples")
     return panels.figure
 
 

@@ -6,16 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.report.figures.material import Line, Material
-from kvbench.report.figures.style import (
-    add_caption,
-    device_panels,
-    few_samples,
-    from_zero,
-    legend,
-    line_style,
-    plain_log,
-)
+from kvbench.report.figures.layout import device_panels, finish, from_zero
+from kvbench.report.figures.lines import Line
+from kvbench.report.figures.material import Material
+from kvbench.report.figures.style import draw_theory, few_samples, line_style, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,28 +22,26 @@ _LABEL = "Time of the whole generation (s)"
 
 def total_time(material: Material) -> Figure | None:
     """Seconds of a whole generation against new tokens: linear above, log-log below."""
-    lines = material.lines("max_new_tokens")
+    lines = material.lines()
     if not lines:
         return None
-    several = len({e.case.max_new_tokens for e in material.entries}) > 1
+    several = len({size for line in lines for size in line.sizes}) > 1
     labels = (_LABEL, _LABEL) if several else (_LABEL,)
-    panels = device_panels(lines, labels, "New tokens per sequence", height=3.6)
-    few = few_samples(material.entries)
+    panels = device_panels(lines, labels, height=3.6)
+    few, floors = few_samples(material.entries), False
     for column, here in panels.columns:
         for axes in column:
             for line in here:
                 _draw(axes, line, few)
+                floors = draw_theory(axes, line, "floor_s") or floors
     from_zero(panels)
     if several:
-        for column, here in panels.columns:
-            plain_log(column[1], "x")
+        for column, _ in panels.columns:
+            plain_log(column[1], "x", _ticks(lines))
             plain_log(column[1], "y")
-            # The limits were zero, which has no logarithm.
-            column[1].autoscale()
-            column[1].set_xticks(_ticks(here))
-    legend(panels.figure, panels.grid[0])
     bars = "smallest to largest" if few else "quartiles"
-    add_caption(panels.figure, material.entries, f"bars: {bars}")
+    marks = f"bars: {bars}{'; short dashes: floors' * floors}"
+    finish(panels.figure, panels.grid[0], material.entries, marks)
     return panels.figure
 
 
@@ -60,8 +52,8 @@ def _draw(axes: Axes, line: Line, few: bool) -> None:
         [max(value - low, 0.0) for value, (low, _) in zip(middle, ends, strict=True)],
         [max(high - value, 0.0) for value, (_, high) in zip(middle, ends, strict=True)],
     ]
-    tokens = line.sizes("max_new_tokens")
-    axes.errorbar(tokens, middle, yerr=errors, capsize=3, **line_style(line))
+    style = line_style(line) | {"capsize": 3}
+    axes.errorbar(line.sizes, middle, yerr=errors, **style)
 
 
 def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
@@ -73,9 +65,13 @@ def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
 
 
 def _ticks(lines: Sequence[Line]) -> list[int]:
-    """The measured lengths, as far as their numbers have room on a logarithmic axis."""
+    """The measured sizes, as far as their numbers have room on a logarithmic axis."""
+    sizes = sorted({size for line in lines for size in line.sizes})
+    # Shares of an axis of about 4 inches.
+    room = (0.1 + 0.1 * len(str(sizes[-1]))) / 4
+    least = max(1.25, (sizes[-1] / sizes[0]) ** room)
     shown: list[int] = []
-    for number in sorted({size for line in lines for size in line.sizes("max_new_tokens")}):
-        if not shown or number >= 1.25 * shown[-1]:
+    for number in sizes:
+        if not shown or number >= least * shown[-1]:
             shown.append(number)
     return shown

@@ -1,0 +1,81 @@
+"""What a value is called in a chart: short, drawable, and never like another value."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from kvbench.text import printable, shorten
+
+__all__ = ["FONT", "LENGTH", "distinct", "drawable", "named"]
+
+FONT = "DejaVu Sans"
+"""Comes with matplotlib, so that it is the same everywhere."""
+
+LENGTH = 48
+"""Characters of one value in a label."""
+
+_NAMES = {"off": "cache off", "dynamic": "cache on (dynamic)"}
+
+_FORMATS: dict[str, Callable[[object], str]] = {
+    "cache": lambda value: _NAMES.get(str(value), f"cache {value}"),
+    "batch_size": lambda value: f"batch {value}",
+    "max_new_tokens": lambda value: f"{value} new tokens",
+}
+
+
+def named(field: str, values: Iterable[object], shown: Callable[[str], str]) -> dict[object, str]:
+    """A text for each value of a field, told apart by their numbers in this order if need be.
+
+    `shown` is what becomes of a text where it is written: the font of charts lacks most scripts, a
+    terminal does not.
+    """
+    known = list(dict.fromkeys(values))
+    texts = [shown(_FORMATS.get(field, str)(value)) for value in known]
+    return dict(zip(known, distinct(texts, field.replace("_", " ")), strict=True))
+
+
+def distinct(texts: Sequence[str], word: str, length: int = LENGTH) -> list[str]:
+    """The texts, long ones shortened, so that no two are equal.
+
+    Those that are equal even so have their number before them: `prompt 2: text:??`.
+    """
+    # Spaces at an end of a line are not seen.
+    whole = [" ".join(text.split()) for text in texts]
+    short = [shorten(text, length) for text in whole]
+    for text in _repeated(short):
+        places = [p for p, other in enumerate(short) if other == text and other != whole[p]]
+        ends = _by_end([whole[place] for place in places], length)
+        for place, end in zip(places, ends, strict=True):
+            short[place] = end
+    numbered = [f"{word} {number}: {text}" for number, text in enumerate(short, start=1)]
+    repeated = _repeated(short)
+    mixed = [n if s in repeated else s for n, s in zip(numbered, short, strict=True)]
+    # A text may look like a number that was given here.
+    return numbered if _repeated(mixed) else mixed
+
+
+def drawable(text: str) -> str:
+    """The text with `?` for what the font has no glyph for, such as Chinese."""
+    return "".join(c if ord(c) in _glyphs() else "?" for c in printable(text))
+
+
+def _repeated(texts: Iterable[str]) -> set[str]:
+    return {text for text, count in Counter(texts).items() if count > 1}
+
+
+def _by_end(texts: Sequence[str], length: int) -> list[str]:
+    """Texts that are alike when shortened, from where they begin to differ."""
+    # The end of what they share leads on to what they do not.
+    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    begin = max(len(list(shared)) - 4, 0)
+    return [f"{text[:12]}...{shorten(text[begin:], length - 15)}" for text in texts]
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())

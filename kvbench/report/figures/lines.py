@@ -1,0 +1,235 @@
+"""The cases of runs as lines that differ in one size alone, each with a label and a look."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kvbench.analysis.summary import CaseSummary
+from kvbench.records.run import RunInfo
+from kvbench.report.figures.labels import distinct, named
+from kvbench.strategies import BASELINE, STRATEGIES
+
+__all__ = [
+    "KINDS",
+    "Along",
+    "Entry",
+    "Line",
+    "Look",
+    "Texts",
+    "along_of",
+    "entries_of",
+    "grids_of",
+    "has_pair",
+    "label_of",
+    "lines_of",
+    "texts_of",
+    "timed",
+]
+
+KINDS = 7
+"""How many colours, markers and dashes there are, of each."""
+
+Along = Literal["max_new_tokens", "batch_size"]
+"""The size that lines run along."""
+
+Texts = dict[str, dict[object, str]]
+"""By field and value what the value is called: different values have different texts."""
+
+_SERIES = ("run", "model", "weights", "device", "dtype", "attention", "cache", "prompt")
+_FIELDS = (*_SERIES, "batch_size", "max_new_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One case of one run. An entry is like itself alone."""
+
+    run: str
+    info: RunInfo
+    case: CaseSummary
+
+    @property
+    def hardware(self) -> str:
+        """The hardware behind the case's device."""
+        return self.info.environment.hardware(self.case.device)
+
+    def value(self, field: str) -> object:
+        """A field of the case, or the run's name."""
+        return self.run if field == "run" else getattr(self.case, field)
+
+
+@dataclass(frozen=True, order=True)
+class Look:
+    """Numbers of a colour, a marker and a dash, each below `KINDS`."""
+
+    colour: int
+    marker: int
+    dash: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """Entries that differ in one size alone, in its order.
+
+    Attributes:
+        along: that size.
+        label: the strategy, and of the rest only what differs between the lines of the chart. Two
+            lines of one panel never have the same.
+        look: told apart from all other labels of the chart, up to 343 of them.
+    """
+
+    entries: tuple[Entry, ...]
+    along: Along
+    label: str
+    look: Look
+
+    @property
+    def cache(self) -> str:
+        """The cache strategy."""
+        return self.entries[0].case.cache
+
+    @property
+    def device(self) -> str:
+        """The device."""
+        return self.entries[0].case.device
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes that it runs along."""
+        return [int(getattr(entry.case, self.along)) for entry in self.entries]
+
+    def values(self, field: str, factor: float = 1.0) -> list[float]:
+        """A figure of each case, times a factor; NaN where it is not known."""
+        found = (getattr(entry.case, field) for entry in self.entries)
+        return [math.nan if value is None else value * factor for value in found]
+
+
+def timed(run: str, info: RunInfo, cases: Iterable[CaseSummary]) -> list[Entry]:
+    """The cases of a run that were timed."""
+    return [Entry(run, info, case) for case in cases if case.total_s_median is not None]
+
+
+def texts_of(entries: Sequence[Entry], shown: Callable[[str], str]) -> Texts:
+    """What each value of these entries is called, after `shown` has made it fit to be written."""
+    return {
+        field: named(field, (*_planned(entries, field), *(e.value(field) for e in entries)), shown)
+        for field in _FIELDS
+    }
+
+
+def along_of(entries: Sequence[Entry]) -> Along:
+    """New tokens; batch size where each line along new tokens would be a point above a point."""
+
+    def most(along: Along) -> int:
+        return max((len(members) for members in _grouped(entries, _across(along))), default=0)
+
+    return "batch_size" if most("max_new_tokens") < 2 <= most("batch_size") else "max_new_tokens"
+
+
+def lines_of(
+    entries: Sequence[Entry], along: Along, texts: Texts, *, across_devices: bool = False
+) -> list[Line]:
+    """Entries as lines along a size; see `Material.lines`."""
+    fields = _across(along)
+    varied = _varied(entries, fields)
+    # Panels are by device, unless there is one for all; the strategy is always told.
+    device = ("device",) if across_devices and "device" in varied else ()
+    rest = [field for field in varied if field not in ("device", "cache")]
+    told = (*device, "cache", *rest)
+    keys = list(dict.fromkeys(tuple(e.value(field) for field in told) for e in entries))
+    firsts = {tuple(e.value(field) for field in told): e for e in reversed(entries)}
+    labels = distinct([label_of(firsts[key], told, texts) for key in keys], "line", length=1000)
+    looks = _looks([(firsts[key].case.cache, _without_cache(key, told)) for key in keys])
+    by_key = dict(zip(keys, zip(labels, looks, strict=True), strict=True))
+    lines = []
+    for members in _grouped(entries, fields):
+        label, look = by_key[tuple(members[0].value(field) for field in told)]
+        ordered = sorted(members, key=lambda entry: int(getattr(entry.case, along)))
+        lines.append(Line(tuple(ordered), along, label, look))
+    return lines
+
+
+def grids_of(entries: Sequence[Entry], texts: Texts) -> list[tuple[str, tuple[Entry, ...]]]:
+    """Entries over both sizes, with what each grid is called."""
+    told = [field for field in _varied(entries, _SERIES) if field not in ("device", "cache")]
+    grids = _grouped(entries, _SERIES)
+    labels = [label_of(members[0], ("cache", *told), texts) for members in grids]
+    heads = [f"{members[0].case.device}: {t}" for t, members in zip(labels, grids, strict=True)]
+    return list(zip(distinct(heads, "map", length=1000), map(tuple, grids), strict=True))
+
+
+def label_of(entry: Entry, told: Iterable[str], texts: Texts) -> str:
+    """What these fields of an entry are called."""
+    return ", ".join(texts[field][entry.value(field)] for field in told)
+
+
+def entries_of(lines: Iterable[Line]) -> list[Entry]:
+    """The entries of several lines."""
+    return [entry for line in lines for entry in line.entries]
+
+
+def has_pair(entry: Entry) -> bool:
+    """Whether a case has a speed-up: it is cached, and its uncached partner was timed."""
+    return entry.case.cache != BASELINE and entry.case.speedup is not None
+
+
+def _across(along: Along) -> tuple[str, ...]:
+    """The fields in which the entries of a line are all alike."""
+    return tuple(field for field in _FIELDS if field != along)
+
+
+def _grouped(entries: Iterable[Entry], fields: Sequence[str]) -> list[list[Entry]]:
+    found: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(tuple(entry.value(field) for field in fields), []).append(entry)
+    return list(found.values())
+
+
+def _varied(entries: Sequence[Entry], fields: Iterable[str]) -> list[str]:
+    return [field for field in fields if len({entry.value(field) for entry in entries}) > 1]
+
+
+def _planned(entries: Iterable[Entry], field: str) -> Iterator[object]:
+    """The values of a field in the order of the plans, as far as they were measured."""
+    measured = {entry.value(field) for entry in entries}
+    for info in {entry.run: entry.info for entry in entries}.values():
+        for case in info.cases:
+            value = case.get(field)
+            label = value.get("label") if isinstance(value, dict) else value
+            if isinstance(label, str | int) and label in measured:
+                yield label
+
+
+def _without_cache(key: tuple[object, ...], told: Sequence[str]) -> tuple[object, ...]:
+    return tuple(v for v, field in zip(key, told, strict=True) if field != "cache")
+
+
+def _looks(lines: Sequence[tuple[str, tuple[object, ...]]]) -> list[Look]:
+    """A look of its own for each line, given by its strategy and the rest; up to 343 lines.
+
+    The strategy is told by the colour and the marker, the rest by the dash, and by other markers
+    when all dashes are taken. With one strategy alone the colour tells the rest too.
+    """
+    # All that there are, so that a strategy has its colour in all charts.
+    caches = list(dict.fromkeys([*STRATEGIES, *(cache for cache, _ in lines)]))
+    drawn = len({cache for cache, _ in lines})
+    rests = list(dict.fromkeys(rest for _, rest in lines))
+    all_looks = [Look(*numbers) for numbers in itertools.product(range(KINDS), repeat=3)]
+    free = dict.fromkeys(all_looks)
+    found = []
+    for cache, rest in lines:
+        number, other = caches.index(cache), rests.index(rest)
+        if drawn == 1:
+            numbers = number + other, number + other + other // KINDS**2, other // KINDS
+        else:
+            numbers = number, number + number // KINDS + drawn * (other // KINDS), other
+        wanted = Look(*(n % KINDS for n in numbers))
+        if wanted not in free:
+            # The nearest in colour; when all are taken, the same again.
+            wanted = min(free, key=lambda look: abs(look.colour - wanted.colour), default=wanted)
+        free.pop(wanted, None)
+        found.append(wanted)
+    return found
