@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvbench.analysis.summary import summarise
+    from kvbench.analysis.expected import summarise
     from kvbench.api import sweep
     from kvbench.case import Case
     from kvbench.errors import UserError
@@ -32,7 +32,7 @@ _HOMES = {
     "Sample": "kvbench.records.sample",
     "UserError": "kvbench.errors",
     "load_run": "kvbench.records.run",
-    "summarise": "kvbench.analysis.summary",
+    "summarise": "kvbench.analysis.expected",
     "sweep": "kvbench.api",
 }
 

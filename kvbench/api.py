@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import kvbench
 from kvbench.case import Case, ModelKey, group_cases
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
-from kvbench.plan import CONDUCT, Plan
+from kvbench.plan import CONDUCT, Plan, choose_devices
 from kvbench.records.changes import environment_changes
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
@@ -30,6 +30,8 @@ from kvbench.records.events import (
     SweepStarted,
     Verifying,
 )
+from kvbench.records.inspection import Inspection
+from kvbench.records.rates import Rates, keep_rates, read_rates
 from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
 from kvbench.records.writer import RunWriter, check_name, holds_run
@@ -41,7 +43,7 @@ from kvbench.run.supervisor import WorkerEngine
 from kvbench.run.sweep import Conduct, run_groups
 from kvbench.strategies import BASELINE
 
-__all__ = ["environment", "plan_cases", "resume", "sweep", "verify"]
+__all__ = ["environment", "inspect", "plan_cases", "resume", "sweep", "verify"]
 
 _LEAST = {"new_tokens": 2, "generations": 3}
 """Two tokens for one step through the cache; three generations for a slope."""
@@ -63,13 +65,8 @@ def plan_cases(
     if not plan.needs_devices():
         return plan.cases(("cpu",), allow_many=allow_many)
     machine = environment or _look()
-    try:
+    with _why_there_is_none(machine):
         return plan.cases(tuple(d.name for d in machine.devices), allow_many=allow_many)
-    except UserError as error:
-        reasons = [line for line in machine.missing if line.startswith("CUDA:")]
-        if not reasons or "is not present" not in str(error):
-            raise
-        raise UserError(f"{error} {reasons[0]}") from error
 
 
 def sweep(
@@ -197,6 +194,47 @@ def verify(
         return tuple(checks)
 
 
+def inspect(
+    plan: Plan,
+    *,
+    new_tokens: int = 5,
+    layer: int = 0,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: Engine | None = None,
+) -> Inspection:
+    """Look at a generation without a cache and with one, step by step: shapes, FLOPs, tokens.
+
+    Nothing is timed, nothing is written.
+
+    Args:
+        plan: one model, one device, one prompt and so on; one cache strategy beside `off`.
+        new_tokens: tokens to generate per sequence, whatever the plan says.
+        layer: whose queries, keys and values are shown, from 0.
+        listener, stop, engine: as for `sweep`.
+
+    Raises:
+        UserError: the plan stands for more than one case, the model cannot be loaded or fails, the
+            layer is out of range, or the prompt and the new tokens exceed the model's positions.
+    """
+    if new_tokens < 1:
+        raise UserError(f"new_tokens: {new_tokens} is too few; at least 1 is needed.")
+    emit = listener or _ignore
+    with closing(engine or _worker(plan, stop)) as engine:
+        planned = plan_cases(plan, environment=engine.environment())
+        # The baseline is there in any case.
+        cases = [replace(case, max_new_tokens=new_tokens) for case in planned]
+        cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
+        if len(cases) != 1:
+            raise UserError(
+                f"One case beside '{BASELINE}' can be inspected at a time; the options name "
+                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache."
+            )
+        engine.check(group_cases(cases))
+        _open(engine, cases[0].model_key, emit)
+        return engine.inspect(cases[0], layer)
+
+
 def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
     if engine.open_model == model:
         return
@@ -205,6 +243,39 @@ def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
     emit(loaded)
     if isinstance(loaded, LoadFailed):
         raise UserError(loaded.error)
+
+
+def probe(
+    devices: Sequence[str] = (),
+    *,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: Engine | None = None,
+) -> tuple[Rates, ...]:
+    """Measure what devices read, copy and multiply per second, and store it for later runs.
+
+    Args:
+        devices: their names, as in a plan; by default all that are present.
+        listener, stop, engine: as for `sweep`.
+
+    Raises:
+        UserError: a device is not present, cannot be measured, or the store is damaged.
+        OSError: the store cannot be written.
+    """
+    # Before the seconds that a probe takes.
+    read_rates()
+    emit = listener or _ignore
+    with closing(engine or WorkerEngine(stop=stop)) as engine:
+        machine = engine.environment()
+        present = tuple(d.name for d in machine.devices)
+        with _why_there_is_none(machine):
+            names = choose_devices(devices or present, present)
+        found = []
+        for name in names:
+            emit(Notice(f"probing {name} ({machine.hardware(name)}) ..."))
+            found.append(engine.probe(name))
+            keep_rates(found[-1])
+        return tuple(found)
 
 
 def environment() -> Environment:
@@ -332,6 +403,18 @@ class _Start:
             keep_going_after_oom=plan.keep_going_after_oom,
             verify=plan.verify,
         )
+
+
+@contextmanager
+def _why_there_is_none(machine: Environment) -> Iterator[None]:
+    """Add to the refusal of a device the reason why there is no CUDA."""
+    try:
+        yield
+    except UserError as error:
+        reasons = [line for line in machine.missing if line.startswith("CUDA:")]
+        if not reasons or "is not present" not in str(error):
+            raise
+        raise UserError(f"{error} {reasons[0]}") from error
 
 
 def _look() -> Environment:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from kvbench.text import printable
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "check_choice", "did_you_mean"]
 
 
 class UserError(Exception):
@@ -27,3 +27,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint `"; did you mean 'x'?"` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def check_choice(option: str, noun: str, value: str, known: Iterable[str]) -> None:
+    """Refuse what is none of the known names of something.
+
+    Raises:
+        UserError: says what there is, and which of them may be meant.
+    """
+    known = list(known)
+    if value not in known:
+        hint = did_you_mean(value, known)
+        raise UserError(f"{option}: no {noun} '{value}'; known: {', '.join(known)}{hint}")

@@ -29,7 +29,7 @@ from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan"]
+__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -256,7 +256,7 @@ class Plan(BaseModel):
         """
         axes = (
             _unique(self.model),
-            _devices(self.device, present),
+            choose_devices(self.device, present),
             _unique(self.dtype),
             _unique(self.attention),
             _unique(self.batch_size),
@@ -304,7 +304,12 @@ def _flag(value: Any) -> bool:
     return words[str(value).lower()]
 
 
-def _devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
+def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
+    """The devices that are meant, each once; `auto` is every kind that is present.
+
+    Raises:
+        UserError: one is not present.
+    """
     names: list[str] = []
     for name in wanted:
         # cuda:0 and cuda are one device and must be one case.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["clip", "printable"]
+__all__ = ["clip", "printable", "shorten"]
 
 
 def printable(text: str) -> str:
@@ -18,6 +18,14 @@ def clip(value: object, length: int = 60) -> str:
         # Python refuses to print integers of more than 4300 digits.
         return "a number too long to print"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """A long text without its middle: its ends tell it from others more often."""
+    if len(text) <= length:
+        return text
+    head = (length - 3 + 1) // 2
+    return f"{text[:head]}...{text[len(text) - (length - 3 - head) :]}"
 
 
 def _escaped(character: str) -> str:

@@ -19,8 +19,8 @@ from kvbench.options import DESCRIPTIONS
 from kvbench.plan import Plan
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
-from kvbench.records.run import TOKEN_COLUMNS
 from kvbench.records.sample import Sample
+from kvbench.records.tokens import TOKEN_COLUMNS
 from kvbench.strategies import STRATEGIES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

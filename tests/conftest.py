@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
+
+# Nothing that was probed on this machine is to be seen here, nor is anything to be stored there.
+os.environ["KVBENCH_STATE"] = f"{tempfile.gettempdir()}/kvbench-tests-{os.getpid()}"
 
 # Before anything imports the hub's client, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"

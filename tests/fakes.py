@@ -14,6 +14,8 @@ from kvbench.records.check import Check, Verdict, check_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded, SampleEnded
 from kvbench.records.finding import Finding
+from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
+from kvbench.records.rates import Rates
 from kvbench.records.run import RunInfo
 from kvbench.records.sample import Sample, Stage, Status, sample_of
 from kvbench.records.writer import RunWriter
@@ -55,6 +57,8 @@ class FakeEngine:
     checked: list[Group] = field(default_factory=list)
     opened: list[ModelKey] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
+    probed: list[str] = field(default_factory=list)
+    inspected: list[tuple[Case, int]] = field(default_factory=list)
     closed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +66,11 @@ class FakeEngine:
 
     def environment(self) -> Environment:
         return self.machine or make_environment()
+
+    def probe(self, device: str) -> Rates:
+        self.probed.append(device)
+        hardware = self.environment().hardware(device)
+        return make_rates(device=device, hardware=hardware)
 
     def check(self, groups: Iterable[Group]) -> None:
         self.checked.extend(groups)
@@ -107,6 +116,11 @@ class FakeEngine:
         total = self.seconds(task)
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
         return timed_sample(task, total), times
+
+    def inspect(self, case: Case, layer: int) -> Inspection:
+        assert self.open_model == case.model_key
+        self.inspected.append((case, layer))
+        return make_inspection(model=case.model, layer=layer)
 
     def take_log(self) -> str:
         return ""
@@ -217,6 +231,52 @@ def make_finding(**fields: Any) -> Finding:
     return Finding(**(known | fields))
 
 
+def make_step(fed: int, seen: int, cached: bool, **fields: Any) -> Step:
+    """A forward of one layer of 4 heads over 2 heads of keys and values of size 8."""
+    kept = CacheLayers(count=3, keys=(1, 2, seen, 8), values=(1, 2, seen, 8))
+    known: dict[str, Any] = {
+        "input_ids": (1, fed),
+        "query": (1, 4, fed, 8),
+        "made_keys": (1, 2, fed, 8),
+        "made_values": (1, 2, fed, 8),
+        "keys": (1, 2, seen, 8),
+        "values": (1, 2, seen, 8),
+        "cache": (kept,) if cached else (),
+        "cache_bytes": 3 * 2 * 2 * seen * 8 * 4 if cached else 0,
+        "flops_counted": fed * 1_000_000,
+        "flops_theory": fed * 1_000_000,
+        "token_ids": (seen,),
+        "texts": (f" word{seen}",),
+    }
+    return Step(**(known | fields))
+
+
+def make_inspection(**fields: Any) -> Inspection:
+    """Three steps after a prompt of four tokens, of a model of three layers."""
+    lengths = (4, 5, 6)
+    off = Arm(cache="off", steps=tuple(make_step(n, n, False) for n in lengths))
+    fed = zip((4, 1, 1), lengths, strict=True)
+    cached = Arm(cache="dynamic", steps=tuple(make_step(new, n, True) for new, n in fed))
+    known: dict[str, Any] = {
+        "model": "gpt2",
+        "weights": "random",
+        "device": "cpu",
+        "dtype": "float32",
+        "dtype_bytes": 4,
+        "attention": "sdpa",
+        "prompt": "tokens:4",
+        "prompt_ids": ((7, 8, 9, 10),),
+        "first_positions": 4,
+        "layer": 0,
+        "layers": 3,
+        "off": off,
+        "cached": cached,
+        "largest_difference": 2e-7,
+        "notes": (),
+    }
+    return Inspection(**(known | fields))
+
+
 def make_environment(**fields: Any) -> Environment:
     known: dict[str, Any] = {
         "platform": "Linux-6.1",
@@ -235,6 +295,26 @@ def make_environment(**fields: Any) -> Environment:
         "versions": {"kvbench": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
     }
     return Environment(**(known | fields))
+
+
+def make_rates(**fields: Any) -> Rates:
+    """What a probe of two threads of a CPU may have found."""
+    known: dict[str, Any] = {
+        "device": "cpu",
+        "hardware": "Some CPU",
+        "source": "probe",
+        "read_bytes_per_s": 20e9,
+        "copy_bytes_per_s": 18e9,
+        "flops_per_s": {"float32": 2e11, "bfloat16": 5e10},
+        "overhead_s": 4e-6,
+        "measured_at": "2026-01-02T03:04:05.678+00:00",
+        "threads": 2,
+        "torch": "2.13.0",
+        "repeats": 7,
+        "working_set_bytes": 256 << 20,
+        "spread": {"read": (19e9, 21e9), "overhead": (3e-6, 5e-6)},
+    }
+    return Rates(**(known | fields))
 
 
 def make_info(**fields: Any) -> RunInfo:

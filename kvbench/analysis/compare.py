@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from kvbench.analysis.cases import ReadingOrder, describe, varied
 from kvbench.analysis.statistics import (
-    MIN_FOR_INTERVAL,
     geometric_mean,
     holm,
+    least_samples,
     mann_whitney,
     ratio_interval,
     ratio_of_medians,
 )
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import check_choice
 from kvbench.records.columns import column
 from kvbench.records.sample import Sample, latest, memory_readings
 
@@ -43,6 +43,9 @@ AXES = ("run", *_CASE)
 _MOST_SAMPLES = 1000
 """An estimate of more samples than this says no more than: very many."""
 
+_POWER = 0.9
+"""The chance with which the samples that are said to be needed bring a verdict."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -59,10 +62,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class Side:
-    """The samples of one run, or those of one value of an axis, under a name for people."""
+    """The samples of one run, or those of one value of an axis, under a name for people.
+
+    Attributes:
+        name: the run's name, or the value.
+        runs: the samples of each run on this side. They are pooled; but which sample was tried
+            again is known inside a run alone.
+    """
 
     name: str
-    samples: tuple[Sample, ...]
+    runs: tuple[tuple[Sample, ...], ...]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples that count: of one that was tried again, the last attempt."""
+        return tuple(sample for samples in self.runs for sample in latest(samples))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +105,7 @@ class Comparison:
     ratio_ci95_high: float | None = column("Upper end of it.", default=None)
     p_value: float | None = column(
         "Two-sided Mann-Whitney test, exact up to 100 against 100 samples, after Holm's correction "
-        "over the rows.",
+        "over all rows that have one; null where the sides are not like each other.",
         default=None,
     )
     verdict: Judgement | None = column(
@@ -100,47 +114,61 @@ class Comparison:
         default=None,
     )
     samples_needed: int | None = column(
-        "unclear: about as many samples on each side would settle it; null where there are too few "
-        "to tell, or it would take over 1000.",
+        "unclear: with about as many samples on each side a verdict comes nine times in ten, if "
+        "the medians stay; with too few samples to tell, the fewest with which there can be one; "
+        "null where it would take over 1000.",
         unit="samples",
         default=None,
     )
     a_memory_bytes: int | None = column("Median memory peak of A.", unit="bytes", default=None)
     b_memory_bytes: int | None = column("Median memory peak of B.", unit="bytes", default=None)
-    memory_ratio: float | None = column("Memory of B over that of A.", default=None)
+    memory_ratio: float | None = column(
+        "Memory of B over that of A; null where it was read in different ways, such as NVML's and "
+        "the resident set.",
+        default=None,
+    )
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A case that one side has and the other has not, or has no time for."""
+    """A case that could not be compared: a side has not got it, or has no time for it.
+
+    Attributes:
+        side: the side that has the case.
+        case: the case, in words.
+        reason: what is missing, and where.
+        failed: whether it was tried on this side, and failed.
+    """
 
     side: str
     case: str
     reason: str
+    failed: bool = False
 
 
 def compare(
-    base: Side, other: Side, by: str = "run", rule: Rule | None = None
+    base: Side, *others: Side, by: str = "run", rule: Rule | None = None
 ) -> tuple[tuple[Comparison, ...], tuple[Unmatched, ...]]:
-    """Compare side B (`other`) with side A (`base`), case by case.
+    """Compare each other side B with side A (`base`), case by case.
 
-    Cases are matched on all that makes one except the axis `by`. Rows stand in A's order. Sides on
-    a CPU and on a GPU are not like each other and get no verdict.
+    Cases are matched on all that makes one except the axis `by`. Rows stand side by side, and in
+    each by model and size. Sides on a CPU and on a GPU are not like each other and get no verdict.
 
     Raises:
         UserError: there is no such axis.
     """
-    if by not in AXES:
-        raise UserError(f"--by: no axis '{by}'; known: {', '.join(AXES)}{did_you_mean(by, AXES)}")
-    rule = rule or Rule()
-    a, b = _by_case(base, by), _by_case(other, by)
-    common = [key for key in a if key in b and _times(a[key]) and _times(b[key])]
-    rows = [_row(base, other, by, a[key], b[key]) for key in common]
-    alike = not (by == "device" and _kind(base.name) != _kind(other.name))
-    if alike:
-        rows = _judged(rows, [(_times(a[key]), _times(b[key])) for key in common], rule)
-    unmatched = [*_unmatched(base, a, b), *_unmatched(other, b, a)]
-    return tuple(rows), tuple(unmatched)
+    check_choice("--by", "axis", by, AXES)
+    sides = [_Cases(side, by) for side in (base, *others)]
+    everything = [samples[0] for side in sides for samples in side.found.values()]
+    order, differing = ReadingOrder(everything), varied(everything)
+    matches: list[_Match] = []
+    unmatched: list[Unmatched] = []
+    for other in sides[1:]:
+        matches += _matches(sides[0], other, by, order)
+        for here, there in ((sides[0], other), (other, sides[0])):
+            unmatched += _unmatched(here, there, order, differing)
+    rows = _judged(matches, by, rule or Rule())
+    return tuple(rows), tuple(dict.fromkeys(unmatched))
 
 
 def mean_ratio(rows: Iterable[Comparison]) -> float | None:
@@ -150,26 +178,54 @@ def mean_ratio(rows: Iterable[Comparison]) -> float | None:
 
 
 _Key = tuple[object, ...]
-_Cases = Mapping[_Key, Sequence[Sample]]
 
 
-def _by_case(side: Side, by: str) -> _Cases:
-    names = [name for name in _CASE if name != by]
-    found: dict[_Key, list[Sample]] = {}
-    for sample in latest(side.samples):
-        found.setdefault(tuple(getattr(sample, name) for name in names), []).append(sample)
-    return found
+class _Cases:
+    """The samples of a side by the key of their case, the axis aside."""
+
+    def __init__(self, side: Side, by: str) -> None:
+        self.name = side.name
+        self.found: dict[_Key, list[Sample]] = {}
+        self.times: dict[_Key, list[float]] = {}
+        names = [name for name in _CASE if name != by]
+        for sample in side.samples:
+            key = tuple(getattr(sample, name) for name in names)
+            self.found.setdefault(key, []).append(sample)
+            times = self.times.setdefault(key, [])
+            if _is_timed(sample):
+                times.append(sample.total_s or 0.0)
+
+    def by_order(self, order: ReadingOrder) -> list[_Key]:
+        return sorted(self.found, key=lambda key: order(self.found[key][0]))
 
 
-def _times(samples: Sequence[Sample]) -> list[float]:
-    return [s.total_s for s in samples if s.phase == "measure" and s.total_s and s.status == "ok"]
+@dataclass(frozen=True)
+class _Match:
+    """A row that is not judged yet, and the times that it comes from."""
+
+    row: Comparison
+    a: Sequence[float]
+    b: Sequence[float]
 
 
-def _row(base: Side, other: Side, by: str, a: Sequence[Sample], b: Sequence[Sample]) -> Comparison:
-    times_a, times_b = _times(a), _times(b)
+def _is_timed(sample: Sample) -> bool:
+    known = sample.total_s is not None and math.isfinite(sample.total_s)
+    return known and sample.phase == "measure" and sample.status == "ok"
+
+
+def _matches(base: _Cases, other: _Cases, by: str, order: ReadingOrder) -> list[_Match]:
+    return [
+        _Match(_row(base, other, by, key), base.times[key], other.times[key])
+        for key in base.by_order(order)
+        if base.times[key] and other.times.get(key)
+    ]
+
+
+def _row(base: _Cases, other: _Cases, by: str, key: _Key) -> Comparison:
+    times_a, times_b = base.times[key], other.times[key]
+    first = base.found[key][0]
+    case = {name: getattr(first, name) for name in _CASE if name != by}
     low, high = ratio_interval(times_b, times_a) or (None, None)
-    memory_a, memory_b = _memory(a), _memory(b)
-    case = {name: getattr(a[0], name) for name in _CASE if name != by}
     return Comparison(
         a=base.name,
         b=other.name,
@@ -180,29 +236,50 @@ def _row(base: Side, other: Side, by: str, a: Sequence[Sample], b: Sequence[Samp
         ratio=ratio_of_medians(times_b, times_a),
         ratio_ci95_low=low,
         ratio_ci95_high=high,
-        a_memory_bytes=memory_a,
-        b_memory_bytes=memory_b,
-        memory_ratio=memory_b / memory_a if memory_a and memory_b else None,
+        **_memory(base.found[key], other.found[key]),
         **case,
     )
 
 
-def _memory(samples: Sequence[Sample]) -> int | None:
-    readings = [memory_readings(s) for s in samples if s.status == "ok" and s.phase != "warmup"]
-    peaks = [peak for peak, _ in filter(None, readings)]
-    return round(float(np.median(peaks))) if peaks else None
+def _memory(a: Sequence[Sample], b: Sequence[Sample]) -> dict[str, Any]:
+    """Peaks of both sides and their ratio, from the best reading that both have."""
+    peaks_a, peaks_b = _peaks(a), _peaks(b)
+    common = next((method for method in peaks_a if method in peaks_b), None)
+    peak_a, peak_b = (
+        peaks[common] if common else next(iter(peaks.values()), None)
+        for peaks in (peaks_a, peaks_b)
+    )
+    return {
+        "a_memory_bytes": peak_a,
+        "b_memory_bytes": peak_b,
+        "memory_ratio": peak_b / peak_a if common and peak_a and peak_b else None,
+    }
 
 
-def _judged(
-    rows: Sequence[Comparison], times: Sequence[tuple[list[float], list[float]]], rule: Rule
-) -> list[Comparison]:
-    p_values = holm([mann_whitney(a, b) for a, b in times])
-    judged = []
-    for row, p_value in zip(rows, p_values, strict=True):
-        verdict = _verdict(row, p_value, rule)
-        needed = _needed(row, p_value, rule, len(rows)) if verdict == "unclear" else None
-        judged.append(replace(row, p_value=p_value, verdict=verdict, samples_needed=needed))
-    return judged
+def _peaks(samples: Sequence[Sample]) -> dict[str, int]:
+    """Median peak by the way in which it was read, the best first."""
+    counted = [s for s in samples if s.status == "ok" and s.phase != "warmup"]
+    found: dict[str, list[int]] = {}
+    for sample in counted:
+        for reading in memory_readings(sample):
+            found.setdefault(reading.method, []).append(reading.peak)
+    return {method: round(float(np.median(peaks))) for method, peaks in found.items()}
+
+
+def _judged(matches: Sequence[_Match], by: str, rule: Rule) -> list[Comparison]:
+    alike = [m for m in matches if by != "device" or _kind(m.row.a) == _kind(m.row.b)]
+    p_values = holm([mann_whitney(m.a, m.b) for m in alike])
+    judged = {
+        id(match): _with_verdict(match.row, p_value, rule, len(alike))
+        for match, p_value in zip(alike, p_values, strict=True)
+    }
+    return [judged.get(id(match), match.row) for match in matches]
+
+
+def _with_verdict(row: Comparison, p_value: float, rule: Rule, rows: int) -> Comparison:
+    verdict = _verdict(row, p_value, rule)
+    needed = _needed(row, p_value, rule, rows) if verdict == "unclear" else None
+    return replace(row, p_value=p_value, verdict=verdict, samples_needed=needed)
 
 
 def _verdict(row: Comparison, p_value: float, rule: Rule) -> Judgement:
@@ -219,45 +296,56 @@ def _verdict(row: Comparison, p_value: float, rule: Rule) -> Judgement:
 
 
 def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | None:
-    """Samples on each side at which a verdict is to be expected, if the medians stay.
+    """Samples on each side with which a verdict is likely, if the medians stay.
 
-    Intervals narrow, and test statistics grow, with the square root of the number.
+    Intervals narrow, and test statistics grow, with the square root of the number. Both vary from
+    one set of samples to the next by about one standard error: a share `_POWER` of the sets has to
+    reach what is wanted.
+
+    Source: the usual sample size of a two-sided test, `(z_level + z_power)^2` over the square of
+    the effect in standard errors of one sample.
     """
+    from scipy.stats import norm
+
+    least = least_samples(rule.level / rows)
     if row.ratio_ci95_low is None or row.ratio_ci95_high is None:
-        return MIN_FOR_INTERVAL
+        return least
     now, distance = min(row.a_samples, row.b_samples), abs(math.log(row.ratio))
-    edge = math.log1p(rule.threshold)
+    edge, power = math.log1p(rule.threshold), norm.isf(1 - _POWER)
+    error = (math.log(row.ratio_ci95_high) - math.log(row.ratio_ci95_low)) / 2 / 1.96
+    growth = math.inf
     if distance > edge:
-        wanted = stats.norm.isf(rule.level / rows / 2)
-        reached = stats.norm.isf(max(p_value / rows, 1e-300) / 2)
-        growth = wanted / reached if reached > 0 else math.inf
-    else:
-        half = (math.log(row.ratio_ci95_high) - math.log(row.ratio_ci95_low)) / 2
-        growth = half / (edge - distance) if distance < edge else math.inf
+        # As a verdict it needs both: beyond chance, and the median still past the threshold.
+        reached = norm.isf(max(p_value / rows, 1e-300) / 2)
+        wanted = norm.isf(rule.level / rows / 2) + power
+        growth = max(
+            wanted / reached if reached > 0 else math.inf, power * error / (distance - edge)
+        )
+    elif distance < edge:
+        growth = (1.96 + power) * error / (edge - distance)
     needed = now * growth**2
-    return max(math.ceil(needed), now + 1) if needed <= _MOST_SAMPLES else None
+    return max(math.ceil(needed), now + 1, least) if needed <= _MOST_SAMPLES else None
 
 
-def _unmatched(side: Side, here: _Cases, there: _Cases) -> list[Unmatched]:
+def _unmatched(
+    here: _Cases, there: _Cases, order: ReadingOrder, differing: Collection[str]
+) -> list[Unmatched]:
     found = []
-    for key, samples in here.items():
-        if not _times(samples):
+    for key in here.by_order(order):
+        samples, failed = here.found[key], None
+        if not here.times[key]:
             failed = next((s for s in samples if s.status != "ok"), None)
-            reason = f"{failed.status}: {failed.error}" if failed else "no sample"
-        elif key not in there:
-            reason = "not on the other side"
+            reason = "no sample"
+            if failed:
+                reason = f"{failed.status}: {failed.error or 'no reason given'}"
+        elif key not in there.found:
+            reason = f"not in {there.name}"
         else:
             # Where the other side has no time for it, that side tells.
             continue
-        found.append(Unmatched(side.name, _label(samples[0]), reason))
+        case = describe(samples[0], differing)
+        found.append(Unmatched(here.name, case, reason, failed is not None))
     return found
-
-
-def _label(sample: Sample) -> str:
-    return (
-        f"{sample.model} on {sample.device}, {sample.dtype}, {sample.cache}, batch "
-        f"{sample.batch_size}, {sample.max_new_tokens} new tokens"
-    )
 
 
 def _kind(device: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.strategies import BASELINE
@@ -17,6 +16,9 @@ _MIN_POINTS = 3
 _UPPER_SHARE = 0.2
 """The exponent is fitted from this share of the longest length on: below it what does not grow
 (the prefill, the overhead of a step) bends the line."""
+
+_MIN_ROUNDS = 3
+"""Fewer rounds lie on one side too often where there is no difference: two, one time in four."""
 
 _LINE = (
     "model",
@@ -94,13 +96,17 @@ def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
 
 
 def _growth(line: tuple[CaseSummary, ...]) -> Growth:
+    from scipy import stats
+
     tokens = np.array([case.max_new_tokens for case in line], dtype=float)
     times = np.array([case.total_s_median for case in line], dtype=float)
     upper = tokens >= _UPPER_SHARE * tokens[-1]
     # Three points at least: two have no error.
     upper[-_MIN_POINTS:] = True
     fit = stats.linregress(np.log(tokens[upper]), np.log(times[upper]))
-    margin = stats.t.ppf(0.975, upper.sum() - 2) * fit.stderr
+    # Times that are all the same have no correlation, and scipy no error for their slope of 0.
+    error_of_slope = 0.0 if np.isnan(fit.stderr) else fit.stderr
+    margin = stats.t.ppf(0.975, upper.sum() - 2) * error_of_slope
     coefficients, error = _polynomial(tokens, times)
     return Growth(
         cases=line,
@@ -135,5 +141,7 @@ def _first_gain(line: Sequence[CaseSummary]) -> int | None:
 
 def _is_gain(case: CaseSummary) -> bool:
     """Faster by more than the noise: the whole interval, or each round, is on the cache's side."""
-    low = case.speedup_ci95_low if case.speedup_ci95_low is not None else case.speedup_round_min
-    return low is not None and low > 1
+    if case.speedup_ci95_low is not None:
+        return case.speedup_ci95_low > 1
+    rounds, low = case.speedup_rounds or 0, case.speedup_round_min
+    return rounds >= _MIN_ROUNDS and low is not None and low > 1

@@ -60,16 +60,24 @@ def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
 
 
 def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
-    """Each sample's stamps, as views on the column: its rows stand together, in order."""
+    """Each sample's stamps in the order of its tokens, of those that have all from the first."""
     table = run.tokens_table
     if table.empty:
         return {}
     codes = table["sample_id"].cat.codes.to_numpy()
-    elapsed = table["elapsed_s"].to_numpy()
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]])
+    tokens, elapsed = table["new_token"].to_numpy(), table["elapsed_s"].to_numpy()
+    begins = np.concatenate([[True], np.diff(codes) != 0])
+    if not np.all(begins[1:] | (np.diff(tokens) == 1)):
+        # Someone has sorted the table in another way.
+        order = np.lexsort((tokens, codes))
+        codes, tokens, elapsed = codes[order], tokens[order], elapsed[order]
+        begins = np.concatenate([[True], np.diff(codes) != 0])
+    ends = np.append(np.flatnonzero(begins), len(codes))
     names = table["sample_id"].cat.categories
     return {
-        str(names[codes[start]]): elapsed[start:end] for start, end in itertools.pairwise(starts)
+        str(names[codes[start]]): elapsed[start:end]
+        for start, end in itertools.pairwise(ends)
+        if tokens[start] == 1 and tokens[end - 1] == end - start
     }
 
 

@@ -1,4 +1,7 @@
-"""Medians, intervals and tests, from numpy and scipy; and a bootstrap of medians that is quick."""
+"""Medians, intervals and tests, from numpy and scipy; and a bootstrap of medians that is quick.
+
+scipy.stats is imported where it is needed: that takes longer than most commands.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 __all__ = [
     "MIN_FOR_INTERVAL",
     "bootstrap_medians",
     "geometric_mean",
     "holm",
+    "least_samples",
     "mann_whitney",
     "ratio_interval",
     "ratio_of_medians",
@@ -70,9 +73,22 @@ def mann_whitney(first: Sequence[float], second: Sequence[float]) -> float:
 
     Source: Mann and Whitney (1947); `scipy.stats.mannwhitneyu`.
     """
+    from scipy import stats
+
     exact = len(first) * len(second) <= _EXACT_UP_TO
     method = "exact" if exact else "asymptotic"
     return float(stats.mannwhitneyu(first, second, method=method).pvalue)
+
+
+def least_samples(level: float) -> int:
+    """The fewest samples on each side with which the exact test can come below a level.
+
+    The least p-value of n against n samples is 2 over the number of ways to choose n of 2n.
+    """
+    count = MIN_FOR_INTERVAL
+    while 2 / math.comb(2 * count, count) >= level:
+        count += 1
+    return count
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from kvbench.analysis.cases import ReadingOrder
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL, ratio_interval, ratio_of_medians
 from kvbench.records.columns import column
-from kvbench.records.run import Run
 from kvbench.records.sample import Sample, Status, latest, memory_readings
-from kvbench.strategies import BASELINE, STRATEGIES
-
-if TYPE_CHECKING:
-    import pandas as pd
+from kvbench.strategies import BASELINE
+from kvbench.theory.floors import Limit
 
 T = TypeVar("T")
 
-__all__ = ["CaseSummary", "pair_key", "summarise", "summarise_cases"]
+__all__ = ["CaseSummary", "pair_key", "summarise_cases"]
 
 _CASE_FIELDS = (
     "case_id",
@@ -84,6 +81,9 @@ class CaseSummary:
         default=None,
     )
     speedup_ci95_high: float | None = column("Upper end of it.", default=None)
+    speedup_rounds: int | None = column(
+        "Rounds in which both arms were timed; null without a pair.", unit="rounds", default=None
+    )
     speedup_round_min: float | None = column(
         "Smallest speed-up within one round, the arms next to each other in time.", default=None
     )
@@ -109,14 +109,33 @@ class CaseSummary:
     energy_j_per_token: float | None = column(
         "Median energy of the board per new token.", unit="J", default=None
     )
-
-
-def summarise(run: Run) -> pd.DataFrame:
-    """The summary of a run as a table: a row per case, models as in the plan, then by size."""
-    import pandas as pd
-
-    rows = [dataclasses.asdict(case) for case in summarise_cases(run.samples)]
-    return pd.DataFrame(rows, columns=[field.name for field in dataclasses.fields(CaseSummary)])
+    flops: int | None = column(
+        "FLOPs of one generation in closed form; this and what follows is null where theory or the "
+        "device's rates are not known: see docs/theory.md.",
+        unit="FLOP",
+        default=None,
+    )
+    moved_bytes: int | None = column(
+        "Bytes of weights and cache that one generation has to read.", unit="bytes", default=None
+    )
+    expected_cache_bytes: int | None = column(
+        "Size of the cache at the end by theory.", unit="bytes", default=None
+    )
+    rates: Literal["probe", "published"] | None = column(
+        "Where the device's bandwidth and arithmetic come from.", default=None
+    )
+    floor_s: float | None = column(
+        "The least time that the device's bandwidth and arithmetic allow.", unit="s", default=None
+    )
+    expected_speedup: float | None = column(
+        "Floor of the strategy off over this one's, same case otherwise.", default=None
+    )
+    mbu: float | None = column("Share of the bandwidth that was used.", default=None)
+    mfu: float | None = column("Share of the arithmetic that was used.", default=None)
+    limited_by: Limit | None = column(
+        "bandwidth or arithmetic: most of the floor; overhead: it took over 3 times its floor.",
+        default=None,
+    )
 
 
 def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
@@ -135,26 +154,7 @@ def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
     summaries = [
         _summarise(members, baselines.get(pair_key(members[0]), [])) for members in by_case.values()
     ]
-    return tuple(sorted(summaries, key=_Order(summaries)))
-
-
-class _Order:
-    """Cases were run in a shuffled order; people read them in the plan's, and by size.
-
-    Models are loaded in the plan's order, so that what makes a model is in the order it was seen.
-    """
-
-    def __init__(self, summaries: Sequence[CaseSummary]) -> None:
-        self._models = list(dict.fromkeys(_model(s) for s in summaries))
-        self._caches = list(dict.fromkeys([*STRATEGIES, *(s.cache for s in summaries)]))
-
-    def __call__(self, s: CaseSummary) -> tuple[object, ...]:
-        size = (s.batch_size, s.prompt_tokens or 0, s.prompt, s.max_new_tokens)
-        return (self._models.index(_model(s)), *size, self._caches.index(s.cache))
-
-
-def _model(s: CaseSummary) -> tuple[str, ...]:
-    return (s.model, s.weights, s.device, s.dtype, s.attention)
+    return tuple(sorted(summaries, key=ReadingOrder(summaries)))
 
 
 def _summarise(members: Sequence[Sample], baseline: Sequence[Sample]) -> CaseSummary:
@@ -202,6 +202,7 @@ def _speedup(counted: Sequence[Sample], baseline: Sequence[Sample]) -> dict[str,
         "speedup": ratio_of_medians(off, on),
         "speedup_ci95_low": low,
         "speedup_ci95_high": high,
+        "speedup_rounds": len(ratios),
         "speedup_round_min": min(ratios, default=None),
         "speedup_round_max": max(ratios, default=None),
         "same_output": None if None in outputs else len(outputs) == 1,
@@ -210,9 +211,10 @@ def _speedup(counted: Sequence[Sample], baseline: Sequence[Sample]) -> dict[str,
 
 def _memory(members: Sequence[Sample]) -> dict[str, Any]:
     """Peak and peak over base of each sample that has them; polled passes count too."""
-    readings = [memory_readings(s) for s in members if s.phase != "warmup" and s.status == "ok"]
-    peaks = [peak for peak, _ in filter(None, readings)]
-    over = [peak - before for peak, before in filter(None, readings) if before is not None]
+    counted = (s for s in members if s.phase != "warmup" and s.status == "ok")
+    best = [readings[0] for readings in map(memory_readings, counted) if readings]
+    peaks = [reading.peak for reading in best]
+    over = [reading.peak - reading.before for reading in best if reading.before is not None]
     return {
         "memory_peak_bytes": _whole(_median(peaks)),
         "memory_over_base_bytes": _whole(_median(over)),

@@ -10,7 +10,10 @@ import typer
 import kvbench
 from kvbench.cli.compare import compare
 from kvbench.cli.env import env
+from kvbench.cli.estimate import estimate
+from kvbench.cli.inspect import inspect
 from kvbench.cli.models import models
+from kvbench.cli.probe import probe
 from kvbench.cli.report import report
 from kvbench.cli.runs import runs
 from kvbench.cli.show import show
@@ -36,8 +39,11 @@ app.command()(compare)
 app.command()(show)
 app.command()(runs)
 app.command()(verify)
+app.command()(inspect)
 app.command()(models)
 app.command()(env)
+app.command()(estimate)
+app.command()(probe)
 
 
 def _print_version(wanted: bool) -> None:

@@ -28,8 +28,11 @@ def compare(
         ),
     ] = None,
     threshold: Annotated[
-        str, option("A ratio counts from this far from 1 on, such as 5%.", "--threshold")
-    ] = "5%",
+        str | None,
+        option(
+            "A ratio counts from this far from 1 on; by default what --fail-on-slower says, or 5%."
+        ),
+    ] = None,
     fail_on_slower: Annotated[
         str | None,
         option("Exit with code 1 if B is slower by more than this, such as 5%, in any case."),
@@ -50,9 +53,13 @@ def compare(
     test, corrected over all rows, finds p < 0.01; same if the whole interval lies within it;
     else unclear. CPU against GPU gets no verdict. What stands on one side only is listed.
 
+    With --fail-on-..., what could not be looked at fails too: a case that failed in B alone, a run
+    that is not finished, no case in common.
+
     Exit codes: 0 compared, 1 a --fail-on condition holds, 2 wrong usage or a damaged run.
     """
     from kvbench import console
+    from kvbench.analysis.compare import Rule
     from kvbench.records.run import load_run
     from kvbench.report.compare import (
         compare_runs,
@@ -62,20 +69,22 @@ def compare(
         write_chart,
     )
 
-    limits = {
-        "ratio": parse_share("--fail-on-slower", fail_on_slower),
-        "memory_ratio": parse_share("--fail-on-more-memory", fail_on_more_memory),
-    }
-    share = parse_share("--threshold", threshold)
-    loaded = [load_run(path) for path in runs]
-    result = compare_runs(loaded, by, limits["ratio"] or share or 0.05)
+    slower = parse_share("--fail-on-slower", fail_on_slower)
+    more_memory = parse_share("--fail-on-more-memory", fail_on_more_memory)
+    given = (parse_share("--threshold", threshold), slower)
+    share = next((value for value in given if value is not None), Rule().threshold)
+    result = compare_runs([load_run(path) for path in runs], by, share)
     text = render(result, output)
     if text is None:
         console.print_comparison(console.make_console(), result)
     else:
         print(text, end="")
+    errors = console.make_console(stderr=True)
+    if output == "csv":
+        # A table has no place for what is not in it.
+        console.print_unmatched(errors, result)
     if chart is not None:
         write_chart(result, chart)
-    failed = regressions(result, limits["ratio"], limits["memory_ratio"])
-    console.print_sentences(console.make_console(stderr=True), failed)
+    failed = regressions(result, slower, more_memory)
+    console.print_sentences(errors, failed)
     raise typer.Exit(1 if failed else 0)

@@ -11,15 +11,20 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kvbench.analysis.summary import CaseSummary, summarise_cases
+from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.summary import CaseSummary
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
+from kvbench.console.rates import rates_doubts, rates_line, rates_table
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.finding import findings
 from kvbench.records.index import Listed, state_of
+from kvbench.records.rates import Rates
 from kvbench.records.run import Run
 from kvbench.report.compare import Result, comparison_table
+from kvbench.report.estimate import estimate_facts, floor_table
+from kvbench.report.expected import expectation_sentences
 from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.growth import growth_sentences
 from kvbench.report.plot import speedup_bars
@@ -27,6 +32,7 @@ from kvbench.report.table import Table, check_table, failures, pair_table
 from kvbench.report.words import answers, proof, proofs
 from kvbench.text import printable
 from kvbench.theory.cache import cache_bytes_per_token
+from kvbench.theory.estimate import Estimate
 
 __all__ = [
     "make_console",
@@ -34,13 +40,16 @@ __all__ = [
     "print_checks",
     "print_comparison",
     "print_environment",
+    "print_estimate",
     "print_models",
+    "print_rates",
     "print_run",
     "print_runs",
     "print_saved",
     "print_sentences",
     "print_stopped",
     "print_table",
+    "print_unmatched",
     "print_written",
 ]
 
@@ -64,7 +73,7 @@ def print_table(console: Console, table: Table) -> None:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
     console.print(drawn)
     if table.caption:
-        console.print(table.caption, style="dim", soft_wrap=not console.is_terminal)
+        console.print(printable(table.caption), style="dim", soft_wrap=not console.is_terminal)
 
 
 def print_saved(console: Console, run: Run) -> None:
@@ -72,16 +81,20 @@ def print_saved(console: Console, run: Run) -> None:
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
-    cases = summarise_cases(run.samples)
+    cases = summarise_run(run)
     _print_results(console, run, cases)
-    bars = speedup_bars(run)
+    bars = speedup_bars(run, cases=cases)
     if bars:
         console.print("\nSpeed-up:")
-        print_sentences(console, map(printable, bars))
+        print_sentences(console, bars)
+    expected = expectation_sentences(cases, run.info)
+    if expected:
+        console.print("\nExpected:")
+        print_sentences(console, (f"- {line}" for line in expected))
     growth = growth_sentences(cases)
     if growth:
         console.print("\nGrowth:")
-        print_sentences(console, (f"- {printable(line)}" for line in growth))
+        print_sentences(console, (f"- {line}" for line in growth))
     if state.endswith("resumable"):
         _print_resume(console, run.path)
 
@@ -110,7 +123,7 @@ def _run_row(run: Listed) -> tuple[str, ...]:
 
 def print_run(console: Console, run: Run) -> None:
     """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
-    _print_results(console, run, summarise_cases(run.samples))
+    _print_results(console, run, summarise_run(run))
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
         _print_resume(console, run.path)
@@ -159,16 +172,23 @@ def print_comparison(console: Console, result: Result) -> None:
     """What `kvbench compare` shows: differences of the machines, the table, what was left out."""
     if result.differences:
         console.print("The machines or their software differ:")
-        print_sentences(console, (f"- {printable(line)}" for line in result.differences))
+        print_sentences(console, (f"- {line}" for line in result.differences))
         console.print()
     if result.rows:
         print_table(console, comparison_table(result))
     else:
         console.print("No case was timed on both sides.")
     if result.unmatched:
-        console.print(f"\nNot compared ({len(result.unmatched)}):")
+        console.print()
+        print_unmatched(console, result)
+
+
+def print_unmatched(console: Console, result: Result) -> None:
+    """What could not be compared, and why; nothing where all was."""
+    if result.unmatched:
+        console.print(f"Not compared ({len(result.unmatched)}):")
         lines = (f"- {one.side}: {one.case}: {one.reason}" for one in result.unmatched)
-        print_sentences(console, map(printable, lines))
+        print_sentences(console, lines)
 
 
 def print_written(console: Console, paths: Iterable[Path]) -> None:
@@ -180,7 +200,7 @@ def print_written(console: Console, paths: Iterable[Path]) -> None:
 def print_sentences(console: Console, sentences: Iterable[str], style: str | None = None) -> None:
     """Sentences, one a line, broken only by the terminal."""
     for sentence in sentences:
-        console.print(sentence, style=style, soft_wrap=not console.is_terminal)
+        console.print(printable(sentence), style=style, soft_wrap=not console.is_terminal)
 
 
 def print_cases(console: Console, cases: Sequence[Case]) -> None:
@@ -226,6 +246,33 @@ def print_models(console: Console, dtype: str) -> None:
     print_table(console, Table(heads, rows, (False, True, True, True, True), caption))
 
 
+def print_rates(console: Console, found: Sequence[Rates], stored: Path) -> None:
+    """What `kvbench probe` ends with: the rates beside published peaks, doubts, and the store."""
+    print_table(console, rates_table(found))
+    console.print()
+    print_sentences(console, (f"{rates.device}: {printable(rates.hardware)}" for rates in found))
+    doubts = [line for rates in found for line in rates_doubts(rates)]
+    if doubts:
+        console.print("\nTo know:")
+        print_sentences(console, (f"- {printable(line)}" for line in doubts))
+    console.print(f"\nStored in {stored}; sweeps on this machine record it.", soft_wrap=True)
+
+
+def print_estimate(console: Console, found: Estimate) -> None:
+    """What `kvbench estimate` shows: the facts with their formulas, then the floors."""
+    facts = estimate_facts(found)
+    width = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        console.print(f"{name.ljust(width)}  {printable(text)}", soft_wrap=True)
+    table = floor_table(found)
+    if table is not None:
+        console.print()
+        print_table(console, table)
+    if found.notes:
+        console.print()
+        print_sentences(console, found.notes)
+
+
 def print_environment(console: Console, environment: Environment) -> None:
     """What `kvbench env` shows: a line per fact, then what is missing and why."""
     facts: list[tuple[str, Any]] = [
@@ -253,6 +300,7 @@ def print_environment(console: Console, environment: Environment) -> None:
         if device.uuid:
             detail.append(device.uuid)
         facts.append((f"device {device.name}", ", ".join(detail)))
+        facts.append((f"rates {device.name}", rates_line(device, environment.rates)))
     facts += list(environment.versions.items())
     width = max(len(name) for name, _ in facts)
     for name, value in facts:

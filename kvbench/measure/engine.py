@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,7 +20,9 @@ from kvbench.measure.clock import TokenClock
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
+from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
+from kvbench.measure.probe import probe_device
 from kvbench.measure.verify import verify
 from kvbench.models.config import PositionLimit, load_config, loading, position_limit
 from kvbench.models.faults import is_device_fault
@@ -29,6 +32,8 @@ from kvbench.models.source import ModelSource, locate
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.inspection import Inspection
+from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
 from kvbench.strategies import strategy
 
@@ -68,6 +73,11 @@ class LocalEngine:
         """The machine and the software of this process."""
         return read_environment()
 
+    def probe(self, device: str) -> Rates:
+        """Measure the rates of a device that is present. Closes the open model."""
+        self.close()
+        return probe_device(device)
+
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse, before anything is measured, what cannot be measured at all.
 
@@ -106,6 +116,8 @@ class LocalEngine:
             loaded.weights_bytes,
             needs_memory_pass=meter.needs_memory_pass,
             notices=(meter.notice,) if meter.notice else (),
+            # Whole, with what has its default: defaults move from release to release.
+            config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
         )
 
     def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
@@ -124,6 +136,24 @@ class LocalEngine:
             generations=generations,
             seed=self._seed,
         )
+
+    def inspect(self, case: Case, layer: int) -> Inspection:
+        """Both arms of a case on the open model, step by step; nothing is timed.
+
+        Raises:
+            UserError: there is no such layer, the prompt does not fit, or the model fails.
+        """
+        model = self._model
+        try:
+            inputs = model.encoder.encode(case.prompt, case.batch_size)
+            model.past_positions(case, inputs)
+            return inspect(model.loaded, inputs, case, layer, model.encoder.decode)
+        except UserError:
+            raise
+        except Exception as error:
+            # Whatever a model raises: a person who looks at it is told what it was.
+            said = self._classify(error).error
+            raise UserError(f"{case.model} cannot be inspected: {said}") from error
 
     def close(self) -> None:
         """Free the open model and its memory."""

@@ -11,9 +11,9 @@ from kvbench.text import clip
 
 __all__ = ["changes", "environment_changes"]
 
-_NO_MATTER = frozenset({"missing", "memory_bytes", "devices", "versions"})
-"""Fields of an environment that are words, move by a few pages at each start, or are compared piece
-by piece."""
+_NO_MATTER = frozenset({"missing", "memory_bytes", "devices", "versions", "rates"})
+"""Fields of an environment that are words, move by a few pages at each start, are compared piece
+by piece, or were measured: a newer probe makes no other machine."""
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -26,11 +26,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 def environment_changes(old: Environment, new: Environment, devices: Collection[str]) -> list[str]:
     """What is otherwise in a new environment, a line each; of devices, only those named."""
-    return [
+    lines = [
         *changes(_plain(old), _plain(new)),
         *changes(_hardware(old, devices), _hardware(new, devices)),
         *changes(old.versions, new.versions),
     ]
+    # The CPU is a fact of the machine and a device.
+    return list(dict.fromkeys(lines))
 
 
 def _shown(value: Any) -> str:

@@ -6,9 +6,17 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["Column", "column", "columns_of", "to_text"]
+from pydantic import Field
+
+__all__ = ["Amount", "Column", "Count", "Number", "Seconds", "column", "columns_of", "to_text"]
+
+# What a value that is read may be: a table that was edited by hand is refused, not believed.
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kvbench.records.rates import Rates
+
 __all__ = ["Device", "Environment"]
 
 
@@ -25,6 +27,7 @@ class Environment:
     Attributes:
         versions: package name to version, of all that can move a number.
         missing: what is not there, each with why, as sentences.
+        rates: of the devices that were probed before, by `kvbench probe`.
     """
 
     platform: str
@@ -42,6 +45,7 @@ class Environment:
     nvml: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    rates: tuple[Rates, ...] = ()
 
     def hardware(self, device: str) -> str:
         """The hardware behind a device's name, or the name itself if it is not known."""

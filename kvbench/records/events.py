@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kvbench.case import Case, ModelKey, Task
 from kvbench.records.finding import Finding
@@ -53,7 +54,8 @@ class ModelLoaded:
     """A model is on its device; `seconds` to load, `weights_bytes` of parameters and buffers.
 
     `needs_memory_pass`: the device's memory can only be read in an untimed pass of its own.
-    `notices` are lines for people about the device.
+    `notices` are lines for people about the device. `config` is the model's configuration as in
+    config.json.
     """
 
     model: ModelKey
@@ -62,6 +64,7 @@ class ModelLoaded:
     weights_bytes: int
     needs_memory_pass: bool = False
     notices: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from kvbench.records.columns import columns_of
 from kvbench.records.environment import Environment
 from kvbench.records.finding import Finding
 from kvbench.records.sample import Sample
+from kvbench.records.tokens import load_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "FORMAT",
-    "TOKEN_COLUMNS",
     "Resume",
     "Run",
     "RunInfo",
@@ -36,12 +36,6 @@ __all__ = [
 
 FORMAT = 2
 """Version of the run folder's layout; raised when an old reader would misread a new folder."""
-
-TOKEN_COLUMNS: dict[str, str] = {
-    "sample_id": "The sample in samples.csv.",
-    "new_token": "Index of the new token, from 1.",
-    "elapsed_s": "Seconds from the start of generate() until the token was on the host.",
-}
 
 Row = TypeVar("Row")
 
@@ -72,6 +66,8 @@ class RunInfo:
         ended_at: UTC time of the last end; null if the process was killed.
         plan: the keys of the plan as resolved.
         cases: the grid, each case with its id and all its fields.
+        configs: the configuration of each model that was loaded, by its name, as in config.json:
+            what theory works from. Labels are left out.
         environment: that of the first start.
         resumes: the later starts. The column `session` counts: 0 is the first start, 1 the first
             of these.
@@ -89,6 +85,7 @@ class RunInfo:
     command: tuple[str, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
     cases: tuple[dict[str, Any], ...] = ()
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     environment: Environment
     resumes: tuple[Resume, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -130,20 +127,12 @@ class Run:
 
     @cached_property
     def tokens_table(self) -> pd.DataFrame:
-        """tokens.csv as a table: sample_id (categorical), new_token, elapsed_s."""
-        import pandas as pd
+        """tokens.csv as a table: sample_id (categorical), new_token, elapsed_s.
 
-        path = self.path / "tokens.csv"
-        try:
-            return pd.read_csv(
-                path,
-                # Categorical: ten million names as texts would take gigabytes.
-                dtype={"sample_id": "category", "new_token": "int64", "elapsed_s": "float64"},
-            )
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: not there, so there are no token times.") from error
-        except ValueError as error:
-            raise UserError(f"{path}: not a table of token times: {error}.") from error
+        Raises:
+            UserError: as `load_tokens`.
+        """
+        return load_tokens(self.path / "tokens.csv")
 
 
 def load_run(path: str | Path) -> Run:

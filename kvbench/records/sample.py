@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from kvbench.case import Phase, Task
-from kvbench.records.columns import column
+from kvbench.records.columns import Amount, Count, Number, Seconds, column
 from kvbench.strategies import strategy
 
 __all__ = [
     "STATUSES",
+    "MemoryReading",
     "Sample",
     "Stage",
     "Status",
@@ -50,14 +51,14 @@ class Sample:
     method: Literal["each"] = column(
         "each: every length is a generation of its own.", default="each"
     )
-    round: int = column("Pass over the group in which it was taken, from 0.")
-    repeat: int = column("Number among the samples of this case and phase, from 0.")
-    attempt: int = column(
+    round: Number = column("Pass over the group in which it was taken, from 0.")
+    repeat: Number = column("Number among the samples of this case and phase, from 0.")
+    attempt: Number = column(
         "How often this sample was recorded before, from 0: a failure that was tried again after a "
         "resume, a warm-up of a new worker. The last attempt counts.",
         default=0,
     )
-    session: int = column(
+    session: Number = column(
         "Which start of the sweep took it, from 0; run.json lists them.", default=0
     )
     started_at: str = column("UTC time of the start, ISO 8601.")
@@ -68,7 +69,7 @@ class Sample:
     )
     stage: Stage | None = column("Where it failed: load, prefill or decode.", default=None)
     error: str | None = column("What went wrong, in one line.", default=None)
-    oom_bytes: int | None = column(
+    oom_bytes: Number | None = column(
         "Out of memory: the bytes of the allocation that failed, where the message says; from CUDA "
         "rounded as it prints them.",
         unit="bytes",
@@ -86,34 +87,34 @@ class Sample:
     attention: str = column("Attention implementation, as asked for.")
     cache: str = column("Cache strategy: off, dynamic, ...")
     use_cache: bool = column("Transformers' flag of that name: false only for the strategy off.")
-    batch_size: int = column("Sequences generated at once.", unit="sequences")
+    batch_size: Count = column("Sequences generated at once.", unit="sequences")
     prompt: str = column("The prompt's label: text:..., tokens:N or file:NAME#hash.")
-    prompt_tokens: int | None = column(
+    prompt_tokens: Count | None = column(
         "Length of the prompt, padding included.", unit="tokens", default=None
     )
-    max_new_tokens: int = column("New tokens of the case, per sequence.", unit="tokens")
+    max_new_tokens: Count = column("New tokens of the case, per sequence.", unit="tokens")
 
     attention_used: str | None = column(
         "Attention implementation that really ran: what auto came to.", default=None
     )
 
     # The work and the time
-    new_tokens: int | None = column(
+    new_tokens: Number | None = column(
         "New tokens that came out, per sequence; a short warm-up makes fewer than the case asks.",
         unit="tokens",
         default=None,
     )
-    total_s: float | None = column(
+    total_s: Seconds | None = column(
         "Wall time of generate(), the device synchronised on both sides.", unit="s", default=None
     )
-    ttft_s: float | None = column("Time to first token: the prefill.", unit="s", default=None)
-    itl_s: float | None = column(
+    ttft_s: Seconds | None = column("Time to first token: the prefill.", unit="s", default=None)
+    itl_s: Amount | None = column(
         "Mean time between tokens, (total_s - ttft_s) / (new_tokens - 1).", unit="s", default=None
     )
-    tokens_per_s: float | None = column(
+    tokens_per_s: Amount | None = column(
         "New tokens of the whole batch over total_s.", unit="tokens/s", default=None
     )
-    compile_s: float | None = column(
+    compile_s: Amount | None = column(
         "Time spent compiling, for strategies that compile; null for those that do not.",
         unit="s",
         default=None,
@@ -125,7 +126,7 @@ class Sample:
     )
 
     # Memory
-    kv_cache_bytes: int | None = column(
+    kv_cache_bytes: Number | None = column(
         "Exact size of the tensors in the cache object after the run, a view counted at the size "
         "of what it shows; 0 without a cache.",
         unit="bytes",
@@ -135,42 +136,42 @@ class Sample:
         "Class of the cache object that was really used.", default=None
     )
     cache_layers: str | None = column("Classes of its layers, with counts.", default=None)
-    weights_bytes: int | None = column(
+    weights_bytes: Number | None = column(
         "Size of the model's parameters and buffers.", unit="bytes", default=None
     )
-    rss_before_bytes: int | None = column(
+    rss_before_bytes: Number | None = column(
         "CPU: resident set just before the run.", unit="bytes", default=None
     )
-    rss_peak_bytes: int | None = column(
+    rss_peak_bytes: Number | None = column(
         "CPU: largest resident set during the run.", unit="bytes", default=None
     )
-    torch_before_bytes: int | None = column(
+    torch_before_bytes: Number | None = column(
         "CUDA: bytes that torch's allocator had given out before the run.",
         unit="bytes",
         default=None,
     )
-    torch_peak_allocated_bytes: int | None = column(
+    torch_peak_allocated_bytes: Number | None = column(
         "CUDA: the most that torch's allocator had given out during the run.",
         unit="bytes",
         default=None,
     )
-    torch_peak_reserved_bytes: int | None = column(
+    torch_peak_reserved_bytes: Number | None = column(
         "CUDA: the most that torch's allocator held from the device during the run.",
         unit="bytes",
         default=None,
     )
-    nvml_before_bytes: int | None = column(
+    nvml_before_bytes: Number | None = column(
         "CUDA: NVML's used memory of the device before the run, all processes.",
         unit="bytes",
         default=None,
     )
-    nvml_peak_bytes: int | None = column(
+    nvml_peak_bytes: Number | None = column(
         "CUDA: the same after the run, before anything was freed. Context, allocator and libraries "
         "are in it; torch hands nothing back during a run, so this is the peak.",
         unit="bytes",
         default=None,
     )
-    nvml_process_bytes: int | None = column(
+    nvml_process_bytes: Number | None = column(
         "CUDA: NVML's figure for this process after the run; null in most containers.",
         unit="bytes",
         default=None,
@@ -178,7 +179,7 @@ class Sample:
     memory_method: str | None = column("How the peak was taken.", default=None)
 
     # Energy
-    energy_j: float | None = column(
+    energy_j: Amount | None = column(
         "Energy of the whole board during the run; null under 1 s or without a counter.",
         unit="J",
         default=None,
@@ -186,22 +187,31 @@ class Sample:
     energy_method: str | None = column("How it was read.", default=None)
 
     # Trust
-    gpu_other_processes: int | None = column(
+    gpu_other_processes: Number | None = column(
         "Other processes on the device after the run.", default=None
     )
     gpu_throttle_reasons: str | None = column(
         "Reasons for reduced clocks, after the run.", default=None
     )
-    gpu_sm_clock_mhz: int | None = column("SM clock after the run.", unit="MHz", default=None)
+    gpu_sm_clock_mhz: Number | None = column("SM clock after the run.", unit="MHz", default=None)
     gpu_temperature_c: int | None = column(
         "Temperature of the GPU after the run.", unit="°C", default=None
     )
-    load_average: float | None = column("Load average of the last minute.", default=None)
-    other_cpu_share: float | None = column(
+    load_average: Amount | None = column("Load average of the last minute.", default=None)
+    other_cpu_share: Amount | None = column(
         "Share of the machine's CPU time that others used during the run; null under 0.2 s.",
         default=None,
     )
     cpu_governor: str | None = column("Frequency governor of the first CPU.", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """The peak during a sample and what was in use before it, bytes; how they were read."""
+
+    method: str
+    peak: int
+    before: int | None
 
 
 def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
@@ -231,19 +241,19 @@ def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
     return Sample(**(known | fields))
 
 
-def memory_readings(sample: Sample) -> tuple[int, int | None] | None:
-    """The peak of a sample and what was in use before it, in bytes; None where neither was read.
+def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
+    """What was read of a sample's memory, the best way first; nothing where nothing was read.
 
-    The best that there is: NVML's used memory, else torch's allocator, else the resident set.
+    NVML's used memory, torch's allocator, the resident set.
     """
-    for peak, before in (
-        (sample.nvml_peak_bytes, sample.nvml_before_bytes),
-        (sample.torch_peak_allocated_bytes, sample.torch_before_bytes),
-        (sample.rss_peak_bytes, sample.rss_before_bytes),
-    ):
-        if peak is not None:
-            return peak, before
-    return None
+    found = (
+        ("nvml", sample.nvml_peak_bytes, sample.nvml_before_bytes),
+        ("torch", sample.torch_peak_allocated_bytes, sample.torch_before_bytes),
+        ("rss", sample.rss_peak_bytes, sample.rss_before_bytes),
+    )
+    return tuple(
+        MemoryReading(method, peak, before) for method, peak, before in found if peak is not None
+    )
 
 
 def with_flag(sample: Sample, flag: str) -> Sample:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,8 +18,9 @@ from kvbench.records.columns import columns_of
 from kvbench.records.files import CsvAppender, cut_torn_end, drop_rows_but, write_atomically
 from kvbench.records.finding import Finding, findings
 from kvbench.records.lock import RunLock
-from kvbench.records.run import TOKEN_COLUMNS, Resume, RunInfo, load_checks, load_info, load_run
+from kvbench.records.run import Resume, RunInfo, load_checks, load_info, load_run
 from kvbench.records.sample import Sample, utc_now, with_flag
+from kvbench.records.tokens import TOKEN_COLUMNS
 
 __all__ = ["ENVIRONMENT_CHANGED", "RunWriter", "check_name", "holds_run"]
 
@@ -31,6 +32,8 @@ _HEADERS = {
     "tokens.csv": list(TOKEN_COLUMNS),
     "verify.csv": [c.name for c in columns_of(Check)],
 }
+# Names of classes, for classifiers: thousands of lines in some configurations.
+_LABELS = frozenset({"id2label", "label2id"})
 _WORKER_LOG = "worker.log"
 
 
@@ -120,6 +123,19 @@ class RunWriter:
         self._write("tokens.csv", rows)
         self._write("samples.csv", [dataclasses.astuple(sample)])
         return sample
+
+    def keep_config(self, model: str, config: Mapping[str, Any]) -> None:
+        """Write a model's configuration into run.json, once.
+
+        Raises:
+            UserError: it cannot be written; what was written before is whole.
+        """
+        kept = {key: value for key, value in config.items() if key not in _LABELS}
+        if self.info.configs.get(model) == kept:
+            return
+        self.info = dataclasses.replace(self.info, configs={**self.info.configs, model: kept})
+        with self._told("run.json"):
+            self._save_info()
 
     def append_checks(self, checks: Iterable[Check]) -> None:
         """Write what was verified.

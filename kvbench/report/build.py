@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import UserError, check_choice
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
 from kvbench.records.run import Run
-from kvbench.report.figures import Material, draw_charts, write_charts
+from kvbench.report.figures import Material, check_charts, draw_charts, write_charts
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
 
@@ -45,19 +45,21 @@ def build(
         UserError: there is no such format or chart, or tokens.csv is no table of token times.
     """
     for name in formats:
-        if name not in FORMATS:
-            hint = did_you_mean(name, FORMATS)
-            raise UserError(f"--format: no format '{name}'; known: {', '.join(FORMATS)}{hint}")
+        check_choice("--format", "format", name, FORMATS)
     material = Material(tuple(runs))
+    check_charts(charts or ())
     drawn = list(draw_charts(material, charts)) if set(formats) - {"md"} else []
+    missing = set(charts or ()) - {chart.name for chart, _ in drawn}
+    if missing and set(formats) - {"md"}:
+        raise UserError(f"--chart: there are no data for {', '.join(sorted(missing))} here.")
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
     if "md" in formats:
         paths.append(out / "summary.md")
         parts = (
-            summary_markdown(run.info, cases)
-            for run, cases in zip(runs, material.summaries.values(), strict=True)
+            summary_markdown(run.info, cases, name)
+            for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
         )
         write_atomically(paths[-1], "\n".join(parts))
     images = [name for name in _IMAGES if name in formats]

@@ -6,11 +6,13 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvbench.analysis.cases import SELDOM, ReadingOrder
 from kvbench.analysis.compare import (
     AXES,
     Comparison,
@@ -20,27 +22,33 @@ from kvbench.analysis.compare import (
     compare,
     mean_ratio,
 )
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import UserError, check_choice
 from kvbench.records.changes import environment_changes
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
 from kvbench.records.run import Run
-from kvbench.report.figures import to_bytes
+from kvbench.report.figures import image_kind, to_bytes
 from kvbench.report.figures.ratios import ratio_chart
-from kvbench.report.markdown import markdown_table
+from kvbench.report.markdown import escape, markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import seconds, significant
 from kvbench.strategies import BASELINE
+from kvbench.text import shorten
 
 __all__ = [
     "Result",
     "compare_runs",
     "comparison_table",
+    "geometric_means",
     "parse_share",
     "regressions",
     "render",
     "write_chart",
 ]
+
+
+_LEVEL = Rule().level
+_RATIO = "ratio (95 %)"
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Result:
         rows: a row per matched case.
         unmatched: what stands on one side only.
         threshold: the share from which on a ratio counts.
+        sides: the names of the sides, A first.
+        incomplete: the runs that are not finished, or were not when they were copied.
     """
 
     by: str
@@ -60,6 +70,8 @@ class Result:
     rows: tuple[Comparison, ...]
     unmatched: tuple[Unmatched, ...]
     threshold: float
+    sides: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 def compare_runs(runs: Sequence[Run], by: str | None = None, threshold: float = 0.05) -> Result:
@@ -69,44 +81,41 @@ def compare_runs(runs: Sequence[Run], by: str | None = None, threshold: float = 
         UserError: there is no such axis, or nothing on it to compare.
     """
     by = by or "run"
-    if by not in AXES:
-        raise UserError(f"--by: no axis '{by}'; known: {', '.join(AXES)}{did_you_mean(by, AXES)}")
+    check_choice("--by", "axis", by, AXES)
     sides = _sides(runs, by)
     if len(sides) < 2:
         raise UserError(_nothing(runs, by))
-    rows: list[Comparison] = []
-    unmatched: list[Unmatched] = []
-    for other in sides[1:]:
-        more, left = compare(sides[0], other, by, Rule(threshold))
-        rows += more
-        unmatched += [one for one in left if one not in unmatched]
-    return Result(by, _differences(runs), tuple(rows), tuple(unmatched), threshold)
+    rows, unmatched = compare(*sides, by=by, rule=Rule(threshold))
+    incomplete = tuple(run.info.name for run in runs if run.info.state != "finished")
+    names = tuple(side.name for side in sides)
+    return Result(by, _differences(runs), rows, unmatched, threshold, names, incomplete)
 
 
 def comparison_table(result: Result) -> Table:
-    """The rows as text, the geometric mean last; what is the same in each row is left out."""
+    """The rows as text, the geometric means last; what is the same in each row is left out."""
     shown = [column for column in _COLUMNS if column.shown(result.rows)]
     rows = [tuple(column.cell(row) for column in shown) for row in result.rows]
-    mean = mean_ratio(result.rows)
-    if mean is not None and len(rows) > 1:
-        name = {shown[0].head: "geometric mean", "ratio (95 %)": significant(mean)}
-        rows.append(tuple(name.get(column.head, "") for column in shown))
-    sides = " | ".join(dict.fromkeys(f"A: {row.a}, B: {row.b}" for row in result.rows))
-    caption = (
-        f"{sides}. Ratio: median time of B over that of A, with its 95 % bootstrap interval; below "
-        "1, B is faster."
-    )
-    if any(row.verdict for row in result.rows):
-        caption += (
-            f" Verdict: past {result.threshold:.0%} and p < 0.01 by an exact Mann-Whitney test, "
-            "corrected over the rows."
-        )
+    for sides, mean in geometric_means(result).items():
+        if sum((row.a, row.b) == sides for row in result.rows) > 1:
+            # Of several sides the name of B stands in the first column.
+            name = f"geometric mean, {sides[1]}" if shown[0].head == "B" else "geometric mean"
+            cells = {shown[0].head: name, _RATIO: significant(mean)}
+            rows.append(tuple(cells.get(column.head, "") for column in shown))
     return Table(
         tuple(column.head for column in shown),
         tuple(rows),
         tuple(column.numeric for column in shown),
-        caption,
+        _caption(result),
     )
+
+
+def geometric_means(result: Result) -> dict[tuple[str, str], float]:
+    """The geometric mean of the ratios of each pair of sides A and B, by their names."""
+    found: dict[tuple[str, str], list[Comparison]] = {}
+    for row in result.rows:
+        found.setdefault((row.a, row.b), []).append(row)
+    means = {sides: mean_ratio(rows) for sides, rows in found.items()}
+    return {sides: mean for sides, mean in means.items() if mean is not None}
 
 
 def render(result: Result, output: str) -> str | None:
@@ -117,22 +126,41 @@ def render(result: Result, output: str) -> str | None:
     """
     if output == "table":
         return None
-    if output not in _OUTPUTS:
-        known = ["table", *_OUTPUTS]
-        hint = did_you_mean(output, known)
-        raise UserError(f"--format: no format '{output}'; known: {', '.join(known)}{hint}")
+    check_choice("--format", "format", output, ("table", *_OUTPUTS))
     return _OUTPUTS[output](result)
 
 
 def regressions(result: Result, slower: float | None, more_memory: float | None) -> list[str]:
-    """Why a comparison is to fail, a line a case; empty where the limits are not given or hold."""
-    lines = []
-    for row in result.rows:
-        if slower is not None and row.verdict == "slower" and row.ratio > 1 + slower:
-            lines.append(f"slower: {_label(row)}: {significant(row.ratio)} times the time.")
+    """Why a comparison is to fail, a line a case; empty where the limits are not given or hold.
+
+    What could not be looked at does not hold: a case that failed on side B alone, a run that is not
+    finished, no case at all.
+
+    Raises:
+        UserError: a limit is given for sides of which it can never be told.
+    """
+    if slower is None and more_memory is None:
+        return []
+    rows = result.rows
+    if slower is not None and rows and all(row.p_value is None for row in rows):
+        raise UserError("--fail-on-slower: a CPU and a GPU are not like each other.")
+    if more_memory is not None and rows and all(row.memory_ratio is None for row in rows):
+        raise UserError("--fail-on-more-memory: no memory was read in the same way on both sides.")
+    lines = [f"not finished: {name}." for name in result.incomplete]
+    if not result.rows:
+        lines.append("no case was timed on both sides.")
+    before = {one.case for one in result.unmatched if one.failed and one.side == result.sides[0]}
+    lines += [
+        f"failed: {one.side}: {one.case}: {one.reason}"
+        for one in result.unmatched
+        if one.failed and one.side != result.sides[0] and one.case not in before
+    ]
+    for row, label in zip(rows, _labels(rows), strict=True):
+        if slower is not None and row.ratio > 1 + slower and (row.p_value or 1.0) < _LEVEL:
+            lines.append(f"slower: {label}: {significant(row.ratio)} times the time.")
         memory = row.memory_ratio
         if more_memory is not None and memory is not None and memory > 1 + more_memory:
-            lines.append(f"more memory: {_label(row)}: {significant(memory)} times the memory.")
+            lines.append(f"more memory: {label}: {significant(memory)} times the memory.")
     return lines
 
 
@@ -142,13 +170,11 @@ def write_chart(result: Result, path: Path) -> None:
     Raises:
         UserError: the file is neither .png nor .svg, or there is nothing to draw.
     """
-    kind = path.suffix.removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise UserError(f"--chart: '{path}' is neither a .png nor a .svg.")
+    kind = image_kind("--chart", path)
     if not result.rows:
         raise UserError("--chart: no case stands on both sides, so that there is nothing to draw.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    labels = [_label(row) for row in result.rows]
+    labels = _labels(result.rows)
     write_atomically(path, to_bytes(ratio_chart(result.rows, labels, result.threshold), kind))
 
 
@@ -156,14 +182,16 @@ def parse_share(name: str, text: str | None) -> float | None:
     """`5%` or `0.05` as 0.05; None stays None.
 
     Raises:
-        UserError: it is no share of 0 or more.
+        UserError: it is no share of 0 or more; or it is 1 or more without a per cent sign, which
+            is more likely a forgotten one.
     """
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
-    if match is None:
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.inf
+    if match is None or not (match[2] or share < 1):
         raise UserError(f"{name}: {text!r} is no share; write 5% or 0.05.")
-    return float(match[1]) / (100 if match[2] else 1)
+    return share
 
 
 def _sides(runs: Sequence[Run], by: str) -> list[Side]:
@@ -171,15 +199,27 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         names = [run.info.name for run in runs]
         if len(set(names)) < len(names):
             names = [str(run.path) for run in runs]
-        return [Side(name, run.samples) for name, run in zip(names, runs, strict=True)]
-    found: dict[str, list[object]] = {}
-    for run in runs:
-        for sample in run.samples:
-            found.setdefault(str(getattr(sample, by)), []).append(sample)
-    # The uncached arm is what the others are measured against, the CPU what a GPU is.
-    first = {BASELINE: 0, "cpu": 0}
-    ordered = sorted(found, key=lambda value: first.get(value, 1))
-    return [Side(value, tuple(found[value])) for value in ordered]  # type: ignore[arg-type]
+        return [Side(name, (run.samples,)) for name, run in zip(names, runs, strict=True)]
+    everything = [sample for run in runs for sample in run.samples]
+    values = {getattr(sample, by): sample for sample in everything}
+    order = ReadingOrder(everything)
+
+    def rank(value: object) -> tuple[object, ...]:
+        # The uncached arm is what the others are measured against, the CPU what a GPU is, and the
+        # smallest size what larger ones are.
+        if isinstance(value, int):
+            return (value,)
+        if by == "prompt":
+            return (values[value].prompt_tokens or 0, value)
+        return (value not in (BASELINE, "cpu"), *order(values[value]))
+
+    return [
+        Side(
+            str(value),
+            tuple(tuple(s for s in run.samples if getattr(s, by) == value) for run in runs),
+        )
+        for value in sorted(values, key=rank)
+    ]
 
 
 def _nothing(runs: Sequence[Run], by: str) -> str:
@@ -226,7 +266,7 @@ def _field(head: str, name: str, numeric: bool = False) -> _Column:
 
 
 def _short(value: object) -> str:
-    return "-" if value is None else str(value)[:40]
+    return "-" if value is None else shorten(str(value))
 
 
 def _ratio(row: Comparison) -> str:
@@ -241,7 +281,8 @@ def _verdict(row: Comparison) -> str:
         return row.verdict or "-"
     if row.samples_needed is None:
         return "unclear"
-    return f"unclear, {row.samples_needed} samples each would tell"
+    least = "at least " if row.ratio_ci95_low is None else ""
+    return f"unclear, {least}{row.samples_needed} samples each would tell"
 
 
 _COLUMNS = (
@@ -258,7 +299,7 @@ _COLUMNS = (
     _Column("A", lambda row: seconds(row.a_total_s)),
     _Column("time of B", lambda row: seconds(row.b_total_s)),
     _Column("samples", lambda row: f"{row.a_samples}/{row.b_samples}"),
-    _Column("ratio (95 %)", _ratio),
+    _Column(_RATIO, _ratio),
     _Column(
         "memory", lambda row: "-" if row.memory_ratio is None else significant(row.memory_ratio)
     ),
@@ -266,12 +307,19 @@ _COLUMNS = (
 )
 
 
-def _label(row: Comparison) -> str:
+def _labels(rows: Sequence[Comparison]) -> list[str]:
+    """What each row is called: what seldom differs is named only where it does."""
+    differing = [name for name in SELDOM if len({getattr(row, name) for row in rows}) > 1]
+    return [_label(row, differing) for row in rows]
+
+
+def _label(row: Comparison, differing: Sequence[str]) -> str:
     parts = [
         row.b,
         row.model,
         row.device,
         row.dtype,
+        *(getattr(row, name) for name in differing),
         row.cache,
         None if row.batch_size is None else f"batch {row.batch_size}",
         None if row.max_new_tokens is None else f"{row.max_new_tokens} new tokens",
@@ -289,17 +337,38 @@ def _csv(result: Result) -> str:
 
 def _markdown(result: Result) -> str:
     table = comparison_table(result)
-    parts = [*(f"- {line}" for line in result.differences), "", markdown_table(table), ""]
-    parts += [table.caption, *(f"- {_missing(one)}" for one in result.unmatched)]
-    return "\n".join(parts).strip() + "\n"
+    parts = [
+        "\n".join(f"- {escape(line)}" for line in result.differences),
+        markdown_table(table) if result.rows else "",
+        escape(table.caption),
+        "\n".join(f"- {escape(_missing(one))}" for one in result.unmatched),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _missing(one: Unmatched) -> str:
     return f"not compared: {one.side}: {one.case}: {one.reason}"
 
 
+def _caption(result: Result) -> str:
+    if not result.rows:
+        return ""
+    sides = " | ".join(f"A: {a}, B: {b}" for a, b in geometric_means(result))
+    caption = (
+        f"{sides}. Ratio: median time of B over that of A, with its 95 % bootstrap interval; below "
+        "1, B is faster."
+    )
+    if any(row.verdict for row in result.rows):
+        caption += (
+            f" Verdict: past {100 * result.threshold:g}% and p < {_LEVEL} by an exact Mann-Whitney "
+            "test, corrected over the rows."
+        )
+    return caption
+
+
 def _json(result: Result) -> str:
-    value = dataclasses.asdict(result) | {"geometric_mean": mean_ratio(result.rows)}
+    means = [{"a": a, "b": b, "ratio": ratio} for (a, b), ratio in geometric_means(result).items()]
+    value = dataclasses.asdict(result) | {"geometric_means": means}
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

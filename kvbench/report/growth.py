@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from kvbench.analysis.cases import describe, varied
 from kvbench.analysis.growth import Growth, break_evens, growths
 from kvbench.analysis.summary import CaseSummary
 from kvbench.report.units import significant
@@ -11,11 +12,13 @@ from kvbench.strategies import BASELINE
 
 __all__ = ["growth_sentences"]
 
+_NOTHING = 1e-9
+
 
 def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
     """The growth of each arm, what kind of curve that is, and from where the cache pays."""
-    found = growths(cases)
-    sentences = [_growth(growth) for growth in found]
+    found, differing = growths(cases), varied(cases)
+    sentences = [_growth(growth, differing) for growth in found]
     if any(growth.first.cache == BASELINE for growth in found):
         sentences.append(
             "The uncached curve is polynomial, not exponential: computing all positions again for "
@@ -23,7 +26,7 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
         )
     for even in break_evens(cases):
         first = even.cases[0]
-        place = _place(first)
+        place = describe(first, differing, length=False)
         if even.new_tokens is None:
             tokens = [case.max_new_tokens for case in even.cases]
             between = f"{tokens[0]} to {tokens[-1]}" if len(tokens) > 1 else str(tokens[0])
@@ -38,26 +41,27 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
     return sentences
 
 
-def _growth(growth: Growth) -> str:
+def _growth(growth: Growth, differing: Collection[str]) -> str:
     tokens = [case.max_new_tokens for case in growth.cases]
     interval = f"{growth.exponent_low:.2f} to {growth.exponent_high:.2f}"
     return (
-        f"{_place(growth.first)}: time grows as n^{growth.exponent:.2f} (95 % interval {interval}) "
-        f"from {growth.fitted_from} to {tokens[-1]} new tokens; t = {_polynomial(growth)} s fits "
-        f"{len(tokens)} lengths to {growth.error:.1%}."
+        f"{describe(growth.first, differing, length=False)}: time grows as "
+        f"n^{growth.exponent:.2f} (95 % interval {interval}) from {growth.fitted_from} to "
+        f"{tokens[-1]} new tokens; t = {_polynomial(growth)} s fits {len(tokens)} lengths to "
+        f"{growth.error:.1%}."
     )
 
 
 def _polynomial(growth: Growth) -> str:
+    longest = growth.cases[-1]
+    parts = [abs(c) * longest.max_new_tokens**k for k, c in enumerate(growth.coefficients)]
     text = ""
     for power, value in enumerate(growth.coefficients):
+        # Zero, but for rounding: not to be seen in the time of the longest length.
+        if parts[power] < _NOTHING * max(parts):
+            continue
         term = significant(abs(value)) if abs(value) >= 1e-3 else f"{abs(value):.2e}"
         sign = "-" if value < 0 else "+"
         factor = ("", " n", " n^2", " n^3")[power]
         text += f" {sign} {term}{factor}" if text else f"{'-' * (value < 0)}{term}{factor}"
     return text
-
-
-def _place(case: CaseSummary) -> str:
-    batch = f", batch {case.batch_size}" if case.batch_size > 1 else ""
-    return f"{case.model} on {case.device}, {case.dtype}{batch}, cache {case.cache}"

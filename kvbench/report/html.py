@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
+from kvbench.report.expected import expectation_sentences
 from kvbench.report.figures import Chart, Material, to_bytes
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.table import failures, pair_table, speedup_text, time_text
-from kvbench.report.units import mib, seconds, significant
+from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import answers, proof
 from kvbench.text import printable
 
@@ -47,6 +49,7 @@ def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> s
         caption=pair_table(cases).caption,
         failures=_of_each(material, failures),
         flags=doubts(cases),
+        expected=_of_each_run(material, expectation_sentences),
         growth=_of_each(material, growth_sentences),
         charts=[
             {
@@ -119,6 +122,9 @@ _COLUMNS = (
     _field("samples", "samples"),
     _Column("time", lambda run, case: case.total_s_median, lambda case, value: time_text(case)),
     _Column("speed-up", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
+    _field("expected", "expected_speedup", times),
+    _field("floor", "floor_s", seconds),
+    _field("limited by", "limited_by", numeric=False),
     _field("tok/s", "tokens_per_s_median", significant),
     _field("first token", "ttft_s_median", seconds),
     _field("between tokens", "itl_s_median", seconds),
@@ -136,7 +142,12 @@ def _template() -> Template:
     source = resources.files("kvbench.report").joinpath("templates/report.html.j2")
     # Everything is escaped but the charts, which are ours.
     engine = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A model's name or an error may have control characters in it.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     return engine.from_string(source.read_text(encoding="utf-8"))
 
@@ -145,11 +156,17 @@ def _of_each(
     material: Material, words: Callable[[Sequence[CaseSummary]], Iterable[str]]
 ) -> list[str]:
     """Sentences about the cases of each run, with its name before them if there are several."""
+    return _of_each_run(material, lambda cases, info: words(cases))
+
+
+def _of_each_run(
+    material: Material, words: Callable[[Sequence[CaseSummary], RunInfo], Iterable[str]]
+) -> list[str]:
     several = len(material.runs) > 1
     return [
-        printable(f"{name}: {sentence}" if several else sentence)
-        for name, cases in material.summaries.items()
-        for sentence in words(cases)
+        f"{name}: {sentence}" if several else sentence
+        for (name, cases), run in zip(material.summaries.items(), material.runs, strict=True)
+        for sentence in words(cases, run.info)
     ]
 
 
@@ -171,7 +188,7 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
         "state": info.state,
         "started": info.started_at,
         "ended": info.ended_at,
-        "resumed": f"{len(info.resumes)} times" if info.resumes else None,
+        "resumed": _often(len(info.resumes)) if info.resumes else None,
         "command": " ".join(info.command),
         "platform": env.platform,
         "Python": env.python,
@@ -186,6 +203,10 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
     return [(name, printable(str(value))) for name, value in facts.items() if value]
 
 
+def _often(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def _inline(chart: Chart, figure: Figure) -> Any:
     from markupsafe import Markup, escape
 
@@ -193,5 +214,13 @@ def _inline(chart: Chart, figure: Figure) -> Any:
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     # All charts stand in one document, where a name may be given once.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)
+    seen: Counter[str] = Counter()
+
+    def once(found: re.Match[str]) -> str:
+        # matplotlib names a picture by its contents; who refers to it may have either of two.
+        seen[found[1]] += 1
+        return found[0] if seen[found[1]] == 1 else f'id="{found[1]}-{seen[found[1]]}"'
+
+    text = re.sub(r'\bid="([^"]+)"', once, text)
     label = escape(f"{chart.title}: {chart.question}")
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kvbench.analysis.cases import describe, varied
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import Pair, pairs, speedup_range
 from kvbench.strategies import BASELINE
+from kvbench.text import shorten
 
 __all__ = ["Table", "check_table", "failures", "pair_table", "speedup_text", "time_text"]
 
@@ -65,9 +67,9 @@ def check_table(checks: Sequence[Check]) -> Table:
 
 def failures(cases: Sequence[CaseSummary]) -> list[str]:
     """One line per case that failed, with the reason."""
+    differing = varied(cases)
     return [
-        f"{c.status}: {c.model} on {c.device}, {c.cache}, batch {c.batch_size}, "
-        f"{c.max_new_tokens} new tokens: {c.error or 'no reason given'}"
+        f"{c.status}: {describe(c, differing)}: {c.error or 'no reason given'}"
         for c in cases
         if c.status != "ok"
     ]
@@ -95,7 +97,8 @@ def speedup_text(case: CaseSummary) -> str:
     if case.speedup is None:
         return "-"
     interval = speedup_range(case)
-    if interval is None or case.samples == 1:
+    known = case.speedup_ci95_low is not None or (case.speedup_rounds or 0) > 1
+    if interval is None or not known:
         return times(case.speedup)
     return f"{times(case.speedup)} ({significant(interval[0])}-{significant(interval[1])})"
 
@@ -120,7 +123,7 @@ _COLUMNS = (
     _Column(_named("device"), lambda p: p[1].device, False, "device"),
     _Column(_named("dtype"), lambda p: p[1].dtype, False, "dtype"),
     _Column(_named("attention"), lambda p: p[1].attention, False, "attention"),
-    _Column(_named("prompt"), lambda p: _short(p[1].prompt), False, "prompt"),
+    _Column(_named("prompt"), lambda p: shorten(p[1].prompt, 24), False, "prompt"),
     _Column(_named("tokens"), lambda p: str(p[1].max_new_tokens)),
     _Column(_named("batch"), lambda p: str(p[1].batch_size)),
     _Column(_named("cache"), lambda p: p[1].cache, False, "_strategies"),
@@ -137,10 +140,6 @@ def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
     if name == "_strategies":
         return len({c.cache for c in cases if c.cache != BASELINE}) > 1
     return len({getattr(c, name) for c in cases}) > 1
-
-
-def _short(prompt: str) -> str:
-    return prompt if len(prompt) <= 24 else prompt[:21] + "..."
 
 
 def _caption(cases: Sequence[CaseSummary]) -> str:

@@ -91,10 +91,11 @@ def _verdict(speedup: float, case: CaseSummary) -> str:
     ratio = f"{significant(speedup)} times as fast"
     low, high = speedup_range(case) or (speedup, speedup)
     spread = f"{significant(low)} to {significant(high)}"
-    if case.samples == 1:
+    rounds = case.speedup_rounds or 0
+    if case.speedup_ci95_low is None and rounds < 2:
         return f"{ratio} (from one round, so that nothing is known of the spread)"
     if case.speedup_ci95_low is None:
-        spread += f" over {case.samples} rounds, too few for an interval"
+        spread += f" over {rounds} rounds, too few for an interval"
     else:
         spread = f"95 % interval {spread}"
     if low <= 1 <= high:

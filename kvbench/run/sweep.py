@@ -178,6 +178,7 @@ class _GroupRun:
             return False
         self.load_deaths = 0
         self.outcome.loaded += 1
+        self.writer.keep_config(self.group.model.model, loaded.config)
         self.needs_memory_pass = loaded.needs_memory_pass
         for notice in loaded.notices:
             self._tell(notice)

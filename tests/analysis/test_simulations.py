@@ -67,7 +67,7 @@ def counted(calls: list[list[Comparison]]) -> Counter[str | None]:
 
 
 def _side(name: str, times: np.ndarray) -> Side:
-    return Side(name, tuple(_sample(*at, float(t)) for at, t in np.ndenumerate(times)))
+    return Side(name, (tuple(_sample(*at, float(t)) for at, t in np.ndenumerate(times)),))
 
 
 def _sample(row: int, repeat: int, total: float) -> Sample:
@@ -166,12 +166,7 @@ def test_a_difference_under_the_threshold_is_never_slower() -> None:
         (0.08, 1.15, 6),
         (0.03, 1.1, 5),
         (0.06, 1.0, 10),
-        pytest.param(
-            0.1,
-            1.0,
-            12,
-            marks=pytest.mark.xfail(reason="the number has no power in it: a coin's throw"),
-        ),
+        (0.1, 1.0, 12),
     ],
 )
 def test_as_many_samples_as_are_said_to_be_needed_mostly_tell(
@@ -184,10 +179,10 @@ def test_as_many_samples_as_are_said_to_be_needed_mostly_tell(
     draw = noise(share)
     again = [compared(draw(rng, (1, n)), truth * draw(rng, (1, n)))[0].verdict for n in needed]
     settled = sum(verdict != "unclear" for verdict in again)
-    assert settled > 0.5 * len(needed)
+    # Nine in ten if the medians stay; those that were unclear by chance do not.
+    assert settled > 0.7 * len(needed)
 
 
-@pytest.mark.xfail(reason="5 are promised, and 5 against 5 cannot tell of more than one row")
 def test_the_number_promised_to_few_samples_can_tell() -> None:
     """The least exact p-value of 5 against 5 is 0.0079: of two rows Holm's is over 0.01."""
     few = compared(np.ones((6, 3)), np.full((6, 3), 2.0))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from kvbench.analysis.expected import summarise
 from kvbench.analysis.statistics import ratio_interval
-from kvbench.analysis.summary import CaseSummary, summarise, summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarise_cases
 from kvbench.case import Prompt
 from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of

@@ -146,7 +146,10 @@ def test_failures_are_counted_and_told(tmp_path: Path) -> None:
     to = console()
     print_run(to, load_run(run))
     assert "1 of 3 cases " in output(to)
-    assert "- oom: gpt2 on cpu, dynamic, batch 9, 100 new tokens: No memory." in output(to)
+    assert (
+        "- oom: gpt2 on cpu, float32, batch 9, cache dynamic, 100 new tokens: No memory."
+        in output(to)
+    )
 
 
 def test_a_case_that_has_a_time_is_not_said_to_have_none(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvbench.records.changes import environment_changes
-from tests.fakes import make_environment
+from tests.fakes import make_environment, make_rates
 
 CPU, CUDA = ("cpu",), ("cpu", "cuda")
 
@@ -53,6 +53,12 @@ def test_another_version_is_told(versions: dict[str, str], line: str) -> None:
 def test_a_package_that_is_gone_is_told() -> None:
     left = {"kvbench": "0.1.0", "torch": "2.13.0"}
     assert differences(versions=left) == ["transformers: 5.23.0 before, none now"]
+
+
+def test_a_newer_probe_is_no_change() -> None:
+    assert differences(rates=(make_rates(),)) == []
+    old, new = (make_environment(rates=(make_rates(read_bytes_per_s=r),)) for r in (1e9, 2e9))
+    assert environment_changes(old, new, CPU) == []
 
 
 def test_what_moves_at_each_start_is_no_change() -> None:

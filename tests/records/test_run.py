@@ -18,13 +18,13 @@ from kvbench.records.columns import columns_of
 from kvbench.records.finding import Finding
 from kvbench.records.run import (
     FORMAT,
-    TOKEN_COLUMNS,
     Resume,
     load_checks,
     load_info,
     load_run,
 )
 from kvbench.records.sample import Sample, sample_of
+from kvbench.records.tokens import TOKEN_COLUMNS
 from kvbench.records.writer import RunWriter
 from tests.fakes import (
     arm,
@@ -85,7 +85,11 @@ def test_a_very_long_prompt_comes_back(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=25, derandomize=True, database=None)
-@given(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.integers())
+@given(
+    st.text(),
+    st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    st.integers(min_value=0),
+)
 def test_any_text_and_number_come_back(
     tmp_path_factory: pytest.TempPathFactory, text: str, total: float, size: int
 ) -> None:
@@ -409,7 +413,7 @@ def test_token_times_that_are_not_there_are_told(run: Path) -> None:
     assert "there are no token times" in sentence(lambda: load_run(run).tokens_table)
 
 
-@pytest.mark.parametrize("content", ["", "sample_id,new_token,elapsed_s\na,x,0.5\n"])
+@pytest.mark.parametrize("content", ["", "sample_id,new_token,elapsed_s\na,1,0.5,6,7\n"])
 def test_broken_token_times_are_told(run: Path, content: str) -> None:
     (run / "tokens.csv").write_text(content)
     assert "not a table of token times" in sentence(lambda: load_run(run).tokens_table)

@@ -113,7 +113,7 @@ def test_a_format_that_there_is_not_is_a_sentence_and_nothing_is_written(
     [
         ("svg",),
         FORMATS,
-        pytest.param(("md",), marks=pytest.mark.xfail(reason="not looked at without charts")),
+        ("md",),
     ],
 )
 def test_a_chart_that_there_is_not_is_a_sentence_and_nothing_is_written(
@@ -124,7 +124,6 @@ def test_a_chart_that_there_is_not_is_a_sentence_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.xfail(reason="nothing is written, and nothing is said")
 def test_a_chart_that_is_asked_for_and_has_no_data_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="devices"):
         build([run_of(grid())], tmp_path, charts=("devices",))
@@ -160,7 +159,6 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     assert {row["run"] for row in rows_of(tmp_path / "summary.csv")} == {"same (1)", "same (2)"}
 
 
-@pytest.mark.xfail(reason="their heads are the same")
 def test_words_of_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     build([run_of(grid(), "same"), run_of(grid(), "same")], tmp_path, formats=("md",))
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")

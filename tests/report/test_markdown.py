@@ -77,7 +77,7 @@ def test_a_hostile_model_is_read_as_it_was_written(text: str) -> None:
 def test_a_hostile_error_is_read_as_it_was_written(text: str) -> None:
     failed = make_summary(status="crashed", error=text, total_s_median=None, samples=0)
     shown = list(inlines(summary_markdown(make_info(), [failed])))
-    assert f"crashed: gpt2 on cpu, dynamic, batch 1, 100 new tokens: {text}" in shown
+    assert f"crashed: gpt2 on cpu, float32, cache dynamic, 100 new tokens: {text}" in shown
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -98,19 +98,21 @@ def test_an_arm_that_was_interrupted_before_its_first_sample_has_not_failed() ->
 
 
 def test_one_sample_has_no_spread_and_no_range() -> None:
-    table = pair_table(both(samples=1))
+    table = pair_table(
+        both(samples=1, speedup_ci95_low=None, speedup_ci95_high=None, speedup_rounds=1)
+    )
     assert (cell(table, "dynamic"), cell(table, "speed-up")) == ("1.00 s", "2.00x")
 
 
 def test_without_an_interval_the_range_of_the_rounds_is_shown() -> None:
-    rounds = {"speedup_round_min": 1.5, "speedup_round_max": 2.5, "samples": 3}
+    rounds = {"speedup_round_min": 1.5, "speedup_round_max": 2.5, "speedup_rounds": 3}
     table = pair_table(both(speedup_ci95_low=None, speedup_ci95_high=None, **rounds))
     assert cell(table, "speed-up") == "2.00x (1.50-2.50)"
 
 
 def test_a_long_prompt_is_cut() -> None:
     table = pair_table([*both(prompt="text:" + "x" * 99), *both(prompt="text:y")])
-    assert cell(table, "prompt") == "text:xxxxxxxxxxxxxxxx..."
+    assert cell(table, "prompt") == "text:xxxxxx...xxxxxxxxxx"
 
 
 def test_the_caption_says_what_the_numbers_are() -> None:
@@ -156,6 +158,6 @@ def test_failures_are_told_with_their_reason() -> None:
         make_summary(cache="off", status="timeout", total_s_median=None, samples=0, batch_size=2),
     ]
     assert failures(cases) == [
-        "oom: gpt2 on cpu, dynamic, batch 1, 100 new tokens: No memory left.",
-        "timeout: gpt2 on cpu, off, batch 2, 100 new tokens: no reason given",
+        "oom: gpt2 on cpu, float32, cache dynamic, 100 new tokens: No memory left.",
+        "timeout: gpt2 on cpu, float32, batch 2, cache off, 100 new tokens: no reason given",
     ]

@@ -90,7 +90,7 @@ def test_the_answer_is_a_sentence_about_time_speed_up_and_memory() -> None:
 
 
 def test_with_few_samples_it_says_so() -> None:
-    few = on(speedup_ci95_low=None, speedup_ci95_high=None, samples=3)
+    few = on(speedup_ci95_low=None, speedup_ci95_high=None, speedup_rounds=3)
     (answer,) = answers([off(), few])
     assert "(1.50 to 2.50 over 3 rounds, too few for an interval)" in answer
 

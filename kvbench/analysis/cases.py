@@ -1,0 +1,98 @@
+"""Cases for readers: their order in tables, and their names in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from kvbench.strategies import STRATEGIES
+from kvbench.text import shorten
+
+__all__ = ["SELDOM", "ReadingOrder", "Record", "describe", "varied"]
+
+SELDOM = ("weights", "attention", "prompt")
+"""What mostly is the same in all cases, so that it is named only where it is not."""
+
+
+class Record(Protocol):
+    """What samples and summaries have in common: the fields of the case."""
+
+    # Properties, since those of a frozen class can only be read.
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def weights(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def attention(self) -> str: ...  # noqa: D102
+    @property
+    def cache(self) -> str: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def prompt(self) -> str: ...  # noqa: D102
+    @property
+    def prompt_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def max_new_tokens(self) -> int: ...  # noqa: D102
+
+
+class ReadingOrder:
+    """Cases were run in a shuffled order; people read them in the plan's, and by size.
+
+    Models are loaded in the plan's order, so that what makes a model is in the order it was seen.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        seen = list(records)
+        self._models = {key: n for n, key in enumerate(dict.fromkeys(map(_model, seen)))}
+        caches = dict.fromkeys([*STRATEGIES, *(record.cache for record in seen)])
+        self._caches = {name: number for number, name in enumerate(caches)}
+        # A case that was never begun does not know how long its prompt is; others may.
+        known = ((_prompt(record), record.prompt_tokens) for record in seen)
+        self._lengths = {prompt: tokens for prompt, tokens in known if tokens is not None}
+
+    def __call__(self, record: Record) -> tuple[object, ...]:
+        """The key to sort by."""
+        length = self._lengths.get(_prompt(record), 0)
+        size = (record.batch_size, length, record.prompt, record.max_new_tokens)
+        return (self._models[_model(record)], *size, self._caches[record.cache])
+
+
+def varied(records: Sequence[Record]) -> frozenset[str]:
+    """Which of the fields that `describe` mostly leaves out differ between these cases."""
+    return frozenset(n for n in SELDOM if len({getattr(r, n) for r in records}) > 1)
+
+
+def describe(record: Record, differing: Iterable[str] = (), *, length: bool = True) -> str:
+    """A case in words, such as `gpt2 on cpu, float32, batch 8, cache off, 100 new tokens`.
+
+    Args:
+        record: a sample or a summary of the case.
+        differing: what `varied` says of the cases that it stands among.
+        length: whether the number of new tokens is named.
+    """
+    parts = [f"{record.model} on {record.device}", record.dtype]
+    if "weights" in differing:
+        parts.append(f"{record.weights} weights")
+    if "attention" in differing:
+        parts.append(f"{record.attention} attention")
+    if record.batch_size > 1:
+        parts.append(f"batch {record.batch_size}")
+    if "prompt" in differing:
+        parts.append(f"prompt {shorten(record.prompt)}")
+    parts.append(f"cache {record.cache}")
+    if length:
+        parts.append(f"{record.max_new_tokens} new tokens")
+    return ", ".join(parts)
+
+
+def _prompt(record: Record) -> tuple[str, str]:
+    return (record.model, record.prompt)
+
+
+def _model(record: Record) -> tuple[str, ...]:
+    return (record.model, record.weights, record.device, record.dtype, record.attention)

@@ -1,0 +1,114 @@
+"""Rates in words and cells: for the table of `kvbench probe` and the lines of `kvbench env`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kvbench.records.environment import Device
+from kvbench.records.rates import Rates
+from kvbench.report.table import Table
+from kvbench.report.units import significant
+from kvbench.theory.peaks import published
+
+__all__ = ["rates_doubts", "rates_line", "rates_table"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_CAPTION = (
+    "Medians, with their quartiles. Copied bytes count twice, as read and as written. A "
+    "multiply-add counts as 2; float32 on CUDA is without TF32."
+)
+_NOT_PROBED = "not probed: run kvbench probe"
+_FLAGS = {
+    "busy_cpu": "other processes used {share} of the processors meanwhile",
+    "busy_gpu": "another compute process was on the GPU",
+    "throttled": "the GPU's clocks were reduced",
+}
+
+
+def rates_table(found: Sequence[Rates]) -> Table:
+    """A row per device, and below it what is published of it and the share that was reached."""
+    heads = (
+        "device",
+        "",
+        "read GB/s",
+        "copy GB/s",
+        *(f"{d} TFLOP/s" for d in _DTYPES),
+        "launch us",
+    )
+    rows = tuple(row for rates in found for row in _rows(rates))
+    return Table(heads, rows, (False, False, *(True,) * (len(heads) - 2)), _CAPTION)
+
+
+def rates_line(device: Device, known: Iterable[Rates]) -> str:
+    """One line on a device: what was probed and when, or that it was not, and what is published."""
+    rates = next((one for one in known if one.device == device.name), None)
+    if rates is not None:
+        day = (rates.measured_at or "")[:10]
+        return f"{_in_words(rates)}; probed {day}" + (", in doubt" if rates.flags else "")
+    peak = published(device.hardware, device.name)
+    return _NOT_PROBED if peak is None else f"{_NOT_PROBED}; published: {_in_words(peak)}"
+
+
+def _in_words(rates: Rates) -> str:
+    words = [f"read {significant(rates.read_bytes_per_s / 1e9)} GB/s"]
+    if rates.copy_bytes_per_s is not None:
+        words.append(f"copy {significant(rates.copy_bytes_per_s / 1e9)} GB/s")
+    words += [
+        f"{dtype} {significant(rate / 1e12)} TFLOP/s" for dtype, rate in rates.flops_per_s.items()
+    ]
+    if rates.overhead_s is not None:
+        words.append(f"launch {significant(rates.overhead_s * 1e6)} us")
+    return ", ".join(words)
+
+
+def _rows(rates: Rates) -> list[tuple[str, ...]]:
+    probed = _figures(rates)
+    rows = [(rates.device, "probed", *(_cell(rates, name, probed[name]) for name in probed))]
+    peak = published(rates.hardware, rates.device)
+    if peak is not None:
+        limits = _figures(peak)
+        rows.append(
+            ("", "published", *("-" if v is None else significant(v) for v in limits.values()))
+        )
+        shares = (_share(probed[name], limits[name]) for name in probed)
+        rows.append(("", "share", *shares))
+    return rows
+
+
+def _figures(rates: Rates) -> dict[str, float | None]:
+    """The figures in the units of the table, by their names in `spread`."""
+    figures = {
+        "read": (rates.read_bytes_per_s, 1e9),
+        "copy": (rates.copy_bytes_per_s, 1e9),
+        **{dtype: (rates.flops_per_s.get(dtype), 1e12) for dtype in _DTYPES},
+        "overhead": (rates.overhead_s, 1e-6),
+    }
+    return {name: None if v is None else v / unit for name, (v, unit) in figures.items()}
+
+
+def _cell(rates: Rates, name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if name not in rates.spread:
+        return significant(value)
+    unit = {"read": 1e9, "copy": 1e9, "overhead": 1e-6}.get(name, 1e12)
+    low, high = (significant(end / unit) for end in rates.spread[name])
+    return f"{significant(value)} ({low} to {high})"
+
+
+def _share(value: float | None, limit: float | None) -> str:
+    return "-" if value is None or limit is None else f"{value / limit:.0%}"
+
+
+def rates_doubts(rates: Rates) -> list[str]:
+    """What to know of a device's rates: reasons for doubt, what was left out, notes on peaks."""
+    share = "a part" if rates.other_cpu_share is None else f"{rates.other_cpu_share:.0%}"
+    lines = [_FLAGS.get(flag, flag).format(share=share) for flag in rates.flags]
+    if lines and rates.load_average is not None:
+        lines.append(f"the load average was {rates.load_average:.2f} before the probe")
+    if lines:
+        lines.append("probe again when the machine is idle")
+    busy = [f"{rates.device}: {'; '.join(lines)}."] if lines else []
+    peak = published(rates.hardware, rates.device)
+    notes = (*rates.notes, *(peak.notes if peak else ()))
+    return busy + [f"{rates.device}: {note}" for note in notes]

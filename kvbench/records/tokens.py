@@ -1,0 +1,90 @@
+"""tokens.csv: the time of each token, read as a table."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvbench.errors import UserError
+from kvbench.text import clip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TOKEN_COLUMNS", "load_tokens"]
+
+TOKEN_COLUMNS: dict[str, str] = {
+    "sample_id": "The sample in samples.csv.",
+    "new_token": "Index of the new token, from 1.",
+    "elapsed_s": "Seconds from the start of generate() until the token was on the host.",
+}
+
+# Categorical: ten million names as texts would take gigabytes.
+_TYPES: dict[str, Any] = {"sample_id": "category", "new_token": "int64", "elapsed_s": "float64"}
+
+
+def load_tokens(path: Path) -> pd.DataFrame:
+    """Read tokens.csv: sample_id (categorical), new_token, elapsed_s, a row per token.
+
+    Raises:
+        UserError: it is not there, a column is missing, or a value is wrong; the sentence names
+            the line and the column.
+    """
+    import pandas as pd
+
+    try:
+        with warnings.catch_warnings():
+            # Values in no column would be cut off, with a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=_TYPES, index_col=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there, so there are no token times.") from error
+    except (ValueError, pd.errors.ParserWarning) as error:
+        # pandas does not say where: read it once more, as text.
+        _check_values(path)
+        raise UserError(f"{path}: not a table of token times: {error}.") from error
+    for name in TOKEN_COLUMNS:
+        if name not in table:
+            raise UserError(f"{path} line 1: the column {name} is missing.")
+    _check_times(path, table)
+    return table
+
+
+def _check_values(path: Path) -> None:
+    """Point at the first value that is no number."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserWarning):
+        # No table at all: what pandas said the first time is all there is to say.
+        return
+    for name in ("new_token", "elapsed_s"):
+        if name in table:
+            numbers = pd.to_numeric(table[name], errors="coerce")
+            wrong = numbers.isna() | (numbers % 1 != 0 if name == "new_token" else False)
+            _point_at(path, name, table[name], wrong.to_numpy(), "is not right")
+
+
+def _check_times(path: Path, table: pd.DataFrame) -> None:
+    elapsed = table["elapsed_s"].to_numpy()
+    # Written so that NaN, which is not more than anything, is wrong too.
+    wrong = ~((elapsed > 0) & (elapsed < np.inf))
+    _point_at(path, "elapsed_s", table["elapsed_s"], wrong, "is no time")
+    same = np.diff(table["sample_id"].cat.codes.to_numpy()) == 0
+    follows = same & (np.diff(table["new_token"].to_numpy()) == 1)
+    early = np.concatenate([[False], follows & (np.diff(elapsed) < 0)])[: len(elapsed)]
+    _point_at(path, "elapsed_s", table["elapsed_s"], early, "is before the token before")
+
+
+def _point_at(path: Path, name: str, values: pd.Series[Any], wrong: np.ndarray, how: str) -> None:
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        # After the head, and counted from 1.
+        where = f"{path} line {first + 2}, column {name}"
+        value = values.iloc[first]
+        shown = repr(clip(value)) if isinstance(value, str) else clip(value)
+        raise UserError(f"{where}: {shown} {how}.")
