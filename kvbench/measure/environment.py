@@ -10,12 +10,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from kvbench.errors import UserError
 from kvbench.measure.devices import present_devices, why_no_cuda
 from kvbench.measure.host import cpu_governor, high_water_mark_works
 from kvbench.measure.nvml import Nvml, NvmlUnavailable
 from kvbench.records.environment import Device, Environment
+from kvbench.records.rates import Rates, find_rates, read_rates
 
-__all__ = ["read_environment"]
+__all__ = ["describe_device", "read_environment"]
 
 _PACKAGES = (
     "kvbench",
@@ -51,29 +53,32 @@ def read_environment() -> Environment:
         missing.append("CPU governor: the system does not show one, as in most virtual machines.")
     if not high_water_mark_works():
         missing.append("High-water mark: /proc/self/clear_refs cannot be used; memory is polled.")
-    cpu = _cpu_name()
+    devices = tuple(describe_device(name) for name in present_devices())
     return Environment(
         platform=platform.platform(),
         python=platform.python_version(),
-        cpu=cpu,
+        cpu=_cpu_name(),
         logical_cpus=psutil.cpu_count() or 1,
         physical_cpus=psutil.cpu_count(logical=False),
         usable_cpus=_usable_cpus(),
         memory_bytes=psutil.virtual_memory().total,
         threads=torch.get_num_threads(),
         governor=cpu_governor(),
-        devices=tuple(_device(name, cpu) for name in present_devices()),
+        devices=devices,
         cuda=torch.version.cuda,
         driver=driver,
         nvml=nvml_version,
         versions=_versions(),
+        rates=_known_rates(devices, missing),
         missing=tuple(sentence for sentence in missing if sentence),
     )
 
 
-def _device(name: str, cpu: str) -> Device:
+def describe_device(name: str) -> Device:
+    """The hardware behind the name of a device that is present."""
     if name == "cpu":
-        return Device(name="cpu", hardware=cpu, memory_bytes=psutil.virtual_memory().total)
+        memory = psutil.virtual_memory().total
+        return Device(name="cpu", hardware=_cpu_name(), memory_bytes=memory)
     properties = torch.cuda.get_device_properties(torch.device(name))
     return Device(
         name=name,
@@ -82,6 +87,26 @@ def _device(name: str, cpu: str) -> Device:
         uuid=str(properties.uuid),
         compute_capability=f"{properties.major}.{properties.minor}",
     )
+
+
+def _known_rates(devices: tuple[Device, ...], missing: list[str | None]) -> tuple[Rates, ...]:
+    """What was probed of these devices before; a store that is damaged is only missing."""
+    try:
+        stored = read_rates()
+    except UserError as error:
+        missing.append(f"Rates: {error}")
+        return ()
+    found = (
+        find_rates(
+            stored,
+            device=device.name,
+            hardware=device.hardware,
+            uuid=device.uuid,
+            threads=torch.get_num_threads(),
+        )
+        for device in devices
+    )
+    return tuple(rates for rates in found if rates is not None)
 
 
 def _versions() -> dict[str, str]:

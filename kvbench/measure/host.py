@@ -19,6 +19,7 @@ __all__ = [
     "RssPoller",
     "cpu_governor",
     "high_water_mark_works",
+    "last_level_cache_bytes",
     "load_average",
     "peak_rss_bytes",
     "release_memory",
@@ -28,6 +29,7 @@ __all__ = [
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+_CPUS = Path("/sys/devices/system/cpu")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -149,6 +151,22 @@ def cpu_governor() -> str | None:
         return _GOVERNOR.read_text().strip()
     except OSError:
         return None
+
+
+def last_level_cache_bytes() -> int:
+    """The largest caches of all processors together; 0 where the system does not show them."""
+    sizes: dict[tuple[int, str], int] = {}
+    for cache in _CPUS.glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level, shared, size = (
+                (cache / name).read_text().strip() for name in ("level", "shared_cpu_list", "size")
+            )
+            # Such as 36608K. A cache that processors share is listed with each of them.
+            sizes[int(level), shared] = int(size.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    last = max((level for level, _ in sizes), default=0)
+    return sum(size for (level, _), size in sizes.items() if level == last)
 
 
 @functools.cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -13,8 +15,10 @@ import torch
 import transformers
 
 from kvbench.measure import environment, host
-from kvbench.measure.environment import read_environment
+from kvbench.measure.environment import describe_device, read_environment
 from kvbench.measure.nvml import Nvml
+from kvbench.records.rates import STATE_VARIABLE, Rates, keep_rates
+from tests.fakes import make_rates
 from tests.measure.fake_nvml import FakeNvml, NVMLError
 
 
@@ -112,6 +116,66 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.driver, found.nvml) == ("580.1", "13.580.1")
     assert not {"CUDA", "NVML"} & {sentence.split(":")[0] for sentence in found.missing}
     assert fake.calls[-1] == "nvmlShutdown"
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder for what is probed."""
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def of_this_machine(**fields: Any) -> Rates:
+    hardware = describe_device("cpu").hardware
+    return make_rates(**({"hardware": hardware, "threads": torch.get_num_threads()} | fields))
+
+
+@pytest.mark.usefixtures("bare", "store")
+def test_what_was_probed_here_is_known() -> None:
+    assert read_environment().rates == ()
+    keep_rates(of_this_machine())
+    assert read_environment().rates == (of_this_machine(),)
+
+
+@pytest.mark.usefixtures("bare", "store")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"hardware": "Another CPU"},
+        {"threads": torch.get_num_threads() + 1},
+        {"device": "cuda", "threads": None, "uuid": "a-b"},
+    ],
+    ids=["processor", "threads", "gpu"],
+)
+def test_what_was_probed_elsewhere_is_not_of_this_machine(other: dict[str, Any]) -> None:
+    keep_rates(of_this_machine(**other))
+    assert read_environment().rates == ()
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_damaged_store_is_missing_and_ends_nothing(store: Path) -> None:
+    (store / "rates.json").write_text("{")
+    found = read_environment()
+    assert found.rates == ()
+    (sentence,) = (line for line in found.missing if line.startswith("Rates: "))
+    assert "is damaged" in sentence and sentence.endswith("run `kvbench probe` again.")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_gpu_is_known_by_its_uuid_under_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch, FakeNvml())
+    properties = SimpleNamespace(name="Fake 9", total_memory=80, uuid="abc", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    for name, uuid, rate in (("cuda", "other", 1e12), ("cuda:1", "abc", 2e12)):
+        keep_rates(
+            make_rates(
+                device=name, hardware="Fake 9", uuid=uuid, threads=None, read_bytes_per_s=rate
+            )
+        )
+    (rates,) = read_environment().rates
+    assert (rates.device, rates.uuid, rates.read_bytes_per_s) == ("cuda", "abc", 2e12)
 
 
 @pytest.mark.usefixtures("bare")

@@ -1,0 +1,364 @@
+"""Measure what a device reads, copies, multiplies and launches per second: the rates of floors."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch.nn import functional
+
+from kvbench.measure import host
+from kvbench.measure.environment import describe_device
+from kvbench.measure.meters import make_meter, trust_flags
+from kvbench.models.faults import is_device_fault
+from kvbench.records.rates import Rates
+from kvbench.records.sample import utc_now
+
+__all__ = ["Effort", "probe_device", "working_set_bytes"]
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_COLUMNS = 4096
+_DTYPES = ("float32", "bfloat16", "float16")
+_SLOW = 0.4
+"""A way to read that on a quarter of the matrix is below this share of the best is left there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much work a probe is. Tests do with less.
+
+    Attributes:
+        working_set_bytes: what the reads go over; by default as `working_set_bytes` says.
+        repeats: the fewest timed runs of a figure, or three if they take twice `seconds`.
+        seconds: how long a figure is timed at least.
+        warmup_s: how long it runs before: processors and GPUs need a moment to raise their clocks.
+        smallest: rows and columns of the smallest matrices that are multiplied.
+        product_s: they are doubled until one product takes that long.
+        launches: tiny operations in a row for the overhead.
+    """
+
+    working_set_bytes: int | None = None
+    repeats: int = 7
+    seconds: float = 0.8
+    warmup_s: float = 0.2
+    smallest: int = 256
+    product_s: float = 0.05
+    launches: int = 1000
+
+
+class _Figure(NamedTuple):
+    """Seconds of one run of an amount of work over `repeats`, and how it was run."""
+
+    how: str
+    amount: float
+    least: float
+    q1: float
+    median: float
+    q3: float
+    repeats: int
+
+    @property
+    def rate(self) -> float:
+        return self.amount / self.median
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return self.amount / self.q3, self.amount / self.q1
+
+
+def probe_device(
+    device: str, effort: Effort | None = None, *, clock: Callable[[], float] = time.perf_counter
+) -> Rates:
+    """Measure the rates of a device with torch, on all of its threads.
+
+    Each figure is the median of repeated runs after a warm-up, the clock read after the device has
+    done its work. Where there are several natural ways, the fastest counts: a floor is to be a
+    bound. A dtype that fails is left out, with a sentence in `notes`.
+
+    Args:
+        device: a device that is present: `cpu`, `cuda`, `cuda:1`, ...
+        effort: sizes and times.
+        clock: seconds; for tests.
+
+    Raises:
+        RuntimeError: not even memory can be read there.
+    """
+    effort = effort or Effort()
+    load = host.load_average()
+    meter = make_meter(torch.device(device))
+    try:
+        meter.start("measure")
+        with torch.inference_mode():
+            probe = _Probe(torch.device(device), effort, meter.synchronise, clock)
+            rates = probe.rates(device)
+        readings = meter.finish()
+    finally:
+        gc.collect()
+        meter.close()
+    return _with_readings(rates, load, readings)
+
+
+def working_set_bytes(device: torch.device) -> tuple[int, str | None]:
+    """Bytes to read for a rate of memory and not of caches; a note where memory is short of it.
+
+    CPU: four times the last-level caches and at least 256 MiB. CUDA: sixteen times the L2 cache,
+    whose replacement is not simply the oldest first, and at least 1 GiB. Never more than a quarter
+    of the memory that is free.
+    """
+    if device.type == "cpu":
+        wanted = max(256 * _MIB, 4 * host.last_level_cache_bytes())
+    else:
+        wanted = max(_GIB, 16 * torch.cuda.get_device_properties(device).L2_cache_size)
+    most = _free_bytes(device) // 4
+    if wanted <= most:
+        return wanted, None
+    return most, (
+        f"Memory sufficed for {most / _MIB:.0f} MiB to read instead of {wanted / _MIB:.0f}: caches "
+        "may have a part in the rates."
+    )
+
+
+class _Probe:
+    """One probe: where, how much, and what it has to say besides figures."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        effort: Effort,
+        synchronise: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._device = device
+        self._effort = effort
+        self._synchronise = synchronise
+        self._clock = clock
+        self._notes: list[str] = []
+        self._bytes, note = working_set_bytes(device)
+        if effort.working_set_bytes is not None:
+            self._bytes, note = min(effort.working_set_bytes, self._bytes), None
+        # On a GPU small runs are queued together: the wait for it takes as long as they do.
+        self._batch_s = 0.0 if device.type == "cpu" else 0.01
+        self._keep(note)
+
+    def rates(self, device: str) -> Rates:
+        """All figures of the device."""
+        read, copy = self._best_read(), self._copy()
+        products = {}
+        for dtype in _DTYPES:
+            figure = self._product_or_note(dtype)
+            if figure is not None:
+                products[dtype] = figure
+        launch = self._launches()
+        figures = {"read": read, "copy": copy, **products}
+        described = describe_device(device)
+        return Rates(
+            device=device,
+            hardware=described.hardware,
+            uuid=described.uuid,
+            source="probe",
+            read_bytes_per_s=read.rate,
+            copy_bytes_per_s=copy.rate,
+            flops_per_s={dtype: figure.rate for dtype, figure in products.items()},
+            overhead_s=launch.median / launch.amount,
+            measured_at=utc_now(),
+            threads=torch.get_num_threads() if device == "cpu" else None,
+            torch=torch.__version__,
+            method=self._method(read, copy, products),
+            repeats=min(figure.repeats for figure in (*figures.values(), launch)),
+            working_set_bytes=self._bytes,
+            spread={name: figure.spread for name, figure in figures.items()}
+            | {"overhead": (launch.q1 / launch.amount, launch.q3 / launch.amount)},
+            best={name: figure.amount / figure.least for name, figure in figures.items()}
+            | {"overhead": launch.least / launch.amount},
+            notes=tuple(self._notes),
+        )
+
+    def _best_read(self) -> _Figure:
+        best: _Figure | None = None
+        # What CUDA emulates is slow, and no model would be run in it.
+        short = "bfloat16" if self._has_bfloat16() else "float16"
+        for dtype in ("float32", short):
+            best = self._best_read_of(self._filled(dtype), best)
+        assert best is not None
+        return best
+
+    def _best_read_of(self, matrix: torch.Tensor, best: _Figure | None) -> _Figure | None:
+        part = matrix[: max(1, len(matrix) // 4)]
+        for name, read in self._ways_to_read(matrix):
+            if best is None or self._first_rate(read, part) >= _SLOW * best.rate:
+                how = f"{name} in {str(matrix.dtype).removeprefix('torch.')}"
+                figure = self._timed(how, functools.partial(read, matrix), matrix.nbytes)
+                best = figure if best is None or figure.rate > best.rate else best
+        return best
+
+    def _ways_to_read(
+        self, matrix: torch.Tensor
+    ) -> Iterator[tuple[str, Callable[[torch.Tensor], object]]]:
+        """Each reads every element of a matrix [rows, columns] once."""
+        vector = matrix[0].clone()
+        row = vector.view(1, -1)
+        yield "torch.mv", lambda m: torch.mv(m, vector)
+        # What a model does for one token: [1, columns] x [rows, columns]^T.
+        yield "linear", lambda m: functional.linear(row, m)
+        if matrix.dtype == torch.float32:
+            yield "torch.sum", lambda m: m.sum()
+
+    def _first_rate(self, read: Callable[[torch.Tensor], object], matrix: torch.Tensor) -> float:
+        read(matrix)
+        return matrix.nbytes / self._seconds(lambda: read(matrix), 1)
+
+    def _copy(self) -> _Figure:
+        numbers = self._filled("float32").view(-1)
+        half = len(numbers) // 2
+        source, target = numbers[:half], numbers[half : 2 * half]
+        # Bytes read and bytes written.
+        return self._timed("copy_", lambda: target.copy_(source), source.nbytes + target.nbytes)
+
+    def _product_or_note(self, dtype: str) -> _Figure | None:
+        if dtype == "bfloat16" and not self._has_bfloat16():
+            self._notes.append("bfloat16 is left out: the device has none and emulates it.")
+            return None
+        try:
+            return self._product(getattr(torch, dtype))
+        except Exception as error:
+            # After a fault of the device nothing that follows means anything. Anything else costs
+            # this dtype alone.
+            if is_device_fault(error) and "NOT_SUPPORTED" not in str(error):
+                raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._notes.append(f"{dtype} is left out: {first.rstrip('.')}.")
+            return None
+
+    def _product(self, dtype: torch.dtype) -> _Figure:
+        """The best of the last two sizes of square matrices."""
+        sizes: list[int] = []
+        for n in self._sizes(dtype):
+            sizes.append(n)
+            multiply = self._multiplication(n, dtype)
+            multiply()
+            if self._seconds(multiply, 1) >= self._effort.product_s:
+                break
+        figures = [
+            self._timed(f"{n} x {n}", self._multiplication(n, dtype), 2 * n**3) for n in sizes[-2:]
+        ]
+        return max(figures, key=lambda figure: figure.rate)
+
+    def _sizes(self, dtype: torch.dtype) -> Iterator[int]:
+        most = _free_bytes(self._device) // 4
+        n = self._effort.smallest
+        while n == self._effort.smallest or 3 * n * n * dtype.itemsize <= most:
+            yield n
+            n *= 2
+
+    def _multiplication(self, n: int, dtype: torch.dtype) -> Callable[[], object]:
+        left, right = (
+            torch.empty(n, n, dtype=dtype, device=self._device).uniform_(-1, 1) for _ in range(2)
+        )
+        product = torch.empty(n, n, dtype=dtype, device=self._device)
+        return lambda: torch.mm(left, right, out=product)
+
+    def _launches(self) -> _Figure:
+        one = torch.zeros(1, device=self._device)
+        count = self._effort.launches
+
+        def launch() -> None:
+            for _ in range(count):
+                one.add_(1)
+
+        return self._timed("add_", launch, count)
+
+    def _filled(self, dtype: str) -> torch.Tensor:
+        """A matrix [rows, columns] of random numbers, its pages touched by the threads that read.
+
+        Neither zeros, which the system may keep in one page, nor denormals, which are slow.
+        """
+        kind: torch.dtype = getattr(torch, dtype)
+        rows = max(1, self._bytes // (_COLUMNS * kind.itemsize))
+        numbers = torch.empty(rows * _COLUMNS, dtype=kind, device=self._device)
+        # Random numbers take one thread long. An odd length, so that no two pages are alike.
+        block = torch.empty(4 * _MIB - 3, dtype=kind, device=self._device).uniform_(-1, 1)
+        for start in range(0, len(numbers), len(block)):
+            part = numbers[start : start + len(block)]
+            part.copy_(block[: len(part)])
+        return numbers.view(rows, _COLUMNS)
+
+    def _timed(self, how: str, run: Callable[[], object], amount: float) -> _Figure:
+        effort = self._effort
+        warm, runs = 0.0, 0
+        while runs == 0 or warm < effort.warmup_s:
+            warm += self._seconds(run, 1)
+            runs += 1
+        batch = max(1, math.ceil(self._batch_s * runs / warm)) if warm > 0 else 1
+        times: list[float] = []
+        while not _enough(times, batch, effort):
+            times.append(self._seconds(run, batch) / batch)
+        q1, median, q3 = _quartiles(times)
+        return _Figure(how, amount, min(times), q1, median, q3, len(times))
+
+    def _seconds(self, run: Callable[[], object], count: int) -> float:
+        self._synchronise()
+        start = self._clock()
+        for _ in range(count):
+            run()
+        self._synchronise()
+        return self._clock() - start
+
+    def _has_bfloat16(self) -> bool:
+        if self._device.type == "cpu":
+            return True
+        with torch.cuda.device(self._device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+    def _keep(self, note: str | None) -> None:
+        if note is not None:
+            self._notes.append(note)
+
+    def _method(self, read: _Figure, copy: _Figure, products: dict[str, _Figure]) -> str:
+        sizes = ", ".join(f"{dtype} {figure.how}" for dtype, figure in products.items())
+        exact = torch.get_float32_matmul_precision() == "highest"
+        return (
+            f"Medians. Read: {read.how} over {read.amount / _MIB:.0f} MiB, the fastest of "
+            f"torch.mv, linear and torch.sum. Copy: {copy.amount / _MIB:.0f} MiB, half read and "
+            "half written. "
+            f"FLOP/s: torch.mm, {sizes}; float32 "
+            f"{'without' if exact else 'as torch was set, with'} TF32 and the like. Overhead: "
+            f"{self._effort.launches} additions to one number."
+        )
+
+
+def _with_readings(rates: Rates, load: float | None, readings: dict[str, Any]) -> Rates:
+    return dataclasses.replace(
+        rates,
+        load_average=load,
+        other_cpu_share=readings["other_cpu_share"],
+        flags=tuple(trust_flags(readings)),
+    )
+
+
+def _enough(times: list[float], batch: int, effort: Effort) -> bool:
+    spent = sum(times) * batch
+    if len(times) < 3:
+        return False
+    if spent >= 2 * effort.seconds:
+        return True
+    return len(times) >= effort.repeats and spent >= effort.seconds
+
+
+def _quartiles(times: list[float]) -> tuple[float, float, float]:
+    q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
+    return q1, median, q3
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0]
