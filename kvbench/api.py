@@ -43,7 +43,7 @@ from kvbench.run.supervisor import WorkerEngine
 from kvbench.run.sweep import Conduct, run_groups
 from kvbench.strategies import BASELINE
 
-__all__ = ["environment", "inspect", "plan_cases", "resume", "sweep", "verify"]
+__all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
 
 _LEAST = {"new_tokens": 2, "generations": 3}
 """Two tokens for one step through the cache; three generations for a slope."""

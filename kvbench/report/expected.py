@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from kvbench.analysis.cases import describe, varied
@@ -29,6 +30,8 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
     off, on, rates = found.off, found.on, found.rates
     assert off.floor_s and on.floor_s and on.expected_speedup and on.speedup
     source = "as probed" if rates.source == "probe" else "as published"
+    if rates.flags:
+        source += f", in doubt ({', '.join(rates.flags)})"
     arithmetic = significant(rates.flops_per_s[on.dtype] / 1e12)
     sentences = [
         f"{describe(on, differing)}: at {significant(rates.read_bytes_per_s / 1e9)} GB/s and "
@@ -37,6 +40,11 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
         f"is to be expected, {significant(on.speedup)} was measured.",
         f"{_limit('Without a cache', off)} {_limit('With it', on)}",
     ]
+    if any((arm.total_s_median or math.inf) < (arm.floor_s or 0.0) for arm in (off, on)):
+        sentences.append(
+            "A run below its floor: the rates are too low, as of a busy machine. Probe again when "
+            "it is idle."
+        )
     if found.overhead_s is not None:
         sentences.append(_overhead(found.overhead_s, found.pays_from))
     return sentences

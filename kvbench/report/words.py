@@ -61,11 +61,16 @@ _PROOFS: dict[Verdict, str] = {
 
 
 def speedup_range(case: CaseSummary) -> tuple[float, float] | None:
-    """The 95 % interval of the speed-up; with too few samples, its range over the rounds."""
+    """The 95 % interval of the speed-up; with too few samples, its range over the rounds.
+
+    The ratio of the medians is in it in any case: of a noisy machine's few samples it may lie
+    beyond the ratios of all rounds.
+    """
     if case.speedup_ci95_low is not None and case.speedup_ci95_high is not None:
         return case.speedup_ci95_low, case.speedup_ci95_high
     if case.speedup_round_min is not None and case.speedup_round_max is not None:
-        return case.speedup_round_min, case.speedup_round_max
+        known = [case.speedup] if case.speedup is not None else []
+        return min(case.speedup_round_min, *known), max(case.speedup_round_max, *known)
     return None
 
 

@@ -6,11 +6,13 @@ from kvbench.analysis.expected import summarise_run
 from kvbench.report.expected import expectation_sentences
 from kvbench.theory.floors import floor
 from tests.analysis.test_expected import GPT2, probed, rates
-from tests.report.saved import grid, run_of
+from tests.report.saved import grid, run_of, time_of
 
 
 def told(**fields: object) -> list[str]:
-    run = probed(**fields)  # type: ignore[arg-type]
+    # Ten times as slow as usual: not below its floor.
+    known = {"samples": grid(lambda case: 10 * time_of(case))} | fields
+    run = probed(**known)  # type: ignore[arg-type]
     return expectation_sentences(summarise_run(run), run.info)
 
 
@@ -40,6 +42,18 @@ def test_overhead_is_told_with_the_length_from_which_it_pays() -> None:
     endless = rates(read_bytes_per_s=1e15, flops_per_s={"float32": 1e18})
     *_, last = told(samples=grid(lambda case: 0.5 * case.max_new_tokens), rates=(endless,))
     assert last.endswith("no speed-up is expected within 65536 tokens.")
+
+
+def test_rates_of_a_busy_machine_are_told() -> None:
+    first, *_ = told(rates=(rates(flags=("busy_cpu",)),))
+    assert ", as probed, in doubt (busy_cpu), it takes at least" in first
+
+
+def test_a_run_below_its_floor_says_that_the_rates_are_too_low() -> None:
+    slow = rates(read_bytes_per_s=1e8)
+    *_, last = told(rates=(slow,))
+    assert last.startswith("A run below its floor: the rates are too low")
+    assert not any("below its floor" in sentence for sentence in told())
 
 
 def test_prompts_are_told_apart() -> None:

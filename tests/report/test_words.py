@@ -216,3 +216,10 @@ def test_what_was_found_goes_over_what_was_planned() -> None:
 def test_where_nothing_was_found_nothing_is_said(plan: dict[str, Any]) -> None:
     # A run without a cached arm, or one that was stopped before.
     assert proofs(make_info(plan=plan)) == []
+
+
+def test_the_ratio_of_the_medians_is_in_its_range() -> None:
+    """On a noisy machine it may lie beyond the ratios of all rounds."""
+    rounds = {"speedup_ci95_low": None, "speedup_ci95_high": None, "speedup_rounds": 3}
+    few = on(speedup=0.9, speedup_round_min=1.2, speedup_round_max=2.6, **rounds)
+    assert speedup_range(few) == (0.9, 2.6)
