@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
+import kvbench
 from kvbench.errors import UserError
 from kvbench.measure.devices import present_devices, why_no_cuda
 from kvbench.measure.host import cpu_governor, high_water_mark_works
@@ -20,7 +21,6 @@ from kvbench.records.rates import Rates, find_rates, read_rates
 __all__ = ["describe_device", "read_environment"]
 
 _PACKAGES = (
-    "kvbench",
     "torch",
     "transformers",
     "accelerate",
@@ -110,7 +110,8 @@ def _known_rates(devices: tuple[Device, ...], missing: list[str | None]) -> tupl
 
 
 def _versions() -> dict[str, str]:
-    versions = {}
+    # From the code itself: it may run from its repository, without being installed.
+    versions = {"kvbench": kvbench.__version__}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -7,9 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import kvbench
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
@@ -64,7 +65,7 @@ def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> s
             {"name": name, "facts": _facts(run.info), "notes": run.info.notes}
             for name, run in zip(material.summaries, material.runs, strict=True)
         ],
-        version=metadata.version("kvbench"),
+        version=kvbench.__version__,
     )
 
 

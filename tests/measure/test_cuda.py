@@ -67,13 +67,6 @@ class CheckedClock(TokenClock):
 
 
 @pytest.fixture
-def engine() -> Iterator[LocalEngine]:
-    engine = LocalEngine()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
 def needs_nvml() -> None:
     try:
         Nvml().close()
@@ -84,14 +77,8 @@ def needs_nvml() -> None:
 @pytest.fixture
 def needs_board(needs_nvml: None) -> None:
     """A part of a board has neither clocks nor a temperature of its own."""
-    uuid = str(torch.cuda.get_device_properties(0).uuid)
-    pynvml.nvmlInit()
-    try:
-        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-    except pynvml.NVMLError:
+    if nvml_uuid(str(torch.cuda.get_device_properties(0).uuid)).startswith("MIG-"):
         pytest.skip("a MIG instance")
-    finally:
-        pynvml.nvmlShutdown()
 
 
 @pytest.fixture
@@ -117,6 +104,18 @@ def measured(engine: LocalEngine, one: Case) -> Sample:
     return engine.measure(task(one))[0]
 
 
+def nvml_uuid(uuid: str) -> str:
+    """NVML's name of a device that torch knows by a UUID: of a board or of a part of one."""
+    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return f"MIG-{uuid}"
+    finally:
+        pynvml.nvmlShutdown()
+    return f"GPU-{uuid}"
+
+
 def generated(loaded: LoadedModel, cache: str, count: int, clock: TokenClock) -> Generation:
     return generate(
         loaded,
@@ -129,20 +128,29 @@ def generated(loaded: LoadedModel, cache: str, count: int, clock: TokenClock) ->
 
 
 @pytest.mark.usefixtures("needs_nvml")
-def test_the_handle_is_that_of_the_visible_device() -> None:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize("how", ["index", "uuid", "reversed"])
+def test_the_handle_is_that_of_the_visible_device(how: str) -> None:
+    count = torch.cuda.device_count()
+    uuids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    names = given.split(",")[:count]
+    if how == "reversed" and count == 1:
+        pytest.skip("one device has no other order")
     # The last: where there are several, its index here is not that in the process below.
-    last = visible.split(",")[-1] or str(torch.cuda.device_count() - 1)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": last}
+    visible = {
+        "index": names[-1],
+        "uuid": nvml_uuid(uuids[-1]),
+        "reversed": ",".join(reversed(names)),
+    }[how]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
     done = subprocess.run(
         [sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    count, of_torch, of_nvml = done.stdout.split()
-    assert count == "1"
-    assert of_nvml in (f"GPU-{of_torch}", f"MIG-{of_torch}")
-    ours = str(torch.cuda.get_device_properties(torch.cuda.device_count() - 1).uuid)
-    assert of_torch == ours
+    found, of_torch, of_nvml = done.stdout.split()
+    assert int(found) == len(visible.split(","))
+    assert of_torch == uuids[-1]
+    assert of_nvml == nvml_uuid(of_torch)
 
 
 def test_memory_columns_are_filled(engine: LocalEngine, tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""What tests on a real GPU share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from kvbench.measure.engine import LocalEngine
+from kvbench.measure.nvml import Nvml, NvmlDevice, NvmlUnavailable
+
+
+@pytest.fixture
+def engine() -> Iterator[LocalEngine]:
+    """An engine in this process, closed at the end."""
+    engine = LocalEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def gpu() -> Iterator[NvmlDevice]:
+    """The first CUDA device as NVML knows it, this process's context already on it."""
+    try:
+        nvml = Nvml()
+    except NvmlUnavailable as error:
+        pytest.skip(str(error))
+    torch.zeros(1, device="cuda")
+    torch.cuda.synchronize()
+    yield nvml.device(str(torch.cuda.get_device_properties(0).uuid))
+    nvml.close()
