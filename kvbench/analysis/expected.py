@@ -100,9 +100,10 @@ def _with_floor(
         "expected_cache_bytes": _cache_bytes(case, info),
         "rates": rates and rates.source,
         "floor_s": found.seconds,
+        "expected_s": found.expected_s,
     }
     if off is not None and case.cache != BASELINE:
-        known["expected_speedup"] = off.seconds / found.seconds
+        known["expected_speedup"] = off.expected_s / found.expected_s
     if case.total_s_median:
         known["mbu"] = found.mbu(case.total_s_median)
         known["mfu"] = found.mfu(case.total_s_median)

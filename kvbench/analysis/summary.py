@@ -127,8 +127,14 @@ class CaseSummary:
     floor_s: float | None = column(
         "The least time that the device's bandwidth and arithmetic allow.", unit="s", default=None
     )
+    expected_s: float | None = column(
+        "The floor, and what kvbench probe found that layers and products of few rows take beyond "
+        "it; the floor alone of published rates.",
+        unit="s",
+        default=None,
+    )
     expected_speedup: float | None = column(
-        "Floor of the strategy off over this one's, same case otherwise.", default=None
+        "Expected time of the strategy off over this one's, same case otherwise.", default=None
     )
     mbu: float | None = column("Share of the bandwidth that was used.", default=None)
     mfu: float | None = column("Share of the arithmetic that was used.", default=None)

@@ -15,7 +15,8 @@ __all__ = ["rates_doubts", "rates_line", "rates_table"]
 _DTYPES = ("float32", "bfloat16", "float16")
 _CAPTION = (
     "Medians, with their quartiles. Copied bytes count twice, as read and as written. A "
-    "multiply-add counts as 2; float32 on CUDA is without TF32."
+    "multiply-add counts as 2; float32 on CUDA is without TF32. Layer: of a decoder in "
+    "Transformers whose arithmetic is nothing."
 )
 _NOT_PROBED = "not probed: run kvbench probe"
 _FLAGS = {
@@ -34,6 +35,7 @@ def rates_table(found: Sequence[Rates]) -> Table:
         "copy GB/s",
         *(f"{d} TFLOP/s" for d in _DTYPES),
         "launch us",
+        "layer us",
     )
     rows = tuple(row for rates in found for row in _rows(rates))
     return Table(heads, rows, (False, False, *(True,) * (len(heads) - 2)), _CAPTION)
@@ -82,6 +84,7 @@ def _figures(rates: Rates) -> dict[str, float | None]:
         "copy": (rates.copy_bytes_per_s, 1e9),
         **{dtype: (rates.flops_per_s.get(dtype), 1e12) for dtype in _DTYPES},
         "overhead": (rates.overhead_s, 1e-6),
+        "layer": (rates.layer_s, 1e-6),
     }
     return {name: None if v is None else v / unit for name, (v, unit) in figures.items()}
 

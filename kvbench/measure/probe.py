@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from torch.nn import functional
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from kvbench.measure import host
 from kvbench.measure.environment import describe_device
@@ -28,6 +29,12 @@ __all__ = ["Effort", "probe_device", "working_set_bytes"]
 _MIB, _GIB = 1 << 20, 1 << 30
 _COLUMNS = 4096
 _DTYPES = ("float32", "bfloat16", "float16")
+_FEW = 16
+"""Rows of a product that is still limited by bandwidth."""
+
+_LAYERS, _STEPS = (4, 12), 16
+"""Layers of the tiny decoders, and tokens that each makes in a run."""
+
 _SLOW = 0.4
 """A way to read that on a quarter of the matrix is below this share of the best is left there."""
 
@@ -157,7 +164,8 @@ class _Probe:
             figure = self._product_or_note(dtype)
             if figure is not None:
                 products[dtype] = figure
-        launch = self._launches()
+        launch, layer = self._launches(), self._layer()
+        few = self._few_rows(read, products.get("float32"))
         figures = {"read": read, "copy": copy, **products}
         described = describe_device(device)
         return Rates(
@@ -169,6 +177,8 @@ class _Probe:
             copy_bytes_per_s=copy.rate,
             flops_per_s={dtype: figure.rate for dtype, figure in products.items()},
             overhead_s=launch.median / launch.amount,
+            layer_s=layer,
+            few_rows_s_per_byte=few,
             measured_at=utc_now(),
             threads=torch.get_num_threads() if device == "cpu" else None,
             torch=torch.__version__,
@@ -275,6 +285,51 @@ class _Probe:
                 one.add_(1)
 
         return self._timed("add_", launch, count)
+
+    def _layer(self) -> float:
+        """Seconds of one layer of a decoder in Transformers whose arithmetic is nothing.
+
+        The difference between two tiny models that differ in their layers alone: what comes once a
+        step is in both.
+        """
+        few, many = (self._tiny_decoder(layers) for layers in _LAYERS)
+        seconds = many.median / many.amount - few.median / few.amount
+        # Noise may be more than the difference; a layer that costs nothing there is not.
+        return max(seconds, 1e-7) / (_LAYERS[1] - _LAYERS[0])
+
+    def _tiny_decoder(self, layers: int) -> _Figure:
+        config = LlamaConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_hidden_layers=layers,
+            vocab_size=64,
+        )
+        model: Any = LlamaForCausalLM(config)
+        model = model.to(self._device).eval()
+        token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+
+        def decode() -> None:
+            cache = DynamicCache(config=config)
+            for _ in range(_STEPS):
+                model(input_ids=token, past_key_values=cache, use_cache=True)
+
+        return self._timed(f"{layers} layers", decode, _STEPS)
+
+    def _few_rows(self, read: _Figure, product: _Figure | None) -> float | None:
+        """Seconds for each byte of a matrix that a product of few rows takes beyond its floor.
+
+        On a CPU a matrix is packed anew for each product of more than one row, which writes it and
+        reads it again.
+        """
+        if product is None:
+            return None
+        matrix = self._filled("float32")
+        rows = matrix[:_FEW].clone()
+        figure = self._timed("few rows", lambda: functional.linear(rows, matrix), matrix.nbytes)
+        least = max(1 / read.rate, 2 * _FEW / matrix.itemsize / product.rate)
+        return max(figure.median / figure.amount - least, 0.0)
 
     def _filled(self, dtype: str) -> torch.Tensor:
         """A matrix [rows, columns] of random numbers, its pages touched by the threads that read.

@@ -46,6 +46,10 @@ class Rates:
             so if TF32 was allowed. A dtype that the device lacks, or that failed, is left out.
         overhead_s: seconds for one tiny operation among many launched one after another: what a
             launch costs when the work is nothing.
+        layer_s: seconds that one layer of a decoder costs in Transformers whose arithmetic is
+            nothing: launches, and the Python around them.
+        few_rows_s_per_byte: seconds for each byte of a matrix that a product of a few rows takes
+            beyond bandwidth and arithmetic, in float32: on a CPU the matrix is packed anew.
         measured_at: UTC time of the probe, ISO 8601.
         threads: torch's threads, on a CPU.
         uuid: of the GPU.
@@ -71,6 +75,8 @@ class Rates:
     copy_bytes_per_s: _Positive | None = None
     flops_per_s: dict[str, _Positive] = field(default_factory=dict)
     overhead_s: _Positive | None = None
+    layer_s: _Positive | None = None
+    few_rows_s_per_byte: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     measured_at: str | None = None
     threads: int | None = None
     uuid: str | None = None

@@ -46,8 +46,9 @@ def floor_table(found: Estimate) -> Table | None:
         heads=tuple(column for column, _, _ in _COLUMNS),
         rows=tuple(tuple(cell(one) for _, cell, _ in _COLUMNS) for one in found.floors),
         numeric=tuple(numeric for _, _, numeric in _COLUMNS),
-        caption="Floors: no run can be faster. Expected: without a cache over with it. Neither "
-        "knows of launches and Python, which is most of the time of a small model on a GPU.",
+        caption="At least: floors; no run can be faster. Expected: without a cache over with it. "
+        "Of a probed device it knows what a layer costs beside its arithmetic; of a published one "
+        "it does not, and that is most of the time of a small model on a GPU.",
     )
 
 

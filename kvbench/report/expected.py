@@ -36,7 +36,7 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
     sentences = [
         f"{describe(on, differing)}: at {significant(rates.read_bytes_per_s / 1e9)} GB/s and "
         f"{arithmetic} TFLOP/s, {source}, it takes at least {seconds(on.floor_s)}, and "
-        f"{seconds(off.floor_s)} without a cache: {significant(on.expected_speedup)} times as fast "
+        f"{seconds(off.floor_s)} without a cache. {significant(on.expected_speedup)} times as fast "
         f"is to be expected, {significant(on.speedup)} was measured.",
         f"{_limit('Without a cache', off)} {_limit('With it', on)}",
     ]

@@ -59,7 +59,7 @@ class DeviceFloor:
         flops_per_s: its arithmetic in the dtype.
         off_s: seconds that the generation takes at least without a cache.
         on_s: with one.
-        speedup: the ratio of the two.
+        speedup: the ratio to be expected: that of the two, and what was probed beyond them.
         off_limit: what most of the floor is, without a cache.
         on_limit: with one.
         pays_from: new tokens from which on the cache is expected to be faster by 5 %; null if it
@@ -252,7 +252,7 @@ def _floors(architecture: Architecture, work: Work, rates: Rates) -> DeviceFloor
         flops_per_s=off.flops_per_s,
         off_s=off.seconds,
         on_s=on.seconds,
-        speedup=off.seconds / on.seconds,
+        speedup=off.expected_s / on.expected_s,
         off_limit=off.limited_by(off.seconds),
         on_limit=on.limited_by(on.seconds),
         pays_from=pays_from(off, on),

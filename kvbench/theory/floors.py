@@ -27,7 +27,7 @@ from kvbench.theory.flops import step_flops
 from kvbench.theory.layers import Attention, Experts, Layer
 from kvbench.theory.weights import parameters
 
-__all__ = ["Floor", "Limit", "expected_s", "floor", "pays_from"]
+__all__ = ["Floor", "Limit", "floor", "pays_from"]
 
 Limit = Literal["bandwidth", "arithmetic", "overhead"]
 
@@ -47,12 +47,25 @@ class Floor:
         flops: FLOPs of each step, `[new tokens]`.
         bytes_per_s: the bandwidth it was worked out with.
         flops_per_s: the arithmetic it was worked out with.
+        beyond: seconds that each step is expected to take beyond its floor, `[new tokens]`: what
+            a layer costs besides, and a product of few rows. Null where that was not probed.
     """
 
     moved: np.ndarray
     flops: np.ndarray
     bytes_per_s: float
     flops_per_s: float
+    beyond: np.ndarray | None = None
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """Seconds that each step is expected to take, `[new tokens]`; its floor at least."""
+        return self.steps if self.beyond is None else self.steps + self.beyond
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds that the generation is expected to take."""
+        return float(self.expected.sum())
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -121,20 +134,17 @@ def floor(
     moved[0] += dtype_bytes(dtype) * sum(layer.parameters for layer in architecture.encoder)
     if cached:
         moved += _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
-    return Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype])
-
-
-def expected_s(found: Floor, overhead_s: float = 0.0) -> float:
-    """Seconds of a generation whose steps take no less than the overhead of one step."""
-    return float(np.maximum(found.steps, overhead_s).sum())
+    beyond = _beyond(architecture, rows, dtype, rates)
+    return Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype], beyond)
 
 
 def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
     """The number of new tokens from which on the cache is expected to be faster by 5 %.
 
-    Both floors are those of the longest length. None if it is not within that length.
+    Both floors are those of the longest length. A step takes what is expected of it, and no less
+    than `overhead_s`. None if it is not within that length.
     """
-    times = [np.cumsum(np.maximum(arm.steps, overhead_s)) for arm in (off, on)]
+    times = [np.cumsum(np.maximum(arm.expected, overhead_s)) for arm in (off, on)]
     pays = times[0] > _GAIN * times[1]
     if not pays[-1]:
         return None
@@ -153,6 +163,20 @@ def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
     for layer in architecture.layers:
         total += layer.parameters - _idle_experts(layer, rows)
     return total
+
+
+def _beyond(
+    architecture: Architecture, rows: np.ndarray, dtype: str, rates: Rates
+) -> np.ndarray | None:
+    """Seconds of each step beyond its floor, as the probe found them; None if it did not look."""
+    if rates.layer_s is None:
+        return None
+    beyond = np.full(len(rows), len(architecture.layers) * rates.layer_s)
+    beyond[0] += len(architecture.encoder) * rates.layer_s
+    if rates.few_rows_s_per_byte is not None:
+        weights = dtype_bytes(dtype) * _weights(architecture, rows)
+        beyond += np.where(rows > 1, rates.few_rows_s_per_byte * weights, 0.0)
+    return beyond
 
 
 def _idle_experts(layer: Layer, rows: np.ndarray) -> np.ndarray | float:

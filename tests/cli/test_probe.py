@@ -142,7 +142,7 @@ def test_doubts_and_published_peaks_stand_beside_the_rates(
     out = call(capsys, "probe")[1]
     rows = [line.split() for line in out.splitlines()]
     (published,) = (row for row in rows if row[:1] == ["published"])
-    assert published[1:] == ["4800", "-", "67.0", "990", "990", "-"]
+    assert published[1:] == ["4800", "-", "67.0", "990", "990", "-", "-"]
     (share,) = (row for row in rows if row[:1] == ["share"])
     assert share[1:3] == ["50%", "-"]
     assert (

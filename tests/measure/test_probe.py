@@ -34,13 +34,14 @@ SMALL = Effort(
 
 
 class Ticks:
-    """A clock that is one second later each time it is read."""
+    """A clock that is one second later each time it is read, or as much as `step` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: float = 1.0) -> None:
         self.now = 0.0
+        self.step = step
 
     def __call__(self) -> float:
-        self.now += 1.0
+        self.now += self.step
         return self.now
 
 
@@ -90,6 +91,38 @@ def test_copied_bytes_count_twice_and_read_ones_once() -> None:
     assert rates.flops_per_s["float32"] == 2 * 32**3
     assert rates.overhead_s == 1 / 10
     assert rates.spread["read"] == (MIB, MIB)
+
+
+def test_a_layer_is_the_difference_of_two_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of 3 s and 2 s a layer: the 3 s are in both models."""
+    clock = Ticks(step=0.0)
+    forward = module.LlamaForCausalLM.forward
+
+    def slow(self: Any, *arguments: Any, **named: Any) -> Any:
+        clock.now += 3.0 + 2.0 * self.config.num_hidden_layers
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(module.LlamaForCausalLM, "forward", slow)
+    probe = module._Probe(CPU, SMALL, lambda: None, clock)
+    with torch.inference_mode():
+        assert probe._layer() == pytest.approx(2.0)
+
+
+def test_few_rows_cost_what_is_beyond_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Ticks(step=0.0)
+    linear = torch.nn.functional.linear
+
+    def slow(row: torch.Tensor, matrix: torch.Tensor, *bias: Any) -> torch.Tensor:
+        clock.now += 5.0
+        return linear(row, matrix, *bias)
+
+    monkeypatch.setattr(module.functional, "linear", slow)
+    probe = module._Probe(CPU, SMALL, lambda: None, clock)
+    # A read of the whole takes 2 s, its arithmetic nothing: 3 s are left.
+    read = module._Figure("mv", MIB, 2.0, 2.0, 2.0, 2.0, 3)
+    product = module._Figure("mm", 1e30, 1.0, 1.0, 1.0, 1.0, 3)
+    assert probe._few_rows(read, product) == pytest.approx(3.0 / MIB)
+    assert probe._few_rows(read, None) is None
 
 
 def test_products_grow_until_one_takes_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,10 +223,12 @@ def test_a_way_to_read_that_is_far_slower_is_left_after_a_quarter(
     rows: list[int] = []
     linear = torch.nn.functional.linear
 
-    def slow(row: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        rows.append(len(matrix))
-        clock.now += 10.0
-        return linear(row, matrix)
+    def slow(row: torch.Tensor, matrix: torch.Tensor, *bias: Any) -> torch.Tensor:
+        # The tiny decoders have linear layers too.
+        if row.shape == (1, 4096):
+            rows.append(len(matrix))
+            clock.now += 10.0
+        return linear(row, matrix, *bias)
 
     monkeypatch.setattr(module.functional, "linear", slow)
     probe_device("cpu", SMALL, clock=clock)

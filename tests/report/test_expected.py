@@ -21,7 +21,7 @@ def test_what_is_expected_stands_beside_what_was_measured() -> None:
     off, on = (floor(GPT2, n, 1, 6, 100, "float32", rates()).seconds for n in ("off", "dynamic"))
     assert first == (
         "gpt2 on cpu, float32, cache dynamic, 100 new tokens: at 10.0 GB/s and 0.100 TFLOP/s, as "
-        f"probed, it takes at least {on:.2f} s, and {off:.1f} s without a cache: "
+        f"probed, it takes at least {on:.2f} s, and {off:.1f} s without a cache. "
         f"{off / on:.2f} times as fast is to be expected, 2.00 was measured."
     )
     assert second.startswith("Without a cache the limit is arithmetic: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from kvbench.errors import UserError
 from kvbench.records.rates import Rates
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes
-from kvbench.theory.floors import Floor, expected_s, floor, pays_from
+from kvbench.theory.floors import Floor, floor, pays_from
 from kvbench.theory.flops import step_flops
 from kvbench.theory.layers import Experts
 from kvbench.theory.weights import parameters, weights_bytes
@@ -179,10 +180,42 @@ def test_arms_that_are_alike_never_pay() -> None:
     assert pays_from(on, on) is None
 
 
-def test_a_step_takes_no_less_than_its_overhead() -> None:
-    found = of(gpt2(), new_tokens=10)
-    assert expected_s(found) == found.seconds
-    assert expected_s(found, 1.0) == 10.0
+def test_a_layer_costs_what_was_probed_in_every_step() -> None:
+    probed = dataclasses.replace(RATES, layer_s=1e-3)
+    work = (1, 6, 10, "float32", probed)
+    for name in ("off", "dynamic"):
+        found = floor(gpt2(), name, *work)
+        assert (found.expected - found.steps).tolist() == pytest.approx([12e-3] * 10)
+        assert found.expected_s == pytest.approx(found.seconds + 10 * 12e-3)
+    t5 = floor(architecture("t5"), "dynamic", *work)
+    layers = len(architecture("t5").layers), len(architecture("t5").encoder)
+    assert t5.beyond is not None
+    assert t5.beyond[:2].tolist() == pytest.approx([1e-3 * sum(layers), 1e-3 * layers[0]])
+
+
+def test_few_rows_cost_more_and_one_row_does_not() -> None:
+    probed = dataclasses.replace(RATES, layer_s=1e-9, few_rows_s_per_byte=1e-10)
+    off, on = (floor(gpt2(), n, 1, 6, 5, "float32", probed) for n in ("off", "dynamic"))
+    assert off.beyond is not None and on.beyond is not None
+    packed = weights_bytes(gpt2(), "float32") * 1e-10
+    assert off.beyond.tolist() == pytest.approx([packed] * 5, rel=1e-5)
+    assert on.beyond.tolist() == pytest.approx([packed, *[12e-9] * 4], rel=1e-5)
+
+
+def test_what_was_not_probed_is_not_expected() -> None:
+    found = of(gpt2())
+    assert found.beyond is None
+    assert found.expected_s == found.seconds
+
+
+def test_overhead_of_layers_makes_a_cache_pay_later() -> None:
+    """A small model on a fast device: as with launches on a GPU."""
+    slow = dataclasses.replace(RATES, layer_s=1e-3)
+    plain, probed = (
+        [floor(gpt2(), n, 1, 6, 1000, "float32", rates) for n in ("off", "dynamic")]
+        for rates in (RATES, slow)
+    )
+    assert (pays_from(*plain) or 0) < (pays_from(*probed) or 0)
 
 
 @pytest.mark.parametrize(
