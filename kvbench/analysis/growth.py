@@ -67,10 +67,12 @@ class BreakEven:
         cases: the cached arm's cases, by length.
         new_tokens: the shortest length from which on all measured ones are faster by more than the
             noise; None if there is none in the range measured.
+        too_few: whether some length has too few samples for its noise to be known.
     """
 
     cases: tuple[CaseSummary, ...]
     new_tokens: int | None
+    too_few: bool = False
 
 
 def growths(cases: Iterable[CaseSummary]) -> tuple[Growth, ...]:
@@ -82,7 +84,14 @@ def growths(cases: Iterable[CaseSummary]) -> tuple[Growth, ...]:
 def break_evens(cases: Iterable[CaseSummary]) -> tuple[BreakEven, ...]:
     """Where each cached arm begins to pay, of those that have an uncached partner."""
     lines = _lines(case for case in cases if case.cache != BASELINE and case.speedup is not None)
-    return tuple(BreakEven(cases=line, new_tokens=_first_gain(line)) for line in lines)
+    return tuple(
+        BreakEven(
+            cases=line,
+            new_tokens=_first_gain(line),
+            too_few=not all(map(_noise_is_known, line)),
+        )
+        for line in lines
+    )
 
 
 def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
@@ -141,7 +150,9 @@ def _first_gain(line: Sequence[CaseSummary]) -> int | None:
 
 def _is_gain(case: CaseSummary) -> bool:
     """Faster by more than the noise: the whole interval, or each round, is on the cache's side."""
-    if case.speedup_ci95_low is not None:
-        return case.speedup_ci95_low > 1
-    rounds, low = case.speedup_rounds or 0, case.speedup_round_min
-    return rounds >= _MIN_ROUNDS and low is not None and low > 1
+    low = case.speedup_ci95_low if case.speedup_ci95_low is not None else case.speedup_round_min
+    return _noise_is_known(case) and low is not None and low > 1
+
+
+def _noise_is_known(case: CaseSummary) -> bool:
+    return case.speedup_ci95_low is not None or (case.speedup_rounds or 0) >= _MIN_ROUNDS

@@ -27,7 +27,12 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
     for even in break_evens(cases):
         first = even.cases[0]
         place = describe(first, differing, length=False)
-        if even.new_tokens is None:
+        if even.new_tokens is None and even.too_few:
+            sentences.append(
+                f"Break-even, {place}: not known; the noise of some lengths is not, for too few "
+                "samples."
+            )
+        elif even.new_tokens is None:
             tokens = [case.max_new_tokens for case in even.cases]
             between = f"{tokens[0]} to {tokens[-1]}" if len(tokens) > 1 else str(tokens[0])
             sentences.append(

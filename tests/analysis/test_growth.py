@@ -223,3 +223,6 @@ def test_one_round_knows_nothing_of_the_noise() -> None:
     )
     (even,) = break_evens([alone])
     assert even.new_tokens is None
+    assert even.too_few
+    (sure,) = break_evens(gains(0.5))
+    assert (sure.new_tokens, sure.too_few) == (None, False)

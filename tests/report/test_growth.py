@@ -88,3 +88,9 @@ def test_a_whole_run_is_told() -> None:
 def test_lines_that_differ_in_their_prompt_are_told_apart() -> None:
     sentences = growth_sentences(summarise_cases(grid(prompt=("one", "two"), cache=("dynamic",))))
     assert len(set(sentences)) == 2
+
+
+def test_one_sample_tells_no_break_even() -> None:
+    one = {"speedup": 4.0, "speedup_round_min": 4.0, "speedup_round_max": 4.0, "speedup_rounds": 1}
+    (sentence,) = growth_sentences([make_summary(**one)])
+    assert sentence.startswith("Break-even, gpt2 on cpu, float32, cache dynamic: not known;")
