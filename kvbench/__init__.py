@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kvbench.version import __version__
+
 if TYPE_CHECKING:
     from kvbench.analysis.expected import summarise
     from kvbench.api import sweep
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from kvbench.plan import Plan
     from kvbench.records.run import Run, load_run
     from kvbench.records.sample import Sample
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Case": "kvbench.case",

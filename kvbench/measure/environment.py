@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import torch
 
-import kvbench
 from kvbench.errors import UserError
 from kvbench.measure.devices import present_devices, why_no_cuda
 from kvbench.measure.host import cpu_governor, high_water_mark_works
 from kvbench.measure.nvml import Nvml, NvmlUnavailable
 from kvbench.records.environment import Device, Environment
 from kvbench.records.rates import Rates, find_rates, read_rates
+from kvbench.version import __version__
 
 __all__ = ["describe_device", "read_environment"]
 
@@ -111,7 +111,7 @@ def _known_rates(devices: tuple[Device, ...], missing: list[str | None]) -> tupl
 
 def _versions() -> dict[str, str]:
     # From the code itself: it may run from its repository, without being installed.
-    versions = {"kvbench": kvbench.__version__}
+    versions = {"kvbench": __version__}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

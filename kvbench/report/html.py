@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import kvbench
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
@@ -25,6 +24,8 @@ from kvbench.text import printable
 if TYPE_CHECKING:
     from jinja2 import Template
     from matplotlib.figure import Figure
+
+from kvbench.version import __version__
 
 __all__ = ["report_html"]
 
@@ -65,7 +66,7 @@ def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> s
             {"name": name, "facts": _facts(run.info), "notes": run.info.notes}
             for name, run in zip(material.summaries, material.runs, strict=True)
         ],
-        version=kvbench.__version__,
+        version=__version__,
     )
 
 
