@@ -156,7 +156,8 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
         if one.failed and one.side != result.sides[0] and one.case not in before
     ]
     for row, label in zip(rows, _labels(rows), strict=True):
-        if slower is not None and row.ratio > 1 + slower and (row.p_value or 1.0) < _LEVEL:
+        beyond_chance = row.p_value is not None and row.p_value < _LEVEL
+        if slower is not None and row.ratio > 1 + slower and beyond_chance:
             lines.append(f"slower: {label}: {significant(row.ratio)} times the time.")
         memory = row.memory_ratio
         if more_memory is not None and memory is not None and memory > 1 + more_memory:

@@ -390,6 +390,11 @@ def test_what_is_slower_past_the_limit_is_a_line() -> None:
     assert regressions(result, None, None) == []
 
 
+def test_a_p_value_of_zero_is_beyond_chance_too() -> None:
+    """Of thousands of samples a side the smallest p-values are 0 in floating point."""
+    assert len(regressions(result_of(row(ratio=1.3, p_value=0.0)), 0.1, None)) == 1
+
+
 def test_what_needs_more_memory_past_the_limit_is_a_line() -> None:
     result = result_of(
         row(memory_ratio=1.2, p_value=0.5), row(memory_ratio=1.01), row(memory_ratio=None)
