@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import kvbench
 from kvbench.case import Case
 from kvbench.records.run import Run
 from kvbench.records.sample import Sample, sample_of
@@ -400,3 +402,13 @@ def test_a_value_with_control_characters_stays_one_line() -> None:
 def test_a_note_with_control_characters_stays_one_line() -> None:
     run = run_of(grid(), notes=("a\x1bb",), findings=(make_finding(detail="c\x1bd"),))
     assert "\x1b" not in source(run)
+
+
+def test_a_report_needs_no_installed_kvbench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may run from its repository, as on a GPU box: nothing is asked of what is installed."""
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert f"kvbench {kvbench.__version__}" in page(run_of(grid())).text

@@ -24,7 +24,6 @@ from typing import Any
 
 import pytest
 
-import kvbench
 from tests.run.faults import PATIENCE_S, ROOT, wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
@@ -333,17 +332,6 @@ def test_wheels_are_installed_first_and_from_the_folder_alone(folder: Path) -> N
     first = proof.called()[0]
     assert "--no-index --no-deps" in first
     assert first.endswith(str(wheels / "some-1-py3-none-any.whl"))
-
-
-def test_kvbench_has_a_version_though_it_is_not_installed(folder: Path) -> None:
-    proof = Proof(folder)
-    found = "[d.version for d in m.distributions(name='kvbench')]"
-    ask = f"import importlib.metadata as m; print({found})"
-    # In the place of one step: Python without this environment and this folder, but with its path.
-    program = Path(proof.environment["PYTHON"])
-    program.write_text(PRETENDER.replace("echo '{}'", f'exec "$REAL" -S -P -c "{ask}"'))
-    proof.run("--rehearse")
-    assert (proof.out / "env.json").read_text() == f"{[kvbench.__version__]}\n"
 
 
 def test_what_an_earlier_proof_left_is_gone(folder: Path) -> None:
