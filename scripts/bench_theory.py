@@ -58,7 +58,7 @@ def told(case: CaseSummary) -> bool:
         f"{case.model:16} {case.max_new_tokens:6} {case.expected_speedup:9.2f} "
         f"{case.speedup:9.2f} {ratio:10.2f}   {case.flags or ''}"
     )
-    return 1 / (1 + WITHIN) <= ratio <= 1 + WITHIN
+    return abs(ratio - 1) <= WITHIN
 
 
 if __name__ == "__main__":
