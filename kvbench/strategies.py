@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import check_choice
 
 __all__ = ["BASELINE", "STRATEGIES", "CacheStrategy", "strategy"]
 
@@ -60,7 +60,5 @@ def strategy(name: str) -> CacheStrategy:
     Raises:
         UserError: no strategy has that name.
     """
-    if name not in STRATEGIES:
-        hint = did_you_mean(name, STRATEGIES)
-        raise UserError(f"cache: no strategy '{name}'; known: {', '.join(STRATEGIES)}{hint}")
+    check_choice("cache", "strategy", name, STRATEGIES)
     return STRATEGIES[name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,9 @@ from kvbench.theory.peaks import rates_for
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Expectation", "expectations", "summarise", "summarise_run"]
+__all__ = ["HORIZON", "Expectation", "expectations", "summarise", "summarise_run"]
 
-_HORIZON = 1 << 16
+HORIZON = 1 << 16
 """As far as it is looked for the length from which a cache pays, in new tokens."""
 
 
@@ -41,9 +40,10 @@ def summarise(run: Run) -> pd.DataFrame:
 def summarise_run(run: Run) -> tuple[CaseSummary, ...]:
     """One summary per case of a run, with the floors that theory knows."""
     cases = summarise_cases(run.samples)
-    floors = {case.case_id: _floor(case, run.info, case.max_new_tokens) for case in cases}
+    known = _Known(run.info)
+    floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
     off = {pair_key(case): floors[case.case_id] for case in cases if case.cache == BASELINE}
-    return tuple(_with_floor(c, floors[c.case_id], off.get(pair_key(c)), run.info) for c in cases)
+    return tuple(_with_floor(c, floors[c.case_id], off.get(pair_key(c)), known) for c in cases)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Expectation:
         overhead_s: seconds of a step that are neither bandwidth nor arithmetic, where these limit
             the cached arm: its median time between tokens. Else null.
         pays_from: the new tokens from which on the cache is expected to be faster by 5 %, with that
-            overhead; null if it is not within 65,536.
+            overhead; null if it is not within `HORIZON`.
     """
 
     off: CaseSummary
@@ -76,73 +76,76 @@ def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectati
             line = (*pair_key(case)[:-1], case.cache)
             if line not in longest or case.max_new_tokens > longest[line].max_new_tokens:
                 longest[line] = case
-    return tuple(_expectation(off[pair_key(on)], on, info) for on in longest.values())
+    known = _Known(info)
+    return tuple(_expectation(off[pair_key(on)], on, known) for on in longest.values())
 
 
-def _expectation(off: CaseSummary, on: CaseSummary, info: RunInfo) -> Expectation:
-    rates = rates_for(info.environment, on.device)
+def _expectation(off: CaseSummary, on: CaseSummary, known: _Known) -> Expectation:
+    rates = known.rates(on.device)
     assert rates is not None
     overhead = on.itl_s_median if on.limited_by == "overhead" else None
-    far = [_floor(case, info, _HORIZON) for case in (off, on)]
+    far = [known.floor(case, HORIZON) for case in (off, on)]
     assert far[0] is not None and far[1] is not None
     return Expectation(off, on, rates, overhead, pays_from(far[0], far[1], overhead or 0.0))
 
 
+class _Known:
+    """What theory needs of a run, each model and each device looked up once.
+
+    The configuration of a model is in run.json or built in; the rates of a device are those that
+    were probed before the run, else those published.
+    """
+
+    def __init__(self, info: RunInfo) -> None:
+        self._info = info
+        self.architecture = functools.cache(self._architecture)
+        self.rates = functools.cache(functools.partial(rates_for, info.environment))
+
+    def floor(self, case: CaseSummary, new_tokens: int) -> Floor | None:
+        """The floor of a case, or of a longer one; None where theory cannot tell."""
+        rates, architecture = self.rates(case.device), self.architecture(case.model)
+        if rates is None or architecture is None or case.prompt_tokens is None:
+            return None
+        sizes = (case.batch_size, case.prompt_tokens, new_tokens)
+        # Parts that theory cannot count, a strategy it does not know: no floor is told.
+        with contextlib.suppress(UserError):
+            return floor(architecture, case.cache, *sizes, case.dtype, rates)
+        return None
+
+    def cache_bytes(self, case: CaseSummary) -> int:
+        """The size of the cache of a case that has a floor."""
+        architecture = self.architecture(case.model)
+        assert architecture is not None and case.prompt_tokens is not None
+        sizes = (case.batch_size, case.prompt_tokens, case.max_new_tokens)
+        return cache_bytes(architecture, case.cache, *sizes, case.dtype)
+
+    def _architecture(self, model: str) -> Architecture | None:
+        builtin = CATALOGUE[model].config if model in CATALOGUE else None
+        config = self._info.configs.get(model) or builtin
+        if config is not None:
+            with contextlib.suppress(UserError):
+                return Architecture.from_config(config)
+        return None
+
+
 def _with_floor(
-    case: CaseSummary, found: Floor | None, off: Floor | None, info: RunInfo
+    case: CaseSummary, found: Floor | None, off: Floor | None, known: _Known
 ) -> CaseSummary:
     if found is None:
         return case
-    rates = rates_for(info.environment, case.device)
-    known: dict[str, Any] = {
+    rates = known.rates(case.device)
+    fields: dict[str, Any] = {
         "flops": round(found.flops.sum()),
         "moved_bytes": round(found.moved.sum()),
-        "expected_cache_bytes": _cache_bytes(case, info),
+        "expected_cache_bytes": known.cache_bytes(case),
         "rates": rates and rates.source,
         "floor_s": found.seconds,
         "expected_s": found.expected_s,
     }
     if off is not None and case.cache != BASELINE:
-        known["expected_speedup"] = off.expected_s / found.expected_s
+        fields["expected_speedup"] = off.expected_s / found.expected_s
     if case.total_s_median:
-        known["mbu"] = found.mbu(case.total_s_median)
-        known["mfu"] = found.mfu(case.total_s_median)
-        known["limited_by"] = found.limited_by(case.total_s_median)
-    return dataclasses.replace(case, **known)
-
-
-def _floor(case: CaseSummary, info: RunInfo, new_tokens: int) -> Floor | None:
-    """The floor of a case, or of a longer one; None where theory cannot tell.
-
-    It needs the model's configuration, which is in run.json or built in, and the device's rates:
-    those that were probed before the run, else those published.
-    """
-    rates = rates_for(info.environment, case.device)
-    architecture = _architecture_of(info, case.model)
-    if rates is None or architecture is None or case.prompt_tokens is None:
-        return None
-    sizes = (case.batch_size, case.prompt_tokens, new_tokens)
-    # Parts that theory cannot count, a strategy it does not know: no floor is told.
-    with contextlib.suppress(UserError):
-        return floor(architecture, case.cache, *sizes, case.dtype, rates)
-    return None
-
-
-def _cache_bytes(case: CaseSummary, info: RunInfo) -> int | None:
-    architecture = _architecture_of(info, case.model)
-    assert architecture is not None and case.prompt_tokens is not None
-    sizes = (case.batch_size, case.prompt_tokens, case.max_new_tokens)
-    return cache_bytes(architecture, case.cache, *sizes, case.dtype)
-
-
-def _architecture_of(info: RunInfo, model: str) -> Architecture | None:
-    config = info.configs.get(model) or (CATALOGUE[model].config if model in CATALOGUE else None)
-    # As text: a mapping cannot be the key of a cache.
-    return None if config is None else _architecture(json.dumps(config, sort_keys=True))
-
-
-@functools.lru_cache(maxsize=64)
-def _architecture(config: str) -> Architecture | None:
-    with contextlib.suppress(UserError):
-        return Architecture.from_config(json.loads(config))
-    return None
+        fields["mbu"] = found.mbu(case.total_s_median)
+        fields["mfu"] = found.mfu(case.total_s_median)
+        fields["limited_by"] = found.limited_by(case.total_s_median)
+    return dataclasses.replace(case, **fields)

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kvbench.console.printing import make_console, print_sentences
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import check_choice
 from kvbench.records.inspection import (
     Arm,
     CacheLayers,
@@ -44,9 +44,7 @@ def inspection_printer(output: str) -> Callable[[Inspection], None]:
         "md": lambda inspection: print(_markdown(inspection)),
         "json": lambda inspection: print(json.dumps(as_json(inspection), allow_nan=False)),
     }
-    if output not in printers:
-        hint = did_you_mean(output, printers)
-        raise UserError(f"--format: no format '{output}'; known: {', '.join(printers)}{hint}")
+    check_choice("--format", "format", output, printers)
     return printers[output]
 
 

@@ -250,11 +250,11 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path) -> None:
     """What `kvbench probe` ends with: the rates beside published peaks, doubts, and the store."""
     print_table(console, rates_table(found))
     console.print()
-    print_sentences(console, (f"{rates.device}: {printable(rates.hardware)}" for rates in found))
+    print_sentences(console, (f"{rates.device}: {rates.hardware}" for rates in found))
     doubts = [line for rates in found for line in rates_doubts(rates)]
     if doubts:
         console.print("\nTo know:")
-        print_sentences(console, (f"- {printable(line)}" for line in doubts))
+        print_sentences(console, (f"- {line}" for line in doubts))
     console.print(f"\nStored in {stored}; sweeps on this machine record it.", soft_wrap=True)
 
 

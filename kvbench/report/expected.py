@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 
 from kvbench.analysis.cases import describe, varied
-from kvbench.analysis.expected import Expectation, expectations
+from kvbench.analysis.expected import HORIZON, Expectation, expectations
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 from kvbench.report.units import seconds, significant
@@ -67,7 +67,7 @@ def _overhead(step_s: float, pays_from: int | None) -> str:
     if pays_from is None:
         return (
             f"Overhead-bound: a step takes {seconds(step_s)} whatever it computes, and no speed-up "
-            "is expected within 65536 tokens."
+            f"is expected within {HORIZON} tokens."
         )
     return (
         f"Overhead-bound: a step takes {seconds(step_s)} whatever it computes; no speed-up is "

@@ -36,7 +36,7 @@ def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> s
     columns = [c for c in _COLUMNS if c.shown(material)]
     infos = [run.info for run in material.runs]
     return _template().render(
-        title=printable(", ".join(material.summaries)),
+        title=", ".join(material.summaries),
         answers=_of_each(material, answers),
         proofs=[
             (proof(finding), finding.verdict == "fail") for i in infos for finding in i.findings
@@ -90,8 +90,8 @@ class _Column:
         value = self.value(run, case)
         if value is None:
             return _Cell("-", "", self.numeric)
-        key = repr(float(value)) if self.numeric else printable(str(value))
-        return _Cell(printable(self.text(case, value)), key, self.numeric)
+        key = repr(float(value)) if self.numeric else str(value)
+        return _Cell(self.text(case, value), key, self.numeric)
 
     def shown(self, material: Material) -> bool:
         found = {
@@ -202,7 +202,7 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
         "CUDA of torch": env.cuda,
         **env.versions,
     }
-    return [(name, printable(str(value))) for name, value in facts.items() if value]
+    return [(name, str(value)) for name, value in facts.items() if value]
 
 
 def _often(count: int) -> str:

@@ -130,11 +130,12 @@ def floor(
     start = 1 if architecture.encoder else prompt_tokens
     rows = np.full(new_tokens, batch) if cached else batch * (start + np.arange(new_tokens))
     rows[0] = batch * start
-    moved = dtype_bytes(dtype) * _weights(architecture, rows)
+    weights = dtype_bytes(dtype) * _weights(architecture, rows)
+    moved = weights.copy()
     moved[0] += dtype_bytes(dtype) * sum(layer.parameters for layer in architecture.encoder)
     if cached:
         moved += _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
-    beyond = _beyond(architecture, rows, dtype, rates)
+    beyond = _beyond(architecture, rows, weights, rates)
     return Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype], beyond)
 
 
@@ -166,7 +167,7 @@ def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
 
 
 def _beyond(
-    architecture: Architecture, rows: np.ndarray, dtype: str, rates: Rates
+    architecture: Architecture, rows: np.ndarray, weights: np.ndarray, rates: Rates
 ) -> np.ndarray | None:
     """Seconds of each step beyond its floor, as the probe found them; None if it did not look."""
     if rates.layer_s is None:
@@ -174,7 +175,6 @@ def _beyond(
     beyond = np.full(len(rows), len(architecture.layers) * rates.layer_s)
     beyond[0] += len(architecture.encoder) * rates.layer_s
     if rates.few_rows_s_per_byte is not None:
-        weights = dtype_bytes(dtype) * _weights(architecture, rows)
         beyond += np.where(rows > 1, rates.few_rows_s_per_byte * weights, 0.0)
     return beyond
 

@@ -1,4 +1,4 @@
-"""What tests on a real GPU share."""
+"""What tests of measuring share."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import gc
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,6 @@ needs_mark = pytest.mark.skipif(
 ON_CPU = {"rss_before_bytes", "rss_peak_bytes", "memory_method", "load_average"}
 OF_THE_WORK = {"attention_used", "new_tokens", "output_sha256", "kv_cache_bytes", "weights_bytes"}
 OF_THE_TIME = {"total_s", "ttft_s", "itl_s", "tokens_per_s"}
-
-
-@pytest.fixture
-def engine() -> Iterator[LocalEngine]:
-    engine = LocalEngine()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ __all__ = [
     "level_style",
     "line_style",
     "plain_log",
-    "theory_style",
     "x_label",
 ]
 
@@ -126,22 +125,13 @@ def level_style(number: int) -> dict[str, Any]:
     return {"color": "0.35", "linewidth": 1, "linestyle": _DASHES[(2 + number) % KINDS]}
 
 
-def theory_style(line: Line) -> dict[str, Any]:
-    """Thin short dashes in a line's colour, without a marker: what theory says of it."""
-    return {
-        "color": COLOURS[line.look.colour],
-        "linestyle": (0, (2, 2)),
-        "linewidth": 1,
-        "zorder": 3,
-    }
-
-
 def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool:
-    """Draw what theory says of a line's figure; whether it says anything."""
+    """Draw what theory says of a line's figure, in thin short dashes; whether it says anything."""
     values = line.values(field, factor)
     known = not all(math.isnan(value) for value in values)
     if known:
-        axes.plot(line.sizes, values, **theory_style(line))
+        colour, dashes = COLOURS[line.look.colour], (0, (2, 2))
+        axes.plot(line.sizes, values, color=colour, linestyle=dashes, linewidth=1, zorder=3)
     return known
 
 
