@@ -11,6 +11,7 @@ from kvbench.analysis.summary import CaseSummary
 from kvbench.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.errors import UserError
 from kvbench.records.check import Check, Verdict, check_of
+from kvbench.records.columns import columns_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded, SampleEnded
 from kvbench.records.finding import Finding
@@ -336,6 +337,12 @@ def write_run(path: Path, samples: Iterable[Sample], **info: Any) -> Path:
             writer.append(sample)
         writer.finish("finished")
     return path
+
+
+def by_column(samples: Iterable[Sample]) -> dict[str, list[Any]]:
+    """Samples as a run that was read has them."""
+    rows = list(samples)
+    return {c.name: [getattr(row, c.name) for row in rows] for c in columns_of(Sample)}
 
 
 def samples_of(events: Iterable[Event]) -> list[Sample]:

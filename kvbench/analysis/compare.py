@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from kvbench.analysis.statistics import (
 )
 from kvbench.errors import check_choice
 from kvbench.records.columns import column
-from kvbench.records.sample import Sample, latest, memory_readings
+from kvbench.records.sample import MEMORY_COLUMNS, Sample, latest_rows, sample_at
 
 __all__ = ["AXES", "Comparison", "Judgement", "Rule", "Side", "Unmatched", "compare", "mean_ratio"]
 
@@ -66,17 +66,12 @@ class Side:
 
     Attributes:
         name: the run's name, or the value.
-        runs: the samples of each run on this side. They are pooled; but which sample was tried
-            again is known inside a run alone.
+        runs: the samples of each run on this side, by column. They are pooled; but which sample was
+            tried again is known inside a run alone.
     """
 
     name: str
-    runs: tuple[tuple[Sample, ...], ...]
-
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        """The samples that count: of one that was tried again, the last attempt."""
-        return tuple(sample for samples in self.runs for sample in latest(samples))
+    runs: tuple[Mapping[str, Sequence[Any]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +154,7 @@ def compare(
     """
     check_choice("--by", "axis", by, AXES)
     sides = [_Cases(side, by) for side in (base, *others)]
-    everything = [samples[0] for side in sides for samples in side.found.values()]
+    everything = [case.first for side in sides for case in side.found.values()]
     order, differing = ReadingOrder(everything), varied(everything)
     matches: list[_Match] = []
     unmatched: list[Unmatched] = []
@@ -179,24 +174,56 @@ def mean_ratio(rows: Iterable[Comparison]) -> float | None:
 
 _Key = tuple[object, ...]
 
+_NO_REASON = "no reason given"
+
+
+@dataclass(slots=True)
+class _Case:
+    """The samples of one case on one side.
+
+    Attributes:
+        first: the first of them.
+        failure: what the first that failed says; None if none did.
+        times: those that count, seconds.
+        peaks: of memory, bytes, by the way in which they were read.
+    """
+
+    first: Sample
+    failure: str | None = None
+    times: list[float] = field(default_factory=list)
+    peaks: dict[str, list[int]] = field(default_factory=dict)
+
 
 class _Cases:
-    """The samples of a side by the key of their case, the axis aside."""
+    """The cases of a side by their key, the axis aside."""
 
     def __init__(self, side: Side, by: str) -> None:
         self.name = side.name
-        self.found: dict[_Key, list[Sample]] = {}
-        self.times: dict[_Key, list[float]] = {}
-        names = [name for name in _CASE if name != by]
-        for sample in side.samples:
-            key = tuple(getattr(sample, name) for name in names)
-            self.found.setdefault(key, []).append(sample)
-            times = self.times.setdefault(key, [])
-            if _is_timed(sample):
-                times.append(sample.total_s or 0.0)
+        self.found: dict[_Key, _Case] = {}
+        for columns in side.runs:
+            self._add(columns, [name for name in _CASE if name != by])
+
+    def _add(self, columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
+        keys = list(zip(*(columns[name] for name in names), strict=True))
+        phases, totals = columns["phase"], columns["total_s"]
+        statuses, errors = columns["status"], columns["error"]
+        peaks = {method: columns[peak] for method, (peak, _) in MEMORY_COLUMNS.items()}
+        for row in latest_rows(columns):
+            case = self.found.get(keys[row])
+            if case is None:
+                case = self.found[keys[row]] = _Case(sample_at(columns, row))
+            if statuses[row] != "ok":
+                case.failure = case.failure or f"{statuses[row]}: {errors[row] or _NO_REASON}"
+                continue
+            if phases[row] == "measure" and totals[row] is not None:
+                case.times.append(totals[row])
+            if phases[row] != "warmup":
+                for method, values in peaks.items():
+                    if values[row] is not None:
+                        case.peaks.setdefault(method, []).append(values[row])
 
     def by_order(self, order: ReadingOrder) -> list[_Key]:
-        return sorted(self.found, key=lambda key: order(self.found[key][0]))
+        return sorted(self.found, key=lambda key: order(self.found[key].first))
 
 
 @dataclass(frozen=True)
@@ -208,47 +235,41 @@ class _Match:
     b: Sequence[float]
 
 
-def _is_timed(sample: Sample) -> bool:
-    known = sample.total_s is not None and math.isfinite(sample.total_s)
-    return known and sample.phase == "measure" and sample.status == "ok"
-
-
 def _matches(base: _Cases, other: _Cases, by: str, order: ReadingOrder) -> list[_Match]:
+    pairs = [
+        (base.found[key], other.found[key]) for key in base.by_order(order) if key in other.found
+    ]
     return [
-        _Match(_row(base, other, by, key), base.times[key], other.times[key])
-        for key in base.by_order(order)
-        if base.times[key] and other.times.get(key)
+        _Match(_row(base.name, a, other.name, b, by), a.times, b.times)
+        for a, b in pairs
+        if a.times and b.times
     ]
 
 
-def _row(base: _Cases, other: _Cases, by: str, key: _Key) -> Comparison:
-    times_a, times_b = base.times[key], other.times[key]
-    first = base.found[key][0]
-    case = {name: getattr(first, name) for name in _CASE if name != by}
-    low, high = ratio_interval(times_b, times_a) or (None, None)
+def _row(name_a: str, a: _Case, name_b: str, b: _Case, by: str) -> Comparison:
+    low, high = ratio_interval(b.times, a.times) or (None, None)
+    case = {name: getattr(a.first, name) for name in _CASE if name != by}
     return Comparison(
-        a=base.name,
-        b=other.name,
-        a_samples=len(times_a),
-        b_samples=len(times_b),
-        a_total_s=float(np.median(times_a)),
-        b_total_s=float(np.median(times_b)),
-        ratio=ratio_of_medians(times_b, times_a),
+        a=name_a,
+        b=name_b,
+        a_samples=len(a.times),
+        b_samples=len(b.times),
+        a_total_s=float(np.median(a.times)),
+        b_total_s=float(np.median(b.times)),
+        ratio=ratio_of_medians(b.times, a.times),
         ratio_ci95_low=low,
         ratio_ci95_high=high,
-        **_memory(base.found[key], other.found[key]),
+        **_memory(a, b),
         **case,
     )
 
 
-def _memory(a: Sequence[Sample], b: Sequence[Sample]) -> dict[str, Any]:
-    """Peaks of both sides and their ratio, from the best reading that both have."""
-    peaks_a, peaks_b = _peaks(a), _peaks(b)
-    common = next((method for method in peaks_a if method in peaks_b), None)
-    peak_a, peak_b = (
-        peaks[common] if common else next(iter(peaks.values()), None)
-        for peaks in (peaks_a, peaks_b)
+def _memory(a: _Case, b: _Case) -> dict[str, Any]:
+    """Median peaks of both sides and their ratio, from the best reading that both have."""
+    common = next(
+        (method for method in MEMORY_COLUMNS if method in a.peaks and method in b.peaks), None
     )
+    peak_a, peak_b = (_median_peak(case.peaks, common) for case in (a, b))
     return {
         "a_memory_bytes": peak_a,
         "b_memory_bytes": peak_b,
@@ -256,14 +277,10 @@ def _memory(a: Sequence[Sample], b: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _peaks(samples: Sequence[Sample]) -> dict[str, int]:
-    """Median peak by the way in which it was read, the best first."""
-    counted = [s for s in samples if s.status == "ok" and s.phase != "warmup"]
-    found: dict[str, list[int]] = {}
-    for sample in counted:
-        for reading in memory_readings(sample):
-            found.setdefault(reading.method, []).append(reading.peak)
-    return {method: round(float(np.median(peaks))) for method, peaks in found.items()}
+def _median_peak(peaks: Mapping[str, Sequence[int]], method: str | None) -> int | None:
+    """Of that method's peaks, or else of the best that there are."""
+    best = method or next((method for method in MEMORY_COLUMNS if method in peaks), None)
+    return None if best is None else round(float(np.median(peaks[best])))
 
 
 def _judged(matches: Sequence[_Match], by: str, rule: Rule) -> list[Comparison]:
@@ -332,19 +349,15 @@ def _unmatched(
 ) -> list[Unmatched]:
     found = []
     for key in here.by_order(order):
-        samples, failed = here.found[key], None
-        if not here.times[key]:
-            failed = next((s for s in samples if s.status != "ok"), None)
-            reason = "no sample"
-            if failed:
-                reason = f"{failed.status}: {failed.error or 'no reason given'}"
+        case, failed = here.found[key], False
+        if not case.times:
+            reason, failed = case.failure or "no sample", case.failure is not None
         elif key not in there.found:
             reason = f"not in {there.name}"
         else:
             # Where the other side has no time for it, that side tells.
             continue
-        case = describe(samples[0], differing)
-        found.append(Unmatched(here.name, case, reason, failed is not None))
+        found.append(Unmatched(here.name, describe(case.first, differing), reason, failed))
     return found
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +16,7 @@ from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.environment import Environment
 from kvbench.records.finding import Finding
+from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.sample import Sample
 from kvbench.records.tokens import load_tokens
 
@@ -36,8 +35,6 @@ __all__ = [
 
 FORMAT = 2
 """Version of the run folder's layout; raised when an old reader would misread a new folder."""
-
-Row = TypeVar("Row")
 
 _PANDAS_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
 
@@ -99,11 +96,23 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was read: `info` from run.json, `samples` and tables from the CSV files."""
+    """A run that was read.
+
+    Attributes:
+        path: its folder.
+        info: run.json.
+        columns: samples.csv by column: a value per sample in each, None where it is null. It is
+            what can be gone through quickly where there are very many samples.
+    """
 
     path: Path
     info: RunInfo
-    samples: tuple[Sample, ...]
+    columns: Mapping[str, Sequence[Any]]
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The rows of samples.csv."""
+        return as_rows(self.columns, Sample)
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
@@ -115,14 +124,9 @@ class Run:
         """samples.csv as a table, a row per sample, with nullable types."""
         import pandas as pd
 
-        columns = columns_of(Sample)
+        kinds = {column.name: _PANDAS_TYPES[column.kind] for column in columns_of(Sample)}
         return pd.DataFrame(
-            {
-                c.name: pd.Series(
-                    [getattr(s, c.name) for s in self.samples], dtype=_PANDAS_TYPES[c.kind]
-                )
-                for c in columns
-            }
+            {name: pd.Series(list(v), dtype=kinds[name]) for name, v in self.columns.items()}
         )
 
     @cached_property
@@ -144,7 +148,7 @@ def load_run(path: str | Path) -> Run:
     """
     path = Path(path)
     info = load_info(path)
-    return Run(path, info, tuple(_load_rows(path / "samples.csv", Sample)))
+    return Run(path, info, read_columns(path / "samples.csv", Sample))
 
 
 def load_checks(path: Path) -> tuple[Check, ...]:
@@ -154,7 +158,7 @@ def load_checks(path: Path) -> tuple[Check, ...]:
         UserError: a value is wrong; the sentence names the line and the column.
     """
     file = path / "verify.csv"
-    return tuple(_load_rows(file, Check)) if file.exists() else ()
+    return as_rows(read_columns(file, Check), Check) if file.exists() else ()
 
 
 def load_info(path: Path) -> RunInfo:
@@ -179,41 +183,3 @@ def load_info(path: Path) -> RunInfo:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{file}: {where}: {first['msg']}.") from error
-
-
-def _load_rows(path: Path, record: type[Row]) -> Iterable[Row]:
-    names = [c.name for c in columns_of(record)]
-    adapter = TypeAdapter(record)
-    # The default of 128 KiB is short for a prompt; the column has what was written, however long.
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            missing = [name for name in names if name not in header]
-            if missing:
-                raise UserError(f"{path} line 1: the column {missing[0]} is missing.")
-            for values in filter(None, reader):
-                where = f"{path} line {reader.line_num}"
-                if len(values) != len(header):
-                    raise UserError(f"{where}: {len(values)} values in {len(header)} columns.")
-                # Null is an empty field.
-                row = {name: value for name, value in zip(header, values, strict=True) if value}
-                yield _row(adapter, row, where)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not there, so there are no rows.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table in CSV: {error}.") from error
-
-
-def _row(adapter: TypeAdapter[Row], row: Mapping[str, Any], where: str) -> Row:
-    try:
-        return adapter.validate_python(row)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = first["loc"][0]
-        if first["type"] == "missing":
-            raise UserError(f"{where}, column {name}: empty, which it must not be.") from error
-        raise UserError(
-            f"{where}, column {name}: {row.get(str(name))!r} is not right: {first['msg'].lower()}."
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -13,13 +13,16 @@ from kvbench.records.columns import Amount, Count, Number, Seconds, column
 from kvbench.strategies import strategy
 
 __all__ = [
+    "MEMORY_COLUMNS",
     "STATUSES",
     "MemoryReading",
     "Sample",
     "Stage",
     "Status",
     "latest",
+    "latest_rows",
     "memory_readings",
+    "sample_at",
     "sample_of",
     "utc_now",
     "with_flag",
@@ -205,6 +208,14 @@ class Sample:
     cpu_governor: str | None = column("Frequency governor of the first CPU.", default=None)
 
 
+MEMORY_COLUMNS = {
+    "nvml": ("nvml_peak_bytes", "nvml_before_bytes"),
+    "torch": ("torch_peak_allocated_bytes", "torch_before_bytes"),
+    "rss": ("rss_peak_bytes", "rss_before_bytes"),
+}
+"""Columns of the peak, and of what was in use before, by the way of reading, the best first."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
     """The peak during a sample and what was in use before it, bytes; how they were read."""
@@ -247,9 +258,8 @@ def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
     NVML's used memory, torch's allocator, the resident set.
     """
     found = (
-        ("nvml", sample.nvml_peak_bytes, sample.nvml_before_bytes),
-        ("torch", sample.torch_peak_allocated_bytes, sample.torch_before_bytes),
-        ("rss", sample.rss_peak_bytes, sample.rss_before_bytes),
+        (method, getattr(sample, peak), getattr(sample, before))
+        for method, (peak, before) in MEMORY_COLUMNS.items()
     )
     return tuple(
         MemoryReading(method, peak, before) for method, peak, before in found if peak is not None
@@ -265,6 +275,17 @@ def latest(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """The samples without those that were tried again, in the order of the first attempts."""
     newest = {(s.case_id, s.phase, s.repeat): s for s in samples}
     return tuple(newest.values())
+
+
+def latest_rows(columns: Mapping[str, Sequence[Any]]) -> tuple[int, ...]:
+    """The same of samples by column: the rows, counted from 0."""
+    attempts = zip(columns["case_id"], columns["phase"], columns["repeat"], strict=True)
+    return tuple({attempt: row for row, attempt in enumerate(attempts)}.values())
+
+
+def sample_at(columns: Mapping[str, Sequence[Any]], row: int) -> Sample:
+    """The sample in a row, counted from 0, of samples by column."""
+    return Sample(**{name: values[row] for name, values in columns.items()})
 
 
 def utc_now() -> str:

@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
 from kvbench.analysis.cases import SELDOM, ReadingOrder
 from kvbench.analysis.compare import (
@@ -27,6 +29,7 @@ from kvbench.records.changes import environment_changes
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
 from kvbench.records.run import Run
+from kvbench.records.sample import Sample, sample_at
 from kvbench.report.figures import image_kind, to_bytes
 from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.markdown import escape, markdown_table
@@ -200,10 +203,10 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         names = [run.info.name for run in runs]
         if len(set(names)) < len(names):
             names = [str(run.path) for run in runs]
-        return [Side(name, (run.samples,)) for name, run in zip(names, runs, strict=True)]
-    everything = [sample for run in runs for sample in run.samples]
-    values = {getattr(sample, by): sample for sample in everything}
-    order = ReadingOrder(everything)
+        return [Side(name, (run.columns,)) for name, run in zip(names, runs, strict=True)]
+    examples = [sample for run in runs for sample in _examples(run)]
+    values = {getattr(sample, by): sample for sample in examples}
+    order = ReadingOrder(examples)
 
     def rank(value: object) -> tuple[object, ...]:
         # The uncached arm is what the others are measured against, the CPU what a GPU is, and the
@@ -215,12 +218,22 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         return (value not in (BASELINE, "cpu"), *order(values[value]))
 
     return [
-        Side(
-            str(value),
-            tuple(tuple(s for s in run.samples if getattr(s, by) == value) for run in runs),
-        )
+        Side(str(value), tuple(_where(run, by, value) for run in runs))
         for value in sorted(values, key=rank)
     ]
+
+
+def _examples(run: Run) -> list[Sample]:
+    """A sample of each case; with and without the length of its prompt, where that is not known."""
+    cases = zip(run.columns["case_id"], run.columns["prompt_tokens"], strict=True)
+    rows = {case: row for row, case in enumerate(cases)}
+    return [sample_at(run.columns, row) for row in sorted(rows.values())]
+
+
+def _where(run: Run, name: str, value: object) -> dict[str, list[Any]]:
+    """The samples of a run that have that value, by column."""
+    chosen = [found == value for found in run.columns[name]]
+    return {name: list(compress(values, chosen)) for name, values in run.columns.items()}
 
 
 def _nothing(runs: Sequence[Run], by: str) -> str:
@@ -229,7 +242,7 @@ def _nothing(runs: Sequence[Run], by: str) -> str:
             "One run alone is compared along an axis: give a second run, or --by "
             f"{', '.join(AXES[1:])}."
         )
-    values = {str(getattr(sample, by)) for run in runs for sample in run.samples}
+    values = {str(value) for run in runs for value in run.columns[by]}
     only = f"only {values.pop()}" if values else "no sample"
     return f"--by {by}: there is {only} here, so that there is nothing to compare."
 
@@ -238,7 +251,7 @@ def _differences(runs: Sequence[Run]) -> tuple[str, ...]:
     first = runs[0].info
     lines: list[str] = []
     for run in runs[1:]:
-        devices = {sample.device for sample in (*runs[0].samples, *run.samples)}
+        devices = {*runs[0].columns["device"], *run.columns["device"]}
         for line in environment_changes(first.environment, run.info.environment, devices):
             name = f"{run.info.name}: " if len(runs) > 2 else ""
             line = line.replace(" before, ", " in A, ").removesuffix(" now") + " in B"

@@ -22,7 +22,7 @@ from kvbench.analysis.statistics import holm, mann_whitney, ratio_interval
 from kvbench.case import Case, Prompt
 from kvbench.errors import UserError
 from kvbench.records.sample import Sample, sample_of
-from tests.fakes import arm, make_case, make_task, timed_sample
+from tests.fakes import arm, by_column, make_case, make_task, timed_sample
 
 QUIET = [1.0, 1.01, 0.99, 1.005, 0.995, 1.002, 0.998, 1.001, 0.999, 1.003]
 """Ten times with noise of half a per cent."""
@@ -45,7 +45,7 @@ def times(factor: float = 1.0) -> list[float]:
 
 
 def side(name: str, *samples: list[Sample]) -> Side:
-    return Side(name, (tuple(sample for several in samples for sample in several),))
+    return Side(name, (by_column(sample for several in samples for sample in several),))
 
 
 def failed(case: Case, status: Any = "oom", **fields: Any) -> list[Sample]:
@@ -262,7 +262,7 @@ def test_no_case_is_lost() -> None:
     for _ in range(20):
         a, b = some("a"), some("b")
         rows, unmatched = compare(a, b)
-        ids = {sample.case_id for sample in (*a.samples, *b.samples)}
+        ids = {case_id for side in (a, b) for run in side.runs for case_id in run["case_id"]}
         told = {(row.batch_size, row.max_new_tokens) for row in rows}
         assert len(told) == len(rows)
         labels = {one.case for one in unmatched}

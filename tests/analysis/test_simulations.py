@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections import Counter
@@ -20,8 +19,7 @@ from kvbench.analysis.statistics import (
     mann_whitney,
     ratio_interval,
 )
-from kvbench.records.sample import Sample
-from tests.fakes import make_task, timed_sample
+from tests.fakes import by_column, make_task, timed_sample
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -67,20 +65,15 @@ def counted(calls: list[list[Comparison]]) -> Counter[str | None]:
 
 
 def _side(name: str, times: np.ndarray) -> Side:
-    return Side(name, (tuple(_sample(*at, float(t)) for at, t in np.ndenumerate(times)),))
-
-
-def _sample(row: int, repeat: int, total: float) -> Sample:
-    # A record of sixty fields is slow to make anew, and there are tens of thousands.
-    sample = copy.copy(_PLAIN)
-    for name, value in {
-        "case_id": str(row),
-        "max_new_tokens": row + 1,
-        "repeat": repeat,
-        "total_s": total,
-    }.items():
-        object.__setattr__(sample, name, value)
-    return sample
+    cases, repeats = np.indices(times.shape).reshape(2, -1).tolist()
+    plain = {name: values * times.size for name, values in by_column([_PLAIN]).items()}
+    varied = {
+        "case_id": list(map(str, cases)),
+        "max_new_tokens": [case + 1 for case in cases],
+        "repeat": repeats,
+        "total_s": times.ravel().tolist(),
+    }
+    return Side(name, (plain | varied,))
 
 
 # False alarms

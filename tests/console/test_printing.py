@@ -25,7 +25,7 @@ from kvbench.console.printing import (
 )
 from kvbench.errors import UserError
 from kvbench.records.environment import Device
-from kvbench.records.run import Run, load_run
+from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of
 from kvbench.report.build import build
 from kvbench.report.table import Table
@@ -173,8 +173,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "it's here; $HOME"
     path = write_run(folder, samples())
     to = console(40, terminal=True)
-    info = dataclasses.replace(load_run(path).info, state="interrupted")
-    print_run(to, Run(path, info, load_run(path).samples))
+    run = load_run(path)
+    info = dataclasses.replace(run.info, state="interrupted")
+    print_run(to, dataclasses.replace(run, info=info))
     (line,) = (line for line in output(to).splitlines() if line.startswith("Go on with:"))
     # To be pasted into a shell as it stands, and not folded on a narrow terminal.
     assert shlex.split(line.removeprefix("Go on with:")) == [
@@ -208,7 +209,8 @@ def test_what_was_verified_is_told_below_the_answer(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "run", samples()))
     finding = make_finding(verdict="fail", detail=f"Said: {HOSTILE}")
     to = console()
-    print_run(to, Run(run.path, dataclasses.replace(run.info, findings=(finding,)), run.samples))
+    info = dataclasses.replace(run.info, findings=(finding,))
+    print_run(to, dataclasses.replace(run, info=info))
     lines = output(to).splitlines()
     (at,) = (i for i, line in enumerate(lines) if line.startswith("NOT THE SAME WORK"))
     assert lines[at].endswith(f"dynamic on gpt2 (random, float32, sdpa) on cpu. Said: {HOSTILE}")

@@ -326,6 +326,9 @@ def test_an_empty_value_is_told_where_there_must_be_one(run: Path, name: str) ->
         ("status", "fine"),
         ("use_cache", "maybe"),
         ("total_s", "fast"),
+        ("total_s", "nan"),
+        ("total_s", "inf"),
+        ("total_s", "0"),
         ("weights", "heavy"),
         ("batch_size", "two"),
         ("stage", "before"),
@@ -337,6 +340,18 @@ def test_a_wrong_value_is_told_with_line_and_column(run: Path, name: str, value:
     write_rows(run / "samples.csv", rows)
     assert sentence(lambda: load_run(run)).startswith(
         f"{run / 'samples.csv'} line 3, column {name}: {value or None!r} is not right: "
+    )
+
+
+def test_of_several_wrong_values_far_down_the_first_is_told(run: Path) -> None:
+    # Past the rows that are read at a time, and in a later column than one further down.
+    head, row, _ = rows_of(run / "samples.csv")
+    rows = [head, *([*row] for _ in range(600))]
+    rows[401][head.index("total_s")] = "fast"
+    rows[402][head.index("round")] = "x"
+    write_rows(run / "samples.csv", rows)
+    assert sentence(lambda: load_run(run)).startswith(
+        f"{run / 'samples.csv'} line 402, column total_s: 'fast' is not right: "
     )
 
 

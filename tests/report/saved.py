@@ -12,7 +12,7 @@ from kvbench.records.environment import Environment
 from kvbench.records.run import Run
 from kvbench.records.sample import Sample
 from kvbench.records.writer import RunWriter
-from tests.fakes import make_case, make_environment, make_info, make_task, timed_sample
+from tests.fakes import by_column, make_case, make_environment, make_info, make_task, timed_sample
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 """What a page must show and not do."""
@@ -52,7 +52,7 @@ def samples_of(case: Case, middle: float, repeats: int = 7, **fields: Any) -> li
 
 def run_of(samples: Iterable[Sample], name: str = "a-run", **info: Any) -> Run:
     """A run that is in no folder."""
-    return Run(Path("/nowhere") / name, make_info(name=name, **info), tuple(samples))
+    return Run(Path("/nowhere") / name, make_info(name=name, **info), by_column(samples))
 
 
 def save(

@@ -1,0 +1,129 @@
+"""Tables of records are read: each value is checked against its column, or told with its place."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import sys
+import typing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from kvbench.errors import UserError
+
+__all__ = ["as_rows", "read_columns"]
+
+Row = TypeVar("Row")
+
+_CHUNK = 256
+"""Rows that are read at a time: of so few, the texts are still in the processor's cache."""
+
+
+def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
+    """A table by column, in the order of the record's fields: a value per row in each.
+
+    Columns that the record has not got are passed over.
+
+    Args:
+        path: a CSV file with a header.
+        record: a dataclass, a column per field.
+
+    Raises:
+        UserError: the table is not there, a column is missing or a value is wrong; the sentence
+            names the line and the column.
+    """
+    hints = typing.get_type_hints(record, include_extras=True)
+    columns = [_Column(field, hints[field.name]) for field in dataclasses.fields(record)]
+    found: dict[str, list[Any]] = {column.name: [] for column in columns}
+    # The default of 128 KiB is short for a prompt; the column has what was written, however long.
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            missing = [column.name for column in columns if column.name not in header]
+            if missing:
+                raise UserError(f"{path} line 1: the column {missing[0]} is missing.")
+            numbered = _numbered(reader, len(header), path)
+            while chunk := list(islice(numbered, _CHUNK)):
+                _, rows = zip(*chunk, strict=True)
+                texts = dict(zip(header, zip(*rows, strict=True), strict=True))
+                try:
+                    for column in columns:
+                        found[column.name] += column.values(texts[column.name])
+                except ValueError as error:
+                    where = _first_wrong(chunk, header, columns)
+                    raise UserError(f"{path} {where}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there, so there are no rows.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table in CSV: {error}.") from error
+    return found
+
+
+def as_rows(columns: Mapping[str, Sequence[Any]], record: type[Row]) -> tuple[Row, ...]:
+    """The rows of a table that was read by column, as records."""
+    return tuple(
+        record(**dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
+    )
+
+
+class _Column:
+    """A field of a record, and how texts become its values. Null is an empty text."""
+
+    def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
+        self.name = field.name
+        self._required = field.default is dataclasses.MISSING
+        self._default = field.default
+        self._adapter = TypeAdapter(list[hint])
+
+    def values(self, texts: Collection[str]) -> list[Any]:
+        """The values of the texts. Most columns have few different ones: each is looked at once.
+
+        Raises:
+            ValueError: a text is no value of this column.
+        """
+        distinct = set(texts)
+        if self._required and "" in distinct:
+            raise ValueError("empty, which it must not be")
+        given = list(distinct - {""})
+        known = dict(zip(given, self._adapter.validate_python(given), strict=True))
+        known[""] = self._default
+        return [known[text] for text in texts]
+
+    def reason(self, text: str) -> str | None:
+        """Why a text is no value of this column; None if it is one."""
+        try:
+            self.values([text])
+        except ValidationError as error:
+            return f"{text!r} is not right: {error.errors()[0]['msg'].lower()}"
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def _numbered(reader: Any, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows with the line on which each ends; lines without anything are no rows."""
+    for values in filter(None, reader):
+        line = reader.line_num
+        if len(values) != width:
+            raise UserError(f"{path} line {line}: {len(values)} values in {width} columns.")
+        yield line, values
+
+
+def _first_wrong(
+    chunk: Iterable[tuple[int, list[str]]], header: Sequence[str], columns: Iterable[_Column]
+) -> str:
+    """Where the first wrong value of these rows is, and what is wrong with it."""
+    found = (
+        f"line {line}, column {column.name}: {reason}."
+        for line, values in chunk
+        for column in columns
+        if (reason := column.reason(dict(zip(header, values, strict=True))[column.name]))
+    )
+    return next(found)
