@@ -1,7 +1,9 @@
 """Measure the reading wing on made-up runs of three sizes, so that growth is seen.
 
 The largest has 100,000 samples and 10 million token times: `kvbench report` is wanted in under 60 s
-and 2 GB on two cores, `kvbench compare` of two such runs in under 10 s.
+and 2 GB on two cores, `kvbench compare` of two such runs in under 10 s. Each is run several times,
+and the least and the most are printed: what else a machine does can only make it slower, so that
+the least is held against the bound.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -29,27 +32,48 @@ from kvbench.records.writer import RunWriter
 SIZES = (1_000, 10_000, 100_000)
 NEW_TOKENS = tuple(range(10, 200, 10))
 BATCHES = (1, 2, 4, 8)
-REPORT = (60.0, 2e9)
+REPORT_S, REPORT_BYTES = 60.0, 2e9
 COMPARE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of the quickest and of the slowest run, and the peak bytes of the largest."""
+
+    least: float
+    most: float
+    memory: float
+
+    def __str__(self) -> str:
+        return f"{self.least:.1f}-{self.most:.1f} s, {self.memory / 1e6:.0f} MB"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="samples of a run")
+    parser.add_argument("--runs", type=int, default=3, help="how often each command is run")
     options = parser.parse_args()
     within = True
-    print(f"{'samples':>9} {'tokens':>11} {'report':>15} {'compare':>15}")
+    print(f"{'samples':>9} {'tokens':>11} {'report':>22} {'compare':>22}")
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
             first, second = Path(folder, "first"), Path(folder, "second")
             tokens = make_run(first, size, seed=1)
             make_run(second, size, seed=2)
-            report = run("report", str(first))
-            compare = run("compare", str(first), str(second), "--format", "csv")
-        print(f"{size:>9,} {tokens:>11,} {shown(report):>15} {shown(compare):>15}", flush=True)
-        within = report[0] < REPORT[0] and report[1] < REPORT[1] and compare[0] < COMPARE_S
-    print(f"wanted at most {shown(REPORT)} and {COMPARE_S:g} s: {'ok' if within else 'NOT MET'}")
+            report = runs(options.runs, "report", str(first))
+            compare = runs(options.runs, "compare", str(first), str(second), "--format", "csv")
+        print(f"{size:>9,} {tokens:>11,} {report!s:>22} {compare!s:>22}", flush=True)
+        within = (
+            report.least < REPORT_S and report.memory < REPORT_BYTES and compare.least < COMPARE_S
+        )
+    wanted = f"{REPORT_S:g} s, {REPORT_BYTES / 1e6:.0f} MB and {COMPARE_S:g} s"
+    print(f"wanted at most {wanted}: {'ok' if within else 'NOT MET'}")
     return 0 if within else 1
+
+
+def runs(number: int, *arguments: str) -> Cost:
+    times, peaks = zip(*(run(*arguments) for _ in range(number)), strict=True)
+    return Cost(min(times), max(times), max(peaks))
 
 
 def run(*arguments: str) -> tuple[float, float]:
@@ -62,10 +86,6 @@ def run(*arguments: str) -> tuple[float, float]:
     if process.returncode:
         raise RuntimeError(f"kvbench {arguments[0]} ended with {process.returncode}")
     return time.perf_counter() - start, usage.ru_maxrss * 1024
-
-
-def shown(figures: tuple[float, float]) -> str:
-    return f"{figures[0]:.1f} s, {figures[1] / 1e6:.0f} MB"
 
 
 def make_run(path: Path, samples: int, seed: int) -> int:

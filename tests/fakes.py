@@ -135,7 +135,7 @@ def timed_sample(task: Task, total: float, **fields: Any) -> Sample:
     """A sample of a task that took `total` seconds."""
     known: dict[str, Any] = {
         "new_tokens": task.new_tokens,
-        "prompt_tokens": 6,
+        "prompt_tokens": task.case.prompt.tokens or 6,
         "total_s": total,
         "ttft_s": total / task.new_tokens,
         "itl_s": total / task.new_tokens,

@@ -30,12 +30,12 @@ def time_of(case: Case) -> float:
 def grid(
     seconds: Callable[[Case], float] = time_of, repeats: int = 7, **axes: Sequence[Any]
 ) -> list[Sample]:
-    """The samples of all cases over the axes; a prompt is given as its text."""
+    """The samples of all cases over the axes; a prompt may be given as its text."""
     axes = {"cache": ("off", "dynamic"), "max_new_tokens": (10, 50, 100)} | axes
     found = []
     for values in itertools.product(*axes.values()):
         fields = dict(zip(axes, values, strict=True))
-        if "prompt" in fields:
+        if isinstance(fields.get("prompt"), str):
             fields["prompt"] = Prompt.of_text(fields["prompt"])
         case = make_case(**fields)
         found += samples_of(case, seconds(case), repeats)

@@ -435,6 +435,47 @@ def test_models_of_different_lengths_are_drawn_along_the_batch_size_too() -> Non
     assert f"{OFF}, large, 50 new tokens" in legend_texts(figure)
 
 
+# A sweep over prompt lengths alone
+
+
+def prompts(*lengths: int) -> list[Prompt]:
+    return [Prompt.of_tokens(length) for length in lengths]
+
+
+@pytest.mark.parametrize("name", ["total_time", "speedup", "memory", "phases", "energy"])
+def test_with_one_length_and_batch_charts_are_drawn_along_the_prompt(name: str) -> None:
+    samples = with_energy(grid(prompt=prompts(32, 512, 128), max_new_tokens=(20,)))
+    figure = draw(name, run_of(samples))
+    for axes in figure.axes:
+        for label, line in lines_of(axes).items():
+            assert label == "weights" or list(line.get_xdata()) == [32, 128, 512]
+    assert figure.axes[-1].get_xlabel() == "Length of the prompt (tokens), 20 new tokens each"
+    assert "tokens:" not in " ".join(legend_texts(figure))
+
+
+def test_devices_of_a_sweep_over_prompt_lengths_are_drawn_along_them() -> None:
+    samples = both(prompt=prompts(32, 128), max_new_tokens=(50,))
+    _, lines = draw("devices", run_of(samples)).axes
+    assert len(lines_of(lines)) == 4
+    assert all(list(line.get_xdata()) == [32, 128] for line in lines_of(lines).values())
+    assert lines.get_xlabel() == "Length of the prompt (tokens), 50 new tokens each"
+
+
+def test_nothing_is_drawn_along_prompts_that_are_texts() -> None:
+    # Two of one length would stand above each other.
+    texts = ["one", "two"]
+    figure = draw("total_time", run_of(grid(prompt=texts, max_new_tokens=(20,))))
+    assert len(lines_of(figure.axes[0])) == 4
+    assert figure.axes[-1].get_xlabel() == "New tokens per sequence"
+
+
+def test_of_two_sizes_that_vary_the_first_is_drawn_along() -> None:
+    samples = grid(prompt=prompts(32, 128), batch_size=(1, 2), max_new_tokens=(20,))
+    figure = draw("total_time", run_of(samples))
+    assert figure.axes[-1].get_xlabel() == "Batch size (sequences), 20 new tokens each"
+    assert any("tokens:128" in text for text in legend_texts(figure))
+
+
 # 6. The map
 
 
@@ -1171,7 +1212,7 @@ def test_of_many_rows_the_furthest_from_one_are_drawn() -> None:
 
 
 def test_the_prompt_of_a_fixed_length_is_labelled_by_it() -> None:
-    samples = [s for n in (8, 16) for s in samples_of(make_case(prompt=Prompt.of_tokens(n)), 1.0)]
+    samples = grid(prompt=prompts(8, 16), cache=("dynamic",))
     shown = lines_of(draw("total_time", run_of(samples)).axes[0])
     assert set(shown) == {f"{ON}, tokens:8", f"{ON}, tokens:16"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import finish, fold, panels
-from kvbench.report.figures.lines import Entry, Line, along_of
+from kvbench.report.figures.lines import SIZES, Entry, Line, along_of
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import bar_styles, line_style, plain_log, x_label
 from kvbench.report.units import seconds, significant
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["devices"]
 
-_MODEL = ("model", "weights", "dtype", "attention", "prompt")
+_MODEL = ("model", "weights", "dtype", "attention")
 _BAR = 0.54
 """Inches of a bar, which the number above it fits into."""
 
@@ -52,7 +52,7 @@ def _compared(entries: Sequence[Entry]) -> list[Entry] | None:
     """
     by_work: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
-        work = tuple(entry.value(field) for field in (*_MODEL, "batch_size", "max_new_tokens"))
+        work = tuple(entry.value(field) for field in (*_MODEL, *SIZES.values()))
         by_work.setdefault(work, []).append(entry)
     shared = [members for members in by_work.values() if len({_kind(e) for e in members}) > 1]
     return max(
@@ -81,8 +81,7 @@ def _lines_through(material: Material, example: Entry) -> list[Line]:
         return all(entry.value(field) == example.value(field) for field in fields)
 
     along = along_of([entry for entry in material.entries if is_like(entry, _MODEL)])
-    across = "batch_size" if along == "max_new_tokens" else "max_new_tokens"
-    fields = (*_MODEL, across)
+    fields = (*_MODEL, *(field for size, field in SIZES.items() if size != along))
     return material.lines(lambda entry: is_like(entry, fields), along, across_devices=True)
 
 

@@ -15,6 +15,7 @@ from kvbench.strategies import BASELINE, STRATEGIES
 
 __all__ = [
     "KINDS",
+    "SIZES",
     "Along",
     "Entry",
     "Line",
@@ -33,8 +34,15 @@ __all__ = [
 KINDS = 7
 """How many colours, markers and dashes there are, of each."""
 
-Along = Literal["max_new_tokens", "batch_size"]
+Along = Literal["max_new_tokens", "batch_size", "prompt_tokens"]
 """The size that lines run along."""
+
+SIZES: dict[Along, str] = {
+    "max_new_tokens": "max_new_tokens",
+    "batch_size": "batch_size",
+    "prompt_tokens": "prompt",
+}
+"""The field by which cases of different sizes are different cases."""
 
 Texts = dict[str, dict[object, str]]
 """By field and value what the value is called: different values have different texts."""
@@ -121,12 +129,18 @@ def texts_of(entries: Sequence[Entry], shown: Callable[[str], str]) -> Texts:
 
 
 def along_of(entries: Sequence[Entry]) -> Along:
-    """New tokens; batch size where each line along new tokens would be a point above a point."""
+    """New tokens; another size where each line along new tokens would be a point above a point.
 
-    def most(along: Along) -> int:
-        return max((len(members) for members in _grouped(entries, _across(along))), default=0)
-
-    return "batch_size" if most("max_new_tokens") < 2 <= most("batch_size") else "max_new_tokens"
+    That is the batch size, or else the length of the prompt where that is all that prompts are.
+    """
+    alongs: list[Along] = ["max_new_tokens", "batch_size"]
+    if all(entry.case.prompt.startswith("tokens:") for entry in entries):
+        alongs.append("prompt_tokens")
+    longest = {
+        along: max((len(members) for members in _grouped(entries, _across(along))), default=0)
+        for along in alongs
+    }
+    return next((along for along in alongs if longest[along] > 1), "max_new_tokens")
 
 
 def lines_of(
@@ -178,7 +192,7 @@ def has_pair(entry: Entry) -> bool:
 
 def _across(along: Along) -> tuple[str, ...]:
     """The fields in which the entries of a line are all alike."""
-    return tuple(field for field in _FIELDS if field != along)
+    return tuple(field for field in _FIELDS if field != SIZES[along])
 
 
 def _grouped(entries: Iterable[Entry], fields: Sequence[str]) -> list[list[Entry]]:

@@ -55,12 +55,16 @@ RC: dict[Any, Any] = {
 
 
 def x_label(lines: Sequence[Line]) -> str:
-    """What lines run along; along the batch size, the length too where they share one."""
-    if lines[0].along == "max_new_tokens":
-        return "New tokens per sequence"
+    """What lines run along; where that is not the length, the length too if they share one."""
+    sizes = {
+        "max_new_tokens": "New tokens per sequence",
+        "batch_size": "Batch size (sequences)",
+        "prompt_tokens": "Length of the prompt (tokens)",
+    }
+    along = lines[0].along
     lengths = {entry.case.max_new_tokens for entry in entries_of(lines)}
-    each = f", {lengths.pop()} new tokens each" if len(lengths) == 1 else ""
-    return f"Batch size (sequences){each}"
+    shared = along != "max_new_tokens" and len(lengths) == 1
+    return sizes[along] + (f", {lengths.pop()} new tokens each" if shared else "")
 
 
 def plain_log(axes: Axes, name: Literal["x", "y"], ticks: Sequence[float] | None = None) -> None:
