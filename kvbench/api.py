@@ -309,7 +309,7 @@ class _Start:
             environment=machine,
         )
         with RunWriter.create(path, info) as writer:
-            return self._carry_out(writer, cases)
+            return self._carry_out(writer, self._progress(cases, ()))
 
     def go_on(self, path: Path, old: RunInfo, cases: tuple[Case, ...], machine: Environment) -> Run:
         """Measure what a run lacks.
@@ -329,7 +329,7 @@ class _Start:
             )
         if old.state == "finished":
             run = load_run(path)
-            if not self._unfinished(cases, run.samples):
+            if not _left(self._progress(cases, run.samples)):
                 self.emit(Notice(f"{path} is finished: there is nothing left to measure."))
                 if not is_built(path):
                     # A kill or a full disk came in between.
@@ -343,20 +343,20 @@ class _Start:
         with RunWriter.reopen(path, this, plan=plan, cases=described(cases)) as writer:
             for repair in writer.repairs:
                 self.emit(Notice(repair))
-            left = self._unfinished(cases, writer.samples)
+            progress = self._progress(cases, writer.samples)
+            left = _left(progress)
             self.emit(Notice(f"{path}: {len(left)} of {len(cases)} cases are left to measure."))
             self.engine.check(group_cases(left))
-            return self._carry_out(writer, cases)
+            return self._carry_out(writer, progress)
 
-    def _carry_out(self, writer: RunWriter, cases: tuple[Case, ...]) -> Run:
-        progress = self._progress(cases, writer.samples)
-        left = tuple(case for case in cases if not progress[case].ended)
+    def _carry_out(self, writer: RunWriter, progress: dict[Case, CaseProgress]) -> Run:
+        left = _left(progress)
         begun = tuple(sample for case in left for sample in progress[case].measured)
         self.emit(
             SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
         )
         outcome = run_groups(
-            group_cases(cases),
+            group_cases(tuple(progress)),
             progress,
             self.engine,
             writer,
@@ -375,10 +375,6 @@ class _Start:
         build((run,), run.path)
         self.emit(SweepEnded(writer.path, state, outcome.failed))
         return run
-
-    def _unfinished(self, cases: Sequence[Case], samples: Sequence[Sample]) -> tuple[Case, ...]:
-        progress = self._progress(cases, samples)
-        return tuple(case for case in cases if not progress[case].ended)
 
     def _progress(
         self, cases: Sequence[Case], samples: Sequence[Sample]
@@ -403,6 +399,11 @@ class _Start:
             keep_going_after_oom=plan.keep_going_after_oom,
             verify=plan.verify,
         )
+
+
+def _left(progress: dict[Case, CaseProgress]) -> tuple[Case, ...]:
+    """The cases of which there is more to measure."""
+    return tuple(case for case, known in progress.items() if not known.ended)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.sample import Sample
 from kvbench.records.tokens import TOKEN_COLUMNS
+from kvbench.report.flags import FLAGS
 from kvbench.strategies import STRATEGIES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -46,6 +47,10 @@ def columns_page() -> str:
         "## summary.csv",
         "One row per case; derived.",
         _columns(CaseSummary),
+        "## Flags",
+        "Reasons to doubt a sample, in `flags` of samples.csv; in summary.csv with the number of "
+        "samples behind them. `undersampled` is of a case, and in summary.csv alone.",
+        _table(("flag", "means"), ((f"`{name}`", means) for name, means in FLAGS.items())),
     ]
     return _page(parts)
 

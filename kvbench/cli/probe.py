@@ -28,13 +28,10 @@ def probe(
     import json
 
     from kvbench import api, console
-    from kvbench.errors import UserError, did_you_mean
+    from kvbench.errors import check_choice
     from kvbench.records.rates import store_path
 
-    if output not in ("table", "json"):
-        raise UserError(
-            f"--format: '{output}' is not table or json{did_you_mean(output, ('table', 'json'))}"
-        )
+    check_choice("--format", "format", output, ("table", "json"))
     as_json = output == "json"
     view = console.make_view(console.make_console(stderr=as_json), quiet=False, as_json=False)
     try:

@@ -79,7 +79,8 @@ class Sample:
         default=None,
     )
     flags: str | None = column(
-        "Reasons to doubt the sample, separated by spaces; see docs/measuring.md.", default=None
+        "Reasons to doubt the sample, separated by spaces; see Flags in docs/columns.md.",
+        default=None,
     )
 
     # The case

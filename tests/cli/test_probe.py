@@ -79,7 +79,10 @@ def test_json_is_one_document_on_standard_output(
     [
         (["-d", "gpu"], "device: 'gpu' is not present on this machine; present: cpu, cuda."),
         (["-d", "cuda:7"], "device: 'cuda:7' is not present on this machine; present: cpu, cuda."),
-        (["--format", "jsn"], "--format: 'jsn' is not table or json; did you mean 'json'?"),
+        (
+            ["--format", "jsn"],
+            "--format: no format 'jsn'; known: table, json; did you mean 'json'?",
+        ),
     ],
 )
 def test_a_slip_is_one_sentence(
