@@ -49,7 +49,7 @@ def build(
     material = Material(tuple(runs))
     check_charts(charts or ())
     drawn = list(draw_charts(material, charts)) if set(formats) - {"md"} else []
-    missing = set(charts or ()) - {chart.name for chart, _ in drawn}
+    missing = set(charts or ()) - {drawing.chart.name for drawing in drawn}
     if missing and set(formats) - {"md"}:
         raise UserError(f"--chart: there are no data for {', '.join(sorted(missing))} here.")
     out.mkdir(parents=True, exist_ok=True)

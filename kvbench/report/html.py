@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
-from kvbench.report.figures import Chart, Material, to_bytes
+from kvbench.report.figures import Drawing, Material
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.table import failures, pair_table, speedup_text, time_text
@@ -23,14 +23,13 @@ from kvbench.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from matplotlib.figure import Figure
 
 from kvbench.version import __version__
 
 __all__ = ["report_html"]
 
 
-def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> str:
+def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
     """The whole report of one or more runs. The same runs give the same text."""
     cases = [case for found in material.summaries.values() for case in found]
     columns = [c for c in _COLUMNS if c.shown(material)]
@@ -55,12 +54,12 @@ def report_html(material: Material, charts: Sequence[tuple[Chart, Figure]]) -> s
         growth=_of_each(material, growth_sentences),
         charts=[
             {
-                "name": chart.name,
-                "title": chart.title,
-                "question": chart.question,
-                "svg": _inline(chart, figure),
+                "name": drawing.chart.name,
+                "title": drawing.chart.title,
+                "question": drawing.chart.question,
+                "svg": _inline(drawing),
             }
-            for chart, figure in charts
+            for drawing in drawings
         ],
         runs=[
             {"name": name, "facts": _facts(run.info), "notes": run.info.notes}
@@ -209,10 +208,10 @@ def _often(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _inline(chart: Chart, figure: Figure) -> Any:
+def _inline(drawing: Drawing) -> Any:
     from markupsafe import Markup, escape
 
-    text = to_bytes(figure, "svg").decode("utf-8")
+    chart, text = drawing.chart, drawing.image("svg").decode("utf-8")
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     # All charts stand in one document, where a name may be given once.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)

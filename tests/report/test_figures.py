@@ -29,7 +29,7 @@ from kvbench.case import Prompt
 from kvbench.errors import UserError
 from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample
-from kvbench.report.figures import CHARTS, Material, draw_charts, to_bytes, write_charts
+from kvbench.report.figures import CHARTS, Material, draw_charts, write_charts
 from kvbench.report.figures import style as style_module
 from kvbench.report.figures.lines import KINDS
 from kvbench.report.figures.ratios import ratio_chart
@@ -44,13 +44,17 @@ HARD_NAMES = ["明天降温了", r"$\frac{x}$", "$a$b$", "a_b^c", "{x} %s", "<b>
 
 
 def draw(name: str, *runs: Run) -> Figure:
-    ((chart, figure),) = draw_charts(Material(runs), [name])
-    assert chart.name == name
-    return figure
+    (drawing,) = draw_charts(Material(runs), [name])
+    assert drawing.chart.name == name
+    return drawing.figure
+
+
+def figures(*runs: Run) -> list[Figure]:
+    return [drawing.figure for drawing in draw_charts(Material(runs))]
 
 
 def drawn(*runs: Run) -> set[str]:
-    return {chart.name for chart, _ in draw_charts(Material(runs))}
+    return {drawing.chart.name for drawing in draw_charts(Material(runs))}
 
 
 def lines_of(axes: Axes) -> dict[str, Line2D]:
@@ -183,7 +187,7 @@ def test_nothing_is_drawn_of_nothing(name: str) -> None:
 
 def test_a_chart_asked_for_twice_is_drawn_once() -> None:
     charts = draw_charts(Material((run_of(grid()),)), ["phases", "total_time", "phases"])
-    assert [chart.name for chart, _ in charts] == ["phases", "total_time"]
+    assert [drawing.chart.name for drawing in charts] == ["phases", "total_time"]
 
 
 def test_a_chart_that_there_is_not_is_a_sentence() -> None:
@@ -866,7 +870,7 @@ def test_a_case_alone_is_drawn(tmp_path: Path) -> None:
     samples = grid(cache=("dynamic",), max_new_tokens=(5,), repeats=1)
     run = load_run(save(tmp_path / "run", samples))
     assert drawn(run) == {"total_time", "token_latency", "memory", "phases"}
-    for _, figure in draw_charts(Material((run,))):
+    for figure in figures(run):
         assert all(map(math.isfinite, numbers(figure)))
         assert outside(figure) == []
 
@@ -880,9 +884,9 @@ def test_no_name_is_read_as_a_formula_or_makes_a_warning() -> None:
     names = ("total_time", "speedup", "devices", "speedup_map")
     charts = list(draw_charts(Material((run, other)), names))
     # A map would need two lengths.
-    assert [chart.name for chart, _ in charts] == ["total_time", "speedup", "devices"]
-    for _, figure in charts:
-        assert to_bytes(figure, "svg").startswith(b"<?xml")
+    assert [drawing.chart.name for drawing in charts] == ["total_time", "speedup", "devices"]
+    for drawing in charts:
+        assert drawing.image("svg").startswith(b"<?xml")
 
 
 @pytest.mark.parametrize("name", [name for name in HARD_NAMES if name.isprintable()])
@@ -1044,7 +1048,7 @@ def crowd(name: str) -> list[Run]:
 )
 def test_many_lines_and_long_names_leave_the_panels_their_room(name: str) -> None:
     """Warnings are errors here: a layout that does not work would give one."""
-    for _, figure in draw_charts(Material(tuple(crowd(name)))):
+    for figure in figures(*crowd(name)):
         assert outside(figure) == []
         renderer = rendered(figure)
         panels = [axes.get_window_extent(renderer) for axes in figure.axes]
@@ -1149,9 +1153,9 @@ def test_charts_are_written_as_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_no_date_and_no_version_stands_in_a_picture() -> None:
-    ((_, figure),) = draw_charts(Material((run_of(grid()),)), ["phases"])
-    assert b"Matplotlib" not in to_bytes(figure, "png")
-    assert b"<dc:date>" not in to_bytes(figure, "svg")
+    (drawing,) = draw_charts(Material((run_of(grid()),)), ["phases"])
+    assert b"Matplotlib" not in drawing.image("png")
+    assert b"<dc:date>" not in drawing.image("svg")
 
 
 def test_without_charts_no_folder_is_made(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from kvbench.report.figures.material import Material
 from kvbench.report.figures.registry import (
     CHARTS,
     Chart,
+    Drawing,
     check_charts,
     draw_charts,
     image_kind,
@@ -16,6 +17,7 @@ from kvbench.report.figures.registry import (
 __all__ = [
     "CHARTS",
     "Chart",
+    "Drawing",
     "Material",
     "check_charts",
     "draw_charts",

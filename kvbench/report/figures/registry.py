@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHARTS",
     "Chart",
+    "Drawing",
     "check_charts",
     "draw_charts",
     "image_kind",
@@ -45,6 +46,21 @@ class Chart:
     title: str
     question: str
     draw: Callable[[Material], Figure | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A chart that was drawn: its figure, and the images of it, each of which is made once."""
+
+    chart: Chart
+    figure: Figure
+    _images: dict[str, bytes] = field(default_factory=dict)
+
+    def image(self, kind: str) -> bytes:
+        """The figure as `png` or `svg`."""
+        if kind not in self._images:
+            self._images[kind] = to_bytes(self.figure, kind)
+        return self._images[kind]
 
 
 CHARTS: dict[str, Chart] = {
@@ -100,9 +116,7 @@ def check_charts(names: Iterable[str]) -> None:
         check_choice("--chart", "chart", name, CHARTS)
 
 
-def draw_charts(
-    material: Material, names: Sequence[str] | None = None
-) -> Iterator[tuple[Chart, Figure]]:
+def draw_charts(material: Material, names: Sequence[str] | None = None) -> Iterator[Drawing]:
     """Draw the charts whose data exist, or those of the names given, each once.
 
     Raises:
@@ -114,20 +128,24 @@ def draw_charts(
     for name in dict.fromkeys(names or CHARTS):
         with mpl.rc_context(RC):
             figure = CHARTS[name].draw(material)
+            if figure is not None:
+                # Room is found for everything once, and not again for each image.
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")
         if figure is not None:
-            yield CHARTS[name], figure
+            yield Drawing(CHARTS[name], figure)
 
 
 def write_charts(
-    charts: Sequence[tuple[Chart, Figure]], folder: Path, formats: Sequence[str] = ("png", "svg")
+    drawings: Sequence[Drawing], folder: Path, formats: Sequence[str] = ("png", "svg")
 ) -> list[Path]:
     """Write charts into a folder. The same data give the same bytes."""
     paths = []
-    for entry, figure in charts:
+    for drawing in drawings:
         folder.mkdir(parents=True, exist_ok=True)
         for kind in formats:
-            path = folder / f"{entry.name}.{kind}"
-            write_atomically(path, to_bytes(figure, kind))
+            path = folder / f"{drawing.chart.name}.{kind}"
+            write_atomically(path, drawing.image(kind))
             paths.append(path)
     return paths
 
