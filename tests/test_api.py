@@ -227,14 +227,15 @@ def test_the_rule_of_the_plan_is_the_rule_of_the_sweep(tmp_path: Path) -> None:
         "max_repeats": 6,
         "min_seconds": 1.0,
         "max_spread": 0.5,
-        "max_case_seconds": 2.5,
+        "max_case_seconds": 3.5,
         "max_new_tokens": 10,
     }
     times = {"off": 1.0, "dynamic": 0.25}
     engine = FakeEngine(seconds=lambda task: times[task.case.cache])
     run = sweep(tmp_path, engine, name="run", keys=keys)
     counts = Counter(s.cache for s in run.samples if s.phase == "measure")
-    assert counts == {"off": 2, "dynamic": 4}
+    # The slower arm may not take a fourth, and the quicker one is not left alone.
+    assert counts == {"off": 3, "dynamic": 3}
 
 
 def test_events_begin_with_the_start_and_end_with_the_end(tmp_path: Path) -> None:

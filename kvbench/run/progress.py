@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from kvbench.case import Case, Phase, Task
 from kvbench.measure.stopping import StoppingRule
 from kvbench.records.sample import Sample, latest
+from kvbench.run.order import pair_up
 
 __all__ = ["TRIED_AGAIN", "CaseProgress", "progress_of"]
 
@@ -18,25 +19,43 @@ TRIED_AGAIN = frozenset({"crashed"})
 others are findings."""
 
 
-@dataclass
+@dataclass(eq=False)
 class CaseProgress:
-    """What was recorded of one case.
+    """What was recorded of one case, and whether there is more to measure.
 
     Attributes:
+        rule: when there are enough samples.
         measured: its counted samples.
         failure: the failed sample that ended it.
         warm: whether the process that measures now has warmed it up.
         memory_known: whether an untimed pass for memory was made.
-        ended: no further sample of it is taken.
+        pair: all arms of its pair, this one too: they go on and end together.
+        end_told: whether its end was reported, or lay before this start of the sweep.
     """
 
     case: Case
+    rule: StoppingRule
     measured: list[Sample] = field(default_factory=list)
     failure: Sample | None = None
     warm: bool = False
     memory_known: bool = False
-    ended: bool = False
+    pair: Sequence[CaseProgress] = ()
+    end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.pair = self.pair or (self,)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further sample is taken: it failed, may not go on, or its pair is done."""
+        if self.failure is not None or self.rule.spent(self._times):
+            return True
+        return self.rule.done(*(one._times for one in self.pair if one.failure is None))
+
+    @property
+    def _times(self) -> list[float]:
+        return [sample.total_s or 0.0 for sample in self.measured]
 
     @property
     def used_s(self) -> float:
@@ -51,14 +70,13 @@ class CaseProgress:
         attempt = self._attempts[phase, repeat]
         return Task(self.case, phase, repeat, repeat, new_tokens, attempt)
 
-    def note(self, sample: Sample, rule: StoppingRule) -> None:
+    def note(self, sample: Sample) -> None:
         """Learn from a row that was recorded."""
         self.remember(sample)
         if sample.status != "ok":
-            self.failure, self.ended = sample, True
+            self.failure = sample
         elif sample.phase == "measure":
             self.measured.append(sample)
-            self.ended = rule.done([one.total_s or 0.0 for one in self.measured])
         else:
             self.memory_known = self.memory_known or sample.phase == "memory"
 
@@ -83,10 +101,16 @@ def progress_of(
         rows.setdefault(sample.case_id, []).append(sample)
     found = {}
     for case in cases:
-        progress = found[case] = CaseProgress(case)
+        progress = found[case] = CaseProgress(case, rule)
         for sample in rows.get(case.id, ()):
             if id(sample) in counts and sample.status not in again:
-                progress.note(sample, rule)
+                progress.note(sample)
             else:
                 progress.remember(sample)
+    for pair in pair_up(found):
+        arms = [found[case] for case in pair]
+        for arm in arms:
+            arm.pair = arms
+    for progress in found.values():
+        progress.end_told = progress.ended
     return found

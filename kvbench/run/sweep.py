@@ -209,13 +209,16 @@ class _GroupRun:
     def _record(self, arm: CaseProgress, sample: Sample, times: Sequence[float] = ()) -> None:
         # Written before anything else is done, so that a later failure loses nothing.
         row = self.writer.append(sample, times)
-        arm.note(row, self.conduct.rule)
+        arm.note(row)
         self.emit(SampleEnded(row))
         if row.status != "ok":
             self._keep_log(row.sample_id)
-        if arm.ended:
-            self.outcome.failed += arm.failure is not None
-            self.emit(CaseEnded(arm.case, tuple(arm.measured), arm.failure))
+        # The sample that ends one arm of a pair may be what the other was kept waiting for.
+        for one in arm.pair:
+            if one.ended and not one.end_told:
+                one.end_told = True
+                self.outcome.failed += one.failure is not None
+                self.emit(CaseEnded(one.case, tuple(one.measured), one.failure))
 
     def _fail(self, arm: CaseProgress, status: Status, **fields: object) -> None:
         task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)

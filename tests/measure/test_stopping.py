@@ -87,10 +87,27 @@ def test_no_sample_is_begun_that_would_pass_the_cap() -> None:
     assert RULE.done([250.0, 250.0])
 
 
-def test_the_last_sample_foretells_the_next() -> None:
+def test_the_median_foretells_the_next_sample() -> None:
     rule = StoppingRule(max_seconds=10.0)
-    assert not rule.done([6.0, 1.0])
-    assert rule.done([1.0, 6.0])
+    assert not rule.done([1.0, 1.0, 6.0])
+    assert rule.done([1.0, 3.0, 4.0])
+
+
+def test_a_pair_goes_on_until_both_arms_have_enough() -> None:
+    assert not RULE.done([1.0] * 5, [0.5] * 5)
+    assert RULE.done([1.0] * 6, [0.5] * 6)
+
+
+def test_an_arm_that_is_behind_catches_up_first() -> None:
+    assert not RULE.done([1.0] * 30, [0.5] * 29)
+    assert not StoppingRule(repeats=3).done([1.0] * 3, [1.0] * 2)
+    assert not RULE.done([1.0], [])
+
+
+def test_an_arm_that_may_not_go_on_ends_the_pair() -> None:
+    assert RULE.done([350.0], [1.0])
+    # Even behind: it would pass its cap.
+    assert RULE.done([350.0], [1.0] * 2)
 
 
 def test_limits_can_be_set() -> None:

@@ -59,12 +59,12 @@ def test_the_rule_sees_the_times_of_counted_samples_alone() -> None:
     seen: list[list[float]] = []
 
     class Rule(StoppingRule):
-        def done(self, times: Sequence[float]) -> bool:
-            seen.append(list(times))
+        def done(self, *arms: Sequence[float]) -> bool:
+            seen.extend(map(list, arms))
             return False
 
     progress_of([CASE], [row("warmup"), row("memory"), *arm(CASE, [0.25, 0.75])], Rule())
-    assert seen == [[0.25], [0.25, 0.75]]
+    assert seen == [[0.25, 0.75]]
 
 
 def test_another_rule_may_want_more_of_a_case_that_had_ended() -> None:
@@ -141,6 +141,31 @@ def test_each_case_has_its_own_rows() -> None:
     }
 
 
+def test_the_arms_of_a_pair_end_together() -> None:
+    rule = StoppingRule(min_repeats=2, max_repeats=9, min_seconds=1.0, max_spread=1.0)
+    off, alone = make_case(cache="off"), make_case(batch_size=7)
+
+    def ended(slow: int, quick: int) -> list[bool]:
+        samples = [*arm(off, [1.0] * slow), *arm(CASE, [0.25] * quick), *arm(alone, [1.0] * 2)]
+        found = progress_of([off, CASE, alone], samples, rule)
+        return [found[case].ended for case in (off, CASE, alone)]
+
+    # Two slow samples would be enough; the quick arm needs four.
+    assert ended(2, 2) == [False, False, True]
+    assert ended(4, 3) == [False, False, True]
+    assert ended(4, 4) == [True, True, True]
+
+
+def test_an_arm_whose_partner_failed_goes_on_by_itself() -> None:
+    off = make_case(cache="off")
+    failed = sample_of(make_task(off, 1), status="oom")
+    samples = [*arm(off, [1.0]), failed, *arm(CASE, [0.5] * 2)]
+    found = progress_of([off, CASE], samples, THREE)
+    assert (found[off].ended, found[CASE].ended) == (True, False)
+    found = progress_of([off, CASE], [*samples, timed_sample(make_task(CASE, 2), 0.5)], THREE)
+    assert (found[off].ended, found[CASE].ended) == (True, True)
+
+
 def test_rows_of_cases_that_are_no_longer_planned_are_passed_over() -> None:
     assert list(progress_of([CASE], arm(make_case(batch_size=7), [0.5]), THREE)) == [CASE]
 
@@ -149,24 +174,24 @@ def test_rows_of_cases_that_are_no_longer_planned_are_passed_over() -> None:
 
 
 def test_a_task_has_the_shape_that_was_asked_for() -> None:
-    assert CaseProgress(CASE).task("memory", 4, 33) == make_task(
+    assert CaseProgress(CASE, THREE).task("memory", 4, 33) == make_task(
         phase="memory", round=4, repeat=4, new_tokens=33
     )
 
 
 def test_what_is_noted_moves_the_case_on() -> None:
-    progress = CaseProgress(CASE)
-    progress.note(row("warmup"), THREE)
+    progress = CaseProgress(CASE, THREE)
+    progress.note(row("warmup"))
     assert next_ids(progress) == ("-w000-2", "-s000")
     for repeat in range(3):
         assert not progress.ended
-        progress.note(row(repeat=repeat), THREE)
+        progress.note(row(repeat=repeat))
     assert progress.ended
     assert progress.used_s == 1.5
 
 
 def test_what_is_only_remembered_does_not_count() -> None:
-    progress = CaseProgress(CASE)
+    progress = CaseProgress(CASE, THREE)
     progress.remember(row(status="oom"))
     assert (progress.ended, progress.failure, progress.measured) == (False, None, [])
     assert next_ids(progress) == ("-w000", "-s000-2")

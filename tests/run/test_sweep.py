@@ -218,36 +218,56 @@ def quarter_or_eighth(task: Task) -> float:
     return 0.25 if task.case.cache == "off" else 0.125
 
 
-def test_the_rule_decides_for_each_case_on_its_own(sweep: Sweep) -> None:
+def test_the_rule_decides_for_each_pair_on_its_own(sweep: Sweep) -> None:
+    def seconds(task: Task) -> float:
+        return quarter_or_eighth(task) * (2 if task.case.max_new_tokens == LENGTHS[-1] else 1)
+
     rule = StoppingRule(min_repeats=5, max_repeats=100, min_seconds=3.0, max_spread=0.05)
-    swept = sweep(grid(), FakeEngine(seconds=quarter_or_eighth), rule=rule)
+    swept = sweep(grid(), FakeEngine(seconds=seconds), rule=rule)
     counts = Counter((sample.cache, sample.max_new_tokens) for sample in swept.measured)
+    # As many as the quicker arm needs.
     assert counts == {
-        (cache, tokens): {"off": 12, "dynamic": 24}[cache]
+        (cache, tokens): 12 if tokens == LENGTHS[-1] else 24
         for tokens in LENGTHS
         for cache in ("off", "dynamic")
     }
 
 
-def test_a_case_that_has_enough_leaves_its_partner_to_go_on_alone(sweep: Sweep) -> None:
+def test_every_round_of_a_pair_has_both_arms(sweep: Sweep) -> None:
     rule = StoppingRule(min_repeats=1, max_repeats=9, min_seconds=0.5, max_spread=0.05)
     swept = sweep(grid(lengths=(100,)), FakeEngine(seconds=quarter_or_eighth), rule=rule)
     rounds = {
         cache: [s.round for s in swept.measured if s.cache == cache] for cache in ("off", "dynamic")
     }
-    assert rounds == {"off": [0, 1], "dynamic": [0, 1, 2, 3]}
+    assert rounds == {"off": [0, 1, 2, 3], "dynamic": [0, 1, 2, 3]}
+
+
+def test_an_arm_that_may_not_go_on_ends_its_pair(sweep: Sweep) -> None:
+    rule = StoppingRule(min_repeats=9, max_seconds=0.75)
+    swept = sweep(grid(lengths=(100,)), FakeEngine(seconds=quarter_or_eighth), rule=rule)
+    assert Counter(sample.cache for sample in swept.measured) == {"off": 3, "dynamic": 3}
+
+
+def test_the_end_of_each_case_is_told_once(sweep: Sweep) -> None:
+    rule = StoppingRule(min_repeats=1, max_repeats=9, min_seconds=0.5, max_spread=0.05)
+    swept = sweep(grid(), FakeEngine(seconds=quarter_or_eighth), rule=rule)
+    ends = [event for event in swept.events if isinstance(event, CaseEnded)]
+    assert sorted(event.case.id for event in ends) == sorted(case.id for case in grid())
+    assert all(len(event.measured) == 4 for event in ends)
 
 
 def test_the_rule_sees_the_times_of_samples_and_not_of_warmups(sweep: Sweep) -> None:
     seen: list[list[float]] = []
 
     class Rule(StoppingRule):
-        def done(self, times: Sequence[float]) -> bool:
-            seen.append(list(times))
+        def done(self, *arms: Sequence[float]) -> bool:
+            (times,) = arms
+            if list(times) not in seen:
+                seen.append(list(times))
             return len(times) == 2
 
     sweep([make_case(max_new_tokens=100)], rule=Rule())
-    assert seen == [[pytest.approx(0.1)], [pytest.approx(0.1)] * 2]
+    assert seen == [[], [pytest.approx(0.1)], [pytest.approx(0.1)] * 2]
 
 
 def test_one_repeat_is_one_round(sweep: Sweep) -> None:
@@ -986,7 +1006,8 @@ TIMES = (0.25, 0.5, 0.125, 1.0, 0.25, 0.75)
 
 def time_of(task: Task) -> float:
     digits = int(task.case.id, 16)
-    return TIMES[(digits + task.repeat) % len(TIMES)]
+    # So that the rule wants more of some pairs than of others.
+    return TIMES[(digits + task.repeat) % len(TIMES)] * (2 if task.case.max_new_tokens > 10 else 1)
 
 
 RULES = {
