@@ -126,7 +126,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A case that could not be compared: a side has not got it, or has no time for it.
+    """A case, or the rest of one, that could not be compared: a side has not got it, or it failed.
 
     Attributes:
         side: the side that has the case.
@@ -354,6 +354,11 @@ def _unmatched(
             reason, failed = case.failure or "no sample", case.failure is not None
         elif key not in there.found:
             reason = f"not in {there.name}"
+        elif case.failure:
+            # As an out-of-memory in a later round, which ends the case.
+            count = len(case.times)
+            still = "sample before is" if count == 1 else f"{count} samples before are"
+            reason, failed = f"{case.failure}; the {still} compared", True
         else:
             # Where the other side has no time for it, that side tells.
             continue

@@ -54,7 +54,8 @@ def compare(
     else unclear. CPU against GPU gets no verdict. What stands on one side only is listed.
 
     With --fail-on-..., what could not be looked at fails too: a case that failed in B alone, a run
-    that is not finished, no case in common.
+    that is not finished, no case in common, a median past the limit of so few samples that no test
+    could tell it from chance.
 
     Exit codes: 0 compared, 1 a --fail-on condition holds, 2 wrong usage or a damaged run.
     """

@@ -24,6 +24,7 @@ from kvbench.analysis.compare import (
     compare,
     mean_ratio,
 )
+from kvbench.analysis.statistics import least_samples
 from kvbench.errors import UserError, check_choice
 from kvbench.records.changes import environment_changes
 from kvbench.records.columns import to_text
@@ -137,7 +138,7 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
     """Why a comparison is to fail, a line a case; empty where the limits are not given or hold.
 
     What could not be looked at does not hold: a case that failed on side B alone, a run that is not
-    finished, no case at all.
+    finished, no case at all, a median past the limit of too few samples for any verdict.
 
     Raises:
         UserError: a limit is given for sides of which it can never be told.
@@ -158,10 +159,14 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
         for one in result.unmatched
         if one.failed and one.side != result.sides[0] and one.case not in before
     ]
+    least = least_samples(_LEVEL / max(sum(row.p_value is not None for row in rows), 1))
     for row, label in zip(rows, _labels(rows), strict=True):
-        beyond_chance = row.p_value is not None and row.p_value < _LEVEL
-        if slower is not None and row.ratio > 1 + slower and beyond_chance:
-            lines.append(f"slower: {label}: {significant(row.ratio)} times the time.")
+        if slower is not None and row.ratio > 1 + slower and row.p_value is not None:
+            times = f"{label}: {significant(row.ratio)} times the time"
+            if row.p_value < _LEVEL:
+                lines.append(f"slower: {times}.")
+            elif min(row.a_samples, row.b_samples) < least:
+                lines.append(f"too few samples to tell: {times}; {least} on each side would do.")
         memory = row.memory_ratio
         if more_memory is not None and memory is not None and memory > 1 + more_memory:
             lines.append(f"more memory: {label}: {significant(memory)} times the memory.")

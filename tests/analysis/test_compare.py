@@ -48,9 +48,9 @@ def side(name: str, *samples: list[Sample]) -> Side:
     return Side(name, (by_column(sample for several in samples for sample in several),))
 
 
-def failed(case: Case, status: Any = "oom", **fields: Any) -> list[Sample]:
+def failed(case: Case, status: Any = "oom", repeat: int = 0, **fields: Any) -> list[Sample]:
     known: dict[str, Any] = {"status": status, "stage": "decode", "error": "no room"}
-    return [sample_of(make_task(case), **(known | fields))]
+    return [sample_of(make_task(case, repeat), **(known | fields))]
 
 
 def only(a: Side, b: Side, by: str = "run", rule: Rule | None = None) -> Comparison:
@@ -155,8 +155,10 @@ def test_of_a_sample_that_was_tried_again_the_last_attempt_counts() -> None:
 def test_a_last_attempt_that_failed_takes_the_earlier_one_away() -> None:
     case = make_case()
     ended = sample_of(make_task(case, 1, attempt=1), status="oom", stage="decode", error="full")
-    row = only(side("a", arm(case, [1.0, 9.0]), [ended]), side("b", arm(case, [1.0])))
+    a, b = side("a", arm(case, [1.0, 9.0]), [ended]), side("b", arm(case, [1.0]))
+    (row,), (gap,) = compare(a, b)
     assert (row.a_samples, row.a_total_s) == (1, 1.0)
+    assert gap.reason == "oom: full; the sample before is compared"
 
 
 def test_warm_ups_do_not_count() -> None:
@@ -208,6 +210,16 @@ def test_a_case_that_failed_on_one_side_is_listed_with_its_reason(fails: str, st
             fails, "gpt2 on cpu, float32, cache dynamic, 100 new tokens", f"{status}: no room", True
         ),
     )
+
+
+def test_a_case_that_failed_after_some_samples_is_compared_and_listed() -> None:
+    case = make_case()
+    cut = [*arm(case, times()[:3]), *failed(case, "crashed", repeat=3)]
+    rows, unmatched = compare(side("a", arm(case, times())), side("b", cut))
+    assert [(row.a_samples, row.b_samples) for row in rows] == [(10, 3)]
+    assert [(one.side, one.reason, one.failed) for one in unmatched] == [
+        ("b", "crashed: no room; the 3 samples before are compared", True)
+    ]
 
 
 def test_a_case_that_failed_on_both_sides_is_listed_for_both() -> None:

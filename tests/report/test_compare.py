@@ -389,6 +389,25 @@ def test_what_is_slower_past_the_limit_is_a_line() -> None:
     assert regressions(result, None, None) == []
 
 
+def test_a_median_past_the_limit_of_too_few_samples_does_not_hold() -> None:
+    slow = row(ratio=1.3, p_value=0.1, a_samples=3, b_samples=9)
+    assert regressions(result_of(slow), 0.1, None) == [
+        "too few samples to tell: B, 10 new tokens: 1.30 times the time; 5 on each side would do."
+    ]
+    # With enough samples it is noise until a test says otherwise.
+    enough = row(ratio=1.3, p_value=0.1, a_samples=5, b_samples=5)
+    assert regressions(result_of(enough), 0.1, None) == []
+    assert "7 on each side" in regressions(result_of(enough, *[row(p_value=1.0)] * 5), 0.1, None)[0]
+    within = row(ratio=1.05, p_value=0.1, a_samples=3, b_samples=3)
+    assert regressions(result_of(within), 0.1, None) == []
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_ten_times_the_time_never_passes_for_want_of_samples(samples: int) -> None:
+    runs = [run_of(grid(repeats=samples), "a"), run_of(slower_by(10.0, repeats=samples), "b")]
+    assert len(regressions(compare_runs(runs), 0.05, None)) == 6
+
+
 def test_a_p_value_of_zero_is_beyond_chance_too() -> None:
     """Of thousands of samples a side the smallest p-values are 0 in floating point."""
     assert len(regressions(result_of(row(ratio=1.3, p_value=0.0)), 0.1, None)) == 1
