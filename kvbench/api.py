@@ -35,7 +35,7 @@ from kvbench.records.rates import Rates, keep_rates, read_rates
 from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
 from kvbench.records.writer import RunWriter, check_name, holds_run
-from kvbench.report.build import build, is_built
+from kvbench.report.build import build, forget_report, is_built
 from kvbench.run.engine import Engine
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.resume import cases_of, described, plan_changes
@@ -341,6 +341,7 @@ class _Start:
             environment=machine if other_machine else None,
         )
         with RunWriter.reopen(path, this, plan=plan, cases=described(cases)) as writer:
+            forget_report(path)
             for repair in writer.repairs:
                 self.emit(Notice(repair))
             progress = self._progress(cases, writer.samples)

@@ -516,6 +516,24 @@ def test_the_same_name_again_goes_on(tmp_path: Path) -> None:
     assert Counter(s.status for s in run.samples if s.phase == "measure") == {"ok": 8}
 
 
+def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = interrupted(tmp_path)
+    assert "is not complete" in (run.path / "summary.md").read_text()
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kvbench.api.build", killed)
+        with pytest.raises(KeyboardInterrupt):
+            resume(run)
+    assert load_run(run.path).info.state == "finished"
+    resume(run)
+    assert "is not complete" not in (run.path / "summary.md").read_text()
+
+
 def test_a_folder_left_empty_by_a_kill_is_begun_in(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()

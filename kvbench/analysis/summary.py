@@ -82,7 +82,9 @@ class CaseSummary:
     )
     speedup_ci95_high: float | None = column("Upper end of it.", default=None)
     speedup_rounds: int | None = column(
-        "Rounds in which both arms were timed; null without a pair.", unit="rounds", default=None
+        "Rounds in which both arms were timed, in one session; null without a pair.",
+        unit="rounds",
+        default=None,
     )
     speedup_round_min: float | None = column(
         "Smallest speed-up within one round, the arms next to each other in time.", default=None
@@ -201,8 +203,13 @@ def _speedup(counted: Sequence[Sample], baseline: Sequence[Sample]) -> dict[str,
         return {}
     off, on = _totals(baseline), _totals(counted)
     low, high = ratio_interval(off, on) or (None, None)
-    rounds = {s.round: s.total_s for s in counted if s.total_s}
-    ratios = [s.total_s / rounds[s.round] for s in baseline if s.total_s and s.round in rounds]
+    # A round that was broken off goes on in a later session, perhaps hours later.
+    rounds = {(s.session, s.round): s.total_s for s in counted if s.total_s}
+    ratios = [
+        s.total_s / rounds[s.session, s.round]
+        for s in baseline
+        if s.total_s and (s.session, s.round) in rounds
+    ]
     outputs = {s.output_sha256 for s in (*counted, *baseline)}
     return {
         "speedup": ratio_of_medians(off, on),

@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import os
+import secrets
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
         # What a terminal handed over as undecodable bytes is escaped and not refused.
         content = content.encode("utf-8", "backslashreplace")
-    scratch = path.with_name(path.name + ".part")
+    scratch = _scratch(path)
     try:
-        with scratch.open("wb", buffering=0) as file:
+        with scratch.open("xb", buffering=0) as file:
             _write_all(file, content)
         scratch.replace(path)
     except BaseException as error:
@@ -103,15 +104,25 @@ def drop_rows_but(path: Path, known: Container[str]) -> int:
 
     dropped = sum(not is_known(row) for row, _ in itertools.islice(_rows(path), 1, None))
     if dropped:
-        scratch = path.with_name(path.name + ".part")
-        with scratch.open("wb") as file:
-            for number, (row, _) in enumerate(_rows(path)):
-                if number == 0 or is_known(row):
-                    file.write(row)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        scratch = _scratch(path)
+        try:
+            with scratch.open("xb") as file:
+                for number, (row, _) in enumerate(_rows(path)):
+                    if number == 0 or is_known(row):
+                        file.write(row)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise
     return dropped
+
+
+def _scratch(path: Path) -> Path:
+    """A hidden file beside it, of this call's own: two may write the same file at once."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 def _write_all(file: io.FileIO, content: bytes) -> None:

@@ -15,6 +15,7 @@ from kvbench.records.sample import utc_now
 __all__ = ["RunLock", "is_in_use"]
 
 _LOCK, _HOLDER = ".lock", ".lock-holder"
+_PATIENCE_S = 0.5
 
 
 class RunLock:
@@ -28,7 +29,8 @@ class RunLock:
         self._folder = folder
         self._lock = FileLock(folder / _LOCK)
         try:
-            self._lock.acquire(timeout=0)
+            # Who only looks whether it is held holds it for a moment.
+            self._lock.acquire(timeout=_PATIENCE_S)
             # Beside the lock and not in it: older releases of filelock empty the file when another
             # process tries.
             (folder / _HOLDER).write_text(_this_process(), encoding="utf-8")
@@ -47,6 +49,11 @@ class RunLock:
             (self._folder / _HOLDER).unlink(missing_ok=True)
             (self._folder / _LOCK).unlink(missing_ok=True)
         self._lock.release()
+
+    @staticmethod
+    def owns(path: Path) -> bool:
+        """Whether a file in a run folder is part of its lock."""
+        return path.name in (_LOCK, _HOLDER)
 
 
 def is_in_use(folder: Path) -> bool:

@@ -42,7 +42,8 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
     # The default of 128 KiB is short for a prompt; the column has what was written, however long.
     csv.field_size_limit(sys.maxsize)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        # A spreadsheet may have put a mark of the byte order in front.
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             missing = [column.name for column in columns if column.name not in header]

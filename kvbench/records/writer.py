@@ -198,9 +198,21 @@ class RunWriter:
                 raise
         finally:
             self._close_tables()
+            if self._discarded:
+                # Before others may write here.
+                self._remove_contents()
             self._lock.release()
             if self._discarded:
-                shutil.rmtree(self.path)
+                # Someone else may have begun a run here since.
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+
+    def _remove_contents(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif not RunLock.owns(entry):
+                entry.unlink()
 
     def _open_tables(self) -> None:
         for name in ("samples.csv", "tokens.csv"):
@@ -266,9 +278,7 @@ def holds_run(path: Path) -> bool:
     if (path / "run.json").exists():
         return True
     # What is left of a run that was killed before it had begun.
-    if path.is_dir() and all(
-        entry.name.startswith(".") or entry.name == "run.json.part" for entry in path.iterdir()
-    ):
+    if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
         return False
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists and is no run: choose another --name or --out.")

@@ -17,7 +17,7 @@ from kvbench.report.figures import Material, check_charts, draw_charts, write_ch
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
 
-__all__ = ["FORMATS", "build", "is_built"]
+__all__ = ["FORMATS", "build", "forget_report", "is_built"]
 
 FORMATS = ("png", "svg", "html", "md")
 _IMAGES = ("png", "svg")
@@ -69,6 +69,11 @@ def build(
         paths.append(out / _REPORT)
         write_atomically(paths[-1], report_html(material, drawn))
     return paths
+
+
+def forget_report(folder: Path) -> None:
+    """Take away what says that a folder is built: more is going to be measured."""
+    (folder / _REPORT).unlink(missing_ok=True)
 
 
 def is_built(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from kvbench.report.growth import growth_sentences
 from kvbench.report.table import failures, pair_table, speedup_text, time_text
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import answers, proof
-from kvbench.text import printable
+from kvbench.text import printable, shorten
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -115,7 +115,9 @@ _COLUMNS = (
     _field("device", "device", numeric=False),
     _field("dtype", "dtype", numeric=False, only_if_varied=True),
     _field("attention", "attention", numeric=False, only_if_varied=True),
-    _field("prompt", "prompt", lambda label: str(label)[:40], numeric=False, only_if_varied=True),
+    _field(
+        "prompt", "prompt", lambda label: shorten(str(label)), numeric=False, only_if_varied=True
+    ),
     _field("batch", "batch_size"),
     _field("new tokens", "max_new_tokens"),
     _field("cache", "cache", numeric=False),

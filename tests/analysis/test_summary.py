@@ -186,6 +186,14 @@ def test_only_samples_of_one_round_are_compared_round_by_round() -> None:
     assert (case.speedup_round_min, case.speedup_round_max) == (2.0, 8.0)
 
 
+def test_a_round_that_two_sessions_shared_is_no_round() -> None:
+    """The arms of a round that was broken off may be hours and a reboot apart."""
+    off = arm(OFF, [4.0] * 5)
+    on = [dataclasses.replace(s, session=int(s.repeat > 2)) for s in arm(ON, [2.0] * 3 + [0.1] * 2)]
+    case = summary_of([*off, *on])
+    assert (case.speedup_rounds, case.speedup_round_max) == (3, 2.0)
+
+
 def test_arms_that_share_no_round_have_no_ratio_within_one() -> None:
     on = [timed_sample(make_task(ON, 0, round=7), 2.0)]
     case = summary_of([*arm(OFF, [4.0]), *on])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,27 @@ def test_line_ends_of_an_editor_are_line_ends(tmp_path: Path) -> None:
     path.write_bytes(text)
     assert cut_torn_end(path) == 0
     assert path.read_bytes() == text
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [character * 5000 for character in "ab"]
+
+    def write(content: str) -> None:
+        for _ in range(50):
+            write_atomically(path, content)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, contents))
+    assert path.read_text() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_keeps_the_rows_that_were_to_be_dropped(
+    tmp_path: Path, no_sync: list[int]
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(encoded([HEADER, *ROWS]))
+    with pytest.raises(OSError, match="No space left"):
+        drop_rows_but(path, {"a"})
+    assert rows_of(path)[0] == HEADER and len(rows_of(path)) == 4
+    assert list(tmp_path.iterdir()) == [path]

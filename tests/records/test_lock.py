@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,3 +132,21 @@ def test_on_a_full_disk_the_lock_is_given_back(tmp_path: Path) -> None:
         text = sentence(lambda: RunLock(tmp_path))
     assert text == f"{tmp_path} cannot be written: File too large."
     assert not is_in_use(tmp_path)
+
+
+def test_who_only_looks_does_not_keep_a_writer_out(tmp_path: Path) -> None:
+    stop = threading.Event()
+    (tmp_path / ".lock").touch()
+
+    def look() -> None:
+        while not stop.is_set():
+            is_in_use(tmp_path)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(100):
+            RunLock(tmp_path).release()
+    finally:
+        stop.set()
+        looking.join()

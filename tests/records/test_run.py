@@ -369,6 +369,14 @@ def test_a_row_of_another_length_is_told_with_its_line(
     )
 
 
+def test_a_table_that_a_spreadsheet_has_saved_is_read(run: Path) -> None:
+    before = load_run(run).samples
+    table = run / "samples.csv"
+    # With a mark of the byte order, and lines that end as its system has them.
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\r\n", b"\n"))
+    assert load_run(run).samples == before
+
+
 def test_a_column_of_a_later_version_is_passed_over(run: Path) -> None:
     rows = rows_of(run / "samples.csv")
     before = load_run(run).samples

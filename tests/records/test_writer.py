@@ -159,6 +159,22 @@ def test_a_discarded_run_leaves_no_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_another_begins_in_a_discarded_folder_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = RunLock.release
+
+    def then_another(lock: RunLock) -> None:
+        release(lock)
+        (tmp_path / "run" / "run.json").write_text("theirs")
+
+    monkeypatch.setattr(RunLock, "release", then_another)
+    with create(tmp_path / "run") as writer:
+        writer.append(timed_sample(make_task(), 0.5))
+        writer.discard()
+    assert contents(tmp_path / "run") == {"run.json": b"theirs"}
+
+
 def test_notes_are_kept_once(tmp_path: Path) -> None:
     with create(tmp_path / "run", notes=("One.",)) as writer:
         writer.finish("interrupted", ["Two.", "One.", "Two."])
