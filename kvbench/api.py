@@ -321,7 +321,8 @@ class _Start:
         other_machine = environment_changes(
             old.environment, machine, {case.device for case in cases}
         )
-        changes = [*plan_changes(old, plan, cases), *other_machine]
+        other_plan = plan_changes(old, plan, cases)
+        changes = [*other_plan, *other_machine]
         if changes and not self.force:
             raise UserError(
                 f"{path} was begun otherwise: {'; '.join(changes)}. Choose another --name, or "
@@ -339,6 +340,7 @@ class _Start:
             started_at=utc_now(),
             command=self.command,
             environment=machine if other_machine else None,
+            plan_changes=tuple(other_plan),
         )
         with RunWriter.reopen(path, this, plan=plan, cases=described(cases)) as writer:
             forget_report(path)

@@ -710,6 +710,22 @@ def test_on_another_machine_it_can_be_forced_and_later_rows_are_marked(tmp_path:
     assert resume(run).info.state == "finished"
 
 
+def test_after_a_forced_change_of_the_plan_all_later_rows_are_marked(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    other = FakeEngine()
+    keys = {"seed": 8}
+    cut = sweep(
+        tmp_path, other, name="run", keys=keys, force=True, stop=lambda: len(other.tasks) >= 2
+    )
+    # The second start has the plan of the one before, but not of the first.
+    run = resume(cut)
+    assert run.info.state == "finished"
+    assert run.info.resumes[0].plan_changes == ("seed: 7 before, 8 now",)
+    assert [sample.flags for sample in run.samples[:7]] == [None] * 7
+    assert {sample.flags for sample in run.samples[7:]} == {"plan_changed"}
+    assert {sample.session for sample in run.samples[7:]} == {1, 2}
+
+
 def test_force_without_a_change_marks_nothing(tmp_path: Path) -> None:
     run = resume(interrupted(tmp_path), force=True)
     assert {sample.flags for sample in run.samples} == {None}

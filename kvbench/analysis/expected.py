@@ -18,7 +18,7 @@ from kvbench.strategies import BASELINE
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes
 from kvbench.theory.floors import Floor, floor, pays_from
-from kvbench.theory.peaks import rates_for
+from kvbench.theory.peaks import rates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class _Known:
     def __init__(self, info: RunInfo) -> None:
         self._info = info
         self.architecture = functools.cache(self._architecture)
-        self.rates = functools.cache(functools.partial(rates_for, info.environment))
+        self.rates = functools.cache(functools.partial(rates_of, info))
 
     def floor(self, case: CaseSummary, new_tokens: int) -> Floor | None:
         """The floor of a case, or of a longer one; None where theory cannot tell."""

@@ -45,11 +45,14 @@ class Resume:
 
     Attributes:
         environment: null where it is that of the run.
+        plan_changes: what was otherwise in its plan, in words; the run's plan is that of its last
+            start.
     """
 
     started_at: str
     command: tuple[str, ...] = ()
     environment: Environment | None = None
+    plan_changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,11 @@ class RunInfo:
     resumes: tuple[Resume, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def environments(self) -> tuple[Environment, ...]:
+        """That of the first start, and those of later starts that were others."""
+        return (self.environment, *(r.environment for r in self.resumes if r.environment))
 
     def environment_of(self, session: int) -> Environment:
         """The environment of a session of the run."""

@@ -24,7 +24,7 @@ from kvbench.records.tokens import TOKEN_COLUMNS
 
 __all__ = ["ENVIRONMENT_CHANGED", "RunWriter", "check_name", "holds_run"]
 
-ENVIRONMENT_CHANGED = "environment_changed"
+ENVIRONMENT_CHANGED, PLAN_CHANGED = "environment_changed", "plan_changed"
 """The flag of samples that were taken in another environment than the run began in."""
 
 _HEADERS = {
@@ -252,6 +252,8 @@ class RunWriter:
             return sample
         if self.info.resumes[-1].environment is not None:
             sample = with_flag(sample, ENVIRONMENT_CHANGED)
+        if any(resume.plan_changes for resume in self.info.resumes):
+            sample = with_flag(sample, PLAN_CHANGED)
         return dataclasses.replace(sample, session=self.session)
 
     @contextlib.contextmanager

@@ -26,7 +26,7 @@ from kvbench.analysis.compare import (
 )
 from kvbench.analysis.statistics import least_samples
 from kvbench.errors import UserError, check_choice
-from kvbench.records.changes import environment_changes
+from kvbench.records.changes import changes, environment_changes
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
 from kvbench.records.run import Run
@@ -257,7 +257,10 @@ def _differences(runs: Sequence[Run]) -> tuple[str, ...]:
     lines: list[str] = []
     for run in runs[1:]:
         devices = {*runs[0].columns["device"], *run.columns["device"]}
-        for line in environment_changes(first.environment, run.info.environment, devices):
+        # Everything else in a plan that makes other work makes another case.
+        seeds = ({"seed": info.plan.get("seed")} for info in (first, run.info))
+        machines = environment_changes(first.environment, run.info.environment, devices)
+        for line in (*changes(*seeds), *machines):
             name = f"{run.info.name}: " if len(runs) > 2 else ""
             line = line.replace(" before, ", " in A, ").removesuffix(" now") + " in B"
             lines.append(f"{name}{line}")

@@ -22,6 +22,8 @@ FLAGS: dict[str, str] = {
     "a run with one",
     "environment_changed": "taken after a forced resume, on a machine or with software other than "
     "the run began with",
+    "plan_changed": "taken after a forced resume with another plan than the run began with, such "
+    "as another seed",
     "verify_failed": "the strategy was found to do other work than no cache: its time means "
     "nothing",
     "undersampled": "fewer than 5 samples",

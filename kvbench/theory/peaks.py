@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from kvbench.errors import UserError, did_you_mean
 from kvbench.records.environment import Environment
 from kvbench.records.rates import Rates, read_rates
+from kvbench.records.run import RunInfo
 
-__all__ = ["COMMON", "Peak", "peaks", "published", "rates_for", "rates_named"]
+__all__ = ["COMMON", "Peak", "peaks", "published", "rates_for", "rates_named", "rates_of"]
 
 COMMON = ("T4", "A100-SXM4-80GB", "H100 80GB HBM3")
 """Boards that people often have, for those who name none."""
@@ -108,6 +109,15 @@ def rates_for(environment: Environment, device: str) -> Rates | None:
             return rates
     found = published(environment.hardware(name), name)
     return found and dataclasses.replace(found, uuid=_uuid(environment, name))
+
+
+def rates_of(info: RunInfo, device: str) -> Rates | None:
+    """The rates of a device of a run; None if the run went on where they were others.
+
+    Floors of one machine beside times of another would be wrong, and look right.
+    """
+    first, *others = (rates_for(environment, device) for environment in info.environments)
+    return first if all(other == first for other in others) else None
 
 
 def rates_named(names: Iterable[str]) -> tuple[Rates, ...]:

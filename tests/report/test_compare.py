@@ -208,6 +208,12 @@ def test_another_gpu_matters_only_where_a_case_ran_on_it() -> None:
     assert compare_runs(cuda).differences == ("cuda: Some GPU a-b in A, none in B",)
 
 
+def test_another_seed_is_told() -> None:
+    """It makes other weights and prompts, and is in no case."""
+    runs = [run_of(grid(), name, plan={"seed": seed}) for name, seed in (("a", 0), ("b", 7))]
+    assert compare_runs(runs).differences == ("seed: 0 in A, 7 in B",)
+
+
 def test_another_cpu_is_told_once() -> None:
     runs = [run_of(grid(), "a"), run_of(grid(), "b", environment=machine("Other CPU"))]
     assert compare_runs(runs).differences == ("cpu: Some CPU in A, Other CPU in B",)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kvbench.records.environment import Device
+from kvbench.records.environment import Device, Environment
+from kvbench.records.rates import Rates
+from kvbench.records.run import Resume
 from kvbench.theory import peaks as module
-from kvbench.theory.peaks import peaks, published, rates_for
-from tests.fakes import make_environment, make_rates
+from kvbench.theory.peaks import peaks, published, rates_for, rates_of
+from tests.fakes import make_environment, make_info, make_rates
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -155,3 +157,17 @@ def test_rates_are_those_of_the_device_that_was_asked_for() -> None:
 
 def test_a_processor_that_was_not_probed_has_no_rates() -> None:
     assert rates_for(make_environment(), "cpu") is None
+
+
+def test_of_a_run_on_two_machines_no_rates_are_told() -> None:
+    """Else the times of the second would stand beside the floors of the first."""
+    here, same = (make_environment(rates=(make_rates(),), cpu=cpu) for cpu in ("One", "Two"))
+    faster = make_environment(rates=(make_rates(read_bytes_per_s=4e11),))
+    unknown = make_environment(rates=())
+
+    def rates(*later: Environment | None) -> Rates | None:
+        resumes = tuple(Resume(started_at="later", environment=other) for other in later)
+        return rates_of(make_info(environment=here, resumes=resumes), "cpu")
+
+    assert rates() == rates(None) == rates(same) == make_rates()
+    assert rates(faster) is rates(None, unknown) is None

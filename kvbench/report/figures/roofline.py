@@ -11,7 +11,7 @@ from kvbench.report.figures.layout import device_panels, finish
 from kvbench.report.figures.lines import Entry, Line, entries_of
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import level_style, line_style, plain_log
-from kvbench.theory.peaks import rates_for
+from kvbench.theory.peaks import rates_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def _draw_roofs(axes: Axes, entries: Sequence[Entry]) -> None:
     """One roof for each device and dtype, over the intensities that were measured and beyond."""
     roofs: dict[tuple[float, float], str] = {}
     for entry in entries:
-        rates = rates_for(entry.info.environment, entry.case.device)
+        rates = rates_of(entry.info, entry.case.device)
         if rates is not None and entry.case.dtype in rates.flops_per_s:
             roof = rates.read_bytes_per_s, rates.flops_per_s[entry.case.dtype]
             roofs.setdefault(roof, f"roof, {entry.case.dtype}, {_SOURCES[rates.source]}")
