@@ -320,10 +320,10 @@ class _Probe:
     def _few_rows(self, read: _Figure, product: _Figure | None) -> float | None:
         """Seconds for each byte of a matrix that a product of few rows takes beyond its floor.
 
-        On a CPU a matrix is packed anew for each product of more than one row, which writes it and
-        reads it again.
+        A CPU packs the matrix anew for each product of more than one row, which writes it and reads
+        it again. A GPU does not.
         """
-        if product is None:
+        if product is None or self._device.type != "cpu":
             return None
         matrix = self._filled("float32")
         rows = matrix[:_FEW].clone()

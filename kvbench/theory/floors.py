@@ -12,7 +12,7 @@ Scaling Transformer Inference (2022), section 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -131,12 +131,20 @@ def floor(
     rows = np.full(new_tokens, batch) if cached else batch * (start + np.arange(new_tokens))
     rows[0] = batch * start
     weights = dtype_bytes(dtype) * _weights(architecture, rows)
+    if cached:
+        # The keys and values of the encoder are made once and kept.
+        weights[1:] -= dtype_bytes(dtype) * sum(
+            linear.parameters
+            for layer in architecture.layers
+            if layer.cross
+            for linear in layer.cross.key_value
+        )
     moved = weights.copy()
     moved[0] += dtype_bytes(dtype) * sum(layer.parameters for layer in architecture.encoder)
     if cached:
         moved += _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
-    beyond = _beyond(architecture, rows, weights, rates)
-    return Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype], beyond)
+    least = Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype])
+    return replace(least, beyond=_beyond(architecture, rows, weights, rates, least.steps))
 
 
 def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
@@ -167,14 +175,21 @@ def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
 
 
 def _beyond(
-    architecture: Architecture, rows: np.ndarray, weights: np.ndarray, rates: Rates
+    architecture: Architecture,
+    rows: np.ndarray,
+    weights: np.ndarray,
+    rates: Rates,
+    steps: np.ndarray,
 ) -> np.ndarray | None:
     """Seconds of each step beyond its floor, as the probe found them; None if it did not look."""
     if rates.layer_s is None:
         return None
     beyond = np.full(len(rows), len(architecture.layers) * rates.layer_s)
     beyond[0] += len(architecture.encoder) * rates.layer_s
-    if rates.few_rows_s_per_byte is not None:
+    if rates.device.startswith("cuda"):
+        # Layers are launched while the device still works on those before: the longer of the two.
+        beyond = np.maximum(beyond - steps, 0.0)
+    elif rates.few_rows_s_per_byte is not None:
         beyond += np.where(rows > 1, rates.few_rows_s_per_byte * weights, 0.0)
     return beyond
 

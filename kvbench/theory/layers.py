@@ -233,7 +233,8 @@ class Body:
         embedding_size: width of the embedding.
         encoder: layers of the encoder, in an encoder-decoder.
         adapters: matrices between an embedding and a stream of different widths.
-        other_parameters: last norms, tables of positions and the like.
+        other_parameters: last norms and the like.
+        position_parameters: a learned table of positions, of which a step reads its rows alone.
         float32_weights: how many Transformers keeps in float32 where it loads a checkpoint in
             float16, whose range they would leave.
         weights_unknown: why the weights cannot be counted, or null.
@@ -249,6 +250,7 @@ class Body:
     encoder: tuple[Layer, ...] = ()
     adapters: tuple[Linear, ...] = ()
     other_parameters: int = 0
+    position_parameters: int = 0
     float32_weights: int = 0
     weights_unknown: str | None = None
     flops_unknown: str | None = None

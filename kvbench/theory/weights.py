@@ -24,7 +24,8 @@ def parameters(architecture: Architecture) -> int:
     head = 0 if architecture.tied else architecture.head.parameters
     adapters = sum(linear.parameters for linear in architecture.adapters)
     layers = sum(layer.parameters for layer in (*architecture.layers, *architecture.encoder))
-    return embedding + head + adapters + layers + architecture.other_parameters
+    other = architecture.other_parameters + architecture.position_parameters
+    return embedding + head + adapters + layers + other
 
 
 def weights_bytes(architecture: Architecture, dtype: str, *, random: bool = False) -> int:

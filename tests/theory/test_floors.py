@@ -29,6 +29,10 @@ RATES = Rates(
 )
 
 
+POSITIONS = 1024 * 768
+"""Numbers in GPT-2's table of positions, of which a step reads its rows alone."""
+
+
 def of(known: Architecture, strategy: str = "dynamic", **sizes: Any) -> Floor:
     work = {"batch": 1, "prompt_tokens": 3, "new_tokens": 5, "dtype": "float32"} | sizes
     return floor(known, strategy, rates=RATES, **work)
@@ -73,10 +77,22 @@ def test_few_tokens_are_no_special_case(new: int) -> None:
 
 def test_a_tied_embedding_is_read_once_and_an_untied_one_never() -> None:
     tied = gpt2()
-    assert of(tied, "off").moved.tolist() == [weights_bytes(tied, "float32")] * 5
+    read = weights_bytes(tied, "float32") - 4 * POSITIONS
+    assert of(tied, "off").moved.tolist() == [read] * 5
     untied = Architecture.from_config(CATALOGUE["llama-2-7b"].config)
     table = untied.vocabulary * untied.embedding_size
     assert of(untied, "off").moved[0] == 4 * (parameters(untied) - table)
+
+
+def test_with_a_cache_what_makes_keys_and_values_of_an_encoder_is_read_once() -> None:
+    known = architecture("t5")
+    off, on = (of(known, name, prompt_tokens=3, new_tokens=3) for name in ("off", "dynamic"))
+    crosses = [layer.cross for layer in known.layers]
+    made = 4 * sum(one.parameters for cross in crosses if cross for one in cross.key_value)
+    kept = [cache_bytes(known, "dynamic", 1, 3, step, "float32") for step in (1, 2)]
+    assert made > 0
+    assert on.moved[0] == off.moved[0]
+    assert (on.moved - off.moved)[1:].tolist() == [size - made for size in kept]
 
 
 def test_an_encoder_is_read_in_the_first_step_alone() -> None:
@@ -112,7 +128,7 @@ def test_what_limits_a_run(flops: float, seconds: float, limit: str) -> None:
 def test_the_weights_of_gpt2_set_the_floor_of_its_cached_decode() -> None:
     """498 MB at 1 TB/s: half a millisecond a token, and the cache on top of it."""
     found = of(gpt2(), prompt_tokens=6, new_tokens=1000)
-    weights = weights_bytes(gpt2(), "float32") / 1e12
+    weights = (weights_bytes(gpt2(), "float32") - 4 * POSITIONS) / 1e12
     assert found.steps[1] == pytest.approx(weights, rel=0.01)
     assert found.steps[-1] == pytest.approx(weights + 73_728 * 1004 / 1e12)
     assert found.limited_by(found.seconds) == "bandwidth"
@@ -181,7 +197,7 @@ def test_arms_that_are_alike_never_pay() -> None:
 
 
 def test_a_layer_costs_what_was_probed_in_every_step() -> None:
-    probed = dataclasses.replace(RATES, layer_s=1e-3)
+    probed = dataclasses.replace(RATES, device="cpu", layer_s=1e-3)
     work = (1, 6, 10, "float32", probed)
     for name in ("off", "dynamic"):
         found = floor(gpt2(), name, *work)
@@ -193,11 +209,23 @@ def test_a_layer_costs_what_was_probed_in_every_step() -> None:
     assert t5.beyond[:2].tolist() == pytest.approx([1e-3 * sum(layers), 1e-3 * layers[0]])
 
 
+def test_a_gpu_works_while_layers_are_launched() -> None:
+    """So that a step takes the longer of the two, not both."""
+    quick, slow = (
+        dataclasses.replace(RATES, device="cuda", layer_s=seconds, few_rows_s_per_byte=1e-10)
+        for seconds in (1e-9, 1.0)
+    )
+    least = floor(gpt2(), "dynamic", 1, 6, 10, "float32", RATES).seconds
+    assert floor(gpt2(), "dynamic", 1, 6, 10, "float32", quick).expected_s == pytest.approx(least)
+    assert floor(gpt2(), "dynamic", 1, 6, 10, "float32", slow).expected_s == pytest.approx(120.0)
+
+
 def test_few_rows_cost_more_and_one_row_does_not() -> None:
-    probed = dataclasses.replace(RATES, layer_s=1e-9, few_rows_s_per_byte=1e-10)
+    cpu = dataclasses.replace(RATES, device="cpu", layer_s=1e-9)
+    probed = dataclasses.replace(cpu, few_rows_s_per_byte=1e-10)
     off, on = (floor(gpt2(), n, 1, 6, 5, "float32", probed) for n in ("off", "dynamic"))
     assert off.beyond is not None and on.beyond is not None
-    packed = weights_bytes(gpt2(), "float32") * 1e-10
+    packed = (weights_bytes(gpt2(), "float32") - 4 * POSITIONS) * 1e-10
     assert off.beyond.tolist() == pytest.approx([packed] * 5, rel=1e-5)
     assert on.beyond.tolist() == pytest.approx([packed, *[12e-9] * 4], rel=1e-5)
 

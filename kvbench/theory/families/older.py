@@ -55,7 +55,7 @@ def gpt2(fields: Fields) -> Body:
     width = fields.optional("intermediate_size") or 4 * hidden
     # Two norms in each layer and one at the end, each of a scale and a shift.
     layers = _layers(fields, Mlp(hidden, width, gated=False, bias=True), True, 2 * 2 * hidden)
-    return _body(fields, layers, (positions + 2) * hidden)
+    return _body(fields, layers, 2 * hidden, positions * hidden)
 
 
 def gpt_neox(fields: Fields) -> Body:
@@ -76,7 +76,7 @@ def opt(fields: Fields) -> Body:
     last = fields.flag("do_layer_norm_before") and not fields.flag("_remove_final_layer_norm")
     table = (fields.integer("max_position_embeddings") + 2) * hidden
     layers = _layers(fields, mlp, bias, 2 * norm)
-    return _body(fields, layers, table + norm * last, width, adapters)
+    return _body(fields, layers, norm * last, table, width, adapters)
 
 
 def falcon(fields: Fields) -> Body:
@@ -127,6 +127,7 @@ def _body(
     fields: Fields,
     layers: tuple[Layer, ...],
     other: int,
+    positions: int = 0,
     width: int = 0,
     adapters: tuple[Linear, ...] = (),
 ) -> Body:
@@ -140,4 +141,5 @@ def _body(
         embedding_size=width or hidden,
         adapters=adapters,
         other_parameters=other,
+        position_parameters=positions,
     )
