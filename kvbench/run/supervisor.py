@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -336,13 +337,27 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory since the system came up (Linux)."""
-    try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except OSError:
-        # Not Linux: then a kill is just a kill.
-        return 0
+def _oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel has killed for memory so far, of those it can be told of (Linux).
+
+    Those of this control group, so that a neighbour's in another container are not taken for ours;
+    of the whole system where there is no group.
+
+    Source: the kernel's documentation of control groups, version 2, `memory.events`.
+    """
+    group = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
+    events = root / "sys/fs/cgroup" / (group[1] if group else "") / "memory.events"
+    for counts in (events, root / "proc/vmstat"):
+        found = re.search(r"^oom_kill (\d+)$", _text(counts), re.MULTILINE)
+        if found:
+            return int(found[1])
+    # Then a kill is just a kill.
     return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        # Not there, as on systems that are not Linux.
+        return ""

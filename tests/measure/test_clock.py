@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import DynamicCache
+from transformers.generation import utils
 
 from kvbench.measure import clock as clock_module
 from kvbench.measure.clock import TokenClock
@@ -57,3 +59,14 @@ def test_the_end_adds_nothing() -> None:
     before = clock.times(0.0)
     clock.end()
     assert clock.times(0.0) == before
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("returned", [False, True])
+def test_transformers_defers_no_token_on_these_devices(device: str, returned: bool) -> None:
+    """On some it hands each token over one step late: stamps would be those of the step before."""
+    deferred = getattr(utils, "DeferredStopCheck", None)
+    if deferred is None:
+        pytest.skip("this Transformers never defers")
+    cache = DynamicCache()
+    assert not deferred.is_supported(torch.device(device), cache, returned, False)

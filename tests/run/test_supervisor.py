@@ -564,3 +564,34 @@ def test_a_worker_ends_with_its_supervisor(light: Light, tmp_path: Path, when: s
         process.kill()
     wait_until(lambda: all(map(is_gone, workers)), "the end of the worker")
     assert len(workers) == 1
+
+
+# Kills for memory
+
+
+def system(root: Path, **files: str) -> Path:
+    """A root with these files; `__` is a slash and `_` a dot."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+VMSTAT = "pgfault 5\noom_kill 52\n"
+
+
+def test_kills_are_those_of_the_own_control_group(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="4:memory:/other\n0::/box/7\n",
+        sys__fs__cgroup__box__7__memory_events="oom 9\noom_kill 3\noom_group_kill 0\n",
+        proc__vmstat=VMSTAT,
+    )
+    assert supervisor._oom_kills(root) == 3
+
+
+def test_without_a_control_group_kills_are_those_of_the_system(tmp_path: Path) -> None:
+    assert supervisor._oom_kills(tmp_path) == 0
+    assert supervisor._oom_kills(system(tmp_path, proc__vmstat=VMSTAT)) == 52
+    assert supervisor._oom_kills(system(tmp_path, proc__self__cgroup="0::/\n")) == 52
