@@ -338,7 +338,7 @@ def _signal_name(number: int) -> str:
 
 
 def _oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has killed for memory so far, of those it can be told of (Linux).
+    """How many processes the kernel has killed for memory so far (Linux).
 
     Those of this control group, so that a neighbour's in another container are not taken for ours;
     of the whole system where there is no group.
