@@ -41,6 +41,7 @@ bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large
 clean: ## Remove the virtual environment and the caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
+# In compat mode the package is found from the folder that holds the clone, too, which has its name.
 # The stamps make each set-up run once, and again when what it depends on has changed.
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "kvbench needs Python 3.11 or later: install it, or say make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -49,12 +50,12 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing kvbench and its pinned dependencies into $(VENV) ..."
-	@$(PIP) -e .
+	@$(PIP) --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what the tests need ..."
-	@$(PIP) -e '.[dev]'
+	@$(PIP) --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
 
 # Its own dependencies are another program's: only the file in it is wanted.

@@ -118,8 +118,10 @@ class Case:
 
     @property
     def label(self) -> str:
-        """For people, without the model: `dynamic, batch 1, 100 new tokens`."""
-        return f"{self.cache}, batch {self.batch_size}, {self.max_new_tokens} new tokens"
+        """For people, without the model: `dynamic, float32, batch 1, 100 new tokens`."""
+        prompt = f", prompt of {self.prompt.tokens}" if self.prompt.tokens else ""
+        sizes = f"batch {self.batch_size}{prompt}, {self.max_new_tokens} new tokens"
+        return f"{self.cache}, {self.dtype}, {sizes}"
 
     def needs_at_least(self, other: Case) -> bool:
         """Whether this case surely takes no less memory than another one.

@@ -103,7 +103,9 @@ def test_a_case_is_a_value() -> None:
 
 
 def test_labels_are_for_people() -> None:
-    assert make_case().label == "dynamic, batch 1, 100 new tokens"
+    assert make_case().label == "dynamic, float32, batch 1, 100 new tokens"
+    of_tokens = make_case(prompt=Prompt.of_tokens(16), dtype="bfloat16")
+    assert of_tokens.label == "dynamic, bfloat16, batch 1, prompt of 16, 100 new tokens"
     assert make_case().model_key.label == "gpt2 (random, float32, sdpa) on cpu"
 
 

@@ -127,7 +127,7 @@ def print_run(console: Console, run: Run) -> None:
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
         _print_resume(console, run.path)
-    console.print("\nWritten:")
+    console.print("\nFiles:")
     files = (path for path in run.path.rglob("*") if path.is_file())
     print_written(console, sorted(path for path in files if not path.name.startswith(".")))
 

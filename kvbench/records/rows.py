@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import sys
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -113,8 +114,18 @@ def _numbered(reader: Any, width: int, path: Path) -> Iterator[tuple[int, list[s
     for values in filter(None, reader):
         line = reader.line_num
         if len(values) != width:
-            raise UserError(f"{path} line {line}: {len(values)} values in {width} columns.")
+            raise UserError(
+                f"{path} line {line}: {len(values)} values in {width} columns.{_torn(path)}"
+            )
         yield line, values
+
+
+def _torn(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        whole = file.read() == b"\n"
+    mended = f"kvbench sweep --resume {path.parent} mends it"
+    return "" if whole else f" The end of the file is torn, as by a kill: {mended}."
 
 
 def _first_wrong(

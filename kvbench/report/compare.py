@@ -318,7 +318,7 @@ _COLUMNS = (
     _field("prompt", "prompt"),
     _field("batch", "batch_size", True),
     _field("tokens", "max_new_tokens", True),
-    _Column("A", lambda row: seconds(row.a_total_s)),
+    _Column("time of A", lambda row: seconds(row.a_total_s)),
     _Column("time of B", lambda row: seconds(row.b_total_s)),
     _Column("samples", lambda row: f"{row.a_samples}/{row.b_samples}"),
     _Column(_RATIO, _ratio),

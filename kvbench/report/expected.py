@@ -45,7 +45,8 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
             "A run below its floor: the rates are too low, as of a busy machine. Probe again when "
             "it is idle."
         )
-    if found.overhead_s is not None:
+    # What neighbours took of a step is no overhead of the model's.
+    if found.overhead_s is not None and "busy_" not in (on.flags or ""):
         sentences.append(_overhead(found.overhead_s, found.pays_from))
     return sentences
 

@@ -25,18 +25,21 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
             "each token costs n^2 in the linear layers and n^3 in attention."
         )
     for even in break_evens(cases):
+        if len(even.cases) < 2:
+            # Of one length it is not known where it lies.
+            continue
         first = even.cases[0]
         place = describe(first, differing, length=False)
         if even.new_tokens is None and even.too_few:
             sentences.append(
-                f"Break-even, {place}: not known; the noise of some lengths is not, for too few "
-                "samples."
+                f"Break-even, {place}: not known: some lengths have too few samples to tell noise "
+                "from gain."
             )
         elif even.new_tokens is None:
             tokens = [case.max_new_tokens for case in even.cases]
-            between = f"{tokens[0]} to {tokens[-1]}" if len(tokens) > 1 else str(tokens[0])
             sentences.append(
-                f"Break-even, {place}: none in the range measured ({between} new tokens)."
+                f"Break-even, {place}: none in the range measured ({tokens[0]} to {tokens[-1]} new "
+                "tokens)."
             )
         else:
             sentences.append(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from kvbench.analysis.cases import varied
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding
 from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
+from kvbench.text import shorten
 
 __all__ = ["Pair", "answers", "pairs", "proof", "proofs", "speedup_range"]
 
@@ -34,7 +36,9 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
             key = (on.model, on.weights, on.device, on.dtype, on.attention, on.cache)
             if key not in longest or _size(on) >= _size(longest[key][1]):
                 longest[key] = (off, on)
-    return [_sentence(off, on) for off, on in longest.values()]
+    dtypes = {case.dtype for case in cases}
+    differing = varied(cases) | ({"dtype"} if len(dtypes) > 1 else set())
+    return [_sentence(off, on, differing) for off, on in longest.values()]
 
 
 def proofs(info: RunInfo) -> list[str]:
@@ -74,14 +78,19 @@ def speedup_range(case: CaseSummary) -> tuple[float, float] | None:
     return None
 
 
-def _sentence(off: CaseSummary, on: CaseSummary) -> str:
+def _sentence(off: CaseSummary, on: CaseSummary, differing: Collection[str]) -> str:
     assert on.speedup and off.total_s_median and on.total_s_median
     tokens = f"{on.max_new_tokens} new tokens"
     if on.batch_size > 1:
         tokens += f" for each of {on.batch_size} sequences"
+    told = [on.dtype] if "dtype" in differing else []
+    told += [f"{on.weights} weights"] if "weights" in differing else []
+    told += [f"{on.attention} attention"] if "attention" in differing else []
+    told += [f"prompt {shorten(on.prompt)}"] if "prompt" in differing else []
+    which = f" ({', '.join(told)})" if told else ""
     name = "the cache" if on.cache == "dynamic" else f"the {on.cache} cache"
     took = (
-        f"On {on.device}, with {name}, {tokens} of {on.model} take "
+        f"On {on.device}, with {name}, {tokens} of {on.model}{which} take "
         f"{seconds(on.total_s_median)} instead of {seconds(off.total_s_median)}"
     )
     cost = (

@@ -209,7 +209,8 @@ def parse_bytes(option: str, text: str) -> int:
         size = TypeAdapter(ByteSize).validate_python(text)
     except ValidationError:
         size = ByteSize(0)
-    if size < 1:
+    # No device has less than a MiB: the unit was forgotten.
+    if size < 1 or (text.strip().isdecimal() and size < 1 << 20):
         raise UserError(f"{option}: {text!r} is no size; write 80GiB or 24GB.")
     return int(size)
 

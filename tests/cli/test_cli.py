@@ -306,7 +306,7 @@ def test_json_is_all_that_stands_on_standard_output(call: Call, engine: FakeEngi
         sample.sample_id for sample in samples
     ]
     assert "loading gpt2" in called.err
-    assert "Written:" in called.err
+    assert "Files:" in called.err
 
 
 def test_a_case_that_failed_is_exit_code_1(call: Call, engine: FakeEngine) -> None:

@@ -133,7 +133,7 @@ def test_a_run_ends_with_table_answer_and_files(tmp_path: Path) -> None:
     text = output(to)
     assert re.search(r"100 +1 +2\.00 s ±10% +1\.00 s ±10% +2\.00x \(2\.00-2\.00\)", text)
     assert "On cpu, with the cache, 100 new tokens of gpt2 take 1.00 s instead of 2.00 s" in text
-    listed = text[text.index("Written:") :].splitlines()[1:]
+    listed = text[text.index("Files:") :].splitlines()[1:]
     assert listed == [f"  {path}" for path in sorted(p for p in run.path.rglob("*") if p.is_file())]
     assert len(listed) == 14
     assert "have no time" not in text
@@ -223,7 +223,7 @@ def test_hidden_files_are_not_listed(tmp_path: Path) -> None:
         (path / name).touch()
     to = console()
     print_run(to, load_run(path))
-    listed = output(to)[output(to).index("Written:") :].splitlines()[1:]
+    listed = output(to)[output(to).index("Files:") :].splitlines()[1:]
     names = [Path(line.strip()).name for line in listed]
     assert names == ["run.json", "samples.csv", "tokens.csv", "worker.log"]
 

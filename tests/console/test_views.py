@@ -200,8 +200,8 @@ def test_lines_tell_models_notices_and_cases(clock: Clock) -> None:
         "NVML is not there.",
         "Verified, the same work as without a cache: dynamic on gpt2 (random, float32, sdpa) on "
         "cpu. Said [so].",
-        "[1/2] cpu: dynamic, batch 1, 100 new tokens: 500 ms, 1 sample, after 2.50 s",
-        "[2/2] cpu: off, batch 1, 100 new tokens: oom: No [memory]., after 2.50 s",
+        "[1/2] cpu: dynamic, float32, batch 1, 100 new tokens: 500 ms, 1 sample, after 2.50 s",
+        "[2/2] cpu: off, float32, batch 1, 100 new tokens: oom: No [memory]., after 2.50 s",
         "not loaded (unsupported): No such model.",
     ]
 
@@ -242,7 +242,7 @@ def test_the_bar_tells_the_case_and_the_kind_of_its_sample() -> None:
     ]:
         view(SampleStarted(task))
         view._progress.refresh()
-        assert f"cpu: dynamic, batch 1, 100 new tokens, {words}" in output(console)
+        assert f"cpu: dynamic, float32, batch 1, 100 new tokens, {words}" in output(console)
     view.close()
 
 
@@ -274,8 +274,8 @@ def test_a_case_that_ended_leaves_a_line() -> None:
     console = terminal()
     show(LiveView(console), [SweepStarted(RUN, (ON, OFF), 2), ended(ON, [0.5, 0.5]), failed(OFF)])
     text = output(console)
-    assert "cpu: dynamic, batch 1, 100 new tokens: 500 ms, 2 samples" in text
-    assert "cpu: off, batch 1, 100 new tokens: oom: No memory left." in text
+    assert "cpu: dynamic, float32, batch 1, 100 new tokens: 500 ms, 2 samples" in text
+    assert "cpu: off, float32, batch 1, 100 new tokens: oom: No memory left." in text
 
 
 def test_closing_twice_or_before_the_start_is_fine() -> None:

@@ -103,7 +103,7 @@ def test_every_column_comes_back_with_its_type(tmp_path: Path) -> None:
     filled = {c.name: values[c.kind] for c in columns_of(Sample)}
     filled |= {"phase": "memory", "method": "each", "status": "mismatch", "stage": "prefill"}
     filled |= {"weights": "pretrained"}
-    samples = (Sample(**filled), sample_of(make_task()))
+    samples = (Sample(**filled), sample_of(make_task(), status="oom"))
     back = load_run(write_run(tmp_path / "run", samples)).samples
     assert back == samples
     assert [type(v) for v in dataclasses.astuple(back[0])] == [
@@ -343,10 +343,35 @@ def test_a_wrong_value_is_told_with_line_and_column(run: Path, name: str, value:
     )
 
 
+def test_a_sample_that_is_ok_has_a_time(run: Path) -> None:
+    rows = rows_of(run / "samples.csv")
+    rows[2][rows[0].index("total_s")] = ""
+    write_rows(run / "samples.csv", rows)
+    assert sentence(lambda: load_run(run)) == (
+        f"{run / 'samples.csv'}: the sample {rows[2][0]} is ok, and has no total_s."
+    )
+
+
+def test_a_sample_stands_there_once(run: Path) -> None:
+    rows = rows_of(run / "samples.csv")
+    write_rows(run / "samples.csv", [*rows, rows[1]])
+    assert sentence(lambda: load_run(run)) == (
+        f"{run / 'samples.csv'}: the sample {rows[1][0]} stands there twice."
+    )
+
+
+def test_a_torn_end_is_told_with_what_mends_it(run: Path) -> None:
+    table = run / "samples.csv"
+    table.write_bytes(table.read_bytes()[:-40])
+    text = sentence(lambda: load_run(run))
+    assert f" values in {len(columns_of(Sample))} columns. The end of the file is torn" in text
+    assert text.endswith(f"kvbench sweep --resume {run} mends it.")
+
+
 def test_of_several_wrong_values_far_down_the_first_is_told(run: Path) -> None:
     # Past the rows that are read at a time, and in a later column than one further down.
     head, row, _ = rows_of(run / "samples.csv")
-    rows = [head, *([*row] for _ in range(600))]
+    rows = [head, *([f"s{number}", *row[1:]] for number in range(600))]
     rows[401][head.index("total_s")] = "fast"
     rows[402][head.index("round")] = "x"
     write_rows(run / "samples.csv", rows)
@@ -408,7 +433,10 @@ def test_the_table_of_samples_has_a_row_per_sample_and_nullable_types(run: Path)
 
 def test_large_integers_do_not_pass_through_floats(tmp_path: Path) -> None:
     size = 2**53 + 1
-    samples = [timed_sample(make_task(), 0.5, kv_cache_bytes=size), sample_of(make_task(repeat=1))]
+    samples = [
+        timed_sample(make_task(), 0.5, kv_cache_bytes=size),
+        sample_of(make_task(repeat=1), status="oom"),
+    ]
     table = load_run(write_run(tmp_path / "run", samples)).samples_table
     assert table["kv_cache_bytes"][0] == size
 

@@ -227,7 +227,7 @@ def test_the_table_has_the_figures_and_the_mean() -> None:
     assert table.heads == (
         "cache",
         "tokens",
-        "A",
+        "time of A",
         "time of B",
         "samples",
         "ratio (95 %)",

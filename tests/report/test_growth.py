@@ -57,7 +57,6 @@ def test_a_batch_is_named_where_it_is_one() -> None:
     [
         ((0.9, 1.2, 1.4), "from 20 new tokens on it is faster by more than the noise."),
         ((0.9, 0.9, 0.9), "none in the range measured (10 to 30 new tokens)."),
-        ((0.9,), "none in the range measured (10 new tokens)."),
     ],
 )
 def test_the_break_even_is_told(lows: tuple[float, ...], words: str) -> None:
@@ -68,6 +67,10 @@ def test_the_break_even_is_told(lows: tuple[float, ...], words: str) -> None:
         for i, low in enumerate(lows, start=1)
     ]
     assert f"Break-even, gpt2 on cpu, float32, cache dynamic: {words}" in growth_sentences(cases)
+
+
+def test_of_one_length_no_break_even_is_told() -> None:
+    assert growth_sentences([make_summary(speedup=4.0, speedup_ci95_low=3.0)]) == []
 
 
 def test_nothing_is_said_of_nothing() -> None:
@@ -92,5 +95,6 @@ def test_lines_that_differ_in_their_prompt_are_told_apart() -> None:
 
 def test_one_sample_tells_no_break_even() -> None:
     one = {"speedup": 4.0, "speedup_round_min": 4.0, "speedup_round_max": 4.0, "speedup_rounds": 1}
-    (sentence,) = growth_sentences([make_summary(**one)])
-    assert sentence.startswith("Break-even, gpt2 on cpu, float32, cache dynamic: not known;")
+    cases = [make_summary(max_new_tokens=tokens, **one) for tokens in (10, 20)]
+    (sentence,) = growth_sentences(cases)
+    assert sentence.startswith("Break-even, gpt2 on cpu, float32, cache dynamic: not known:")

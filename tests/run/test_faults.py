@@ -621,7 +621,7 @@ def test_the_first_interrupt_finishes_the_sample_in_flight(
         wait_until(lambda: "Stopping after the sample in flight" in program.text(), "the answer")
         hold.unlink()
         assert program.wait() == 130
-        wait_until(lambda: "Written:" in program.text(), "the end of its output")
+        wait_until(lambda: "Files:" in program.text(), "the end of its output")
         said = program.text()
     assert "Stopping after the sample in flight" in said
     go_on = re.search(r"Go on with:  kvbench (sweep --resume .*)", said)

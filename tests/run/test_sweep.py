@@ -584,7 +584,8 @@ def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(sweep: 
     assert skipped.sample_id == f"{large.id}-s000"
     assert proof.sample_id == f"{small.id}-w000"
     assert skipped.error == (
-        f"needs at least as much memory as {proof.sample_id} (dynamic, batch 2, 10 new tokens), "
+        f"needs at least as much memory as {proof.sample_id} (dynamic, float32, batch 2, "
+        "10 new tokens), "
         "which ran out of it"
     )
     ended = [e for e in swept.events if isinstance(e, CaseEnded) and e.case == large]

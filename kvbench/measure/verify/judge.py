@@ -106,7 +106,9 @@ def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
     floor = distance(timed.off.logits, timed.full, reference)
     limit = TIMED_FACTOR * rounding_of(timed, exact)
     fields = _distances(error, floor) | {"rms_limit": _finite(limit)}
-    detail = f"{_differ(error)}; {_number(limit)} is allowed, {TIMED_FACTOR} x the dtype's own"
+    detail = (
+        f"{_differ(error)}; an RMS of {_number(limit)} is allowed, {TIMED_FACTOR} x the dtype's own"
+    )
     if lossy:
         return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
     # Not numbers, in either, must not pass.

@@ -28,7 +28,7 @@ def token_latency(material: Material) -> Figure | None:
         for line in here:
             latency = found[_key(line)]
             # A marker a token would hide the line.
-            style = line_style(line) | {"markevery": 0.15}
+            style = line_style(line) | {"markevery": max(1, len(latency.positions) // 8)}
             axes.plot(latency.positions, latency.median * 1000, linewidth=1.2, **style)
             low, high = latency.low * 1000, latency.high * 1000
             band = {"color": style["color"], "alpha": 0.25, "linewidth": 0}
