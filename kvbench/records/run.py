@@ -115,8 +115,9 @@ class Run:
     """
 
     path: Path
-    info: RunInfo
-    columns: Mapping[str, Sequence[Any]]
+    # Both would fill pages where a notebook shows a run.
+    info: RunInfo = field(repr=False)
+    columns: Mapping[str, Sequence[Any]] = field(repr=False)
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:

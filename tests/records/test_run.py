@@ -228,6 +228,10 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     assert [sample.total_s for sample in run.samples] == [0.5]
 
 
+def test_a_run_shows_itself_in_a_line(run: Path) -> None:
+    assert repr(load_run(run)) == f"Run(path={run!r})"
+
+
 # Reading what is broken
 
 
