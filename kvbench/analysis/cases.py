@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from kvbench.strategies import STRATEGIES
 from kvbench.text import shorten
 
-__all__ = ["SELDOM", "ReadingOrder", "Record", "describe", "varied"]
-
-SELDOM = ("weights", "attention", "prompt")
-"""What mostly is the same in all cases, so that it is named only where it is not."""
+__all__ = ["SELDOM", "ReadingOrder", "Record", "describe", "named", "varied"]
 
 
 class Record(Protocol):
@@ -38,6 +35,15 @@ class Record(Protocol):
     def prompt_tokens(self) -> int | None: ...  # noqa: D102
     @property
     def max_new_tokens(self) -> int: ...  # noqa: D102
+
+
+_SELDOM: dict[str, Callable[[Record], str]] = {
+    "weights": lambda record: f"{record.weights} weights",
+    "attention": lambda record: f"{record.attention} attention",
+    "prompt": lambda record: f"prompt {shorten(record.prompt)}",
+}
+SELDOM = tuple(_SELDOM)
+"""What mostly is the same in all cases, so that it is named only where it is not."""
 
 
 class ReadingOrder:
@@ -75,19 +81,21 @@ def describe(record: Record, differing: Iterable[str] = (), *, length: bool = Tr
         differing: what `varied` says of the cases that it stands among.
         length: whether the number of new tokens is named.
     """
+    differing = set(differing)
     parts = [f"{record.model} on {record.device}", record.dtype]
-    if "weights" in differing:
-        parts.append(f"{record.weights} weights")
-    if "attention" in differing:
-        parts.append(f"{record.attention} attention")
+    parts += named(record, differing - {"prompt"})
     if record.batch_size > 1:
         parts.append(f"batch {record.batch_size}")
-    if "prompt" in differing:
-        parts.append(f"prompt {shorten(record.prompt)}")
+    parts += named(record, differing & {"prompt"})
     parts.append(f"cache {record.cache}")
     if length:
         parts.append(f"{record.max_new_tokens} new tokens")
     return ", ".join(parts)
+
+
+def named(record: Record, differing: Collection[str]) -> list[str]:
+    """A case's values of those fields of `SELDOM` that differ, each in words."""
+    return [text(record) for field, text in _SELDOM.items() if field in differing]
 
 
 def _prompt(record: Record) -> tuple[str, str]:

@@ -22,18 +22,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
         # What a terminal handed over as undecodable bytes is escaped and not refused.
         content = content.encode("utf-8", "backslashreplace")
-    scratch = _scratch(path)
-    try:
-        with scratch.open("xb", buffering=0) as file:
-            _write_all(file, content)
-        scratch.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            # A write that fails does not say of which file.
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+    with _replacing(path) as scratch, scratch.open("xb", buffering=0) as file:
+        _write_all(file, content)
 
 
 class CsvAppender:
@@ -104,25 +94,30 @@ def drop_rows_but(path: Path, known: Container[str]) -> int:
 
     dropped = sum(not is_known(row) for row, _ in itertools.islice(_rows(path), 1, None))
     if dropped:
-        scratch = _scratch(path)
-        try:
-            with scratch.open("xb") as file:
-                for number, (row, _) in enumerate(_rows(path)):
-                    if number == 0 or is_known(row):
-                        file.write(row)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
-            raise
+        with _replacing(path) as scratch, scratch.open("xb") as file:
+            for number, (row, _) in enumerate(_rows(path)):
+                if number == 0 or is_known(row):
+                    file.write(row)
+            file.flush()
+            os.fsync(file.fileno())
     return dropped
 
 
-def _scratch(path: Path) -> Path:
-    """A hidden file beside it, of this call's own: two may write the same file at once."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name to write a new file under, which then takes the place of the old one or is gone."""
+    # Of this call's own: two may write the same file at once.
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        yield scratch
+        scratch.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # A write that fails does not say of which file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _write_all(file: io.FileIO, content: bytes) -> None:

@@ -52,13 +52,13 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
                 raise UserError(f"{path} line 1: the column {missing[0]} is missing.")
             numbered = _numbered(reader, len(header), path)
             while chunk := list(islice(numbered, _CHUNK)):
-                _, rows = zip(*chunk, strict=True)
+                lines, rows = zip(*chunk, strict=True)
                 texts = dict(zip(header, zip(*rows, strict=True), strict=True))
                 try:
                     for column in columns:
                         found[column.name] += column.values(texts[column.name])
                 except ValueError as error:
-                    where = _first_wrong(chunk, header, columns)
+                    where = _first_wrong(lines, texts, columns)
                     raise UserError(f"{path} {where}") from error
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there, so there are no rows.") from error
@@ -129,13 +129,13 @@ def _torn(path: Path) -> str:
 
 
 def _first_wrong(
-    chunk: Iterable[tuple[int, list[str]]], header: Sequence[str], columns: Iterable[_Column]
+    lines: Iterable[int], texts: Mapping[str, Sequence[str]], columns: Iterable[_Column]
 ) -> str:
     """Where the first wrong value of these rows is, and what is wrong with it."""
     found = (
         f"line {line}, column {column.name}: {reason}."
-        for line, values in chunk
+        for row, line in enumerate(lines)
         for column in columns
-        if (reason := column.reason(dict(zip(header, values, strict=True))[column.name]))
+        if (reason := column.reason(texts[column.name][row]))
     )
     return next(found)

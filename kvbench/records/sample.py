@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from kvbench.case import Phase, Task
@@ -272,15 +273,19 @@ def with_flag(sample: Sample, flag: str) -> Sample:
     return dataclasses.replace(sample, flags=" ".join([*(sample.flags or "").split(), flag]))
 
 
+_SAME_SAMPLE = ("case_id", "phase", "repeat")
+"""What rows have in common that are attempts at one sample."""
+_ATTEMPTED = attrgetter(*_SAME_SAMPLE)
+
+
 def latest(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """The samples without those that were tried again, in the order of the first attempts."""
-    newest = {(s.case_id, s.phase, s.repeat): s for s in samples}
-    return tuple(newest.values())
+    return tuple({_ATTEMPTED(sample): sample for sample in samples}.values())
 
 
 def latest_rows(columns: Mapping[str, Sequence[Any]]) -> tuple[int, ...]:
     """The same of samples by column: the rows, counted from 0."""
-    attempts = zip(columns["case_id"], columns["phase"], columns["repeat"], strict=True)
+    attempts = zip(*(columns[name] for name in _SAME_SAMPLE), strict=True)
     return tuple({attempt: row for row, attempt in enumerate(attempts)}.values())
 
 

@@ -22,10 +22,11 @@ from kvbench.records.run import Resume, RunInfo, load_checks, load_info, load_ru
 from kvbench.records.sample import Sample, utc_now, with_flag
 from kvbench.records.tokens import TOKEN_COLUMNS
 
-__all__ = ["ENVIRONMENT_CHANGED", "RunWriter", "check_name", "holds_run"]
+__all__ = ["ENVIRONMENT_CHANGED", "PLAN_CHANGED", "RunWriter", "check_name", "holds_run"]
 
 ENVIRONMENT_CHANGED, PLAN_CHANGED = "environment_changed", "plan_changed"
-"""The flag of samples that were taken in another environment than the run began in."""
+"""The flags of samples that were taken in another environment, or with another plan, than the run
+began with."""
 
 _HEADERS = {
     "samples.csv": [c.name for c in columns_of(Sample)],

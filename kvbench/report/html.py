@@ -20,11 +20,10 @@ from kvbench.report.table import failures, pair_table, speedup_text, time_text
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import answers, proof
 from kvbench.text import printable, shorten
+from kvbench.version import __version__
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-from kvbench.version import __version__
 
 __all__ = ["report_html"]
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from kvbench.analysis.cases import varied
+from kvbench.analysis.cases import named, varied
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding
 from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
-from kvbench.text import shorten
 
 __all__ = ["Pair", "answers", "pairs", "proof", "proofs", "speedup_range"]
 
@@ -36,9 +35,11 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
             key = (on.model, on.weights, on.device, on.dtype, on.attention, on.cache)
             if key not in longest or _size(on) >= _size(longest[key][1]):
                 longest[key] = (off, on)
-    dtypes = {case.dtype for case in cases}
-    differing = varied(cases) | ({"dtype"} if len(dtypes) > 1 else set())
-    return [_sentence(off, on, differing) for off, on in longest.values()]
+    differing, several = varied(cases), len({case.dtype for case in cases}) > 1
+    return [
+        _sentence(off, on, [*([on.dtype] if several else []), *named(on, differing)])
+        for off, on in longest.values()
+    ]
 
 
 def proofs(info: RunInfo) -> list[str]:
@@ -78,15 +79,11 @@ def speedup_range(case: CaseSummary) -> tuple[float, float] | None:
     return None
 
 
-def _sentence(off: CaseSummary, on: CaseSummary, differing: Collection[str]) -> str:
+def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
     assert on.speedup and off.total_s_median and on.total_s_median
     tokens = f"{on.max_new_tokens} new tokens"
     if on.batch_size > 1:
         tokens += f" for each of {on.batch_size} sequences"
-    told = [on.dtype] if "dtype" in differing else []
-    told += [f"{on.weights} weights"] if "weights" in differing else []
-    told += [f"{on.attention} attention"] if "attention" in differing else []
-    told += [f"prompt {shorten(on.prompt)}"] if "prompt" in differing else []
     which = f" ({', '.join(told)})" if told else ""
     name = "the cache" if on.cache == "dynamic" else f"the {on.cache} cache"
     took = (

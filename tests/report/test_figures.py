@@ -401,18 +401,41 @@ def test_throughput_shows_each_model_at_its_own_longest_length() -> None:
     assert axes.get_xlabel() == "Batch size (sequences)"
 
 
-# A sweep over batch sizes alone
+# A sweep over one other size alone
+
+
+def prompts(*lengths: int) -> list[Prompt]:
+    return [Prompt.of_tokens(length) for length in lengths]
 
 
 @pytest.mark.parametrize("name", ["total_time", "speedup", "memory", "phases", "energy"])
-def test_with_one_length_charts_are_drawn_along_the_batch_size(name: str) -> None:
-    samples = with_energy(grid(batch_size=(1, 2, 4), max_new_tokens=(100,)))
-    figure = draw(name, run_of(samples))
-    for axes in figure.axes:
-        for label, line in lines_of(axes).items():
-            assert label == "weights" or list(line.get_xdata()) == [1, 2, 4]
-    assert figure.axes[-1].get_xlabel() == "Batch size (sequences), 100 new tokens each"
-    assert "batch" not in " ".join(legend_texts(figure))
+@pytest.mark.parametrize(
+    ("axes", "sizes", "label", "unsaid"),
+    [
+        (
+            {"batch_size": (1, 2, 4), "max_new_tokens": (100,)},
+            [1, 2, 4],
+            "Batch size (sequences), 100 new tokens each",
+            "batch",
+        ),
+        (
+            {"prompt": prompts(32, 512, 128), "max_new_tokens": (20,)},
+            [32, 128, 512],
+            "Length of the prompt (tokens), 20 new tokens each",
+            "tokens:",
+        ),
+    ],
+    ids=["batch", "prompt"],
+)
+def test_with_one_length_charts_are_drawn_along_the_size_that_varies(
+    axes: dict[str, Any], sizes: list[int], label: str, unsaid: str, name: str
+) -> None:
+    figure = draw(name, run_of(with_energy(grid(**axes))))
+    for panel in figure.axes:
+        for text, line in lines_of(panel).items():
+            assert text == "weights" or list(line.get_xdata()) == sizes
+    assert figure.axes[-1].get_xlabel() == label
+    assert unsaid not in " ".join(legend_texts(figure))
 
 
 def test_of_a_sweep_over_batch_sizes_each_token_has_its_position(tmp_path: Path) -> None:
@@ -437,24 +460,6 @@ def test_models_of_different_lengths_are_drawn_along_the_batch_size_too() -> Non
     figure = draw("total_time", run_of(samples))
     assert {len(line.get_xdata()) for line in lines_of(figure.axes[0]).values()} == {2}  # type: ignore[arg-type]
     assert f"{OFF}, large, 50 new tokens" in legend_texts(figure)
-
-
-# A sweep over prompt lengths alone
-
-
-def prompts(*lengths: int) -> list[Prompt]:
-    return [Prompt.of_tokens(length) for length in lengths]
-
-
-@pytest.mark.parametrize("name", ["total_time", "speedup", "memory", "phases", "energy"])
-def test_with_one_length_and_batch_charts_are_drawn_along_the_prompt(name: str) -> None:
-    samples = with_energy(grid(prompt=prompts(32, 512, 128), max_new_tokens=(20,)))
-    figure = draw(name, run_of(samples))
-    for axes in figure.axes:
-        for label, line in lines_of(axes).items():
-            assert label == "weights" or list(line.get_xdata()) == [32, 128, 512]
-    assert figure.axes[-1].get_xlabel() == "Length of the prompt (tokens), 20 new tokens each"
-    assert "tokens:" not in " ".join(legend_texts(figure))
 
 
 def test_devices_of_a_sweep_over_prompt_lengths_are_drawn_along_them() -> None:

@@ -52,7 +52,7 @@ def _compared(entries: Sequence[Entry]) -> list[Entry] | None:
     """
     by_work: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
-        work = tuple(entry.value(field) for field in (*_MODEL, *SIZES.values()))
+        work = tuple(entry.value(field) for field in (*_MODEL, *(s.field for s in SIZES.values())))
         by_work.setdefault(work, []).append(entry)
     shared = [members for members in by_work.values() if len({_kind(e) for e in members}) > 1]
     return max(
@@ -81,7 +81,7 @@ def _lines_through(material: Material, example: Entry) -> list[Line]:
         return all(entry.value(field) == example.value(field) for field in fields)
 
     along = along_of([entry for entry in material.entries if is_like(entry, _MODEL)])
-    fields = (*_MODEL, *(field for size, field in SIZES.items() if size != along))
+    fields = (*_MODEL, *(size.field for name, size in SIZES.items() if name != along))
     return material.lines(lambda entry: is_like(entry, fields), along, across_devices=True)
 
 

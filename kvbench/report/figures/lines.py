@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
@@ -37,12 +37,20 @@ KINDS = 7
 Along = Literal["max_new_tokens", "batch_size", "prompt_tokens"]
 """The size that lines run along."""
 
-SIZES: dict[Along, str] = {
-    "max_new_tokens": "max_new_tokens",
-    "batch_size": "batch_size",
-    "prompt_tokens": "prompt",
+
+class Size(NamedTuple):
+    """A size: the field by which cases that differ in it are different cases, and its name."""
+
+    field: str
+    label: str
+
+
+SIZES: dict[Along, Size] = {
+    "max_new_tokens": Size("max_new_tokens", "New tokens per sequence"),
+    "batch_size": Size("batch_size", "Batch size (sequences)"),
+    "prompt_tokens": Size("prompt", "Length of the prompt (tokens)"),
 }
-"""The field by which cases of different sizes are different cases."""
+"""What lines may run along."""
 
 Texts = dict[str, dict[object, str]]
 """By field and value what the value is called: different values have different texts."""
@@ -192,7 +200,7 @@ def has_pair(entry: Entry) -> bool:
 
 def _across(along: Along) -> tuple[str, ...]:
     """The fields in which the entries of a line are all alike."""
-    return tuple(field for field in _FIELDS if field != SIZES[along])
+    return tuple(field for field in _FIELDS if field != SIZES[along].field)
 
 
 def _grouped(entries: Iterable[Entry], fields: Sequence[str]) -> list[list[Entry]]:

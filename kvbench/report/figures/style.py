@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.report.figures.labels import FONT
-from kvbench.report.figures.lines import KINDS, Entry, Line, entries_of
+from kvbench.report.figures.lines import KINDS, SIZES, Entry, Line, entries_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,15 +56,10 @@ RC: dict[Any, Any] = {
 
 def x_label(lines: Sequence[Line]) -> str:
     """What lines run along; where that is not the length, the length too if they share one."""
-    sizes = {
-        "max_new_tokens": "New tokens per sequence",
-        "batch_size": "Batch size (sequences)",
-        "prompt_tokens": "Length of the prompt (tokens)",
-    }
     along = lines[0].along
     lengths = {entry.case.max_new_tokens for entry in entries_of(lines)}
     shared = along != "max_new_tokens" and len(lengths) == 1
-    return sizes[along] + (f", {lengths.pop()} new tokens each" if shared else "")
+    return SIZES[along].label + (f", {lengths.pop()} new tokens each" if shared else "")
 
 
 def plain_log(axes: Axes, name: Literal["x", "y"], ticks: Sequence[float] | None = None) -> None:
