@@ -29,7 +29,7 @@ from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices"]
+__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -95,8 +95,10 @@ _NoNames: tuple[str, ...] = ()
 _NoSizes: tuple[int, ...] = ()
 
 
-def _axis(default: Any, name: str) -> Any:
-    return Field(default=default, description=DESCRIPTIONS[name])
+def _axis(default: Any, name: str, *, legacy: Any = None) -> Any:
+    """Return a key of the plan. `legacy` is what a run of before the key existed meant by it."""
+    extra = None if legacy is None else {"legacy": legacy}
+    return Field(default=default, description=DESCRIPTIONS[name], json_schema_extra=extra)
 
 
 CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify"})
@@ -285,6 +287,16 @@ class Plan(BaseModel):
                 itertools.product(*axes)
             )
         )
+
+
+def with_legacy(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan of a run with the keys that did not exist when it was made.
+
+    They get what they meant then, which may differ from today's default.
+    """
+    extras = {name: field.json_schema_extra for name, field in Plan.model_fields.items()}
+    legacy = {name: extra["legacy"] for name, extra in extras.items() if isinstance(extra, dict)}
+    return {**legacy, **keys}
 
 
 def _is_unicode(text: str) -> bool:
