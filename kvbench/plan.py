@@ -79,6 +79,18 @@ def _sizes(value: Any, info: ValidationInfo) -> Any:
     return sizes
 
 
+def _warmup(value: Any) -> str:
+    """Return `auto`, `full` or a number of tokens as text."""
+    text = str(value).strip()
+    if text in ("auto", "full"):
+        return text
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"'{clip(value)}' is not auto, full or a number of tokens")
+    if not 1 <= int(text[:20]) <= MAX_SIZE:
+        raise ValueError(f"{clip(text)} is not between 1 and {MAX_SIZE:,} tokens")
+    return str(int(text))
+
+
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
@@ -132,6 +144,7 @@ class Plan(BaseModel):
     min_seconds: _Seconds = _axis(3.0, "min_seconds")
     max_spread: _Seconds = _axis(0.05, "max_spread")
     max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _axis(600.0, "max_case_seconds")
+    warmup: Annotated[str, BeforeValidator(_warmup)] = _axis("auto", "warmup", legacy="16")
     seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
     trust_remote_code: bool = _axis(False, "trust_remote_code")
     case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _axis(None, "case_timeout")

@@ -129,6 +129,11 @@ class Sample:
         unit="s",
         default=None,
     )
+    cold_after: str | None = column(
+        "On a full-length warm-up: what had already run with this model in its process; total_s of "
+        "that row is the time of the first pass.",
+        default=None,
+    )
     output_sha256: str | None = column(
         "First sixteen hexadecimal digits of the SHA-256 of the new token ids (row by row, 64-bit "
         "little-endian): equal for both arms when the cache changed nothing but time.",
