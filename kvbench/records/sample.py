@@ -23,6 +23,7 @@ __all__ = [
     "latest",
     "latest_rows",
     "memory_readings",
+    "reading_method",
     "sample_at",
     "sample_of",
     "utc_now",
@@ -165,6 +166,12 @@ class Sample:
         unit="bytes",
         default=None,
     )
+    torch_reserved_before_bytes: Number | None = column(
+        "CUDA: bytes that torch's allocator held from the device before the run. Free space in "
+        "them is filled first, so that NVML's growth understates what a run needs.",
+        unit="bytes",
+        default=None,
+    )
     torch_peak_allocated_bytes: Number | None = column(
         "CUDA: the most that torch's allocator had given out during the run.",
         unit="bytes",
@@ -191,7 +198,13 @@ class Sample:
         unit="bytes",
         default=None,
     )
-    memory_method: str | None = column("How the peak was taken.", default=None)
+    memory_method: str | None = column(
+        "How the peak was read: vmhwm or rss-polled on a CPU; on CUDA nvml-used-v2, "
+        "nvml-used+torch-allocator (memory that the driver reserves is counted as used: old "
+        "drivers, and runs of before nvml-used-v2), or torch-allocator. Memory is compared only "
+        "within one method.",
+        default=None,
+    )
 
     # Energy
     energy_j: Amount | None = column(
@@ -237,6 +250,16 @@ class MemoryReading:
     before: int | None
 
 
+def reading_method(kind: str, memory_method: str | None) -> str:
+    """Return the name within which readings may be compared.
+
+    Args:
+        kind: a key of `MEMORY_COLUMNS`.
+        memory_method: that column of the sample. NVML has two meanings of used memory.
+    """
+    return memory_method or kind if kind == "nvml" else kind
+
+
 def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
     """A sample of a task: what the task says filled in, `fields` over it, the rest null."""
     case = task.case
@@ -270,8 +293,12 @@ def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
     NVML's used memory, torch's allocator, the resident set.
     """
     found = (
-        (method, getattr(sample, peak), getattr(sample, before))
-        for method, (peak, before) in MEMORY_COLUMNS.items()
+        (
+            reading_method(kind, sample.memory_method),
+            getattr(sample, peak),
+            getattr(sample, before),
+        )
+        for kind, (peak, before) in MEMORY_COLUMNS.items()
     )
     return tuple(
         MemoryReading(method, peak, before) for method, peak, before in found if peak is not None
