@@ -16,6 +16,7 @@ import transformers
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.errors import UserError
 from kvbench.measure.cache import cache_bytes, cache_class, cache_layers
+from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
@@ -128,7 +129,12 @@ class LocalEngine:
         return sample, times
 
     def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Whether the open model does the same work with a cache strategy as without."""
+        """Whether the open model does the same work with a cache strategy as without.
+
+        There is nothing to check where the strategy cannot run: its rows will say why.
+        """
+        if strategy(cache).unmet(situation_of(self._model.loaded)) is not None:
+            return ()
         return verify(
             self._model.loaded,
             cache,
@@ -189,6 +195,7 @@ class LocalEngine:
         fields: dict[str, Any] = {}
         self._on_stage(stage)
         try:
+            model.check_cache(case.cache)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
             fields = {"prompt_tokens": inputs.tokens} | model.past_positions(case, inputs)
             stage = "prefill"
@@ -240,6 +247,16 @@ class _OpenModel:
             raise
         # Before the generation, and with it the cache, can be freed.
         return generation, self.meter.finish()
+
+    def check_cache(self, cache: str) -> None:
+        """Refuse a cache strategy that this device or this model cannot run.
+
+        Raises:
+            UserError: says what is missing.
+        """
+        reason = strategy(cache).unmet(situation_of(self.loaded))
+        if reason is not None:
+            raise UserError(reason)
 
     def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
         """A flag for rotary positions past the trained ones.

@@ -62,7 +62,7 @@ def test_a_number_is_the_length_of_a_short_one() -> None:
 def test_a_strategy_that_depends_on_the_length_is_warmed_up_for_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = CacheStrategy("whole", use_cache=True, description="Compiles.", warmup="full")
+    whole = CacheStrategy(name="whole", description="Compiles.", body="a:b", warmup="full")
     monkeypatch.setitem(STRATEGIES, "whole", whole)
     short, long = (make_case(cache="whole", max_new_tokens=n) for n in (100, 400))
     assert warmup_tokens(long, "auto") == 400

@@ -1,11 +1,19 @@
-"""Tests of kvbench/strategies.py."""
+"""Tests of the registry of cache strategies."""
 
 from __future__ import annotations
 
 import pytest
 
+from kvbench.caches import (
+    BASELINE,
+    STRATEGIES,
+    CacheStrategy,
+    KeptLayer,
+    Need,
+    Situation,
+    strategy,
+)
 from kvbench.errors import UserError
-from kvbench.strategies import BASELINE, STRATEGIES, strategy
 
 
 def test_each_entry_is_registered_under_its_own_name() -> None:
@@ -16,9 +24,27 @@ def test_the_baseline_is_the_one_strategy_without_a_cache() -> None:
     assert [name for name, entry in STRATEGIES.items() if not entry.use_cache] == [BASELINE]
 
 
-def test_dynamic_is_transformers_default() -> None:
-    assert strategy("dynamic").use_cache
-    assert dict(strategy("dynamic").generate_options) == {}
+def test_dynamic_keeps_what_it_has_seen_within_the_window() -> None:
+    dynamic = strategy("dynamic")
+    assert dynamic.kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 1600
+    assert dynamic.kept(KeptLayer(seen=100, numbers=8, window=32, width=2)) == 31 * 16
+    assert dynamic.kept(KeptLayer(seen=10, numbers=8, window=32, width=2)) == 160
+    assert strategy("off").kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 0
+
+
+def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:
+    entry = CacheStrategy(
+        name="x",
+        description="X.",
+        body="a:b",
+        needs=(
+            Need(lambda here: here.windows, "the model has no window."),
+            Need(lambda here: here.device == "cuda", "it needs a CUDA device."),
+        ),
+    )
+    assert entry.unmet(Situation(device="cpu")) == "x: the model has no window."
+    assert entry.unmet(Situation(device="cpu", windows=True)) == "x: it needs a CUDA device."
+    assert entry.unmet(Situation(device="cuda", windows=True)) is None
 
 
 @pytest.mark.parametrize("name", ["off", "dynamic"])
