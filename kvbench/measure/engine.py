@@ -15,9 +15,10 @@ import transformers
 
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.errors import UserError
-from kvbench.measure.cache import cache_bytes, cache_class, cache_layers
+from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
 from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
+from kvbench.measure.compiling import counting_compilations
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
@@ -232,21 +233,26 @@ class _OpenModel:
         self, task: Task, inputs: Inputs, clock: TokenClock
     ) -> tuple[Generation, dict[str, Any]]:
         """Generate, with the readings of the meter around it."""
+        entry = strategy(task.case.cache)
         self.meter.start(task.phase)
         try:
-            generation = generate(
-                self.loaded,
-                inputs,
-                strategy(task.case.cache),
-                task.new_tokens,
-                clock=clock,
-                synchronise=self.meter.synchronise,
-            )
+            with counting_compilations(entry.compiles) as compiled:
+                generation = generate(
+                    self.loaded,
+                    inputs,
+                    entry,
+                    task.new_tokens,
+                    clock=clock,
+                    synchronise=self.meter.synchronise,
+                )
         except BaseException:
             self.meter.cancel()
             raise
         # Before the generation, and with it the cache, can be freed.
-        return generation, self.meter.finish()
+        readings = self.meter.finish()
+        if entry.compiles:
+            readings |= {"compilations": compiled.count, "compile_s": compiled.seconds}
+        return generation, readings
 
     def check_cache(self, cache: str) -> None:
         """Refuse a cache strategy that this device or this model cannot run.
@@ -295,6 +301,10 @@ class _OpenModel:
                 "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
                 "kv_cache_bytes": cache_bytes(generation.cache),
+                "cache_allocated_bytes": allocated_bytes(generation.cache),
+                "cache_host_bytes": allocated_bytes(generation.cache, "cpu")
+                if self.loaded.device.type != "cpu"
+                else None,
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,

@@ -125,6 +125,10 @@ class Sample:
     tokens_per_s: Amount | None = column(
         "New tokens of the whole batch over total_s.", unit="tokens/s", default=None
     )
+    compilations: Number | None = column(
+        "How often code was compiled during the run, for strategies that compile; 0 once warm.",
+        default=None,
+    )
     compile_s: Amount | None = column(
         "Time spent compiling, for strategies that compile; null for those that do not.",
         unit="s",
@@ -145,6 +149,17 @@ class Sample:
     kv_cache_bytes: Number | None = column(
         "Exact size of the tensors in the cache object after the run, a view counted at the size "
         "of what it shows; 0 without a cache.",
+        unit="bytes",
+        default=None,
+    )
+    cache_allocated_bytes: Number | None = column(
+        "Exact size of the memory behind those tensors, each storage once: what the cache takes, "
+        "used or not; 0 without a cache.",
+        unit="bytes",
+        default=None,
+    )
+    cache_host_bytes: Number | None = column(
+        "CUDA: the part of cache_allocated_bytes that is in host memory.",
         unit="bytes",
         default=None,
     )
