@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from kvbench.caches.entry import CacheStrategy, kept_nothing
+from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, kept_nothing
 from kvbench.errors import check_choice
 
 __all__ = ["BASELINE", "STRATEGIES", "strategy"]
 
 BASELINE = "off"
 """The strategy that others are compared with."""
+
+CACHE_OBJECTS = Need(
+    lambda here: here.cache_objects,
+    "this model makes a cache of its own and takes no cache object of Transformers.",
+)
+
+
+def kept_whole(layer: KeptLayer) -> int:
+    """Return the bytes of a buffer for all positions that are fed, or of a whole window."""
+    positions = layer.seen if layer.window is None else min(layer.seen, layer.window)
+    return positions * layer.numbers * layer.width
+
 
 STRATEGIES: dict[str, CacheStrategy] = {
     entry.name: entry
@@ -26,6 +38,16 @@ STRATEGIES: dict[str, CacheStrategy] = {
             description="Transformers' default: keys and values are kept and grow by one position "
             "a step.",
             body="kvbench.measure.caches.dynamic:as_the_model_does",
+        ),
+        CacheStrategy(
+            name="static",
+            description="Preallocated, not compiled: buffers for all positions from the start; "
+            "each step attends to the whole buffer.",
+            body="kvbench.measure.caches.static:eager",
+            warmup="full",
+            attends="buffer",
+            needs=(CACHE_OBJECTS,),
+            kept=kept_whole,
         ),
     )
 }
