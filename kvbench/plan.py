@@ -54,7 +54,13 @@ def _listed(value: Any) -> Any:
 def _caches(value: Any) -> Any:
     """YAML reads a bare `off` as false and `on` as true: the words were meant."""
     words = {False: "off", True: "dynamic"}
-    return [words[v] if isinstance(v, bool) else v for v in _listed(value)]
+    return [words[v] if isinstance(v, bool) else _canonical(v) for v in _listed(value)]
+
+
+def _canonical(name: Any) -> Any:
+    """Return a strategy's canonical name, so that two spellings are one case."""
+    # What is no text is refused by its type.
+    return strategy(name).name if isinstance(name, str) and name else name
 
 
 def _number(value: Any) -> Any:
@@ -180,8 +186,6 @@ class Plan(BaseModel):
         ):
             if not getattr(self, name):
                 raise ValueError(f"{name}: the list is empty, so there is nothing to measure")
-        for name in self.cache:
-            strategy(name)
         for name in self.dtype:
             if name not in DTYPES:
                 raise ValueError(

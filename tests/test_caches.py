@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kvbench.caches import (
@@ -10,10 +12,12 @@ from kvbench.caches import (
     CacheStrategy,
     KeptLayer,
     Need,
+    Parameter,
     Situation,
     strategy,
 )
 from kvbench.errors import UserError
+from kvbench.plan import Plan
 
 
 def test_each_entry_is_registered_under_its_own_name() -> None:
@@ -38,8 +42,8 @@ def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:
         description="X.",
         body="a:b",
         needs=(
-            Need(lambda here: here.windows, "the model has no window."),
-            Need(lambda here: here.device == "cuda", "it needs a CUDA device."),
+            Need(lambda here, _: here.windows, "the model has no window."),
+            Need(lambda here, _: here.device == "cuda", "it needs a CUDA device."),
         ),
     )
     assert entry.unmet(Situation(device="cpu")) == "x: the model has no window."
@@ -78,3 +82,60 @@ def test_a_name_with_a_line_break_is_still_told_in_one_line() -> None:
     with pytest.raises(UserError) as caught:
         strategy("o\nff")
     assert len(str(caught.value).splitlines()) == 1
+
+
+# Parameters
+
+
+SIZED = CacheStrategy(
+    name="sized",
+    description="For tests.",
+    body="a:b",
+    parameters=(
+        Parameter("size", "Positions.", default=256),
+        Parameter("kind", "A word.", choices=("plain", "fancy")),
+    ),
+)
+
+
+@pytest.fixture
+def sized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STRATEGIES, "sized", SIZED)
+
+
+@pytest.mark.usefixtures("sized")
+@pytest.mark.parametrize(
+    ("given", "name", "settings"),
+    [
+        ("sized:kind=plain", "sized:kind=plain", {"kind": "plain", "size": 256}),
+        ("sized:size=64:kind=fancy", "sized:kind=fancy:size=64", {"kind": "fancy", "size": 64}),
+        ("sized:size=0256:kind=plain", "sized:kind=plain", {"kind": "plain", "size": 256}),
+    ],
+)
+def test_the_canonical_name_is_sorted_and_without_defaults(
+    given: str, name: str, settings: dict[str, Any]
+) -> None:
+    entry = strategy(given)
+    assert (entry.name, dict(entry.settings)) == (name, settings)
+    assert strategy(name) == entry
+    assert Plan.parse({"cache": [given, "off"]}).cache == (name, "off")
+
+
+@pytest.mark.usefixtures("sized")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sized", "cache: write sized:kind=plain|fancy."),
+        ("sized:kind=odd", "cache: kind=odd is not one of plain, fancy."),
+        ("sized:kind=plain:size=0", "cache: size=0 is not a whole number of at least 1."),
+        ("sized:kind=plain:size=-1", "cache: size=-1 is not a whole number of at least 1."),
+        ("sized:kind=plain:size", "cache: 'sized:kind=plain:size': write parameters once each"),
+        ("sized:kind=plain:kind=plain", "cache: 'sized:kind=plain:kind=plain': write parameters"),
+        ("sized:kinds=plain", "cache: sized has no parameter 'kinds'; it has size, kind; did you"),
+        ("off:size=1", "cache: off has no parameter 'size'; it has none."),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence(given: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        strategy(given)
+    assert str(caught.value).startswith(said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Situation
+from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situation
 from kvbench.caches.registry import BASELINE, STRATEGIES, strategy
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CacheStrategy",
     "KeptLayer",
     "Need",
+    "Parameter",
     "Situation",
     "strategy",
 ]

@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["CacheStrategy", "KeptLayer", "Need", "Situation", "kept_as_seen", "kept_nothing"]
+from kvbench.errors import UserError, did_you_mean
+
+__all__ = [
+    "CacheStrategy",
+    "KeptLayer",
+    "Need",
+    "Parameter",
+    "Settings",
+    "Situation",
+    "kept_as_seen",
+    "kept_nothing",
+]
+
+Settings = Mapping[str, int | str]
+"""The values of a strategy's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Something about a strategy that can be set, as in `quantized:backend=fp8`.
+
+    Attributes:
+        name: as written before the equals sign.
+        description: one line for help and docs.
+        default: null where it must be given.
+        choices: the words that it may be; a whole number of at least 1 where there are none.
+    """
+
+    name: str
+    description: str
+    default: int | str | None = None
+    choices: tuple[str, ...] = ()
+
+    def read(self, text: str) -> int | str:
+        """Return the value that a text means.
+
+        Raises:
+            UserError: says what would be right.
+        """
+        if self.choices:
+            if text not in self.choices:
+                raise UserError(
+                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}."
+                )
+            return text
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
+            raise UserError(f"cache: {self.name}={text} is not a whole number of at least 1.")
+        return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +82,11 @@ class Situation:
         encoder_decoder: whether the prompt goes to an encoder.
         windows: whether a layer of the model has a sliding window.
         cache_objects: whether the model takes a cache object of Transformers.
+        versions: installed packages and their versions.
     """
 
     device: str
+    versions: Mapping[str, str] = field(default_factory=dict)
     encoder_decoder: bool = False
     windows: bool = False
     cache_objects: bool = True
@@ -48,11 +97,11 @@ class Need:
     """One requirement of a strategy.
 
     Attributes:
-        met: whether a situation meets it.
+        met: whether a situation meets it, with these settings.
         sentence: what is shown where it is not met; the strategy's name goes in front.
     """
 
-    met: Callable[[Situation], bool]
+    met: Callable[[Situation, Settings], bool]
     sentence: str
 
 
@@ -90,6 +139,8 @@ class CacheStrategy:
             `buffer`. Lower bounds are known for the first two.
         needs: what it cannot run without. A need that is not met makes a row `unsupported`.
         kept: bytes that one layer of attention holds for one sequence after a generation.
+        parameters: what can be set.
+        settings: the values of the parameters, once `with_settings` has read them.
     """
 
     name: str
@@ -102,8 +153,40 @@ class CacheStrategy:
     attends: Literal["nothing", "seen", "buffer"] = "seen"
     needs: tuple[Need, ...] = ()
     kept: Callable[[KeptLayer], int] = kept_as_seen
+    parameters: tuple[Parameter, ...] = ()
+    settings: Settings = field(default_factory=dict)
+
+    def with_settings(self, texts: Mapping[str, str]) -> CacheStrategy:
+        """Return this strategy with values for its parameters, under its canonical name.
+
+        The name has the parameters in order, without those at their defaults.
+
+        Raises:
+            UserError: there is no such parameter, a value is wrong, or one must be given.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name in texts:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                have = f"it has {', '.join(known)}" if known else "it has none"
+                raise UserError(f"cache: {self.name} has no parameter '{name}'; {have}{hint}")
+        settings: dict[str, int | str] = {}
+        shown = []
+        for parameter in sorted(self.parameters, key=lambda one: one.name):
+            value = parameter.default
+            if parameter.name in texts:
+                value = parameter.read(texts[parameter.name])
+            if value is None:
+                choices = "|".join(parameter.choices) or "N"
+                raise UserError(f"cache: write {self.name}:{parameter.name}={choices}.")
+            settings[parameter.name] = value
+            if value != parameter.default:
+                shown.append(f"{parameter.name}={value}")
+        return replace(self, name=":".join([self.name, *shown]), settings=settings)
 
     def unmet(self, situation: Situation) -> str | None:
         """Return why this strategy cannot run in a situation, as a sentence; None if it can."""
-        missing = next((need for need in self.needs if not need.met(situation)), None)
+        missing = next(
+            (need for need in self.needs if not need.met(situation, self.settings)), None
+        )
         return None if missing is None else f"{self.name}: {missing.sentence}"

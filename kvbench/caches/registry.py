@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, kept_nothing
-from kvbench.errors import check_choice
+from kvbench.errors import UserError, check_choice
+from kvbench.text import clip
 
 __all__ = ["BASELINE", "STRATEGIES", "strategy"]
 
@@ -11,7 +12,7 @@ BASELINE = "off"
 """The strategy that others are compared with."""
 
 CACHE_OBJECTS = Need(
-    lambda here: here.cache_objects,
+    lambda here, _: here.cache_objects,
     "this model makes a cache of its own and takes no cache object of Transformers.",
 )
 
@@ -54,10 +55,20 @@ STRATEGIES: dict[str, CacheStrategy] = {
 
 
 def strategy(name: str) -> CacheStrategy:
-    """Return a strategy by its name.
+    """Return a strategy by its name, with its parameters: `quantized:backend=fp8`.
 
     Raises:
-        UserError: no strategy has that name.
+        UserError: no strategy has that name, or a parameter is wrong.
     """
-    check_choice("cache", "strategy", name, STRATEGIES)
-    return STRATEGIES[name]
+    head, *parts = name.split(":")
+    check_choice("cache", "strategy", head, STRATEGIES)
+    entry = STRATEGIES[head]
+    if not (parts or entry.parameters):
+        return entry
+    texts: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or key in texts:
+            raise UserError(f"cache: '{clip(name)}': write parameters once each, as name=value.")
+        texts[key] = value
+    return entry.with_settings(texts)

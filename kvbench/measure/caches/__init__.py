@@ -6,7 +6,9 @@ the entry gives, and makes a new cache object for each call.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import importlib.metadata
 from typing import Any, cast
 
 from kvbench.caches import CacheStrategy, Situation
@@ -20,7 +22,18 @@ def cache_options(strategy: CacheStrategy, call: Call) -> dict[str, Any]:
     """Return the keyword arguments of `generate` that make it use a strategy's cache."""
     module, _, name = strategy.body.partition(":")
     body = cast("Body", getattr(importlib.import_module(module), name))
-    return body(call)
+    return body(dataclasses.replace(call, settings=strategy.settings))
+
+
+_PACKAGES = ("transformers",)
+"""What a strategy may need in some version."""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def situation_of(loaded: LoadedModel) -> Situation:
@@ -34,6 +47,7 @@ def situation_of(loaded: LoadedModel) -> Situation:
     model: Any = loaded.model
     return Situation(
         device=loaded.device.type,
+        versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         encoder_decoder=loaded.is_encoder_decoder,
         windows=windows,
         cache_objects=bool(model._supports_default_dynamic_cache()),

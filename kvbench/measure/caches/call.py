@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from kvbench.caches.entry import Settings
 from kvbench.models.load import LoadedModel
 
 __all__ = ["Body", "Call"]
@@ -22,12 +23,14 @@ class Call:
         batch_size: sequences.
         prompt_tokens: length of the prompt, padding included.
         new_tokens: per sequence.
+        settings: values of the strategy's parameters.
     """
 
     loaded: LoadedModel
     batch_size: int
     prompt_tokens: int
     new_tokens: int
+    settings: Settings = field(default_factory=dict)
 
     @property
     def config(self) -> PretrainedConfig:
