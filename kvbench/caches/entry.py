@@ -135,8 +135,9 @@ class CacheStrategy:
         warmup: `short` where a few tokens warm everything up, `full` where buffers or compiled
             code depend on the whole length.
         compiles: whether generations compile code; the time and the number are recorded.
-        attends: what a step reads: `nothing` kept, the positions `seen` so far, or the whole
-            `buffer`. Lower bounds are known for the first two.
+        attends: what a step reads: `nothing` kept, the positions `seen` so far, the whole
+            `buffer`, or something `elsewhere` or in another form. Lower bounds are known for the
+            first two.
         needs: what it cannot run without. A need that is not met makes a row `unsupported`.
         kept: bytes that one layer of attention holds for one sequence after a generation.
         parameters: what can be set.
@@ -150,7 +151,7 @@ class CacheStrategy:
     lossy: bool = False
     warmup: Literal["short", "full"] = "short"
     compiles: bool = False
-    attends: Literal["nothing", "seen", "buffer"] = "seen"
+    attends: Literal["nothing", "seen", "buffer", "elsewhere"] = "seen"
     needs: tuple[Need, ...] = ()
     kept: Callable[[KeptLayer], int] = kept_as_seen
     parameters: tuple[Parameter, ...] = ()

@@ -99,7 +99,7 @@ def uses_cache(strategy_name: str) -> bool:
         UserError: there is no such strategy, or theory does not know what its steps cost.
     """
     entry = strategy(strategy_name)
-    if entry.attends == "buffer":
+    if entry.attends not in ("nothing", "seen"):
         raise UserError(f"cache: theory does not know what a step of '{strategy_name}' costs.")
     return entry.attends == "seen"
 

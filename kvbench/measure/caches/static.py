@@ -8,7 +8,10 @@ from transformers import EncoderDecoderCache, StaticCache
 
 from kvbench.measure.caches.call import Call
 
-__all__ = ["eager", "make_static"]
+__all__ = ["compiled", "eager", "make_static", "offloaded"]
+
+_COMPILATIONS = 256
+"""More batch sizes and lengths than a sweep has."""
 
 
 def eager(call: Call) -> dict[str, Any]:
@@ -18,6 +21,23 @@ def eager(call: Call) -> dict[str, Any]:
     to be told not to: the strategy means the same on every device.
     """
     return {"past_key_values": make_static(call), "disable_compile": True}
+
+
+def compiled(call: Call) -> dict[str, Any]:
+    """Return a static cache and let `generate` compile the decoding steps (CUDA graphs).
+
+    Each batch size and length is compiled for itself. Past torch's limit of recompilations, 8, it
+    would run without compiling and say nothing.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILATIONS)
+    return {"past_key_values": make_static(call)}
+
+
+def offloaded(call: Call) -> dict[str, Any]:
+    """Return a static cache whose layers are in host memory, the next one fetched ahead."""
+    return {"past_key_values": make_static(call, offloading=True), "disable_compile": True}
 
 
 def make_static(call: Call, **options: Any) -> StaticCache | EncoderDecoderCache:
