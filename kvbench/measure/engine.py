@@ -24,9 +24,10 @@ from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.probe import probe_device
 from kvbench.measure.verify import verify
-from kvbench.models.config import PositionLimit, load_config, loading, position_limit
+from kvbench.models.config import load_config, loading
 from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
+from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import ModelSource, locate
 from kvbench.records.check import Check
@@ -248,17 +249,24 @@ class _OpenModel:
             UserError: the model has a table of positions and the case runs over its end.
         """
         limit = position_limit(self.loaded.config)
+        # check() refuses this too; past a table CUDA would lose its context.
+        if limit.prompt is not None and inputs.tokens > limit.prompt:
+            raise UserError(
+                f"{inputs.tokens} prompt tokens need as many positions; {case.model} has "
+                f"{limit.prompt}."
+            )
         # The last token that comes out is never fed back.
         decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
-        needed = max(decoder_prompt + case.max_new_tokens - 1, inputs.tokens)
-        if limit.positions is None or needed <= limit.positions:
+        needed = decoder_prompt + case.max_new_tokens - 1
+        if limit.positions is None:
             return {}
-        if limit.kind == "absolute":
+        if limit.kind == "absolute" and needed > limit.positions:
             raise UserError(
                 f"{inputs.tokens} prompt tokens and {case.max_new_tokens} new ones need {needed} "
                 f"positions; {case.model} has {limit.positions}."
             )
-        return {"flags": "past_positions"}
+        past = limit.kind == "rotary" and max(needed, inputs.tokens) > limit.positions
+        return {"flags": "past_positions"} if past else {}
 
     def sample(
         self,

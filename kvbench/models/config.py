@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -18,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 
 from kvbench.errors import UserError
 from kvbench.models.faults import is_device_fault, is_out_of_memory
+from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.source import ModelSource
 
 _LOADING_ERRORS = (
@@ -33,19 +33,6 @@ _LOADING_ERRORS = (
 )
 
 __all__ = ["PositionLimit", "load_config", "loading", "position_limit", "read_config"]
-
-
-@dataclass(frozen=True)
-class PositionLimit:
-    """How far a model's positions reach.
-
-    `absolute`: a table of `positions` rows, past which there is an index error (on CUDA, a dead
-    context). `rotary`: computed, so that it runs on past `positions` with poorer text. `none`: no
-    limit.
-    """
-
-    kind: Literal["absolute", "rotary", "none"]
-    positions: int | None = None
 
 
 def load_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -79,19 +66,6 @@ def read_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
 def gguf_argument(source: ModelSource) -> dict[str, Any]:
     """The keyword by which Transformers is told of a GGUF file; empty without one."""
     return {"gguf_file": source.gguf_file} if source.gguf_file else {}
-
-
-def position_limit(config: PretrainedConfig) -> PositionLimit:
-    """How far the positions of this model reach, from its configuration."""
-    text = config.get_text_config(decoder=True)
-    if hasattr(text, "relative_attention_num_buckets") or getattr(text, "alibi", False):
-        return PositionLimit("none")
-    # attribute_map makes n_positions readable as max_position_embeddings.
-    positions = getattr(text, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return PositionLimit("none")
-    rotary = bool(getattr(text, "rope_parameters", None))
-    return PositionLimit("rotary" if rotary else "absolute", positions)
 
 
 @contextlib.contextmanager

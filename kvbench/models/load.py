@@ -32,7 +32,7 @@ _EMBEDDING_SCALE = 0.02
 model and in T5; with the models' own settings 1 to 8."""
 
 
-__all__ = ["LoadedModel", "load_model", "parameter_count"]
+__all__ = ["LoadedModel", "auto_class", "load_model", "parameter_count"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
 def parameter_count(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
     """Number of parameters, tied embeddings once, without making any: built on `meta`."""
     with torch.device("meta"):
-        model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+        model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
         # Some releases do not tie on meta.
         model.tie_weights()
     return int(model.num_parameters())
@@ -121,14 +121,15 @@ def _no_gguf_bar() -> Iterator[None]:
         module.tqdm = bar
 
 
-def _auto_class(config: PretrainedConfig) -> Any:
+def auto_class(config: PretrainedConfig) -> Any:
+    """Return the class of Transformers that makes the model of a configuration."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _pretrained(
     source: ModelSource, config: PretrainedConfig, options: dict[str, Any]
 ) -> PreTrainedModel:
-    model, report = _auto_class(config).from_pretrained(
+    model, report = auto_class(config).from_pretrained(
         source.place,
         use_safetensors=True,
         output_loading_info=True,
@@ -150,7 +151,7 @@ def _random(
     _widen(config)
     torch.manual_seed(seed)
     with device:
-        model = _auto_class(config).from_config(config, **options)
+        model = auto_class(config).from_config(config, **options)
     # The embedding of the last token would drown what the layers add, and tied to the output it
     # would choose the same token again.
     with torch.no_grad():

@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 
 from kvbench.case import DEFAULT_PROMPT, Prompt
 from kvbench.errors import UserError
-from kvbench.models.config import PositionLimit, gguf_argument, loading
+from kvbench.models.config import gguf_argument, loading
 from kvbench.models.load import LoadedModel
+from kvbench.models.positions import PositionLimit
 from kvbench.models.source import ModelSource
 from kvbench.text import clip
 
@@ -51,10 +52,10 @@ def check_prompt(
                 f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
                 "give --prompt-tokens N, or --weights pretrained."
             )
-    if limit.kind == "absolute" and limit.positions and max(lengths) > limit.positions:
+    if limit.prompt is not None and max(lengths) > limit.prompt:
         raise UserError(
             f"prompt: '{clip(prompt.label)}' has {max(lengths)} tokens and {source.name} only "
-            f"{limit.positions} positions."
+            f"{limit.prompt} positions."
         )
 
 
