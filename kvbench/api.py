@@ -16,7 +16,7 @@ import kvbench
 from kvbench.case import Case, ModelKey, group_cases
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
-from kvbench.plan import CONDUCT, Plan, choose_devices
+from kvbench.plan import CONDUCT, Plan, choose_devices, with_legacy
 from kvbench.records.changes import environment_changes
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
@@ -137,7 +137,7 @@ def resume(
     """
     path = Path(path)
     old = load_info(path)
-    plan = Plan.merge(old.plan, options or {})
+    plan = Plan.merge(with_legacy(old.plan), options or {})
     again = frozenset(STATUSES) - {"ok"} if retry_failed else TRIED_AGAIN
     if plan.keep_going_after_oom:
         again |= {"skipped_oom"}
@@ -338,6 +338,7 @@ class _Start:
                 return run
         this = Resume(
             started_at=utc_now(),
+            kvbench=kvbench.__version__,
             command=self.command,
             environment=machine if other_machine else None,
             plan_changes=tuple(other_plan),
@@ -398,6 +399,7 @@ class _Start:
         return Conduct(
             rule=rule,
             seed=plan.seed,
+            warmup=plan.warmup,
             case_timeout_s=plan.case_timeout,
             keep_going_after_oom=plan.keep_going_after_oom,
             verify=plan.verify,

@@ -11,7 +11,6 @@ from typing import Literal
 __all__ = [
     "AUTO",
     "DEFAULT_PROMPT",
-    "WARMUP_TOKENS",
     "Case",
     "Group",
     "ModelKey",
@@ -25,9 +24,6 @@ DEFAULT_PROMPT = "What is KV caching?"
 
 AUTO = "auto"
 """The attention implementation that Transformers takes for a model by itself."""
-
-WARMUP_TOKENS = 16
-"""New tokens of a warm-up where nothing compiles; see docs/measuring.md."""
 
 Phase = Literal["warmup", "measure", "memory"]
 
@@ -84,6 +80,10 @@ class Case:
 
     Sizes are in sequences (`batch_size`) and in new tokens per sequence (`max_new_tokens`).
     `cache` is the name of a cache strategy.
+
+    A field that is added later has as its default what cases of before it meant (its legacy
+    value). At that value it is left out of the key, so that old ids stay and nothing new is pooled
+    with something old.
     """
 
     model: str
@@ -142,7 +142,11 @@ class Case:
         )
 
     def _text(self, names: set[str]) -> str:
-        values = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name in names)
+        values = (
+            (f.name, getattr(self, f.name))
+            for f in fields(self)
+            if f.name in names and getattr(self, f.name) != f.default
+        )
         # repr, so that a prompt with spaces or '=' in it cannot look like another field.
         return " ".join(f"{name}={getattr(value, 'label', value)!r}" for name, value in values)
 

@@ -29,7 +29,7 @@ from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices"]
+__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -79,6 +79,18 @@ def _sizes(value: Any, info: ValidationInfo) -> Any:
     return sizes
 
 
+def _warmup(value: Any) -> str:
+    """Return `auto`, `full` or a number of tokens as text."""
+    text = str(value).strip()
+    if text in ("auto", "full"):
+        return text
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"'{clip(value)}' is not auto, full or a number of tokens")
+    if not 1 <= int(text[:20]) <= MAX_SIZE:
+        raise ValueError(f"{clip(text)} is not between 1 and {MAX_SIZE:,} tokens")
+    return str(int(text))
+
+
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
@@ -95,8 +107,10 @@ _NoNames: tuple[str, ...] = ()
 _NoSizes: tuple[int, ...] = ()
 
 
-def _axis(default: Any, name: str) -> Any:
-    return Field(default=default, description=DESCRIPTIONS[name])
+def _axis(default: Any, name: str, *, legacy: Any = None) -> Any:
+    """Return a key of the plan. `legacy` is what a run of before the key existed meant by it."""
+    extra = None if legacy is None else {"legacy": legacy}
+    return Field(default=default, description=DESCRIPTIONS[name], json_schema_extra=extra)
 
 
 CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify"})
@@ -130,6 +144,7 @@ class Plan(BaseModel):
     min_seconds: _Seconds = _axis(3.0, "min_seconds")
     max_spread: _Seconds = _axis(0.05, "max_spread")
     max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _axis(600.0, "max_case_seconds")
+    warmup: Annotated[str, BeforeValidator(_warmup)] = _axis("auto", "warmup", legacy="16")
     seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
     trust_remote_code: bool = _axis(False, "trust_remote_code")
     case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _axis(None, "case_timeout")
@@ -285,6 +300,16 @@ class Plan(BaseModel):
                 itertools.product(*axes)
             )
         )
+
+
+def with_legacy(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan of a run with the keys that did not exist when it was made.
+
+    They get what they meant then, which may differ from today's default.
+    """
+    extras = {name: field.json_schema_extra for name, field in Plan.model_fields.items()}
+    legacy = {name: extra["legacy"] for name, extra in extras.items() if isinstance(extra, dict)}
+    return {**legacy, **keys}
 
 
 def _is_unicode(text: str) -> bool:

@@ -29,10 +29,15 @@ def environment_changes(old: Environment, new: Environment, devices: Collection[
     lines = [
         *changes(_plain(old), _plain(new)),
         *changes(_hardware(old, devices), _hardware(new, devices)),
-        *changes(old.versions, new.versions),
+        *changes(_compared(old.versions), _compared(new.versions)),
     ]
     # The CPU is a fact of the machine and a device.
     return list(dict.fromkeys(lines))
+
+
+def _compared(versions: Mapping[str, str]) -> dict[str, str]:
+    """The versions that a run may not mix: kvbench's own is recorded and not compared."""
+    return {name: version for name, version in versions.items() if name != "kvbench"}
 
 
 def _shown(value: Any) -> str:

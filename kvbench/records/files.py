@@ -27,16 +27,28 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 class CsvAppender:
-    """Appends rows to one CSV file; they are on disk, all or none, when `append` returns.
+    """Append rows to one CSV file; they are on disk, all or none, when `append` returns.
 
-    Opens the file, or makes it with its header.
+    Opens the file, or makes it with its header. A file that another version has begun keeps its
+    own columns: values are put under their names, columns that this version lacks stay empty, and
+    values that have no column there are left out.
+
+    Args:
+        path: the file.
+        header: the names of the values of each row that `append` is given, in their order.
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self._places: list[int | None] | None = None
         self._file = path.open("ab", buffering=0)
         try:
             if os.fstat(self._file.fileno()).st_size == 0:
                 self.append([header])
+            else:
+                columns = _header(path)
+                places = {name: place for place, name in enumerate(header)}
+                if columns != list(header):
+                    self._places = [places.get(name) for name in columns]
         except BaseException:
             self._file.close()
             raise
@@ -48,7 +60,7 @@ class CsvAppender:
             OSError: they could not be written, as on a full disk; the file is as it was before.
         """
         buffer = io.StringIO(newline="")
-        csv.writer(buffer).writerows([to_text(value) for value in row] for row in rows)
+        csv.writer(buffer).writerows(self._arranged([to_text(v) for v in row]) for row in rows)
         content = buffer.getvalue().encode("utf-8", "backslashreplace")
         # Asked of the system: the file may have been cut since it was opened.
         before = os.fstat(self._file.fileno()).st_size
@@ -63,6 +75,11 @@ class CsvAppender:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _arranged(self, texts: list[str]) -> list[str]:
+        if self._places is None:
+            return texts
+        return ["" if place is None else texts[place] for place in self._places]
 
 
 def cut_torn_end(path: Path) -> int:
@@ -118,6 +135,12 @@ def _replacing(path: Path) -> Iterator[Path]:
             # A write that fails does not say of which file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _header(path: Path) -> list[str]:
+    # A spreadsheet may have put a byte-order mark in front.
+    with path.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def _write_all(file: io.FileIO, content: bytes) -> None:

@@ -25,17 +25,18 @@ _CHUNK = 256
 
 
 def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
-    """A table by column, in the order of the record's fields: a value per row in each.
+    """Return a table by column, in the order of the record's fields: a value per row in each.
 
-    Columns that the record has not got are passed over.
+    A table of an older or a newer version is read as well: a missing optional column has its
+    default in every row, and unknown columns are ignored.
 
     Args:
         path: a CSV file with a header.
         record: a dataclass, a column per field.
 
     Raises:
-        UserError: the table is not there, a column is missing or a value is wrong; the sentence
-            names the line and the column.
+        UserError: the table is not there, a required column is missing or a value is wrong; the
+            sentence names the line and the column.
     """
     hints = typing.get_type_hints(record, include_extras=True)
     columns = [_Column(field, hints[field.name]) for field in dataclasses.fields(record)]
@@ -47,19 +48,23 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            missing = [column.name for column in columns if column.name not in header]
-            if missing:
-                raise UserError(f"{path} line 1: the column {missing[0]} is missing.")
+            missing = [column for column in columns if column.name not in header]
+            for column in missing:
+                if column.required:
+                    raise UserError(f"{path} line 1: the column {column.name} is missing.")
+            present = [column for column in columns if column.name in header]
             numbered = _numbered(reader, len(header), path)
             while chunk := list(islice(numbered, _CHUNK)):
                 lines, rows = zip(*chunk, strict=True)
                 texts = dict(zip(header, zip(*rows, strict=True), strict=True))
                 try:
-                    for column in columns:
+                    for column in present:
                         found[column.name] += column.values(texts[column.name])
                 except ValueError as error:
-                    where = _first_wrong(lines, texts, columns)
+                    where = _first_wrong(lines, texts, present)
                     raise UserError(f"{path} {where}") from error
+                for column in missing:
+                    found[column.name] += [column.default] * len(lines)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there, so there are no rows.") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -80,8 +85,8 @@ class _Column:
 
     def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
         self.name = field.name
-        self._required = field.default is dataclasses.MISSING
-        self._default = field.default
+        self.required = field.default is dataclasses.MISSING
+        self.default = field.default
         self._adapter = TypeAdapter(list[hint])
 
     def values(self, texts: Collection[str]) -> list[Any]:
@@ -91,11 +96,11 @@ class _Column:
             ValueError: a text is no value of this column.
         """
         distinct = set(texts)
-        if self._required and "" in distinct:
+        if self.required and "" in distinct:
             raise ValueError("empty, which it must not be")
         given = list(distinct - {""})
         known = dict(zip(given, self._adapter.validate_python(given), strict=True))
-        known[""] = self._default
+        known[""] = self.default
         return [known[text] for text in texts]
 
     def reason(self, text: str) -> str | None:

@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 FORMAT = 2
-"""Version of the run folder's layout; raised when an old reader would misread a new folder."""
+"""Version of the run folder's layout; raised when an old reader would misread a new folder. A new
+optional column or key does not raise it."""
 
 _PANDAS_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
 
@@ -45,12 +46,14 @@ class Resume:
     """A later start of the sweep, which went on where the one before stopped.
 
     Attributes:
+        kvbench: the version of kvbench that went on; empty in runs of before it was recorded.
         environment: null where it is that of the run.
         plan_changes: what was otherwise in its plan, in words; the run's plan is that of its last
             start.
     """
 
     started_at: str
+    kvbench: str = ""
     command: tuple[str, ...] = ()
     environment: Environment | None = None
     plan_changes: tuple[str, ...] = ()
@@ -188,7 +191,7 @@ def load_info(path: Path) -> RunInfo:
     """Read run.json alone.
 
     Raises:
-        UserError: there is no run there, it is of another format, or a value is wrong.
+        UserError: there is no run there, its format is newer than this reader, or a value is wrong.
     """
     file = path / "run.json"
     try:
@@ -198,8 +201,13 @@ def load_info(path: Path) -> RunInfo:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}.") from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
-    if version != FORMAT:
-        raise UserError(f"{file}: format {version!r}; this kvbench reads {FORMAT}.")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(f"{file}: not a run of kvbench: its format is {version!r}.")
+    if version > FORMAT:
+        raise UserError(
+            f"{file}: written by a newer kvbench (format {version}); this one reads formats up to "
+            f"{FORMAT}. Upgrade kvbench to read it."
+        )
     try:
         return TypeAdapter(RunInfo).validate_python(keys)
     except ValidationError as error:

@@ -65,6 +65,11 @@ class Sample:
     session: Number = column(
         "Which start of the sweep took it, from 0; run.json lists them.", default=0
     )
+    worker: Number = column(
+        "Which worker process of this session took it, from 0: another one is started when one is "
+        "lost. Only samples of one session and worker are compared within a round.",
+        default=0,
+    )
     started_at: str = column("UTC time of the start, ISO 8601.")
     status: Status = column(
         "ok, or why there is no time: oom (out of memory), skipped_oom (a case that needs no more "
@@ -122,6 +127,11 @@ class Sample:
     compile_s: Amount | None = column(
         "Time spent compiling, for strategies that compile; null for those that do not.",
         unit="s",
+        default=None,
+    )
+    cold_after: str | None = column(
+        "On a full-length warm-up: what had already run with this model in its process; total_s of "
+        "that row is the time of the first pass.",
         default=None,
     )
     output_sha256: str | None = column(

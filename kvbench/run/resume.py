@@ -10,9 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from kvbench.case import Case
 from kvbench.errors import UserError
-from kvbench.plan import CONDUCT
+from kvbench.plan import CONDUCT, with_legacy
 from kvbench.records.changes import changes
 from kvbench.records.run import RunInfo
+from kvbench.text import clip
 
 __all__ = ["cases_of", "described", "plan_changes"]
 
@@ -23,31 +24,40 @@ def described(cases: Iterable[Case]) -> tuple[dict[str, Any], ...]:
 
 
 def cases_of(info: RunInfo) -> tuple[Case, ...]:
-    """The cases of a run, as they were planned: prompt files are not read again.
+    """Return the cases of a run as they were planned: prompt files are not read again.
 
     Raises:
-        UserError: run.json has not all that makes a case.
+        UserError: a case lacks a field, or has one that this version does not know and that makes
+            it another case.
     """
-    known = {"case_id", *(field.name for field in dataclasses.fields(Case))}
-    for name in sorted({name for entry in info.cases for name in entry} - known):
-        raise UserError(f"run.json of {info.name}: cases: '{name}' is no field of a case.")
+    known = {field.name for field in dataclasses.fields(Case)}
+    entries = [{k: v for k, v in entry.items() if k in known} for entry in info.cases]
     try:
-        return tuple(TypeAdapter(tuple[Case, ...]).validate_python(info.cases))
+        cases = TypeAdapter(tuple[Case, ...]).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"run.json of {info.name}: cases.{where}: {first['msg'].lower()}."
         ) from error
+    # A field that an older version does not know leaves no trace in the id at its legacy value.
+    for number, (entry, case) in enumerate(zip(info.cases, cases, strict=True)):
+        if entry.get("case_id", case.id) != case.id:
+            raise UserError(
+                f"run.json of {info.name}: cases.{number}: its fields do not make the case "
+                f"{clip(entry['case_id'])}; was the run made by a newer kvbench, or edited?"
+            )
+    return cases
 
 
 def plan_changes(info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]) -> list[str]:
-    """What a plan would measure otherwise than the run does, a line each.
+    """Return how a plan differs from that of the run, a line for each key.
 
     `plan` is the plan's keys as run.json has them.
     """
-    keys = [key for key in dict.fromkeys([*info.plan, *plan]) if key not in CONDUCT]
-    found = list(changes({k: info.plan.get(k) for k in keys}, {k: plan.get(k) for k in keys}))
+    before = with_legacy(info.plan)
+    keys = [key for key in dict.fromkeys([*before, *plan]) if key not in CONDUCT]
+    found = list(changes({k: before.get(k) for k in keys}, {k: plan.get(k) for k in keys}))
     old, new = {case.id for case in cases_of(info)}, {case.id for case in cases}
     if not found and old != new:
         # The keys are the same: a prompt file was edited, or `auto` found other devices.

@@ -1,0 +1,42 @@
+"""Cold samples: the first of a case in a process, when it is far slower than all later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvbench.records.sample import Sample
+
+__all__ = ["COLD_FACTOR", "COLD_LATER", "cold_starts"]
+
+COLD_FACTOR = 1.5
+"""A first sample is cold above this many times the slowest of the later ones."""
+
+COLD_LATER = 2
+"""So many later samples are needed before a first one can be called cold."""
+
+
+def cold_starts(samples: Iterable[Sample]) -> frozenset[str]:
+    """Return the ids of cold samples.
+
+    Only the first counted sample of a case in a worker process can be one. It was slow for a
+    reason that later samples do not share (kernels chosen, caches filled), and not by chance, so
+    that leaving it out does not favor fast samples.
+
+    Args:
+        samples: rows of a run, in the order in which they were written; only counted ones
+            (phase `measure`, status `ok`) matter.
+    """
+    by_process: dict[tuple[str, int, int], list[Sample]] = {}
+    for sample in samples:
+        if sample.phase == "measure" and sample.status == "ok" and sample.total_s is not None:
+            key = (sample.case_id, sample.session, sample.worker)
+            by_process.setdefault(key, []).append(sample)
+    return frozenset(
+        first.sample_id
+        for first, *later in by_process.values()
+        if len(later) >= COLD_LATER and _seconds(first) > COLD_FACTOR * max(map(_seconds, later))
+    )
+
+
+def _seconds(sample: Sample) -> float:
+    return sample.total_s or 0.0
