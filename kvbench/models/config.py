@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
 from kvbench.errors import UserError
 from kvbench.models.faults import is_device_fault, is_out_of_memory
+from kvbench.models.gguf_file import refuse_incomplete
 from kvbench.models.positions import PositionLimit, position_limit
-from kvbench.models.source import ModelSource
+from kvbench.models.source import ModelSource, is_adapter, refuse_pointers
 
 _LOADING_ERRORS = (
     # A broken file, a wrong field, a missing package: what the libraries raise for each.
@@ -26,13 +30,25 @@ _LOADING_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
     ImportError,
     RuntimeError,
     SafetensorError,
     StrictDataclassError,
 )
 
-__all__ = ["PositionLimit", "load_config", "loading", "position_limit", "read_config"]
+__all__ = [
+    "PositionLimit",
+    "commit_of",
+    "load_config",
+    "loading",
+    "position_limit",
+    "quantization_of",
+    "read_config",
+    "source_options",
+]
 
 
 def load_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -56,16 +72,37 @@ def read_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
         keys = dict(source.builtin.config)
         config: PretrainedConfig = AutoConfig.for_model(keys.pop("model_type"), **keys)
         return config
+    refuse_pointers(source, source.gguf_file or "config.json")
+    if source.gguf_file and source.folder:
+        refuse_incomplete(source.name, source.folder / source.gguf_file)
     with loading(source):
         config = AutoConfig.from_pretrained(
-            str(source.place), trust_remote_code=trust_remote_code, **gguf_argument(source)
+            str(source.place), trust_remote_code=trust_remote_code, **source_options(source)
         )
     return config
 
 
-def gguf_argument(source: ModelSource) -> dict[str, Any]:
-    """The keyword by which Transformers is told of a GGUF file; empty without one."""
-    return {"gguf_file": source.gguf_file} if source.gguf_file else {}
+def commit_of(config: PretrainedConfig) -> str | None:
+    """Return the commit on the hub that a configuration came from; None for local files."""
+    commit = getattr(config, "_commit_hash", None)
+    return commit if isinstance(commit, str) else None
+
+
+def quantization_of(config: PretrainedConfig) -> str | None:
+    """Return how a checkpoint is quantized, such as `gptq`, from its configuration; None if not."""
+    for part in (config, config.get_text_config(decoder=True)):
+        found = getattr(part, "quantization_config", None)
+        if found:
+            method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+            # A member of an enumeration that is a text too.
+            return str(getattr(method, "value", method))
+    return None
+
+
+def source_options(source: ModelSource) -> dict[str, Any]:
+    """Return the keywords by which Transformers finds a GGUF file or a revision; often none."""
+    options = {"gguf_file": source.gguf_file, "revision": source.revision}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager
@@ -107,6 +144,8 @@ def _explain(source: ModelSource, error: BaseException) -> str:
             f"model: '{source.place}' is not in the local cache and the hub cannot be reached: "
             f"{', '.join(ways[:-1])} or {ways[-1]}."
         )
+    if "config.json" in said and (adapter := _adapter_on_hub(source)):
+        return is_adapter(name, adapter)
     if "trust_remote_code" in said:
         return (
             f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
@@ -124,6 +163,17 @@ def _explain(source: ModelSource, error: BaseException) -> str:
     return f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
 
 
+def _adapter_on_hub(source: ModelSource) -> Path | None:
+    """The adapter_config.json of a hub id, if there is one."""
+    if source.place is None or source.folder is not None:
+        return None
+    try:
+        return Path(hf_hub_download(source.place, "adapter_config.json", revision=source.revision))
+    except (OSError, ValueError):
+        # What went wrong before is then all there is to say.
+        return None
+
+
 def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
@@ -136,6 +186,11 @@ def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: boo
         )
     elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or trust_remote_code:
         return
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UserError(
+            f"model: {name} ({kind}) is a model of images and text; of those only the ones that "
+            "Transformers can load as a text model are loaded, such as gemma3."
+        )
     raise UserError(
         f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2."
     )
@@ -150,6 +205,9 @@ def _cause_names(error: BaseException | None) -> set[str]:
 
 
 def _first(text: str) -> str:
-    """The first sentence of a long message, clipped."""
+    """The first sentence of a long message, clipped between words."""
     sentence = text.split(". ")[0].rstrip(".")
-    return (sentence if len(sentence) <= 200 else sentence[:197] + "...") + "."
+    if len(sentence) <= 200:
+        return f"{sentence}."
+    head, _, _ = sentence[:198].rpartition(" ")
+    return f"{head or sentence[:197]} ..."

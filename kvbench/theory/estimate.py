@@ -16,6 +16,7 @@ from kvbench.strategies import BASELINE
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
 from kvbench.theory.dtypes import dtype_bytes
+from kvbench.theory.fields import SPELLINGS
 from kvbench.theory.floors import Limit, floor, pays_from
 from kvbench.theory.flops import generation_flops, kv_projection_flops
 from kvbench.theory.layers import Attention, Layer
@@ -219,8 +220,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """The positions that a model was made for, if its configuration says so."""
     text = config.get("text_config")
     parts = (text if isinstance(text, Mapping) else {}, config)
-    names = ("max_position_embeddings", "n_positions")
-    found = (part.get(name) for part in parts for name in names)
+    found = (part.get(name) for part in parts for name in SPELLINGS["max_position_embeddings"])
     return next((value for value in found if isinstance(value, int)), None)
 
 
