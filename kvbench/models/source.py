@@ -12,7 +12,14 @@ from kvbench.catalogue import CATALOGUE, Architecture
 from kvbench.errors import UserError, did_you_mean
 from kvbench.text import clip
 
-__all__ = ["ModelSource", "check_weights", "is_adapter", "locate", "refuse_pointers"]
+__all__ = [
+    "ModelSource",
+    "check_weights",
+    "is_adapter",
+    "locate",
+    "refuse_pointer",
+    "refuse_pointers",
+]
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _REVISION = re.compile(r"\w[\w./-]{0,199}", re.ASCII)
@@ -38,6 +45,11 @@ class ModelSource:
     gguf_file: str | None = None
     builtin: Architecture | None = None
     revision: str | None = None
+
+    @property
+    def hub_name(self) -> str:
+        """The hub id with its revision, for people."""
+        return f"{self.place}@{self.revision}" if self.revision else str(self.place)
 
     @property
     def folder(self) -> Path | None:
@@ -108,17 +120,26 @@ def refuse_pointers(source: ModelSource, *patterns: str) -> None:
     """Refuse files of a local folder that Git LFS has not fetched yet.
 
     Raises:
-        UserError: one that a pattern matches is a pointer to the file, not the file.
+        UserError: one that a pattern matches is a pointer.
     """
     if source.folder is None:
         return
     for path in sorted(path for pattern in patterns for path in source.folder.glob(pattern)):
-        with path.open("rb") as file:
-            if file.read(len(_POINTER)) == _POINTER:
-                raise UserError(
-                    f"model: {path} is a Git LFS pointer and not the file itself: run `git lfs "
-                    f"pull` in {source.folder}."
-                )
+        refuse_pointer(path)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that Git LFS has not fetched yet.
+
+    Raises:
+        UserError: it is a pointer to the file, not the file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise UserError(
+                f"model: {path} is a Git LFS pointer and not the file itself: run `git lfs pull` "
+                f"in {path.parent}."
+            )
 
 
 def _builtin(architecture: Architecture, weights: str) -> ModelSource:
