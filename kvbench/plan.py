@@ -51,6 +51,38 @@ def _listed(value: Any) -> Any:
     return listed
 
 
+def _models(value: Any) -> Any:
+    """Split as `_listed` does, but leave a comma that is in the name of what exists."""
+    listed: list[Any] = []
+    for entry in as_list(value):
+        listed.extend(_split_models(entry) if isinstance(entry, str) else [entry])
+    return listed
+
+
+_MOST_COMMAS = 8
+"""Commas in one name that are looked for; each costs a look at the disk."""
+
+
+def _split_models(entry: str) -> list[str]:
+    parts, names = entry.split(","), []
+    while parts:
+        # The longest name first: of `a,b` and `a` the folder `a,b` is meant, if there is one.
+        count = next(
+            (n for n in range(min(len(parts), _MOST_COMMAS + 1), 1, -1) if _exists(parts[:n])), 1
+        )
+        names.append(",".join(parts[:count]).strip())
+        parts = parts[count:]
+    return names
+
+
+def _exists(parts: Sequence[str]) -> bool:
+    try:
+        return Path(",".join(parts).strip()).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        # Too long, a null byte, or no home folder: not the name of anything.
+        return False
+
+
 def _caches(value: Any) -> Any:
     """YAML reads a bare `off` as false and `on` as true: the words were meant."""
     words = {False: "off", True: "dynamic"}
@@ -102,6 +134,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 _Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+_Models = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_models)]
 _Caches = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_caches)]
 _Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list)]
 _Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
@@ -133,7 +166,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
-    model: _Words = _axis(("gpt2",), "model")
+    model: _Models = _axis(("gpt2",), "model")
     weights: Literal["pretrained", "random"] | None = _axis(None, "weights")
     device: _Words = _axis(("auto",), "device")
     dtype: _Words = _axis(("float32",), "dtype")

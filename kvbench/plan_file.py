@@ -100,7 +100,8 @@ def _read_text(path: Path, what: str, limit: int) -> str:
     try:
         if path.stat().st_size > limit:
             raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
-        return path.read_text(encoding="utf-8")
+        # A byte-order mark is no part of the text.
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such {what}.") from error
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import psutil
@@ -26,11 +26,12 @@ from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.probe import probe_device
 from kvbench.measure.verify import verify
-from kvbench.models.config import PositionLimit, load_config, loading, position_limit
+from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
+from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
-from kvbench.models.source import ModelSource, locate
+from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
@@ -88,14 +89,17 @@ class LocalEngine:
                 device lacks the dtype, or a prompt cannot be encoded or is too long.
         """
         # Groups may differ in device and dtype alone: each model is looked up and counted once.
-        known: dict[ModelSource, tuple[int | None, PositionLimit]] = {}
+        known: dict[ModelSource, _Known] = {}
         for group in groups:
             _check_dtype(group.model)
             source = locate(group.model.model, group.model.weights)
+            if group.model.weights == "pretrained":
+                check_weights(source)
             if source not in known:
                 known[source] = self._look_at(source)
-            parameters, limit = known[source]
-            if parameters is not None:
+            parameters, limit, quantized = known[source]
+            # How large quantized weights are depends on the method; random ones are not quantized.
+            if parameters is not None and not (quantized and group.model.weights == "pretrained"):
                 _check_fits(group.model, parameters)
             for prompt in dict.fromkeys(case.prompt for case in group.cases):
                 check_prompt(source, prompt, limit, self._trust_remote_code)
@@ -117,7 +121,7 @@ class LocalEngine:
             loaded.parameters,
             loaded.weights_bytes,
             needs_memory_pass=meter.needs_memory_pass,
-            notices=(meter.notice,) if meter.notice else (),
+            notices=loaded.notices + ((meter.notice,) if meter.notice else ()),
             # Whole, with what has its default: defaults move from release to release.
             config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
         )
@@ -169,15 +173,15 @@ class LocalEngine:
             gc.collect()
             meter.close()
 
-    def _look_at(self, source: ModelSource) -> tuple[int | None, PositionLimit]:
-        """Parameters of a model that generates, None for a GGUF file; how far its positions go."""
+    def _look_at(self, source: ModelSource) -> _Known:
         config = load_config(source, self._trust_remote_code)
         # Before a model is made of it, which may fill in what the configuration leaves out.
         limit = position_limit(config)
         if source.gguf_file is not None:
-            return None, limit
+            return _Known(None, limit, quantized=True)
         with loading(source):
-            return parameter_count(config, self._trust_remote_code), limit
+            parameters = parameter_count(config, self._trust_remote_code)
+        return _Known(parameters, limit, quantization_of(config) is not None)
 
     def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
         try:
@@ -193,12 +197,13 @@ class LocalEngine:
         started_at = utc_now()
         stage: Stage = "load"
         clock = TokenClock(lambda: self._on_stage("decode"))
-        fields: dict[str, Any] = {}
+        fields: dict[str, Any] = {"model_commit": model.loaded.commit}
         self._on_stage(stage)
         try:
             model.check_cache(case.cache)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
-            fields = {"prompt_tokens": inputs.tokens} | model.past_positions(case, inputs)
+            fields["prompt_tokens"] = inputs.tokens
+            fields |= model.past_positions(case, inputs)
             stage = "prefill"
             self._on_stage(stage)
             generation, readings = model.run(task, inputs, clock)
@@ -221,6 +226,14 @@ class LocalEngine:
         if self._open is None:
             raise RuntimeError("no model is open")
         return self._open
+
+
+class _Known(NamedTuple):
+    """A model that generates: parameters (None for a GGUF file), positions, quantized or not."""
+
+    parameters: int | None
+    limit: PositionLimit
+    quantized: bool
 
 
 @dataclasses.dataclass
@@ -271,17 +284,24 @@ class _OpenModel:
             UserError: the model has a table of positions and the case runs over its end.
         """
         limit = position_limit(self.loaded.config)
+        # check() refuses this too; past a table CUDA would lose its context.
+        if limit.prompt is not None and inputs.tokens > limit.prompt:
+            raise UserError(
+                f"{inputs.tokens} prompt tokens need as many positions; {case.model} has "
+                f"{limit.prompt}."
+            )
         # The last token that comes out is never fed back.
         decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
-        needed = max(decoder_prompt + case.max_new_tokens - 1, inputs.tokens)
-        if limit.positions is None or needed <= limit.positions:
+        needed = decoder_prompt + case.max_new_tokens - 1
+        if limit.positions is None:
             return {}
-        if limit.kind == "absolute":
+        if limit.kind == "absolute" and needed > limit.positions:
             raise UserError(
                 f"{inputs.tokens} prompt tokens and {case.max_new_tokens} new ones need {needed} "
                 f"positions; {case.model} has {limit.positions}."
             )
-        return {"flags": "past_positions"}
+        past = limit.kind == "rotary" and max(needed, inputs.tokens) > limit.positions
+        return {"flags": "past_positions"} if past else {}
 
     def sample(
         self,

@@ -105,6 +105,11 @@ class Sample:
     )
     max_new_tokens: Count = column("New tokens of the case, per sequence.", unit="tokens")
 
+    model_commit: str | None = column(
+        "Commit of the hub that the model came from; null for local files and configurations that "
+        "kvbench has.",
+        default=None,
+    )
     attention_used: str | None = column(
         "Attention implementation that really ran: what auto came to.", default=None
     )

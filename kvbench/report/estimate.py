@@ -125,9 +125,10 @@ def _fits(found: Estimate) -> str:
     batch, context = found.largest_batch, found.longest_context
     if batch is None or context is None:
         return "-"
+    all_of_them = ", all that the model was made for," if context == found.max_positions else ""
     return (
-        f"beside the weights: batch {_size(batch)} at this length, or {_size(context)} positions "
-        f"at batch {found.work.batch}; activations and libraries need some of it too"
+        f"beside the weights: batch {_size(batch)} at this length, or {_size(context)} positions"
+        f"{all_of_them} at batch {found.work.batch}; activations and libraries need some of it too"
     )
 
 
