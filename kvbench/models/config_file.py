@@ -9,7 +9,8 @@ from typing import Any
 
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.models.source import locate
+from kvbench.input_file import read_text
+from kvbench.models.source import MAX_CONFIG_BYTES, locate
 
 __all__ = ["find_config"]
 
@@ -35,8 +36,8 @@ def find_config(name: str) -> Mapping[str, Any]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = json.loads(read_text(path, MAX_CONFIG_BYTES, "model's configuration"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}.") from error
     if not isinstance(config, Mapping):
         raise UserError(f"{path}: not a model's configuration.")

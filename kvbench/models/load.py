@@ -24,6 +24,7 @@ from kvbench.case import AUTO, ModelKey
 from kvbench.errors import UserError
 from kvbench.models.config import gguf_argument, load_config, loading
 from kvbench.models.source import ModelSource, locate
+from kvbench.models.weight_files import check_weight_files, no_pickles
 
 _WIDE_RANGE = 0.08
 _WIDE_FACTOR = 2.0
@@ -71,6 +72,7 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     """
     start = time.perf_counter()
     source = locate(key.model, key.weights)
+    check_weight_files(source, key.weights)
     config = load_config(source, trust_remote_code)
     options: dict[str, Any] = {
         "dtype": getattr(torch, key.dtype),
@@ -78,7 +80,7 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
         "attn_implementation": None if key.attention == AUTO else key.attention,
         "trust_remote_code": trust_remote_code,
     }
-    with loading(source), _no_gguf_bar():
+    with loading(source), _no_gguf_bar(), no_pickles():
         if key.weights == "random":
             model = _random(config, torch.device(key.device), seed, options)
         else:

@@ -10,7 +10,13 @@ from pathlib import Path
 from kvbench.catalogue import CATALOGUE, Architecture
 from kvbench.errors import UserError, did_you_mean
 
-__all__ = ["ModelSource", "locate"]
+__all__ = ["MAX_CONFIG_BYTES", "ModelSource", "locate"]
+
+MAX_CONFIG_BYTES = 16 << 20
+"""The largest config.json that is read: labels of classes make some of a megabyte."""
+
+_MAX_JSON_BYTES = 256 << 20
+"""Of any other JSON next to it: a tokenizer of many languages has some 30 MiB."""
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 
@@ -79,6 +85,13 @@ def _packaged(architecture: Architecture) -> Path | None:
 
 
 def _folder(name: str, path: Path) -> ModelSource:
+    for entry in path.iterdir():
+        # The libraries would wait for a pipe for ever, or read a device until memory is full.
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise UserError(f"model: {entry} is not a regular file.")
+        limit = MAX_CONFIG_BYTES if entry.name == "config.json" else _MAX_JSON_BYTES
+        if entry.suffix == ".json" and entry.is_file() and entry.stat().st_size > limit:
+            raise UserError(f"model: {entry} is larger than {limit >> 20} MiB, so it is not read.")
     if (path / "config.json").is_file():
         return ModelSource(name, str(path))
     files = sorted(path.glob("*.gguf"))

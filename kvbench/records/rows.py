@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.input_file import check_regular
 
 __all__ = ["as_rows", "read_columns"]
 
@@ -37,6 +38,7 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
         UserError: the table is not there, a column is missing or a value is wrong; the sentence
             names the line and the column.
     """
+    check_regular(path, "table")
     hints = typing.get_type_hints(record, include_extras=True)
     columns = [_Column(field, hints[field.name]) for field in dataclasses.fields(record)]
     found: dict[str, list[Any]] = {column.name: [] for column in columns}

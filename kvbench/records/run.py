@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.input_file import read_regular
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.environment import Environment
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "MAX_INFO_BYTES",
     "Resume",
     "Run",
     "RunInfo",
@@ -36,6 +38,9 @@ __all__ = [
 
 FORMAT = 2
 """Version of the run folder's layout; raised when an old reader would misread a new folder."""
+
+MAX_INFO_BYTES = 256 << 20
+"""The largest run.json that is written and read: some 100,000 cases with short prompts."""
 
 _PANDAS_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
 
@@ -192,7 +197,7 @@ def load_info(path: Path) -> RunInfo:
     """
     file = path / "run.json"
     try:
-        keys = json.loads(file.read_text(encoding="utf-8"))
+        keys = json.loads(read_regular(file, MAX_INFO_BYTES, "run.json"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: not a run folder, there is no run.json in it.") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvbench.errors import UserError
+from kvbench.input_file import check_regular
 from kvbench.text import clip
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def load_tokens(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    check_regular(path, "table")
     try:
         with warnings.catch_warnings():
             # Values in no column would be cut off, with a warning.
