@@ -35,7 +35,8 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if str(key.value) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key.value}' stands twice", problem_mark=node.start_mark
+                    problem=f"the key '{clip(key.value)}' stands twice",
+                    problem_mark=node.start_mark,
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)

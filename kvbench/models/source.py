@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kvbench.catalogue import CATALOGUE, Architecture
 from kvbench.errors import UserError, did_you_mean
+from kvbench.text import clip
 
 __all__ = ["MAX_CONFIG_BYTES", "ModelSource", "locate"]
 
@@ -53,13 +54,15 @@ def locate(name: str, weights: str) -> ModelSource:
         return ModelSource(name, str(path.parent), gguf_file=path.name)
     if path.is_file():
         raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
+    if path.exists():
+        raise UserError(f"model: {name} is neither a folder nor a regular file.")
     if path.suffix == ".gguf":
-        raise UserError(f"model: there is no file {name!r}.")
+        raise UserError(f"model: there is no file {clip(name, 200)!r}.")
     hint = did_you_mean(name, CATALOGUE)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise UserError(f"model: there is no folder {name!r}{hint or '.'}")
+        raise UserError(f"model: there is no folder {clip(name, 200)!r}{hint or '.'}")
     if "/" not in name and hint:
-        raise UserError(f"model: '{name}' is not a built-in architecture{hint}")
+        raise UserError(f"model: '{clip(name)}' is not a built-in architecture{hint}")
     return ModelSource(name, name)
 
 

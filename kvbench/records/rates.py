@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from kvbench.errors import UserError
 from kvbench.input_file import read_regular
 from kvbench.records.files import write_atomically
+from kvbench.text import clip
 
 __all__ = ["STATE_VARIABLE", "Rates", "find_rates", "keep_rates", "read_rates", "store_path"]
 
@@ -118,7 +119,7 @@ def read_rates() -> tuple[Rates, ...]:
         raise _damaged(file, str(error)) from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if version != _FORMAT:
-        raise _damaged(file, f"format {version!r}, and this kvbench reads {_FORMAT}")
+        raise _damaged(file, f"format {clip(version)}, and this kvbench reads {_FORMAT}")
     try:
         return TypeAdapter(tuple[Rates, ...]).validate_python(keys.get("rates"))
     except ValidationError as error:

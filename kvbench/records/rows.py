@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
 from kvbench.input_file import check_regular
+from kvbench.text import clip
 
 __all__ = ["as_rows", "read_columns"]
 
@@ -105,7 +106,7 @@ class _Column:
         try:
             self.values([text])
         except ValidationError as error:
-            return f"{text!r} is not right: {error.errors()[0]['msg'].lower()}"
+            return f"{clip(text)!r} is not right: {error.errors()[0]['msg'].lower()}"
         except ValueError as error:
             return str(error)
         return None

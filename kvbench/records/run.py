@@ -21,6 +21,7 @@ from kvbench.records.finding import Finding
 from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.sample import Sample
 from kvbench.records.tokens import load_tokens
+from kvbench.text import clip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,10 +205,10 @@ def load_info(path: Path) -> RunInfo:
         raise UserError(f"{file}: cannot be read: {error}.") from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if version != FORMAT:
-        raise UserError(f"{file}: format {version!r}; this kvbench reads {FORMAT}.")
+        raise UserError(f"{file}: format {clip(version)}; this kvbench reads {FORMAT}.")
     try:
         return TypeAdapter(RunInfo).validate_python(keys)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file}: {where}: {first['msg']}.") from error
+        raise UserError(f"{file}: {clip(where)}: {clip(first['msg'], 200)}.") from error

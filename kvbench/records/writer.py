@@ -29,6 +29,7 @@ from kvbench.records.lock import RunLock
 from kvbench.records.run import MAX_INFO_BYTES, Resume, RunInfo, load_checks, load_info, load_run
 from kvbench.records.sample import Sample, utc_now, with_flag
 from kvbench.records.tokens import TOKEN_COLUMNS
+from kvbench.text import clip
 
 __all__ = ["ENVIRONMENT_CHANGED", "PLAN_CHANGED", "RunWriter", "check_name", "holds_run"]
 
@@ -310,7 +311,7 @@ def check_name(name: str) -> str:
         UserError: it has separators or control characters, or means a folder itself.
     """
     if not name or name in (".", "..") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
-        raise UserError(f"--name: {name!r} is not a plain folder name, such as gpt2-night_1.")
+        raise UserError(f"--name: {clip(name)!r} is not a plain folder name, such as gpt2-night_1.")
     if len(name.encode()) > 200:
         raise UserError("--name: longer than 200 bytes, too long for a folder.")
     return name

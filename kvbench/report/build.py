@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError, check_choice
+from kvbench.media import for_csv
 from kvbench.records.columns import to_text
 from kvbench.records.files import CHARTS_FOLDER, check_real_folder, write_atomically
 from kvbench.records.run import Run
@@ -92,6 +93,10 @@ def _csv(material: Material) -> str:
     writer.writerow([*(["run"] if several else []), *names])
     for name, cases in material.summaries.items():
         for case in cases:
-            values = [to_text(value) for value in dataclasses.astuple(case)]
-            writer.writerow([*([name] if several else []), *values])
+            values = [_cell(value) for value in dataclasses.astuple(case)]
+            writer.writerow([*([for_csv(name)] if several else []), *values])
     return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    return for_csv(value) if isinstance(value, str) else to_text(value)

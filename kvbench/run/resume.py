@@ -13,6 +13,7 @@ from kvbench.errors import UserError
 from kvbench.plan import CONDUCT
 from kvbench.records.changes import changes
 from kvbench.records.run import RunInfo
+from kvbench.text import clip
 
 __all__ = ["cases_of", "described", "plan_changes"]
 
@@ -30,7 +31,7 @@ def cases_of(info: RunInfo) -> tuple[Case, ...]:
     """
     known = {"case_id", *(field.name for field in dataclasses.fields(Case))}
     for name in sorted({name for entry in info.cases for name in entry} - known):
-        raise UserError(f"run.json of {info.name}: cases: '{name}' is no field of a case.")
+        raise UserError(f"run.json of {info.name}: cases: '{clip(name)}' is no field of a case.")
     try:
         return tuple(TypeAdapter(tuple[Case, ...]).validate_python(info.cases))
     except ValidationError as error:

@@ -60,7 +60,7 @@ class Architecture(Body):
             inner = _model_type({"model_type": TEXT_PARTS.get(outer), **text})
         if inner not in FAMILIES:
             hint = did_you_mean(inner, FAMILIES)
-            raise UserError(f"model_type: theory cannot read '{inner}'{hint}")
+            raise UserError(f"model_type: theory cannot read '{clip(inner)}'{hint}")
         defaults, read = FAMILIES[inner]
         fields = Fields(inner, part, defaults)
         # Layers that differ one by one: each field below would have to be asked of each.
