@@ -222,14 +222,15 @@ class Plan(BaseModel):
         for name in self.dtype:
             if name not in DTYPES:
                 raise ValueError(
-                    f"dtype: '{name}' is not one of {', '.join(DTYPES)}{did_you_mean(name, DTYPES)}"
+                    f"dtype: '{clip(name)}' is not one of {', '.join(DTYPES)}"
+                    f"{did_you_mean(name, DTYPES)}"
                 )
         for name in self.device:
             if not _DEVICE.fullmatch(name):
-                raise ValueError(f"device: '{name}' is not cpu, cuda, cuda:N or auto")
+                raise ValueError(f"device: '{clip(name)}' is not cpu, cuda, cuda:N or auto")
         for name in (*self.model, *self.attention):
             if not name.isprintable():
-                raise ValueError(f"{name!r} has control characters in it")
+                raise ValueError(f"{clip(name)!r} has control characters in it")
         for text in (*self.prompt, *self.prompt_file):
             if not _is_unicode(text):
                 raise ValueError(f"{clip(repr(text))} is not valid UTF-8 text")
@@ -362,7 +363,7 @@ def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if str(value).lower() not in words:
-        raise ValueError(f"use_cache: {value!r} is not true or false")
+        raise ValueError(f"use_cache: {clip(value)!r} is not true or false")
     return words[str(value).lower()]
 
 
@@ -382,7 +383,8 @@ def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, 
             names.append(name)
         else:
             raise UserError(
-                f"device: '{name}' is not present on this machine; present: {', '.join(present)}."
+                f"device: '{clip(name)}' is not present on this machine; "
+                f"present: {', '.join(present)}."
             )
     return _unique(tuple(names))
 
@@ -394,7 +396,7 @@ def _sentence(error: ValidationError) -> str:
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][0])
-        return f"'{key}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
+        return f"'{clip(key)}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
     message = first["msg"].removeprefix("Value error, ").rstrip(".?")
     if not name:
         return f"{message}{'?' if '; did you mean' in message else '.'}"

@@ -146,6 +146,12 @@ def sweep(
     )
     terminal = console.make_console(stderr=as_json)
     _check_resume(resume, config, name, out, dry_run, retry_failed)
+    folder = out or Path("results")
+    # Where what was measured before stands, also if the sweep is stopped before it goes on. A dry
+    # run refuses the names that the real one would.
+    path = resume
+    if name is not None and holds_run(folder / check_name(name)):
+        path = folder / name
     if dry_run:
         plan = Plan.load(config, keys)
         cases = api.plan_cases(plan, allow_many=yes)
@@ -153,11 +159,6 @@ def sweep(
         console.print_cases(terminal, cases)
         return
     view = console.make_view(terminal, quiet=quiet, as_json=as_json)
-    folder = out or Path("results")
-    # Where what was measured before stands, also if the sweep is stopped before it goes on.
-    path = resume
-    if name is not None and holds_run(folder / check_name(name)):
-        path = folder / name
 
     def listener(event: Event) -> None:
         nonlocal path

@@ -9,7 +9,8 @@ from typing import Any
 
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.models.source import ModelSource, locate, refuse_pointer
+from kvbench.input_file import read_text
+from kvbench.models.source import MAX_CONFIG_BYTES, ModelSource, locate, refuse_pointer
 
 __all__ = ["find_config"]
 
@@ -36,7 +37,7 @@ def find_config(name: str) -> Mapping[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         refuse_pointer(path)
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path, MAX_CONFIG_BYTES, "model's configuration"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}.") from error
     if not isinstance(config, Mapping):

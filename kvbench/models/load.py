@@ -30,6 +30,7 @@ from kvbench.models.config import (
     source_options,
 )
 from kvbench.models.source import ModelSource, check_weights, locate
+from kvbench.models.weight_files import check_weight_files, no_pickles
 
 _WIDE_RANGE = 0.08
 _WIDE_FACTOR = 2.0
@@ -82,6 +83,7 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     """
     start = time.perf_counter()
     source = locate(key.model, key.weights)
+    check_weight_files(source, key.weights)
     commit = commit_of(source)
     if commit is not None:
         # A branch may move between the configuration, the weights and the tokenizer.
@@ -94,7 +96,7 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
         "attn_implementation": None if key.attention == AUTO else key.attention,
         "trust_remote_code": trust_remote_code,
     }
-    with loading(source), _no_gguf_bar():
+    with loading(source), _no_gguf_bar(), no_pickles():
         if key.weights == "random":
             model = _random(config, torch.device(key.device), seed, options)
         else:

@@ -138,8 +138,8 @@ def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[i
     ids: list[int] = _tokenizer(source, trust_remote_code)(text)["input_ids"]
     if not ids:
         raise UserError(
-            f"prompt: the tokenizer of {source.name} makes no tokens of {text!r}; it may have no "
-            "vocabulary: give --prompt-tokens N."
+            f"prompt: the tokenizer of {source.name} makes no tokens of {clip(text)!r}; it may "
+            "have no vocabulary: give --prompt-tokens N."
         )
     return ids
 

@@ -13,6 +13,7 @@ from kvbench.errors import UserError, did_you_mean
 from kvbench.text import clip
 
 __all__ = [
+    "MAX_CONFIG_BYTES",
     "ModelSource",
     "check_weights",
     "is_adapter",
@@ -20,6 +21,12 @@ __all__ = [
     "refuse_pointer",
     "refuse_pointers",
 ]
+
+MAX_CONFIG_BYTES = 16 << 20
+"""The largest config.json that is read: labels of classes make some of a megabyte."""
+
+_MAX_JSON_BYTES = 256 << 20
+"""Of any other JSON next to it: a tokenizer of many languages has some 30 MiB."""
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _REVISION = re.compile(r"\w[\w./-]{0,199}", re.ASCII)
@@ -74,12 +81,14 @@ def locate(name: str, weights: str) -> ModelSource:
         return ModelSource(name, str(path.parent), gguf_file=path.name)
     if path.is_file():
         raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
+    if path.exists():
+        raise UserError(f"model: {name} is neither a folder nor a regular file.")
     if path.suffix == ".gguf":
-        raise UserError(f"model: there is no file {name!r}.")
+        raise UserError(f"model: there is no file {clip(name, 200)!r}.")
     hub_id, at, revision = name.partition("@")
     hint = did_you_mean(hub_id, CATALOGUE)
     if not _HUB_ID.fullmatch(hub_id) or name.startswith("."):
-        raise UserError(f"model: there is no folder {name!r}{hint or '.'}")
+        raise UserError(f"model: there is no folder {clip(name, 200)!r}{hint or '.'}")
     if at and not _REVISION.fullmatch(revision):
         raise UserError(
             f"model: '{clip(revision)}' is not a branch, tag or commit; write {hub_id}@main."
@@ -87,7 +96,7 @@ def locate(name: str, weights: str) -> ModelSource:
     if hub_id in CATALOGUE:
         return ModelSource(name, CATALOGUE[hub_id].hub_id, revision=revision)
     if "/" not in hub_id and hint:
-        raise UserError(f"model: '{hub_id}' is not a built-in architecture{hint}")
+        raise UserError(f"model: '{clip(hub_id)}' is not a built-in architecture{hint}")
     return ModelSource(name, hub_id, revision=revision or None)
 
 
@@ -164,6 +173,13 @@ def _packaged(architecture: Architecture) -> Path | None:
 
 
 def _folder(name: str, path: Path) -> ModelSource:
+    for entry in path.iterdir():
+        # The libraries would wait for a pipe for ever, or read a device until memory is full.
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise UserError(f"model: {entry} is not a regular file.")
+        limit = MAX_CONFIG_BYTES if entry.name == "config.json" else _MAX_JSON_BYTES
+        if entry.suffix == ".json" and entry.is_file() and entry.stat().st_size > limit:
+            raise UserError(f"model: {entry} is larger than {limit >> 20} MiB, so it is not read.")
     if (path / "config.json").is_file():
         return ModelSource(name, str(path))
     files = sorted(path.glob("*.gguf"))

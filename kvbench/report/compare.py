@@ -26,6 +26,7 @@ from kvbench.analysis.compare import (
 )
 from kvbench.analysis.statistics import least_samples
 from kvbench.errors import UserError, check_choice
+from kvbench.media import for_csv, for_markdown
 from kvbench.records.changes import changes, environment_changes
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
@@ -33,11 +34,11 @@ from kvbench.records.run import Run
 from kvbench.records.sample import Sample, sample_at
 from kvbench.report.figures import image_kind, to_bytes
 from kvbench.report.figures.ratios import ratio_chart
-from kvbench.report.markdown import escape, markdown_table
+from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import seconds, significant
 from kvbench.strategies import BASELINE
-from kvbench.text import shorten
+from kvbench.text import clip, shorten
 
 __all__ = [
     "Result",
@@ -199,7 +200,7 @@ def parse_share(name: str, text: str | None) -> float | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
     share = float(match[1]) / (100 if match[2] else 1) if match else math.inf
     if match is None or not (match[2] or share < 1):
-        raise UserError(f"{name}: {text!r} is no share; write 5% or 0.05.")
+        raise UserError(f"{name}: {clip(text)!r} is no share; write 5% or 0.05.")
     return share
 
 
@@ -353,17 +354,21 @@ def _csv(result: Result) -> str:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(field.name for field in dataclasses.fields(Comparison))
-    writer.writerows([to_text(v) for v in dataclasses.astuple(row)] for row in result.rows)
+    writer.writerows([_cell(v) for v in dataclasses.astuple(row)] for row in result.rows)
     return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    return for_csv(value) if isinstance(value, str) else to_text(value)
 
 
 def _markdown(result: Result) -> str:
     table = comparison_table(result)
     parts = [
-        "\n".join(f"- {escape(line)}" for line in result.differences),
+        "\n".join(f"- {for_markdown(line)}" for line in result.differences),
         markdown_table(table) if result.rows else "",
-        escape(table.caption),
-        "\n".join(f"- {escape(_missing(one))}" for one in result.unmatched),
+        for_markdown(table.caption),
+        "\n".join(f"- {for_markdown(_missing(one))}" for one in result.unmatched),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -35,8 +35,9 @@ def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
     counts: Counter[str] = Counter()
     for case in cases:
         for flag in (case.flags or "").split():
-            name, _, number = flag.partition(":")
-            counts[name] += int(number or 1)
+            # From behind: a name that a hand wrote may have a colon in it.
+            name, _, number = flag.rpartition(":")
+            counts[name or flag] += int(number) if name and number.isdecimal() else 1
     return [
         (
             name,

@@ -20,6 +20,7 @@ from typing import Any
 
 from kvbench.case import Case, Group, ModelKey, Task
 from kvbench.errors import UserError
+from kvbench.import_path import program_folder, without_current_folder
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
@@ -33,10 +34,15 @@ __all__ = ["WorkerEngine"]
 
 _PATH_VARIABLE = "KVBENCH_WORKER_PATH"
 _START = (
-    f"import json, os, sys; sys.path[:] = json.loads(os.environ.pop('{_PATH_VARIABLE}')); "
+    "import importlib, json, os, sys; "
+    f"home, path = json.loads(os.environ.pop('{_PATH_VARIABLE}')); "
+    "sys.path[:] = [home]; import kvbench; sys.path[:] = path; "
     "from kvbench.run.worker import main; main(int(sys.argv[2]))"
 )
-"""With the caller's own import path: a notebook may have found kvbench through it alone."""
+"""The caller's kvbench, with the caller's import path: a notebook may have found it only there.
+
+The current folder is left out, since it may hold files from anywhere; see kvbench.import_path.
+"""
 
 _POLL_S = 0.2
 _LAST_WORDS_BYTES = 16_384
@@ -246,13 +252,14 @@ class _Worker:
         theirs.close()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, "kvbench-worker", str(descriptor)],
+                # -P: the current folder is not put in front of the import path.
+                [sys.executable, "-P", "-c", _START, "kvbench-worker", str(descriptor)],
                 # A pipe that is never written to: it closes when this process dies.
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=[descriptor],
-                env=os.environ | {_PATH_VARIABLE: _import_path()},
+                env=_environment(),
                 # Out of the terminal's process group: Ctrl-C is the supervisor's to deal with.
                 start_new_session=True,
             )
@@ -323,10 +330,18 @@ def _last_line(text: str) -> str:
     return line if len(line) <= _LONGEST_ERROR else line[: _LONGEST_ERROR - 3] + "..."
 
 
-def _import_path() -> str:
-    """This process's import path as JSON; what is no text in it could not be imported from."""
+def _environment() -> dict[str, str]:
+    """The environment of the worker, and of what libraries start in it, such as compilers."""
     kinds = (str, bytes, os.PathLike)
-    return json.dumps([os.fsdecode(entry) for entry in sys.path if isinstance(entry, kinds)])
+    # What is no text cannot be imported from.
+    entries = [os.fsdecode(entry) for entry in sys.path if isinstance(entry, kinds)]
+    path = json.dumps([program_folder(), without_current_folder(entries)])
+    environment = os.environ | {_PATH_VARIABLE: path, "PYTHONSAFEPATH": "1"}
+    given = environment.pop("PYTHONPATH", "")
+    # Python reads it before it reads a line of ours: `sitecustomize` would run from there.
+    if kept := without_current_folder(given.split(os.pathsep)):
+        environment["PYTHONPATH"] = os.pathsep.join(kept)
+    return environment
 
 
 def _signal_name(number: int) -> str:

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.ranges import MAX_SIZE
 from kvbench.records.rates import Rates
 from kvbench.strategies import BASELINE
+from kvbench.text import clip
 from kvbench.theory.architecture import FAMILIES, Architecture
 from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
 from kvbench.theory.dtypes import dtype_bytes
@@ -148,10 +150,13 @@ def estimate(
         max_positions: the positions that the model was made for, for a note.
 
     Raises:
-        UserError: a size is less than 1, or the dtype is unknown.
+        UserError: a size is less than 1 or above 2**31 - 1, or the dtype is unknown.
     """
     sizes = (work.batch, work.prompt_tokens, work.new_tokens)
     check_work(batch=work.batch, prompt_tokens=work.prompt_tokens, max_new_tokens=work.new_tokens)
+    for name, size in zip(("batch", "prompt_tokens", "max_new_tokens"), sizes, strict=True):
+        if size > MAX_SIZE:
+            raise UserError(f"{name}: {clip(size)} is larger than {MAX_SIZE:,}.")
     positions = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
     told = _Teller()
     if max_positions is not None and positions > max_positions:
@@ -216,7 +221,7 @@ def parse_bytes(option: str, text: str) -> int:
         size = ByteSize(0)
     # No device has less than a MiB: the unit was forgotten.
     if size < 1 or (text.strip().isdecimal() and size < 1 << 20):
-        raise UserError(f"{option}: {text!r} is no size; write 80GiB or 24GB.")
+        raise UserError(f"{option}: {clip(text)!r} is no size; write 80GiB or 24GB.")
     return int(size)
 
 

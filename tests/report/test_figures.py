@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -1303,3 +1304,14 @@ def test_the_roof_has_its_ridge_where_bandwidth_meets_arithmetic() -> None:
             )
             for c in expected
         ]
+
+
+def test_settings_in_the_current_folder_change_no_chart() -> None:
+    def image() -> bytes:
+        (drawing,) = draw_charts(Material((run_of(grid()),)), ["total_time"])
+        return drawing.image("png")
+
+    plain = image()
+    # What a `matplotlibrc` there may say; TeX would run a program.
+    with mpl.rc_context({"axes.facecolor": "red", "text.usetex": True, "savefig.bbox": "tight"}):
+        assert image() == plain
