@@ -38,7 +38,7 @@ bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large
 	$(BIN)/python scripts/bench_reading.py
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench_theory.py
 
-gpu: ## On a machine with a GPU: CUDA tests, configs/gpu.yaml, checks (GPU_MINUTES=10 WHEELS=DIR OUT=DIR)
+gpu: ## Check kvbench on a GPU: CUDA tests, a sweep, bounds (GPU_MINUTES=10 WHEELS=DIR OUT=DIR)
 	@$(PYTHON) scripts/gpu.py --minutes $(or $(GPU_MINUTES),10) $(if $(WHEELS),--wheels $(WHEELS)) $(OUT)
 
 clean: ## Remove the virtual environment and the caches; results stay

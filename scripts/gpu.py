@@ -28,12 +28,13 @@ GRACE_S = 15.0
 LOOK = """
 import sys
 try:
-    import hypothesis, pytest, pytest_timeout, torch, transformers
+    import torch
+    if not torch.cuda.is_available():
+        sys.exit(f"No CUDA device: torch {torch.__version__} (CUDA {torch.version.cuda}) has none.")
+    import hypothesis, pytest, pytest_timeout, transformers
     import kvbench.cli, kvbench.measure.engine
 except ImportError as error:
     sys.exit(f"{error}; --wheels DIR adds the wheels of a folder.")
-if not torch.cuda.is_available():
-    sys.exit(f"No CUDA device: torch {torch.__version__} (CUDA {torch.version.cuda}) finds none.")
 memory = torch.cuda.get_device_properties(0).total_memory / 2**30
 print(f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB; Python {sys.version.split()[0]}, "
       f"torch {torch.__version__}, Transformers {transformers.__version__}")

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from kvbench.plan import Plan
 from tests.run.faults import ROOT
 
 SCRIPT = ROOT / "scripts" / "gpu.py"
@@ -73,6 +74,14 @@ def test_the_steps_are_all_cuda_tests_the_sweep_and_the_checks(
     assert sorted(files) == sorted(marked)
     assert [Path(file).name for file in checks if file.endswith(".py")] == ["test_checks.py"]
     assert str(ROOT / "configs" / "gpu.yaml") in sweep
+
+
+def test_the_configuration_is_of_a_gpu_in_half_precision() -> None:
+    cases = Plan.load(ROOT / "configs" / "gpu.yaml").cases(("cpu", "cuda"))
+    assert len(cases) == 8
+    assert {(case.device, case.dtype, case.weights) for case in cases} == {
+        ("cuda", "bfloat16", "random")
+    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
