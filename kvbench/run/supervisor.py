@@ -75,7 +75,7 @@ class WorkerEngine:
     @property
     def open_model(self) -> ModelKey | None:
         """The model that is open; None again once its process was lost."""
-        if self._worker is not None and self._worker.process.poll() is not None:
+        if self._worker is not None and self._worker.is_lost():
             # Killed while it waited: that costs a start, and no sample.
             self.close()
         return self._open_model
@@ -291,6 +291,15 @@ class _Worker:
             self.process.wait()
             status, error = self._cause()
             raise _Lost(status, error, self._last_words(), stage) from None
+
+    def is_lost(self) -> bool:
+        """Return whether the process has ended. Only between two requests.
+
+        Until its last thread is gone, which takes a moment where it held a GPU, a killed process
+        cannot be waited for. Between requests a worker sends nothing, so that a socket with
+        something to read is one that was closed.
+        """
+        return self.process.poll() is not None or self._connection.poll()
 
     def end(self) -> None:
         """Kill the process, if it still runs: it holds nothing that needs a farewell."""
