@@ -13,7 +13,9 @@ from kvbench.records.sample import utc_now
 __all__ = ["CHECKS", "VERDICTS", "Check", "CheckName", "Verdict", "check_of", "failed"]
 
 CheckName = Literal["tokens", "logits", "shape", "leak"]
-Verdict = Literal["pass", "near_tie", "fail", "exempt", "skipped"]
+Verdict = Literal[
+    "pass", "near_tie", "fail", "exempt", "inconclusive", "not_finished", "not_asked", "skipped"
+]
 
 CHECKS: tuple[str, ...] = get_args(CheckName)
 VERDICTS: tuple[str, ...] = get_args(Verdict)
@@ -51,8 +53,10 @@ class Check:
     verdict: Verdict = column(
         "pass. near_tie: tokens parted where two logits are equal within rounding, which is no "
         "fault. fail. exempt: reported and not judged (a lossy strategy, or tokens that part in a "
-        "dtype whose rounding is coarse). skipped: memory did not suffice, or there was nothing "
-        "that the check can read."
+        "dtype whose rounding is coarse). inconclusive: the check could not be made, for want of "
+        "memory or of something to compare with, or it would not have seen a wrong cache. "
+        "not_finished: it was cut off. not_asked: nobody asked for it. skipped: in older tables, "
+        "any of the last three."
     )
     detail: str = column("The outcome in one sentence.")
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from kvbench.records.check import CHECKS, Check, Verdict
+from kvbench.strategies import BASELINE
 
-__all__ = ["Finding", "findings"]
+__all__ = ["Finding", "findings", "not_asked"]
 
-_WORST_FIRST: tuple[Verdict, ...] = ("fail", "near_tie", "exempt", "skipped", "pass")
+_WORK = ("tokens", "logits")
+"""The checks that compare the work. The others look at the cache itself: where they have no
+verdict, the work is verified all the same, and the finding says what was not."""
+
+_UNDECIDED: tuple[Verdict, ...] = ("inconclusive", "not_finished", "not_asked", "skipped")
+"""What is no verdict on the cache. A check that was not made has not passed."""
+
+_WORST_FIRST: tuple[Verdict, ...] = ("near_tie", "exempt", "pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One strategy on one model: the worst verdict of its checks, and what stands behind it.
+    """One strategy on one model: what its checks came to, and why.
 
     Attributes:
         detail: the sentences of the checks that did not pass, else that of the logits.
@@ -55,16 +64,64 @@ def _weight(check: Check) -> tuple[bool, bool, float]:
     return check.check == "logits", check.checked_dtype == "float32", check.rms_over_std or 0.0
 
 
+def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """A finding for each strategy of a run's cases, as in run.json, that has none in `found`."""
+    known = {tuple(getattr(one, name) for name in _SUBJECT) for one in found}
+    subjects = dict.fromkeys(
+        tuple(case[name] for name in _SUBJECT)
+        for case in cases
+        if case.get("cache", BASELINE) != BASELINE
+    )
+    return tuple(
+        Finding(
+            verdict="not_asked",
+            detail="Whether it does the same work was not checked (--no-verify).",
+            **dict(zip(_SUBJECT, subject, strict=True)),
+        )
+        for subject in subjects
+        if subject not in known
+    )
+
+
 def _finding(checks: Sequence[Check]) -> Finding:
-    verdict = min((c.verdict for c in checks), key=_WORST_FIRST.index)
-    # Near-ties in the tokens and a check that found too little memory do not unsay the proof.
-    proven = any(c.check == "logits" and c.verdict == "pass" for c in checks)
-    if proven and verdict != "fail":
-        verdict = "pass"
-    # They are written in the order of their names' list: without the last, some were cut off.
-    if verdict != "fail" and all(c.check != CHECKS[-1] for c in checks):
-        verdict = "skipped"
-    told = [c for c in checks if c.verdict == "fail"] or [max(checks, key=_weight)]
-    detail = " ".join(dict.fromkeys(c.detail for c in told))
+    verdict = _verdict(checks)
     subject = {name: getattr(checks[0], name) for name in _SUBJECT}
-    return Finding(verdict=verdict, detail=detail, **subject)
+    return Finding(verdict=verdict, detail=_detail(verdict, checks), **subject)
+
+
+def _verdict(checks: Sequence[Check]) -> Verdict:
+    found = {check.verdict for check in checks}
+    if "fail" in found:
+        return "fail"
+    # They are written in the order of their names' list: without the last, some were cut off.
+    if "not_finished" in found or all(check.check != CHECKS[-1] for check in checks):
+        return "not_finished"
+    work = [check for check in checks if check.check in _WORK]
+    logits = {check.verdict for check in work if check.check == "logits"}
+    # Each batch has a proof of its own: one that passed says nothing about another.
+    if not logits or any(check.verdict in _UNDECIDED for check in work):
+        if any(check.verdict == "near_tie" for check in work):
+            return "near_tie"
+        return "not_asked" if {check.verdict for check in work} == {"not_asked"} else "inconclusive"
+    # A near-tie in the tokens does not unsay the proof.
+    return next(one for one in _WORST_FIRST if one in logits)
+
+
+def _detail(verdict: Verdict, checks: Sequence[Check]) -> str:
+    if verdict == "fail":
+        return _sentences(check.detail for check in checks if check.verdict == "fail")
+    undecided = [check for check in checks if check.verdict in _UNDECIDED]
+    if verdict in _UNDECIDED or verdict == "near_tie":
+        told = [check for check in undecided if check.check in _WORK] or undecided
+        return _sentences(map(_placed, told)) or max(checks, key=_weight).detail
+    return _sentences([max(checks, key=_weight).detail, *map(_placed, undecided)])
+
+
+def _placed(check: Check) -> str:
+    """What an undecided check says, with where that was."""
+    batch = "" if check.batch_size is None else f" at batch {check.batch_size}"
+    return f"No verdict on the {check.check}{batch}: {check.detail}"
+
+
+def _sentences(texts: Iterable[str]) -> str:
+    return " ".join(dict.fromkeys(texts))

@@ -119,7 +119,7 @@ class WorkerEngine:
         return opened
 
     def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Verify a strategy on the open model; skipped if the worker is lost over it."""
+        """Verify a strategy on the open model; not finished if the worker is lost over it."""
         key = self._open_model
         if key is None:
             raise RuntimeError("no model is open")
@@ -127,7 +127,7 @@ class WorkerEngine:
             checks: tuple[Check, ...] = self._ask("verify", cache, new_tokens, generations)
         except _Lost as lost:
             detail = f"The check was cut off: {lost.error}."
-            return (check_of(key, cache, "logits", "skipped", detail),)
+            return (check_of(key, cache, "logits", "not_finished", detail),)
         return checks
 
     def measure(

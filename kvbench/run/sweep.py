@@ -263,7 +263,7 @@ class _GroupRun:
         """Check a strategy before it is first timed; once more if that was cut off before."""
         cache = arm.case.cache
         found = self._finding(cache)
-        again = found is not None and found.verdict == "skipped" and cache not in self.checked
+        again = found is not None and found.verdict == "not_finished" and cache not in self.checked
         if cache == BASELINE or not self.conduct.verify or (found and not again):
             return
         self.checked.add(cache)

@@ -41,6 +41,21 @@ def shuffle_heads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DynamicLayer, "update", shuffling)
 
 
+def repeat_heads(patch: pytest.MonkeyPatch) -> None:
+    """Each layer keeps each head twice, and gives back what it should."""
+    update = DynamicLayer.update
+
+    def repeating(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
+        if self.is_initialized and self.keys.numel():
+            self.keys, self.values = self.keys[:, ::2], self.values[:, ::2]
+        all_keys, all_values = update(self, keys, values, *args)
+        self.keys = all_keys.repeat_interleave(2, dim=1)
+        self.values = all_values.repeat_interleave(2, dim=1)
+        return all_keys, all_values
+
+    patch.setattr(DynamicLayer, "update", repeating)
+
+
 def keep_a_position_too_many(patch: pytest.MonkeyPatch) -> None:
     """A window keeps as many positions as it shows; what is computed stays right."""
 

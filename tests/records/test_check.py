@@ -79,7 +79,16 @@ def test_each_column_is_described_by_sentences() -> None:
 
 def test_the_names_are_those_of_the_columns() -> None:
     assert CHECKS == ("tokens", "logits", "shape", "leak")
-    assert VERDICTS == ("pass", "near_tie", "fail", "exempt", "skipped")
+    assert VERDICTS == (
+        "pass",
+        "near_tie",
+        "fail",
+        "exempt",
+        "inconclusive",
+        "not_finished",
+        "not_asked",
+        "skipped",
+    )
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

@@ -980,7 +980,7 @@ def test_samples_of_a_strategy_that_does_other_work_are_flagged(sweep: Sweep) ->
     assert swept.outcome.failed == 0
 
 
-@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped", "pass"])
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive", "pass"])
 def test_only_a_failure_is_a_flag(sweep: Sweep, verdict: Any) -> None:
     assert {row.flags for row in sweep(grid(), FakeEngine(verdict=verdict)).rows} == {None}
 

@@ -12,10 +12,15 @@ import torch
 
 from kvbench.measure.failures import classify
 from kvbench.measure.verify.attempt import Outcome, attempt
-from kvbench.measure.verify.compare import Distance, distance
+from kvbench.measure.verify.compare import UNKNOWN, Distance, distance
 from kvbench.measure.verify.float32 import in_float32
 from kvbench.measure.verify.runs import Run, Work, forced, greedy, one_forward, watching
-from kvbench.measure.verify.shapes import CacheShape, cache_of, read_shape
+from kvbench.measure.verify.shapes import (
+    CacheShape,
+    cache_of,
+    noting_what_is_handed_over,
+    read_shape,
+)
 from kvbench.models.faults import is_device_fault
 from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
@@ -29,25 +34,33 @@ class Arms:
     Attributes:
         off: the uncached generation; its tokens are the ones that the logits go along.
         cached: the cached generation.
-        along: logits of the cached path along the tokens of `off`, `[batch, new, vocabulary]`.
-        full: logits of one forward over the same tokens, of the same shape.
+        along: logits of the cached path along the tokens of `off`, `[batch, new, vocabulary]`, or
+            why there are none.
+        full: logits of one forward over the same tokens, of the same shape, or why there are none.
         shapes: the cache after each forward of `cached`.
     """
 
     off: Run
     cached: Run
-    along: torch.Tensor
-    full: torch.Tensor
+    along: torch.Tensor | Outcome
+    full: torch.Tensor | Outcome
     shapes: tuple[CacheShape, ...]
 
     @functools.cached_property
     def error(self) -> Distance:
-        """The cached steps against one forward."""
+        """The cached steps against one forward; not a number where there is nothing to compare."""
+        if isinstance(self.along, Outcome) or isinstance(self.full, Outcome):
+            return UNKNOWN
         return distance(self.along, self.full, self.full)
 
     @functools.cached_property
     def floor(self) -> Distance:
-        """The uncached steps against one forward: what rounding alone does to this model."""
+        """The uncached steps against one forward: what rounding alone does to this model.
+
+        Not a number where there is no forward to compare with.
+        """
+        if isinstance(self.full, Outcome):
+            return UNKNOWN
         return distance(self.off.logits, self.full, self.full)
 
 
@@ -57,31 +70,44 @@ class Exact:
 
     Attributes:
         arms: both arms, along tokens of their own.
-        full_of_timed: logits of one forward over the tokens of the timed dtype; null where that is
-            float32 itself.
+        full_of_timed: logits of one forward over the tokens of the timed dtype, or why there are
+            none; null where that is float32 itself.
     """
 
     arms: Arms
-    full_of_timed: torch.Tensor | None = None
+    full_of_timed: torch.Tensor | Outcome | None = None
 
 
-def run_arms(work: Work, arm: CacheStrategy) -> Arms:
-    """Generate without the cache and with it, in the dtype that the model is in."""
-    off = greedy(work, strategy(BASELINE))
+def run_arms(work: Work, arm: CacheStrategy) -> Arms | Outcome:
+    """Generate without the cache and with it, in the dtype that the model is in.
+
+    Each comparison stands by itself: where one cannot be made, the others can.
+    """
+    off = attempt(lambda: greedy(work, strategy(BASELINE)))
+    if isinstance(off, Outcome):
+        return off
     shapes: list[CacheShape] = []
+    cached = attempt(lambda: _watched(work, arm, shapes), blame_cache=True)
+    if isinstance(cached, Outcome):
+        return cached
+    along: torch.Tensor | Outcome = cached.logits
+    if not torch.equal(off.new_ids, cached.new_ids):
+        along = attempt(lambda: forced(work, arm, off.new_ids).logits)
+    full = attempt(lambda: one_forward(work, off))
+    return Arms(off, cached, along, full, tuple(shapes))
 
-    def look(output: Any) -> None:
-        cache = cache_of(output)
-        if cache is not None:
-            shapes.append(read_shape(cache))
 
-    with watching(work.loaded.model, look):
-        cached = greedy(work, arm)
-    if torch.equal(off.new_ids, cached.new_ids):
-        along = cached.logits
-    else:
-        along = forced(work, arm, off.new_ids).logits
-    return Arms(off, cached, along, one_forward(work, off), tuple(shapes))
+def _watched(work: Work, arm: CacheStrategy, shapes: list[CacheShape]) -> Run:
+    """The cached generation; `shapes` gets the cache after each of its forwards."""
+    with noting_what_is_handed_over() as handed:
+
+        def look(output: Any) -> None:
+            cache = cache_of(output)
+            if cache is not None:
+                shapes.append(read_shape(cache, handed))
+
+        with watching(work.loaded.model, look):
+            return greedy(work, arm)
 
 
 def run_exact(
@@ -98,7 +124,7 @@ def run_exact(
         # such a model. A device that has given up is told: its rows follow anyway.
         if not is_device_fault(error):
             raise
-        return [Outcome("fail", classify(error).error)] * len(works)
+        return [Outcome("inconclusive", classify(error).error)] * len(works)
 
 
 def _run_in_float32(
@@ -110,12 +136,10 @@ def _run_in_float32(
         entered = attempt(lambda: stack.enter_context(in_float32(loaded.model, dtype)))
         if isinstance(entered, Outcome):
             return [entered] * len(works)
-        return [
-            attempt(functools.partial(_run_exact, work, arm, arms))
-            for work, arms in zip(works, timed, strict=True)
-        ]
+        return [_run_exact(work, arm, arms) for work, arms in zip(works, timed, strict=True)]
 
 
-def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact:
-    full = None if isinstance(timed, Outcome) else one_forward(work, timed.off)
-    return Exact(run_arms(work, arm), full)
+def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact | Outcome:
+    full = timed if isinstance(timed, Outcome) else attempt(lambda: one_forward(work, timed.off))
+    arms = run_arms(work, arm)
+    return arms if isinstance(arms, Outcome) else Exact(arms, full)

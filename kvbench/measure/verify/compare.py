@@ -9,7 +9,7 @@ import torch
 
 from kvbench.measure.verify.runs import Run
 
-__all__ = ["Distance", "Parting", "agreement", "distance", "partings"]
+__all__ = ["UNKNOWN", "Distance", "Parting", "agreement", "distance", "partings"]
 
 _MASKED = 1e30
 """Models that rule tokens out give them the lowest number of the dtype: no logit to reckon with."""
@@ -21,6 +21,10 @@ class Distance:
 
     rms: float
     max: float
+
+
+UNKNOWN = Distance(math.nan, math.nan)
+"""There is nothing to compare with."""
 
 
 @dataclass(frozen=True)

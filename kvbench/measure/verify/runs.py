@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from kvbench.errors import UserError
 from kvbench.measure.generate import generate_options
 from kvbench.models.config import position_limit
 from kvbench.models.load import LoadedModel
@@ -103,6 +104,9 @@ def one_forward(work: Work, run: Run) -> torch.Tensor:
 
     Returns:
         float32 on the CPU, `[batch, new, vocabulary]`.
+
+    Raises:
+        UserError: the model gives the logits of fewer positions.
     """
     loaded, steps = work.loaded, run.new_ids.shape[1]
     options = generate_options(loaded, strategy(BASELINE), 1)
@@ -120,7 +124,10 @@ def one_forward(work: Work, run: Run) -> torch.Tensor:
     with watching(loaded.model, look), _keeping_logits(loaded.model, steps):
         _call(loaded, attention_mask=mask, **options)
     if seen[0].shape[1] != steps:
-        raise RuntimeError(f"one forward gives the logits of {seen[0].shape[1]} of {steps} steps")
+        raise UserError(
+            f"One forward gives the logits of {seen[0].shape[1]} of {steps} steps, which leaves "
+            "nothing to compare with."
+        )
     return seen[0]
 
 
