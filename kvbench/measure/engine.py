@@ -23,6 +23,7 @@ from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.probe import probe_device
+from kvbench.measure.state import ModuleState
 from kvbench.measure.verify import verify
 from kvbench.models.config import PositionLimit, load_config, loading, position_limit
 from kvbench.models.faults import is_device_fault
@@ -277,13 +278,13 @@ class _OpenModel:
                 "new_tokens": generation.new_tokens,
                 "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
-                "kv_cache_bytes": cache_bytes(generation.cache),
+                "kv_cache_bytes": cache_bytes(generation.cache) + generation.state.bytes,
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,
             }
         )
-        fields["flags"] = self._flags(task.case, fields)
+        fields["flags"] = self._flags(task.case, fields, generation.state)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (
                 f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
@@ -303,7 +304,7 @@ class _OpenModel:
         fields |= _times(generation, task.case.batch_size)
         return sample_of(task, started_at=started_at, **fields), times
 
-    def _flags(self, case: Case, fields: dict[str, Any]) -> str | None:
+    def _flags(self, case: Case, fields: dict[str, Any], state: ModuleState) -> str | None:
         flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
         if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
@@ -311,6 +312,8 @@ class _OpenModel:
         signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
         if signs != {strategy(case.cache).use_cache}:
             flags.append("cache_not_as_asked")
+        if state.unknown:
+            flags.append("state_not_counted")
         return " ".join(flags) or None
 
 

@@ -114,7 +114,9 @@ def _detail(verdict: Verdict, checks: Sequence[Check]) -> str:
     if verdict in _UNDECIDED or verdict == "near_tie":
         told = [check for check in undecided if check.check in _WORK] or undecided
         return _sentences(map(_placed, told)) or max(checks, key=_weight).detail
-    return _sentences([max(checks, key=_weight).detail, *map(_placed, undecided)])
+    # One batch is enough: what is not known of a cache's shape is rarely another thing in another.
+    first = {check.check: check for check in reversed(undecided)}
+    return _sentences([max(checks, key=_weight).detail, *map(_placed, first.values())])
 
 
 def _placed(check: Check) -> str:

@@ -180,6 +180,11 @@ def judge_leak(leak: Leak, generations: int) -> Outcome:
         detail = f"Nothing is left of {leak.made} caches after {generations} generations."
         if leak.kept:
             detail = f"One cache object serves all {generations} generations; nothing else is left."
+        if leak.state_bytes:
+            detail += (
+                f" {_bytes(leak.state_bytes)} of state stay on the model's modules until the next "
+                "generation replaces them."
+            )
         return Outcome("pass", detail, fields)
     size = _bytes(leak.leaked_bytes)
     if leak.kept:
