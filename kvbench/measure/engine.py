@@ -24,7 +24,7 @@ from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.probe import probe_device
 from kvbench.measure.state import ModuleState
-from kvbench.measure.verify import verify
+from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.models.config import PositionLimit, load_config, loading, position_limit
 from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
@@ -128,15 +128,41 @@ class LocalEngine:
             _free(self._model.loaded.device)
         return sample, times
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Whether the open model does the same work with a cache strategy as without."""
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
+        """Whether the open model does the same work with a cache strategy as without.
+
+        `reach` is a case at whose length and batch it is checked as well.
+        """
         return verify(
             self._model.loaded,
             cache,
             new_tokens=new_tokens,
             generations=generations,
             seed=self._seed,
+            far=None if reach is None else self._work(reach, least=2),
         )
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        """Whether rounding explains that a case's tokens are not those without a cache.
+
+        Nothing where the case cannot be generated: its samples say why.
+        """
+        work = self._work(case)
+        return () if work is None else (verify_output(work, case.cache, case.id),)
+
+    def _work(self, case: Case, least: int = 1) -> Work | None:
+        try:
+            inputs = self._model.encoder.encode(case.prompt, case.batch_size)
+        except UserError:
+            # A prompt that the model cannot be given: the rows of its samples say so.
+            return None
+        return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step; nothing is timed.

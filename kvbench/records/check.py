@@ -12,7 +12,7 @@ from kvbench.records.sample import utc_now
 
 __all__ = ["CHECKS", "VERDICTS", "Check", "CheckName", "Verdict", "check_of", "failed"]
 
-CheckName = Literal["tokens", "logits", "shape", "leak"]
+CheckName = Literal["tokens", "logits", "shape", "leak", "output"]
 Verdict = Literal[
     "pass", "near_tie", "fail", "exempt", "inconclusive", "not_finished", "not_asked", "skipped"
 ]
@@ -40,7 +40,8 @@ class Check:
         "tokens: greedy tokens with the cache and without. logits: the same tokens step by step "
         "through the cache and in one forward without it; in float32 this is the verdict. shape: "
         "the cache after each step is what the configuration says. leak: nothing is left of a "
-        "cache after its generation."
+        "cache after its generation. output: only where the samples of a case have other tokens "
+        "than those of another strategy: whether rounding explains where they part."
     )
     checked_dtype: str = column("Data type that the check was made in.")
     batch_size: int | None = column("Sequences generated at once.", unit="sequences", default=None)
@@ -100,6 +101,14 @@ class Check:
     leaked_bytes: int | None = column(
         "What memory grew by over these generations.", unit="bytes", default=None
     )
+
+    # How far it looked
+    positions: int | None = column(
+        "Of how many of the last new tokens the logits were compared; null for all of them.",
+        unit="tokens",
+        default=None,
+    )
+    case_id: str | None = column("The case whose samples an output check is about.", default=None)
 
 
 def check_of(

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from kvbench.records.check import CHECKS, Check, Verdict
+from kvbench.records.check import Check, Verdict
 from kvbench.strategies import BASELINE
 
 __all__ = ["Finding", "findings", "not_asked"]
 
-_WORK = ("tokens", "logits")
+_WORK = ("tokens", "logits", "output")
 """The checks that compare the work. The others look at the cache itself: where they have no
 verdict, the work is verified all the same, and the finding says what was not."""
 
@@ -27,6 +27,8 @@ class Finding:
 
     Attributes:
         detail: the sentences of the checks that did not pass, else that of the logits.
+        reach: how far the logits were checked, as pairs of batch size and new tokens; none of them
+            is covered by another one.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Finding:
     cache: str
     verdict: Verdict
     detail: str
+    reach: tuple[tuple[int, int], ...] = ()
 
     @property
     def subject(self) -> str:
@@ -45,7 +48,7 @@ class Finding:
         return f"{self.cache} on {self.model} ({kind}) on {self.device}"
 
 
-_SUBJECT = tuple(f.name for f in fields(Finding) if f.name not in ("verdict", "detail"))
+_SUBJECT = tuple(f.name for f in fields(Finding) if f.name not in ("verdict", "detail", "reach"))
 
 
 def findings(checks: Iterable[Check]) -> tuple[Finding, ...]:
@@ -53,10 +56,15 @@ def findings(checks: Iterable[Check]) -> tuple[Finding, ...]:
     by_subject: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
         of_it = by_subject.setdefault(tuple(getattr(check, name) for name in _SUBJECT), [])
-        if of_it and of_it[-1].session != check.session:
-            of_it.clear()
+        # An output check belongs to its case, in whichever session that was measured.
+        if check.check != "output" and any(_is_older(one, check) for one in of_it):
+            of_it[:] = [one for one in of_it if one.check == "output"]
         of_it.append(check)
     return tuple(_finding(of_it) for of_it in by_subject.values())
+
+
+def _is_older(one: Check, than: Check) -> bool:
+    return one.check != "output" and one.session != than.session
 
 
 def _weight(check: Check) -> tuple[bool, bool, float]:
@@ -86,15 +94,34 @@ def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> t
 def _finding(checks: Sequence[Check]) -> Finding:
     verdict = _verdict(checks)
     subject = {name: getattr(checks[0], name) for name in _SUBJECT}
-    return Finding(verdict=verdict, detail=_detail(verdict, checks), **subject)
+    return Finding(
+        verdict=verdict, detail=_detail(verdict, checks), reach=_reach(checks), **subject
+    )
+
+
+def _reach(checks: Iterable[Check]) -> tuple[tuple[int, int], ...]:
+    """What was checked and passed, without what something larger covers; the longest first."""
+    sizes = {
+        (check.batch_size, check.new_tokens)
+        for check in checks
+        if (check.check, check.checked_dtype, check.verdict) == ("logits", "float32", "pass")
+        and check.batch_size is not None
+        and check.new_tokens is not None
+    }
+    largest = [
+        (batch, tokens)
+        for batch, tokens in sizes
+        if not any((b, t) != (batch, tokens) and b >= batch and t >= tokens for b, t in sizes)
+    ]
+    return tuple(sorted(largest, key=lambda size: size[::-1], reverse=True))
 
 
 def _verdict(checks: Sequence[Check]) -> Verdict:
     found = {check.verdict for check in checks}
     if "fail" in found:
         return "fail"
-    # They are written in the order of their names' list: without the last, some were cut off.
-    if "not_finished" in found or all(check.check != CHECKS[-1] for check in checks):
+    # It is made last: without it, some were cut off.
+    if "not_finished" in found or all(check.check != "leak" for check in checks):
         return "not_finished"
     work = [check for check in checks if check.check in _WORK]
     logits = {check.verdict for check in work if check.check == "logits"}
@@ -116,7 +143,12 @@ def _detail(verdict: Verdict, checks: Sequence[Check]) -> str:
         return _sentences(map(_placed, told)) or max(checks, key=_weight).detail
     # One batch is enough: what is not known of a cache's shape is rarely another thing in another.
     first = {check.check: check for check in reversed(undecided)}
-    return _sentences([max(checks, key=_weight).detail, *map(_placed, first.values())])
+    ties = (check.detail for check in checks if _is_tie_of_samples(check))
+    return _sentences([max(checks, key=_weight).detail, *ties, *map(_placed, first.values())])
+
+
+def _is_tie_of_samples(check: Check) -> bool:
+    return check.check == "output" and check.verdict == "near_tie"
 
 
 def _placed(check: Check) -> str:

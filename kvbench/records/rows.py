@@ -27,7 +27,8 @@ _CHUNK = 256
 def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
     """A table by column, in the order of the record's fields: a value per row in each.
 
-    Columns that the record has not got are passed over.
+    Columns that the record has not got are passed over. An older table may lack an optional one:
+    its values are the default.
 
     Args:
         path: a CSV file with a header.
@@ -47,13 +48,14 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            missing = [column.name for column in columns if column.name not in header]
+            missing = [c.name for c in columns if c.required and c.name not in header]
             if missing:
                 raise UserError(f"{path} line 1: the column {missing[0]} is missing.")
             numbered = _numbered(reader, len(header), path)
             while chunk := list(islice(numbered, _CHUNK)):
                 lines, rows = zip(*chunk, strict=True)
-                texts = dict(zip(header, zip(*rows, strict=True), strict=True))
+                nothing = dict.fromkeys(found, ("",) * len(rows))
+                texts = nothing | dict(zip(header, zip(*rows, strict=True), strict=True))
                 try:
                     for column in columns:
                         found[column.name] += column.values(texts[column.name])
@@ -80,7 +82,7 @@ class _Column:
 
     def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
         self.name = field.name
-        self._required = field.default is dataclasses.MISSING
+        self.required = field.default is dataclasses.MISSING
         self._default = field.default
         self._adapter = TypeAdapter(list[hint])
 
@@ -91,7 +93,7 @@ class _Column:
             ValueError: a text is no value of this column.
         """
         distinct = set(texts)
-        if self._required and "" in distinct:
+        if self.required and "" in distinct:
             raise ValueError("empty, which it must not be")
         given = list(distinct - {""})
         known = dict(zip(given, self._adapter.validate_python(given), strict=True))

@@ -60,7 +60,11 @@ def shown_findings(info: RunInfo) -> tuple[Finding, ...]:
 
 def proof(finding: Finding) -> str:
     """What the checks of a strategy came to, in a sentence or two."""
-    return f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+    sentence = f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+    if finding.verdict != "pass" or not finding.reach:
+        return sentence
+    sizes = [f"{tokens} new tokens at batch {batch}" for batch, tokens in finding.reach]
+    return f"{sentence} Checked up to {' and '.join(sizes)}."
 
 
 _PROOFS: dict[Verdict, str] = {

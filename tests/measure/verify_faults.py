@@ -87,6 +87,27 @@ def zero_a_slot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cache, "update", zeroing)
 
 
+LATE_SLOT = 70
+"""A position that a look at 40 of them does not reach."""
+
+
+def zero_a_late_slot(patch: pytest.MonkeyPatch) -> None:
+    """One late position of one layer is zero from the step after it on."""
+    update = Cache.update
+
+    def zeroing(
+        self: Any, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any
+    ) -> States:
+        kept = self.layers[layer] if layer < len(self.layers) else None
+        is_step = layer == 1 and kept is not None and keys.shape[-2] == 1
+        if is_step and kept.keys.shape[-2] > LATE_SLOT:
+            kept.keys[:, :, LATE_SLOT] = 0
+            kept.values[:, :, LATE_SLOT] = 0
+        return update(self, keys, values, layer, *args)
+
+    patch.setattr(Cache, "update", zeroing)
+
+
 def zero_a_number(patch: pytest.MonkeyPatch) -> None:
     """One of the 16 numbers of the value in one slot of one head of one layer is zero."""
     update = Cache.update

@@ -169,3 +169,53 @@ def test_another_strategy_of_a_later_session_does_not_replace_the_first() -> Non
         ("dynamic", "fail"),
         ("static", "pass"),
     ]
+
+
+# How far it was checked
+
+
+def sized(batch: int, tokens: int, verdict: Any = "pass", **fields: Any) -> Check:
+    known = {"batch_size": batch, "new_tokens": tokens} | fields
+    return dataclasses.replace(check("logits", verdict), **known)
+
+
+def reach_of(*checks: Check) -> tuple[tuple[int, int], ...]:
+    (finding,) = findings(whole(*checks))
+    return finding.reach
+
+
+def test_the_reach_is_what_passed_and_is_not_covered() -> None:
+    assert reach_of(sized(1, 32), sized(4, 8)) == ((1, 32), (4, 8))
+    assert reach_of(sized(1, 32), sized(4, 8), sized(4, 100)) == ((4, 100),)
+    assert reach_of(sized(1, 32), sized(4, 8), sized(1, 100)) == ((1, 100), (4, 8))
+    assert reach_of(sized(1, 32), sized(4, 100, "inconclusive")) == ((1, 32),)
+    assert reach_of(sized(1, 32), sized(4, 8, checked_dtype="bfloat16")) == ((1, 32),)
+    assert reach_of(check("logits", "pass")) == ()
+
+
+# Samples with other tokens
+
+
+def test_samples_with_other_tokens_make_a_failure_of_a_strategy_that_had_passed() -> None:
+    (finding,) = findings([*whole(check("logits", "pass")), check("output", "fail")])
+    assert (finding.verdict, finding.detail) == ("fail", "The output say fail.")
+
+
+def test_a_tie_in_the_samples_is_told_and_does_not_unsay_the_proof() -> None:
+    (finding,) = findings([*whole(check("logits", "pass")), check("output", "near_tie")])
+    assert finding.verdict == "pass"
+    assert finding.detail == "The logits say pass. The output say near_tie."
+
+
+def test_samples_with_other_tokens_that_nothing_explains_are_not_verified() -> None:
+    (finding,) = findings([*whole(check("logits", "pass")), check("output", "inconclusive")])
+    assert finding.verdict == "inconclusive"
+
+
+def test_an_output_check_of_a_later_session_leaves_the_others_in_place() -> None:
+    first = whole(check("logits", "pass"))
+    assert findings([*first, check("output", "near_tie", 1)])[0].verdict == "pass"
+    assert findings([*first, check("output", "fail", 1)])[0].verdict == "fail"
+    # Verified again, the samples of before still have the tokens that they have.
+    again = whole(check("logits", "pass", 2))
+    assert findings([*first, check("output", "fail", 1), *again])[0].verdict == "fail"

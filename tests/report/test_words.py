@@ -192,6 +192,14 @@ def test_a_proof_says_what_was_found_of_what_and_why(verdict: Any, words: str) -
     assert sentence == f"{words}: dynamic on gpt2 (random, float32, sdpa) on cpu. RMS 2e-06."
 
 
+def test_a_proof_says_how_far_it_goes() -> None:
+    far = proof(make_finding(detail="RMS 2e-06.", reach=((4, 100),)))
+    assert far.endswith("on cpu. RMS 2e-06. Checked up to 100 new tokens at batch 4.")
+    two = proof(make_finding(detail="RMS 2e-06.", reach=((1, 32), (4, 8))))
+    assert two.endswith(" Checked up to 32 new tokens at batch 1 and 8 new tokens at batch 4.")
+    assert "Checked" not in proof(make_finding(verdict="fail", reach=((4, 100),)))
+
+
 def test_every_verdict_has_words_of_its_own() -> None:
     said = {proof(make_finding(verdict=verdict)) for verdict in VERDICTS}
     assert len(said) == len(VERDICTS)

@@ -13,6 +13,7 @@ import torch
 from kvbench.measure.failures import classify
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.compare import UNKNOWN, Distance, distance
+from kvbench.measure.verify.far import Far, look_far
 from kvbench.measure.verify.float32 import in_float32
 from kvbench.measure.verify.runs import Run, Work, forced, greedy, one_forward, watching
 from kvbench.measure.verify.shapes import (
@@ -111,32 +112,43 @@ def _watched(work: Work, arm: CacheStrategy, shapes: list[CacheShape]) -> Run:
 
 
 def run_exact(
-    works: Sequence[Work], arm: CacheStrategy, timed: Sequence[Arms | Outcome]
-) -> list[Exact | Outcome]:
-    """The same in float32, for each batch; the model is in the timed dtype again afterwards."""
+    works: Sequence[Work],
+    arm: CacheStrategy,
+    timed: Sequence[Arms | Outcome],
+    far: Work | None = None,
+) -> tuple[list[Exact | Outcome], Far | Outcome | None]:
+    """The same in float32, for each batch; the model is in the timed dtype again afterwards.
+
+    With it comes the look at a long generation, if one is wanted and memory suffices.
+    """
     loaded = works[0].loaded
     if loaded.key.dtype == "float32":
-        return [arms if isinstance(arms, Outcome) else Exact(arms) for arms in timed]
+        exact = [arms if isinstance(arms, Outcome) else Exact(arms) for arms in timed]
+        return exact, None if far is None else look_far(far, arm)
     try:
-        return _run_in_float32(works, arm, timed)
+        return _run_in_float32(works, arm, timed, far)
     except RuntimeError as error:
         # Nothing else is raised here but on the way back, and then nothing can be measured with
         # such a model. A device that has given up is told: its rows follow anyway.
         if not is_device_fault(error):
             raise
-        return [Outcome("inconclusive", classify(error).error)] * len(works)
+        return [Outcome("inconclusive", classify(error).error)] * len(works), None
 
 
 def _run_in_float32(
-    works: Sequence[Work], arm: CacheStrategy, timed: Sequence[Arms | Outcome]
-) -> list[Exact | Outcome]:
+    works: Sequence[Work],
+    arm: CacheStrategy,
+    timed: Sequence[Arms | Outcome],
+    far: Work | None,
+) -> tuple[list[Exact | Outcome], Far | Outcome | None]:
     loaded = works[0].loaded
     dtype = getattr(torch, loaded.key.dtype)
     with contextlib.ExitStack() as stack:
         entered = attempt(lambda: stack.enter_context(in_float32(loaded.model, dtype)))
         if isinstance(entered, Outcome):
-            return [entered] * len(works)
-        return [_run_exact(work, arm, arms) for work, arms in zip(works, timed, strict=True)]
+            return [entered] * len(works), None
+        exact = [_run_exact(work, arm, arms) for work, arms in zip(works, timed, strict=True)]
+        return exact, None if far is None else look_far(far, arm)
 
 
 def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact | Outcome:

@@ -21,11 +21,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict, a sentence, and the numbers that go with them, by the names of their columns."""
+    """A verdict, a sentence, and the numbers that go with them, by the names of their columns.
+
+    `out_of_memory` says that there is no verdict for want of memory.
+    """
 
     verdict: Verdict
     detail: str
     fields: dict[str, Any] = field(default_factory=dict)
+    out_of_memory: bool = False
 
 
 def attempt(work: Callable[[], T], *, blame_cache: bool = False) -> T | Outcome:
@@ -42,7 +46,11 @@ def attempt(work: Callable[[], T], *, blame_cache: bool = False) -> T | Outcome:
         failure = classify(error)
         of_the_machine = failure.status == "oom" or is_device_fault(error)
         blamed = blame_cache and not of_the_machine
-        outcome = Outcome("fail" if blamed else "inconclusive", failure.error)
+        outcome = Outcome(
+            "fail" if blamed else "inconclusive",
+            failure.error,
+            out_of_memory=failure.status == "oom",
+        )
     # Only now: while it was handled, the exception held what was made so far.
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -10,7 +10,9 @@ import torch
 from kvbench.measure.verify.arms import Arms, Exact
 from kvbench.measure.verify.attempt import Outcome
 from kvbench.measure.verify.compare import Distance, Parting, agreement, distance, partings
+from kvbench.measure.verify.far import Far
 from kvbench.measure.verify.leak import Leak
+from kvbench.measure.verify.outputs import Divergence, Outputs
 from kvbench.measure.verify.runs import Work
 from kvbench.measure.verify.shapes import (
     contradicts_itself,
@@ -23,6 +25,7 @@ from kvbench.records.check import Verdict
 __all__ = [
     "judge_leak",
     "judge_logits",
+    "judge_output",
     "judge_shape",
     "judge_timed_logits",
     "judge_tokens",
@@ -72,14 +75,7 @@ def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcom
     limit = max(NEAR_TIE, NEAR_TIE_ROUNDINGS * rounding if math.isfinite(rounding) else 0.0)
     clear = [parting for parting in found if not parting.margin_over_std <= limit]
     parting = (clear or found)[0]
-    fields |= {
-        "parted_row": parting.row,
-        "parted_at": parting.at,
-        "token_off": parting.token_off,
-        "token_cached": parting.token_cached,
-        "margin": _finite(parting.margin),
-        "margin_over_std": _finite(parting.margin_over_std),
-    }
+    fields |= _parted(parting)
     verdict, why = _why_parted(bool(clear), dtype, lossy, limit)
     # Not a number, where there is no forward to compare with, is not small either.
     if dtype == "float32" and verdict != "exempt" and not arms.floor.rms <= SMALLEST_FAULT:
@@ -87,14 +83,14 @@ def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcom
     return Outcome(verdict, f"{_told(parting)}: {why}.", fields)
 
 
-def judge_logits(arms: Arms, lossy: bool) -> Outcome:
+def judge_logits(arms: Arms | Far, lossy: bool) -> Outcome:
     """The verdict, in float32: the cached steps against one forward over the same tokens."""
     for logits in (arms.full, arms.along):
         if isinstance(logits, Outcome):
             return logits
     error, floor = arms.error, arms.floor
     finite = math.isfinite(floor.rms)
-    rms_limit = max(RMS_LIMIT, FLOOR_FACTOR * floor.rms) if finite else RMS_LIMIT
+    rms_limit = _rms_limit(floor)
     max_limit = max(MAX_LIMIT, FLOOR_FACTOR * floor.max) if finite else MAX_LIMIT
     fields = _distances(error, floor) | {"rms_limit": rms_limit, "max_limit": max_limit}
     detail = f"{_differ(error)}; {_number(rms_limit)} and {_number(max_limit)} are allowed"
@@ -107,6 +103,49 @@ def judge_logits(arms: Arms, lossy: bool) -> Outcome:
     if error.rms > SMALLEST_FAULT:
         return Outcome("inconclusive", f"{_differ(error)}; {_no_floor(arms)}.", fields)
     return Outcome("pass", f"{detail}.", fields)
+
+
+def judge_output(outputs: Outputs) -> Outcome:
+    """Whether rounding explains each place where a row of a case parts, in float32.
+
+    What is reported is the first place that rounding does not explain, else the first one.
+    """
+    fields: dict[str, Any] = {"agreement": outputs.agreement}
+    if not outputs.divergences:
+        detail = "The samples have other tokens than without a cache, but not when made again."
+        return Outcome("inconclusive", detail, fields)
+    judged = [(_verdict_at(one), one) for one in outputs.divergences]
+    verdict, one = min(judged, key=lambda pair: _OUTPUT_WORST_FIRST.index(pair[0]))
+    parting = max(one.partings, key=lambda parting: parting.margin_over_std)
+    fields |= _parted(parting) | _distances(one.error, one.floor)
+    fields["rms_limit"] = _rms_limit(one.floor)
+    detail = (
+        f"The samples have other tokens than without a cache: {_told(parting)}, and the cached "
+        f"step is {_number(one.error.rms)} (RMS) off the uncached one"
+    )
+    why = {
+        "fail": "rounding does not explain it",
+        "near_tie": "a tie within rounding",
+        "inconclusive": "the model's own rounding would hide a wrong cache",
+    }
+    return Outcome(verdict, f"{detail}: {why[verdict]}.", fields)
+
+
+_OUTPUT_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "near_tie")
+
+
+def _verdict_at(one: Divergence) -> Verdict:
+    # In the prefill there is no step before to take the floor from; nothing is cached yet either.
+    known = math.isfinite(one.floor.rms)
+    if known and one.floor.rms > SMALLEST_FAULT:
+        return "inconclusive"
+    rounding = NEAR_TIE_ROUNDINGS * one.floor.rms if known else 0.0
+    ties = all(it.margin_over_std <= max(NEAR_TIE, rounding) for it in one.partings)
+    return "near_tie" if ties and one.error.rms <= _rms_limit(one.floor) else "fail"
+
+
+def _rms_limit(floor: Distance) -> float:
+    return max(RMS_LIMIT, FLOOR_FACTOR * floor.rms) if math.isfinite(floor.rms) else RMS_LIMIT
 
 
 def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
@@ -205,7 +244,7 @@ def _why_parted(clear: bool, dtype: str, lossy: bool, limit: float) -> tuple[Ver
     return "exempt", f"more than {_number(limit)}, but {dtype} is not judged by its tokens"
 
 
-def _no_floor(arms: Arms) -> str:
+def _no_floor(arms: Arms | Far) -> str:
     if isinstance(arms.full, Outcome):
         return f"what rounding does to this model is not known ({arms.full.detail.rstrip('.')})"
     if not math.isfinite(arms.floor.rms):
@@ -222,6 +261,17 @@ def _told(parting: Parting) -> str:
         f"{parting.token_cached}), where the logits of the "
         f"two are {_number(parting.margin_over_std)} standard deviations apart"
     )
+
+
+def _parted(parting: Parting) -> dict[str, Any]:
+    return {
+        "parted_row": parting.row,
+        "parted_at": parting.at,
+        "token_off": parting.token_off,
+        "token_cached": parting.token_cached,
+        "margin": _finite(parting.margin),
+        "margin_over_std": _finite(parting.margin_over_std),
+    }
 
 
 def _differ(error: Distance) -> str:
