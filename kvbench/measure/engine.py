@@ -25,7 +25,8 @@ from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.probe import probe_device
-from kvbench.measure.verify import verify
+from kvbench.measure.state import ModuleState
+from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
@@ -133,10 +134,17 @@ class LocalEngine:
             _free(self._model.loaded.device)
         return sample, times
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
         """Whether the open model does the same work with a cache strategy as without.
 
-        There is nothing to check where the strategy cannot run: its rows will say why.
+        There is nothing to check where the strategy cannot run: its rows will say why. `reach` is
+        a case at whose length and batch it is checked as well.
         """
         if strategy(cache).unmet(situation_of(self._model.loaded)) is not None:
             return ()
@@ -146,7 +154,24 @@ class LocalEngine:
             new_tokens=new_tokens,
             generations=generations,
             seed=self._seed,
+            far=None if reach is None else self._work(reach, least=2),
         )
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        """Whether rounding explains that a case's tokens are not those without a cache.
+
+        Nothing where the case cannot be generated: its samples say why.
+        """
+        work = self._work(case)
+        return () if work is None else (verify_output(work, case.cache, case.id),)
+
+    def _work(self, case: Case, least: int = 1) -> Work | None:
+        try:
+            inputs = self._model.encoder.encode(case.prompt, case.batch_size)
+        except UserError:
+            # A prompt that the model cannot be given: the rows of its samples say so.
+            return None
+        return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step; nothing is timed.
@@ -320,8 +345,8 @@ class _OpenModel:
                 "new_tokens": generation.new_tokens,
                 "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
-                "kv_cache_bytes": cache_bytes(generation.cache),
-                "cache_allocated_bytes": allocated_bytes(generation.cache),
+                "kv_cache_bytes": cache_bytes(generation.cache) + generation.state.bytes,
+                "cache_allocated_bytes": allocated_bytes(generation.cache) + generation.state.bytes,
                 "cache_host_bytes": allocated_bytes(generation.cache, "cpu")
                 if self.loaded.device.type != "cpu"
                 else None,
@@ -330,7 +355,7 @@ class _OpenModel:
                 "weights_bytes": self.loaded.weights_bytes,
             }
         )
-        fields["flags"] = self._flags(task.case, fields)
+        fields["flags"] = self._flags(task.case, fields, generation.state)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (
                 f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
@@ -350,7 +375,7 @@ class _OpenModel:
         fields |= _times(generation, task.case.batch_size)
         return sample_of(task, started_at=started_at, **fields), times
 
-    def _flags(self, case: Case, fields: dict[str, Any]) -> str | None:
+    def _flags(self, case: Case, fields: dict[str, Any], state: ModuleState) -> str | None:
         flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
         if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
@@ -358,6 +383,8 @@ class _OpenModel:
         signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
         if signs != {strategy(case.cache).use_cache}:
             flags.append("cache_not_as_asked")
+        if state.unknown:
+            flags.append("state_not_counted")
         return " ".join(flags) or None
 
 

@@ -32,6 +32,8 @@ from kvbench.models.config import (
 from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.models.weight_files import check_weight_files, no_pickles
 
+_START_TOKENS = ("decoder_start_token_id", "bos_token_id")
+
 _WIDE_RANGE = 0.08
 _WIDE_FACTOR = 2.0
 _EMBEDDING_SCALE = 0.02
@@ -104,8 +106,11 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     # Called as torch's own methods: Transformers wraps them in a way that has no type.
     torch.nn.Module.train(torch.nn.Module.to(model, torch.device(key.device)), mode=False)
     # A checkpoint's own generation settings (penalties, sampling, forced tokens) would add work
-    # or change the tokens; every run gives its own.
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    # or change the tokens; every run gives its own. What a decoder starts from is no such setting:
+    # some checkpoints say it there alone.
+    settings = getattr(model, "generation_config", None)
+    kept = {name: getattr(settings, name, None) for name in _START_TOKENS}
+    model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]
     return LoadedModel(
         key=key,
         source=source,

@@ -152,8 +152,9 @@ class Sample:
 
     # Memory
     kv_cache_bytes: Number | None = column(
-        "Exact size of the tensors in the cache object after the run, a view counted at the size "
-        "of what it shows; 0 without a cache.",
+        "Exact size of the tensors in the cache object after the run, and of recurrent states that "
+        "the model keeps on its modules instead, a view counted at the size of what it shows; 0 "
+        "without a cache.",
         unit="bytes",
         default=None,
     )

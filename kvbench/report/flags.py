@@ -20,6 +20,8 @@ FLAGS: dict[str, str] = {
     "attention_is_X": "Transformers used another attention implementation than was asked for",
     "cache_not_as_asked": "a cache came out of a run without one, or none, or an empty one, out of "
     "a run with one",
+    "state_not_counted": "the model keeps tensors on its modules that may be state: kv_cache_bytes "
+    "is without them",
     "environment_changed": "taken after a forced resume, on a machine or with software other than "
     "the run began with",
     "plan_changed": "taken after a forced resume with another plan than the run began with, such "

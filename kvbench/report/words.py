@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from kvbench.analysis.cases import named, varied
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.records.check import Verdict
-from kvbench.records.finding import Finding
+from kvbench.records.finding import Finding, not_asked
 from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
 
-__all__ = ["Pair", "answers", "pairs", "proof", "proofs", "speedup_range"]
+__all__ = ["Pair", "answers", "pairs", "proof", "proofs", "shown_findings", "speedup_range"]
 
 Pair = tuple[CaseSummary | None, CaseSummary]
 """The uncached case, if it was measured, and a cached one of the same key."""
@@ -45,22 +45,36 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
 def proofs(info: RunInfo) -> list[str]:
     """Whether the arms did the same work: one sentence per model and strategy."""
     if info.findings:
-        return [proof(finding) for finding in info.findings]
+        return [proof(finding) for finding in shown_findings(info)]
     if info.plan.get("verify") is False:
         return ["Not verified: whether the arms do the same work was not checked (--no-verify)."]
     return []
 
 
+def shown_findings(info: RunInfo) -> tuple[Finding, ...]:
+    """What was found, and in a run that was only verified in part, of what nothing was."""
+    if not info.findings or info.plan.get("verify") is not False:
+        return info.findings
+    return (*info.findings, *not_asked(info.cases, info.findings))
+
+
 def proof(finding: Finding) -> str:
     """What the checks of a strategy came to, in a sentence or two."""
-    return f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+    sentence = f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+    if finding.verdict != "pass" or not finding.reach:
+        return sentence
+    sizes = [f"{tokens} new tokens at batch {batch}" for batch, tokens in finding.reach]
+    return f"{sentence} Checked up to {' and '.join(sizes)}."
 
 
 _PROOFS: dict[Verdict, str] = {
     "pass": "Verified, the same work as without a cache",
     "near_tie": "Not verified, though tokens part at near-ties alone",
     "exempt": "Lossy, so that its work is not the same",
-    "skipped": "Not verified",
+    "inconclusive": "Not verified",
+    "not_finished": "Not verified, since the checks were cut off",
+    "not_asked": "Not verified, since it was not asked for",
+    "skipped": "Not verified, since checks were skipped",
     "fail": "NOT THE SAME WORK as without a cache, so that its times mean nothing",
 }
 

@@ -124,16 +124,34 @@ class WorkerEngine:
             self._open_model = key
         return opened
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Verify a strategy on the open model; skipped if the worker is lost over it."""
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
+        """Verify a strategy on the open model; not finished if the worker is lost over it."""
         key = self._open_model
         if key is None:
             raise RuntimeError("no model is open")
         try:
-            checks: tuple[Check, ...] = self._ask("verify", cache, new_tokens, generations)
+            checks: tuple[Check, ...] = self._ask("verify", cache, new_tokens, generations, reach)
         except _Lost as lost:
             detail = f"The check was cut off: {lost.error}."
-            return (check_of(key, cache, "logits", "skipped", detail),)
+            return (check_of(key, cache, "logits", "not_finished", detail),)
+        return checks
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        """Compare the outputs of a case; inconclusive if the worker is lost over it."""
+        try:
+            checks: tuple[Check, ...] = self._ask("verify_output", case)
+        except _Lost as lost:
+            detail = f"The samples have other tokens; looking at it was cut off: {lost.error}."
+            fields = {"case_id": case.id, "checked_dtype": "float32"}
+            return (
+                check_of(case.model_key, case.cache, "output", "inconclusive", detail, **fields),
+            )
         return checks
 
     def measure(

@@ -559,7 +559,7 @@ def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     assert "NOT THE SAME WORK as without a cache" in called.out
 
 
-@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped"])
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive"])
 def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdict: Any) -> None:
     engine.verdict = verdict
     assert call(*SMALL, "--quiet").code == 0

@@ -180,13 +180,24 @@ def test_without_a_pair_there_is_no_answer() -> None:
         ("pass", "Verified, the same work as without a cache"),
         ("near_tie", "Not verified, though tokens part at near-ties alone"),
         ("exempt", "Lossy, so that its work is not the same"),
-        ("skipped", "Not verified"),
+        ("inconclusive", "Not verified"),
+        ("not_finished", "Not verified, since the checks were cut off"),
+        ("not_asked", "Not verified, since it was not asked for"),
+        ("skipped", "Not verified, since checks were skipped"),
         ("fail", "NOT THE SAME WORK as without a cache, so that its times mean nothing"),
     ],
 )
 def test_a_proof_says_what_was_found_of_what_and_why(verdict: Any, words: str) -> None:
     sentence = proof(make_finding(verdict=verdict, detail="RMS 2e-06."))
     assert sentence == f"{words}: dynamic on gpt2 (random, float32, sdpa) on cpu. RMS 2e-06."
+
+
+def test_a_proof_says_how_far_it_goes() -> None:
+    far = proof(make_finding(detail="RMS 2e-06.", reach=((4, 100),)))
+    assert far.endswith("on cpu. RMS 2e-06. Checked up to 100 new tokens at batch 4.")
+    two = proof(make_finding(detail="RMS 2e-06.", reach=((1, 32), (4, 8))))
+    assert two.endswith(" Checked up to 32 new tokens at batch 1 and 8 new tokens at batch 4.")
+    assert "Checked" not in proof(make_finding(verdict="fail", reach=((4, 100),)))
 
 
 def test_every_verdict_has_words_of_its_own() -> None:
@@ -210,6 +221,17 @@ def test_what_was_found_goes_over_what_was_planned() -> None:
     # Verified at first, and gone on with --no-verify.
     info = make_info(plan={"verify": False}, findings=(make_finding(),))
     assert proofs(info) == [proof(make_finding())]
+
+
+def test_what_was_not_verified_is_named_next_to_what_was() -> None:
+    case = {name: getattr(make_finding(), name) for name in ("weights", "device", "dtype")}
+    case |= {"model": "t5", "attention": "sdpa", "cache": "dynamic"}
+    info = make_info(plan={"verify": False}, findings=(make_finding(),), cases=(case,))
+    assert proofs(info) == [
+        proof(make_finding()),
+        "Not verified, since it was not asked for: dynamic on t5 (random, float32, sdpa) on cpu. "
+        "Whether it does the same work was not checked (--no-verify).",
+    ]
 
 
 @pytest.mark.parametrize("plan", [{}, {"verify": True}])
