@@ -355,7 +355,7 @@ class _Start:
 
     def _carry_out(self, writer: RunWriter, progress: dict[Case, CaseProgress]) -> Run:
         left = _left(progress)
-        begun = tuple(sample for case in left for sample in progress[case].measured)
+        begun = tuple(sample for case in left for sample in progress[case].counted)
         self.emit(
             SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
         )

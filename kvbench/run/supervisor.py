@@ -63,6 +63,7 @@ class WorkerEngine:
         self._trust_remote_code = trust_remote_code
         self._stop = stop
         self._worker: _Worker | None = None
+        self._started = 0
         self._log = ""
         self._open_model: ModelKey | None = None
 
@@ -73,6 +74,11 @@ class WorkerEngine:
             # Killed while it waited: that costs a start, and no sample.
             self.close()
         return self._open_model
+
+    @property
+    def process(self) -> int:
+        """How many worker processes were started: the number of the one that measures."""
+        return self._started
 
     @property
     def worker_pid(self) -> int | None:
@@ -194,6 +200,7 @@ class WorkerEngine:
         """
         if self._worker is None:
             self._worker = _Worker()
+            self._started += 1
         stop = self._stop if stoppable else lambda: False
         request = Request(method, arguments, self._seed, self._trust_remote_code)
         try:
