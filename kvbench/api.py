@@ -428,7 +428,12 @@ def _look() -> Environment:
 
 
 def _worker(plan: Plan, stop: Callable[[], bool]) -> Engine:
-    return WorkerEngine(seed=plan.seed, trust_remote_code=plan.trust_remote_code, stop=stop)
+    return WorkerEngine(
+        seed=plan.seed,
+        trust_remote_code=plan.trust_remote_code,
+        step_timeout_s=plan.case_timeout,
+        stop=stop,
+    )
 
 
 def _default_name(cases: Sequence[Case]) -> str:

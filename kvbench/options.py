@@ -27,7 +27,8 @@ DESCRIPTIONS: dict[str, str] = {
     "max_spread": "Stopping rule: stop once the interquartile range over the median is below this.",
     "max_case_seconds": "Stopping rule: no further sample of a case after this many seconds.",
     "seed": "Seed of the random weights, the prompt ids and the order of the cases.",
-    "case_timeout": "End a case once its samples have taken this many seconds; by default never.",
+    "case_timeout": "End a case once its samples have taken this many seconds; by default never. "
+    "Each load of a model and each verification may take as long; they count for no case.",
     "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "
     "of it; by default they are skipped.",
     "verify": "Prove once per model and strategy that the cache does the same work; on by default.",

@@ -22,6 +22,7 @@ from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
+from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
 from kvbench.measure.verify import verify
 from kvbench.models.config import PositionLimit, load_config, loading, position_limit
@@ -185,7 +186,7 @@ class LocalEngine:
         model, case = self._model, task.case
         started_at = utc_now()
         stage: Stage = "load"
-        clock = TokenClock(lambda: self._on_stage("decode"))
+        clock = TokenClock(lambda: self._on_stage("decode"), model.meter.processor_s)
         fields: dict[str, Any] = {}
         self._on_stage(stage)
         try:
@@ -226,6 +227,7 @@ class _OpenModel:
     ) -> tuple[Generation, dict[str, Any]]:
         """Generate, with the readings of the meter around it."""
         self.meter.start(task.phase)
+        slept = suspended_s()
         try:
             generation = generate(
                 self.loaded,
@@ -239,7 +241,10 @@ class _OpenModel:
             self.meter.cancel()
             raise
         # Before the generation, and with it the cache, can be freed.
-        return generation, self.meter.finish()
+        readings = self.meter.finish()
+        if paused(clock.ticks, clock.used) or suspended_s() - slept > LEAST_PAUSE_S:
+            readings["flags"] = "paused"
+        return generation, readings
 
     def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
         """A flag for rotary positions past the trained ones.
@@ -270,6 +275,7 @@ class _OpenModel:
     ) -> tuple[Sample, tuple[float, ...]]:
         """The sample of a generation that ended, and its token times."""
         times = generation.token_times
+        flags = " ".join(filter(None, (one.get("flags") for one in (fields, readings))))
         fields = (
             fields
             | readings
@@ -281,6 +287,7 @@ class _OpenModel:
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,
+                "flags": flags,
             }
         )
         fields["flags"] = self._flags(task.case, fields)

@@ -49,6 +49,8 @@ class WorkerEngine:
     Args:
         seed: of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
+        step_timeout_s: each load and each verification is ended after so many seconds; by default
+            never.
         stop: asked while a model loads or is verified; True ends that at once.
     """
 
@@ -57,10 +59,12 @@ class WorkerEngine:
         *,
         seed: int = 0,
         trust_remote_code: bool = False,
+        step_timeout_s: float | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._seed = seed
         self._trust_remote_code = trust_remote_code
+        self._step_timeout_s = step_timeout_s
         self._stop = stop
         self._worker: _Worker | None = None
         self._started = 0
@@ -116,9 +120,11 @@ class WorkerEngine:
         """Load a model in the worker, in place of the one that is open."""
         self._open_model = None
         try:
-            opened: ModelLoaded | LoadFailed = self._ask("open", key)
+            opened: ModelLoaded | LoadFailed = self._ask(
+                "open", key, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
-            # Out of memory is a finding; any other loss may be no fault of the model's.
+            # Out of memory and time-outs are findings; another loss may be no fault of the model's.
             return LoadFailed(key, lost.status, lost.error, died=lost.status == "crashed")
         if isinstance(opened, ModelLoaded):
             self._open_model = key
@@ -130,7 +136,9 @@ class WorkerEngine:
         if key is None:
             raise RuntimeError("no model is open")
         try:
-            checks: tuple[Check, ...] = self._ask("verify", cache, new_tokens, generations)
+            checks: tuple[Check, ...] = self._ask(
+                "verify", cache, new_tokens, generations, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
             detail = f"The check was cut off: {lost.error}."
             return (check_of(key, cache, "logits", "skipped", detail),)

@@ -173,10 +173,9 @@ class _GroupRun:
     def _ready(self, arm: CaseProgress) -> bool:
         """Prepare a case, and see whether the process was lost while it waited."""
         if self.alive and self.engine.open_model is None:
+            self.alive = False
             self._lose_in_waiting(arm)
-        ready = self._prepare(arm)
-        self.alive = self.engine.open_model is not None
-        return ready
+        return self._prepare(arm)
 
     def _lose_in_waiting(self, arm: CaseProgress) -> None:
         # That costs a start and no sample; but not for ever, or the sweep would not end.
@@ -192,7 +191,8 @@ class _GroupRun:
         if arm.ended or self._stopped() or not self._is_open(arm):
             return False
         self._verify(arm)
-        # The check may have cost the process.
+        # The check may have cost the process, which says so itself.
+        self.alive = self.engine.open_model is not None
         if not arm.warm and not self._stopped() and self._is_open(arm):
             arm.warm = True
             self._take(arm, arm.task("warmup", 0, warmup_tokens(arm.case)))
@@ -225,6 +225,7 @@ class _GroupRun:
         raise AssertionError("the last load returns")
 
     def _opened(self, loaded: ModelLoaded) -> None:
+        self.alive = True
         self.outcome.loaded += 1
         self.writer.keep_config(self.group.model.model, loaded.config)
         self.needs_memory_pass = loaded.needs_memory_pass
@@ -246,8 +247,9 @@ class _GroupRun:
         lost = self.engine.open_model is None
         if lost:
             self._cool()
+            # Lost over a good sample: then nobody has noticed yet.
+            self.alive = sample.status == "ok"
         self._record(arm, sample, times, again=lost and sample.status == "crashed")
-        self.alive = not lost
         if sample.status == "oom" and not self.conduct.keep_going_after_oom:
             self._skip_larger(arm.case, sample)
 
