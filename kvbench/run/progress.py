@@ -48,6 +48,7 @@ class CaseProgress:
     pair: Sequence[CaseProgress] = ()
     end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
+    _lost: set[tuple[Phase, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
@@ -57,6 +58,9 @@ class CaseProgress:
         """Whether no further sample is taken: it failed, or its pair has enough rounds."""
         if self.failure is not None:
             return True
+        if any(one._lost for one in self._going_on):
+            # Its row would say that the case had failed.
+            return False
         counted = counted_rounds([one.measured for one in self._going_on])
         return self.rule.done(*(one._times(counted) for one in self._going_on))
 
@@ -93,6 +97,7 @@ class CaseProgress:
     def note(self, sample: Sample) -> None:
         """Learn from a row that was recorded."""
         self.remember(sample)
+        self._lost.discard((sample.phase, sample.repeat))
         if sample.status != "ok":
             self.failure = sample
         elif sample.phase == "measure":
@@ -108,13 +113,18 @@ class CaseProgress:
         """
         self.losses += 1
         if self.losses < MOST_LOSSES:
-            self.remember(sample)
+            self.remember_lost(sample)
         else:
             self.note(sample)
 
     def remember(self, sample: Sample) -> None:
         """Learn of a row that does not count: that its id is taken."""
         self._attempts[sample.phase, sample.repeat] += 1
+
+    def remember_lost(self, sample: Sample) -> None:
+        """Learn of a row that is to be replaced by another attempt, before the case can end."""
+        self.remember(sample)
+        self._lost.add((sample.phase, sample.repeat))
 
     @property
     def _going_on(self) -> list[CaseProgress]:
@@ -143,10 +153,12 @@ def progress_of(
     for case in cases:
         progress = found[case] = CaseProgress(case, rule)
         for sample in rows.get(case.id, ()):
-            if id(sample) in counts and sample.status not in again:
-                progress.note(sample)
-            else:
+            if id(sample) not in counts:
                 progress.remember(sample)
+            elif sample.status in again:
+                progress.remember_lost(sample)
+            else:
+                progress.note(sample)
     for pair in pair_up(found):
         arms = [found[case] for case in pair]
         for arm in arms:

@@ -219,7 +219,7 @@ class _GroupRun:
             # A process may be killed while it loads for no fault of the model's: it loads again.
             task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)
             lost = sample_of(task, status=loaded.status, stage="load", error=loaded.error)
-            arm.remember(self._write(lost))
+            arm.remember_lost(self._write(lost))
             if self._stopped():
                 return False
         raise AssertionError("the last load returns")
@@ -274,6 +274,8 @@ class _GroupRun:
         row = self._write(sample, times)
         if again:
             arm.note_loss(row)
+            if not arm.ended:
+                self.emit(Notice(f"{row.sample_id} is measured again: {row.error}"))
         else:
             arm.note(row)
         # The sample that ends one arm of a pair may be what the other was kept waiting for.

@@ -259,3 +259,15 @@ def test_the_task_of_a_round_has_its_number() -> None:
     assert progress.task("measure", 2, 16).round == 2
     assert progress.task("measure", 2, 16, 7).round == 7
     assert progress.task("warmup", 0, 16).round == 0
+
+
+def test_a_case_does_not_end_on_a_row_that_waits_for_another_attempt() -> None:
+    # Its partner failed for good, and without it there are rounds enough.
+    off = make_case(cache="off")
+    alone = taken(CASE, *((0, n, n) for n in range(3)))
+    gone = sample_of(make_task(off), status="oom")
+    progress = progress_of([off, CASE], [*alone, lost(3), gone], THREE)[CASE]
+    assert len(progress.counted) == 3
+    assert not progress.ended
+    progress.note(timed_sample(progress.task("measure", 3, 16), 0.5))
+    assert progress.ended
