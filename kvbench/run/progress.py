@@ -48,7 +48,7 @@ class CaseProgress:
     pair: Sequence[CaseProgress] = ()
     end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
-    _lost: set[tuple[Phase, int]] = field(default_factory=set)
+    _waits: bool = False
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
@@ -58,7 +58,7 @@ class CaseProgress:
         """Whether no further sample is taken: it failed, or its pair has enough rounds."""
         if self.failure is not None:
             return True
-        if any(one._lost for one in self._going_on):
+        if any(one._waits for one in self._going_on):
             # Its row would say that the case had failed.
             return False
         counted = counted_rounds([one.measured for one in self._going_on])
@@ -97,7 +97,7 @@ class CaseProgress:
     def note(self, sample: Sample) -> None:
         """Learn from a row that was recorded."""
         self.remember(sample)
-        self._lost.discard((sample.phase, sample.repeat))
+        self._waits = self._waits and sample.status == "ok" and sample.phase != "measure"
         if sample.status != "ok":
             self.failure = sample
         elif sample.phase == "measure":
@@ -124,7 +124,7 @@ class CaseProgress:
     def remember_lost(self, sample: Sample) -> None:
         """Learn of a row that is to be replaced by another attempt, before the case can end."""
         self.remember(sample)
-        self._lost.add((sample.phase, sample.repeat))
+        self._waits = True
 
     @property
     def _going_on(self) -> list[CaseProgress]:

@@ -25,8 +25,9 @@ from kvbench.records.finding import Finding
 from kvbench.records.sample import Sample, Status, sample_of, with_flag
 from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine, Interrupted
-from kvbench.run.order import pair_up, shuffled, warmup_tokens
+from kvbench.run.order import pair_up, shuffled
 from kvbench.run.progress import MOST_LOSSES, CaseProgress
+from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
 from kvbench.strategies import BASELINE
 
 __all__ = ["Conduct", "Outcome", "run_groups"]
@@ -50,11 +51,13 @@ class Conduct:
         seed: of the order of the cases.
         case_timeout_s: a case is ended once its samples have taken so long.
         keep_going_after_oom: also measure cases that need more than one that ran out of memory.
+        warmup: the plan's key: auto, full or a number of tokens.
         verify: prove once for each model and strategy that the cache does the same work.
     """
 
     rule: StoppingRule
     seed: int = 0
+    warmup: str = "auto"
     case_timeout_s: float | None = None
     keep_going_after_oom: bool = False
     verify: bool = True
@@ -124,6 +127,8 @@ class _GroupRun:
     needs_memory_pass: bool = False
     alive: bool = False
     checked: set[str] = field(default_factory=set)
+    # What has run with this model in this process, in order.
+    ran: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         try:
@@ -193,13 +198,28 @@ class _GroupRun:
         self._verify(arm)
         # The check may have cost the process, which says so itself.
         self.alive = self.engine.open_model is not None
-        if not arm.warm and not self._stopped() and self._is_open(arm):
-            arm.warm = True
-            self._take(arm, arm.task("warmup", 0, warmup_tokens(arm.case)))
-            wanted = self.needs_memory_pass and not arm.memory_known
-            if wanted and arm.warm and not (arm.ended or self._stopped()):
+        while not (arm.warm or arm.ended or self._stopped()) and self._is_open(arm):
+            self._warm_up(arm)
+            if self.engine.open_model is None:
+                # Lost: the whole round is begun again.
+                return False
+            if self.needs_memory_pass and not (arm.memory_known or arm.ended or self._stopped()):
                 self._take(arm, arm.task("memory", 0, arm.case.max_new_tokens))
         return arm.warm and not arm.ended and not self._stopped()
+
+    def _warm_up(self, arm: CaseProgress) -> None:
+        """Warm a case up, alone or together with others of its shapes.
+
+        Where the longest of them fails, the case itself is still cold: it is tried with the next.
+        """
+        warmup = self.conduct.warmup
+        by_case = {one.case: one for one in self.members if not one.ended}
+        case = longest(arm.case, list(by_case), warmup)
+        leader = by_case[case]
+        self._take(leader, leader.task("warmup", 0, warmup_tokens(case, warmup)))
+        if leader.failure is None and self.engine.open_model is not None:
+            for other in covered(case, by_case, warmup):
+                by_case[other].warm = True
 
     def _is_open(self, arm: CaseProgress) -> bool:
         """Whether the model is open, now or after loading it; if not, the case has failed."""
@@ -232,6 +252,7 @@ class _GroupRun:
         for notice in loaded.notices:
             self._tell(notice)
         self._cool()
+        self.ran.clear()
 
     def _cool(self) -> None:
         """What was warm in the last process is cold in the next one."""
@@ -241,6 +262,9 @@ class _GroupRun:
     def _take(self, arm: CaseProgress, task: Task) -> None:
         self.emit(SampleStarted(task))
         sample, times = self._run(arm, task)
+        if task.phase == "warmup" and scope_of(task.case, self.conduct.warmup) != "short":
+            sample = dataclasses.replace(sample, cold_after=", ".join(self.ran) or "nothing")
+        self._remember(task.case.cache)
         finding = self._finding(task.case.cache)
         if finding is not None and finding.verdict == "fail":
             sample = with_flag(sample, VERIFY_FAILED)
@@ -252,6 +276,10 @@ class _GroupRun:
         self._record(arm, sample, times, again=lost and sample.status == "crashed")
         if sample.status == "oom" and not self.conduct.keep_going_after_oom:
             self._skip_larger(arm.case, sample)
+
+    def _remember(self, what: str) -> None:
+        if what not in self.ran:
+            self.ran.append(what)
 
     def _run(self, arm: CaseProgress, task: Task) -> tuple[Sample, tuple[float, ...]]:
         limit = self.conduct.case_timeout_s
@@ -343,6 +371,7 @@ class _GroupRun:
             if self.engine.open_model is not None or not self._is_open(arm):
                 break
             checks = self.engine.verify(cache)
+        self._remember("verification")
         self.writer.append_checks(checks)
         self._keep_log(f"verifying {cache} on {self.group.model.label}")
         found = self._finding(cache)
