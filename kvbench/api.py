@@ -366,7 +366,7 @@ class _Start:
 
     def _carry_out(self, writer: RunWriter, progress: dict[Case, CaseProgress]) -> Run:
         left = _left(progress)
-        begun = tuple(sample for case in left for sample in progress[case].measured)
+        begun = tuple(sample for case in left for sample in progress[case].counted)
         self.emit(
             SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
         )
@@ -440,7 +440,12 @@ def _look() -> Environment:
 
 
 def _worker(plan: Plan, stop: Callable[[], bool]) -> Engine:
-    return WorkerEngine(seed=plan.seed, trust_remote_code=plan.trust_remote_code, stop=stop)
+    return WorkerEngine(
+        seed=plan.seed,
+        trust_remote_code=plan.trust_remote_code,
+        step_timeout_s=plan.case_timeout,
+        stop=stop,
+    )
 
 
 def _default_name(cases: Sequence[Case]) -> str:

@@ -30,7 +30,8 @@ DESCRIPTIONS: dict[str, str] = {
     "model, strategy, batch size and prompt), or auto: full on a GPU in half precision and for "
     "strategies that depend on the length, else 16.",
     "seed": "Seed of the random weights, the prompt ids and the order of the cases.",
-    "case_timeout": "End a case once its samples have taken this many seconds; by default never.",
+    "case_timeout": "End a case once its samples have taken this many seconds; by default never. "
+    "Each load of a model and each verification may take as long; they count for no case.",
     "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "
     "of it; by default they are skipped.",
     "verify": "Prove once per model and strategy that the cache does the same work; on by default.",

@@ -70,9 +70,16 @@ class FakeEngine:
     output_verdict: Verdict = "fail"
     tokens_of: Callable[[Task], str] = same_tokens
     closed: int = 0
+    process: int = 0
+    lost: bool = False
 
     def __post_init__(self) -> None:
         self.open_model: ModelKey | None = None
+
+    def lose(self) -> None:
+        """Lose the process that measures; the next load starts another one."""
+        self.open_model = None
+        self.lost = True
 
     def environment(self) -> Environment:
         return self.machine or make_environment()
@@ -89,7 +96,8 @@ class FakeEngine:
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         self.opened.append(key)
-        self.open_model = None
+        self.process += self.lost
+        self.open_model, self.lost = None, False
         if key.model in self.unloadable:
             return LoadFailed(key, *self.unloadable[key.model])
         self.open_model = key
@@ -140,9 +148,9 @@ class FakeEngine:
         failed = self.failure(task)
         if failed is not None:
             status, stage, error = failed
-            if status == "crashed":
-                # As a worker that is lost.
-                self.open_model = None
+            if status in ("crashed", "timeout"):
+                # As a worker that is lost, or too slow.
+                self.lose()
             return sample_of(task, status=status, stage=stage, error=error), ()
         total = self.seconds(task)
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))

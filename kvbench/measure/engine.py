@@ -24,6 +24,7 @@ from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
+from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
 from kvbench.measure.state import ModuleState
 from kvbench.measure.verify import Work, verify, verify_output, work_of
@@ -221,7 +222,7 @@ class LocalEngine:
         model, case = self._model, task.case
         started_at = utc_now()
         stage: Stage = "load"
-        clock = TokenClock(lambda: self._on_stage("decode"))
+        clock = TokenClock(lambda: self._on_stage("decode"), model.meter.processor_s)
         fields: dict[str, Any] = {"model_commit": model.loaded.commit}
         self._on_stage(stage)
         try:
@@ -273,6 +274,7 @@ class _OpenModel:
         """Generate, with the readings of the meter around it."""
         entry = strategy(task.case.cache)
         self.meter.start(task.phase)
+        slept = suspended_s()
         try:
             with counting_compilations(entry.compiles) as compiled:
                 generation = generate(
@@ -288,6 +290,10 @@ class _OpenModel:
             raise
         # Before the generation, and with it the cache, can be freed.
         readings = self.meter.finish()
+        # A compiler may work in processes of its own, while this one waits.
+        stood_still = not compiled.count and paused(clock.ticks, clock.used)
+        if stood_still or suspended_s() - slept > LEAST_PAUSE_S:
+            readings["flags"] = "paused"
         if entry.compiles:
             readings |= {"compilations": compiled.count, "compile_s": compiled.seconds}
         return generation, readings
@@ -338,6 +344,7 @@ class _OpenModel:
     ) -> tuple[Sample, tuple[float, ...]]:
         """The sample of a generation that ended, and its token times."""
         times = generation.token_times
+        flags = " ".join(filter(None, (one.get("flags") for one in (fields, readings))))
         fields = (
             fields
             | readings
@@ -353,6 +360,7 @@ class _OpenModel:
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,
+                "flags": flags,
             }
         )
         fields["flags"] = self._flags(task.case, fields, generation.state)

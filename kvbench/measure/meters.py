@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +23,17 @@ MIN_ENERGY_SECONDS = 1.0
 
 
 class Meter(Protocol):
-    """Reads a device around a run. `notice` is a line for people if something cannot be read."""
+    """Reads a device around a run.
+
+    Attributes:
+        notice: a line for people if something cannot be read.
+        needs_memory_pass: memory can only be read in an untimed pass of its own.
+        processor_s: reads processor seconds of this process, where they are what does the work.
+    """
 
     notice: str | None
     needs_memory_pass: bool
+    processor_s: Callable[[], float] | None
 
     def synchronise(self) -> None:
         """Wait until the device has done all it was given."""
@@ -45,6 +53,8 @@ class Meter(Protocol):
 
 class CpuMeter:
     """Resident set, its high-water mark, and who else used the processors."""
+
+    processor_s: Callable[[], float] | None = staticmethod(time.process_time)
 
     def __init__(self, device: torch.device) -> None:
         del device  # There is one CPU.
@@ -98,6 +108,8 @@ class CudaMeter:
     """torch's allocator, NVML's memory and energy, clocks and neighbours."""
 
     needs_memory_pass = False
+    # A thread that waits for a GPU may spin or sleep: its processor time says nothing.
+    processor_s: Callable[[], float] | None = None
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -15,6 +15,9 @@ FLAGS: dict[str, str] = {
     "run",
     "busy_gpu": "another compute process was on the GPU",
     "throttled": "the GPU's clocks were reduced, for power or heat",
+    "paused": "the run stood still for over a quarter of a second and a tenth of its time: it was "
+    "stopped or suspended, or waited for a disk; on a GPU, one token took over 10 times as long as "
+    "the others",
     "past_positions": "a rotary model ran past the positions it was trained for: time and memory "
     "are right, text is not",
     "attention_is_X": "Transformers used another attention implementation than was asked for",

@@ -31,6 +31,10 @@ class Engine(Protocol):
     def open_model(self) -> ModelKey | None:
         """The model that is open; None again once the process that had it was lost."""
 
+    @property
+    def process(self) -> int:
+        """A number for the process that measures; another one is started when it is lost."""
+
     def environment(self) -> Environment:
         """The machine and the software that measure."""
 

@@ -11,12 +11,16 @@ from kvbench.case import Case, Phase, Task
 from kvbench.measure.stopping import StoppingRule
 from kvbench.records.sample import Sample, latest
 from kvbench.run.order import pair_up
+from kvbench.run.rounds import Round, complete_rounds, counted_rounds, next_round, round_of
 
-__all__ = ["TRIED_AGAIN", "CaseProgress", "progress_of"]
+__all__ = ["MOST_LOSSES", "TRIED_AGAIN", "CaseProgress", "progress_of"]
 
 TRIED_AGAIN = frozenset({"crashed"})
 """Failures that a resume tries again by itself: a lost process says little about the case. The
 others are findings."""
+
+MOST_LOSSES = 3
+"""A case ends once so many worker processes were lost over it since its last complete round."""
 
 
 @dataclass(eq=False)
@@ -25,11 +29,12 @@ class CaseProgress:
 
     Attributes:
         rule: when there are enough samples.
-        measured: its counted samples.
+        measured: its samples with phase `measure` and status `ok`; those of complete rounds count.
         failure: the failed sample that ended it.
+        losses: worker processes that were lost over it since its last complete round.
         warm: whether the process that measures now has warmed it up.
         memory_known: whether an untimed pass for memory was made.
-        pair: all arms of its pair, this one too: they go on and end together.
+        pair: all arms of its pair, this one too: they share rounds, and end together.
         end_told: whether its end was reported, or lay before this start of the sweep.
     """
 
@@ -37,42 +42,62 @@ class CaseProgress:
     rule: StoppingRule
     measured: list[Sample] = field(default_factory=list)
     failure: Sample | None = None
+    losses: int = 0
     warm: bool = False
     memory_known: bool = False
     pair: Sequence[CaseProgress] = ()
     end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
+    _waits: bool = False
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
 
     @property
     def ended(self) -> bool:
-        """Whether no further sample is taken: it failed, may not go on, or its pair is done."""
-        if self.failure is not None or self.rule.spent(self._times):
+        """Whether no further sample is taken: it failed, or its pair has enough rounds."""
+        if self.failure is not None:
             return True
-        return self.rule.done(*(one._times for one in self.pair if one.failure is None))
+        if any(one._waits for one in self._going_on):
+            # Its row would say that the case had failed.
+            return False
+        counted = counted_rounds([one.measured for one in self._going_on])
+        return self.rule.done(*(one._times(counted) for one in self._going_on))
 
     @property
-    def _times(self) -> list[float]:
-        return [sample.total_s or 0.0 for sample in self.measured]
+    def counted(self) -> tuple[Sample, ...]:
+        """Its samples that count, in rounds that it shares with the arms that did not fail."""
+        arms = [one.measured for one in self.pair if one.failure is None or one is self]
+        counted = set(counted_rounds(arms))
+        return tuple(sample for sample in self.measured if round_of(sample) in counted)
+
+    @property
+    def next_round(self) -> int:
+        """The number of the next round of its pair."""
+        return next_round(one.measured for one in self.pair)
 
     @property
     def used_s(self) -> float:
-        """Seconds that its counted samples took.
+        """Seconds that its samples in complete rounds took.
 
-        Not the warm-ups: each process has its own, and an interrupted sweep more of them.
+        Not the warm-ups, nor rounds that were broken off: each process has its own, and an
+        interrupted sweep more of them.
         """
-        return math.fsum(sample.total_s or 0.0 for sample in self.measured)
+        return math.fsum(self._times(complete_rounds([one.measured for one in self._going_on])))
 
-    def task(self, phase: Phase, repeat: int, new_tokens: int) -> Task:
-        """A task of this case; its attempt is how often it was recorded before."""
-        attempt = self._attempts[phase, repeat]
-        return Task(self.case, phase, repeat, repeat, new_tokens, attempt)
+    def task(self, phase: Phase, repeat: int, new_tokens: int, number: int | None = None) -> Task:
+        """A task of this case; its attempt is how often it was recorded before.
+
+        `number` is that of its round, by default the one after the case's last.
+        """
+        if number is None:
+            number = next_round([self.measured]) if phase == "measure" else repeat
+        return Task(self.case, phase, number, repeat, new_tokens, self._attempts[phase, repeat])
 
     def note(self, sample: Sample) -> None:
         """Learn from a row that was recorded."""
         self.remember(sample)
+        self._waits = self._waits and sample.status == "ok" and sample.phase != "measure"
         if sample.status != "ok":
             self.failure = sample
         elif sample.phase == "measure":
@@ -80,9 +105,34 @@ class CaseProgress:
         else:
             self.memory_known = self.memory_known or sample.phase == "memory"
 
+    def note_loss(self, sample: Sample) -> None:
+        """Learn from the row of a lost process: it is taken again, unless that happened too often.
+
+        The count starts anew with each complete round, so that losses far apart, which say little
+        about the case, do not end it.
+        """
+        self.losses += 1
+        if self.losses < MOST_LOSSES:
+            self.remember_lost(sample)
+        else:
+            self.note(sample)
+
     def remember(self, sample: Sample) -> None:
         """Learn of a row that does not count: that its id is taken."""
         self._attempts[sample.phase, sample.repeat] += 1
+
+    def remember_lost(self, sample: Sample) -> None:
+        """Learn of a row that is to be replaced by another attempt, before the case can end."""
+        self.remember(sample)
+        self._waits = True
+
+    @property
+    def _going_on(self) -> list[CaseProgress]:
+        return [one for one in self.pair if one.failure is None]
+
+    def _times(self, rounds: Iterable[Round]) -> list[float]:
+        seconds = {round_of(sample): sample.total_s or 0.0 for sample in self.measured}
+        return [seconds[one] for one in rounds if one in seconds]
 
 
 def progress_of(
@@ -103,10 +153,12 @@ def progress_of(
     for case in cases:
         progress = found[case] = CaseProgress(case, rule)
         for sample in rows.get(case.id, ()):
-            if id(sample) in counts and sample.status not in again:
-                progress.note(sample)
-            else:
+            if id(sample) not in counts:
                 progress.remember(sample)
+            elif sample.status in again:
+                progress.remember_lost(sample)
+            else:
+                progress.note(sample)
     for pair in pair_up(found):
         arms = [found[case] for case in pair]
         for arm in arms:

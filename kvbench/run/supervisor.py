@@ -55,6 +55,8 @@ class WorkerEngine:
     Args:
         seed: of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
+        step_timeout_s: each load and each verification is ended after so many seconds; by default
+            never.
         stop: asked while a model loads or is verified; True ends that at once.
     """
 
@@ -63,12 +65,15 @@ class WorkerEngine:
         *,
         seed: int = 0,
         trust_remote_code: bool = False,
+        step_timeout_s: float | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._seed = seed
         self._trust_remote_code = trust_remote_code
+        self._step_timeout_s = step_timeout_s
         self._stop = stop
         self._worker: _Worker | None = None
+        self._started = 0
         self._log = ""
         self._open_model: ModelKey | None = None
 
@@ -79,6 +84,11 @@ class WorkerEngine:
             # Killed while it waited: that costs a start, and no sample.
             self.close()
         return self._open_model
+
+    @property
+    def process(self) -> int:
+        """How many worker processes were started: the number of the one that measures."""
+        return self._started
 
     @property
     def worker_pid(self) -> int | None:
@@ -116,9 +126,11 @@ class WorkerEngine:
         """Load a model in the worker, in place of the one that is open."""
         self._open_model = None
         try:
-            opened: ModelLoaded | LoadFailed = self._ask("open", key)
+            opened: ModelLoaded | LoadFailed = self._ask(
+                "open", key, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
-            # Out of memory is a finding; any other loss may be no fault of the model's.
+            # Out of memory and time-outs are findings; another loss may be no fault of the model's.
             return LoadFailed(key, lost.status, lost.error, died=lost.status == "crashed")
         if isinstance(opened, ModelLoaded):
             self._open_model = key
@@ -136,7 +148,9 @@ class WorkerEngine:
         if key is None:
             raise RuntimeError("no model is open")
         try:
-            checks: tuple[Check, ...] = self._ask("verify", cache, new_tokens, generations, reach)
+            checks: tuple[Check, ...] = self._ask(
+                "verify", cache, new_tokens, generations, reach, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
             detail = f"The check was cut off: {lost.error}."
             return (check_of(key, cache, "logits", "not_finished", detail),)
@@ -218,6 +232,7 @@ class WorkerEngine:
         """
         if self._worker is None:
             self._worker = _Worker()
+            self._started += 1
         stop = self._stop if stoppable else lambda: False
         request = Request(method, arguments, self._seed, self._trust_remote_code)
         try:

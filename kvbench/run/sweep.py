@@ -13,6 +13,7 @@ from kvbench.records.events import (
     CaseEnded,
     Listener,
     LoadFailed,
+    ModelLoaded,
     ModelLoading,
     Notice,
     SampleEnded,
@@ -26,7 +27,7 @@ from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine, Interrupted
 from kvbench.run.order import pair_up, shuffled
 from kvbench.run.outputs import differing
-from kvbench.run.progress import CaseProgress
+from kvbench.run.progress import MOST_LOSSES, CaseProgress
 from kvbench.run.reach import reach_of
 from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
 from kvbench.strategies import BASELINE
@@ -36,9 +37,8 @@ __all__ = ["Conduct", "Outcome", "run_groups"]
 VERIFY_FAILED = "verify_failed"
 """The flag of samples of a strategy that was found to do other work than no cache."""
 
-_MOST_LOAD_DEATHS = 2
-"""After as many lost processes in a row while a model loads, its other cases fail as well."""
-
+_MOST_LOADS = 3
+"""So often a model is loaded whose process was lost over it; then its cases fail."""
 
 _MOST_LOST_CHECKS = 2
 """So often a check is made again whose process was lost."""
@@ -51,7 +51,7 @@ class Conduct:
     Attributes:
         rule: how many samples of a case are enough.
         seed: of the order of the cases.
-        case_timeout_s: a case is ended once its generations have taken so long.
+        case_timeout_s: a case is ended once its samples have taken so long.
         keep_going_after_oom: also measure cases that need more than one that ran out of memory.
         warmup: the plan's key: auto, full or a number of tokens.
         verify: prove once for each model and strategy that the cache does the same work.
@@ -99,6 +99,8 @@ def run_groups(
     `stop` is asked between samples; a sample in flight is finished.
     """
     outcome = Outcome()
+    # Numbers of the worker processes of this session, by the engine's own: from 0, without gaps.
+    workers: dict[int, int] = {}
     try:
         for group in groups:
             members = [progress[case] for case in group.cases]
@@ -107,7 +109,7 @@ def run_groups(
             if outcome.interrupted or stop():
                 outcome.interrupted = True
                 break
-            _GroupRun(group, members, engine, writer, emit, conduct, stop, outcome).run()
+            _GroupRun(group, members, engine, writer, emit, conduct, stop, outcome, workers).run()
     finally:
         engine.close()
     return outcome
@@ -123,8 +125,9 @@ class _GroupRun:
     conduct: Conduct
     stop: Callable[[], bool]
     outcome: Outcome
+    workers: dict[int, int]
     needs_memory_pass: bool = False
-    load_deaths: int = 0
+    alive: bool = False
     checked: set[str] = field(default_factory=set)
     # What has run with this model in this process, in order.
     ran: list[str] = field(default_factory=list)
@@ -142,32 +145,66 @@ class _GroupRun:
         while waiting := [one for one in self.members if not one.ended]:
             if self._stopped():
                 return
-            # A round takes the cases that have the fewest samples. After a resume that is what is
-            # left of the round that was broken off: the arms stay in step.
-            number = min(len(one.measured) for one in waiting)
+            # A round takes the pairs that have had the fewest. After a resume that is what is left
+            # of the round in which the sweep was stopped.
+            number = min(one.next_round for one in waiting)
             # The same order in a resumed sweep, whatever was measured before.
             rng = random.Random(f"{self.conduct.seed}:{self.group.model.label}:{number}")
             for pair in shuffled(pairs, rng):
                 arms = [by_case[case] for case in pair]
-                self._run_pair([a for a in arms if not a.ended and len(a.measured) == number])
+                if arms[0].next_round == number:
+                    self._run_pair([arm for arm in arms if not arm.ended], number)
 
-    def _run_pair(self, arms: list[CaseProgress]) -> None:
+    def _run_pair(self, arms: list[CaseProgress], number: int) -> None:
+        """Take one round of a pair, in one process; a round that loses it is left incomplete."""
         # All arms are warm before any is timed, so that they run next to each other.
         for arm in arms:
-            self._prepare(arm)
+            self._ready(arm)
+        process = self.engine.process
+        arms = [arm for arm in arms if not arm.ended]
+        if not all(arm.warm for arm in arms):
+            # The process was lost over one of them: the others are cold as well.
+            return
         for arm in arms:
             # Again, as the worker may have been replaced since.
-            if self._prepare(arm):
-                self._take(arm, arm.task("measure", len(arm.measured), arm.case.max_new_tokens))
+            if self._ready(arm) and self.engine.process == process:
+                repeat, tokens = len(arm.measured), arm.case.max_new_tokens
+                self._take(arm, arm.task("measure", repeat, tokens, number))
+            elif not arm.ended:
+                return
+        left = [arm for arm in arms if arm.failure is None]
+        if all(arm.measured and arm.measured[-1].round == number for arm in left):
+            for arm in left:
+                arm.losses = 0
+
+    def _ready(self, arm: CaseProgress) -> bool:
+        """Prepare a case, and see whether the process was lost while it waited."""
+        if self.alive and self.engine.open_model is None:
+            self.alive = False
+            self._lose_in_waiting(arm)
+        return self._prepare(arm)
+
+    def _lose_in_waiting(self, arm: CaseProgress) -> None:
+        # That costs a start and no sample; but not for ever, or the sweep would not end.
+        self._keep_log(f"waiting for {arm.case.label} on {self.group.model.label}")
+        if not arm.ended:
+            arm.losses += 1
+            if arm.losses >= MOST_LOSSES:
+                error = "the worker process was lost again and again while it waited"
+                self._fail(arm, "crashed", error=error)
 
     def _prepare(self, arm: CaseProgress) -> bool:
         """Load, verify and warm up as far as is needed; whether the case can be timed."""
         if arm.ended or self._stopped() or not self._is_open(arm):
             return False
         self._verify(arm)
-        # The check may have cost the process.
+        # The check may have cost the process, which says so itself.
+        self.alive = self.engine.open_model is not None
         while not (arm.warm or arm.ended or self._stopped()) and self._is_open(arm):
             self._warm_up(arm)
+            if self.engine.open_model is None:
+                # Lost: the whole round is begun again.
+                return False
             if self.needs_memory_pass and not (arm.memory_known or arm.ended or self._stopped()):
                 self._take(arm, arm.task("memory", 0, arm.case.max_new_tokens))
         return arm.warm and not arm.ended and not self._stopped()
@@ -182,7 +219,7 @@ class _GroupRun:
         case = longest(arm.case, list(by_case), warmup)
         leader = by_case[case]
         self._take(leader, leader.task("warmup", 0, warmup_tokens(case, warmup)))
-        if leader.failure is None:
+        if leader.failure is None and self.engine.open_model is not None:
             for other in covered(case, by_case, warmup):
                 by_case[other].warm = True
 
@@ -190,24 +227,39 @@ class _GroupRun:
         """Whether the model is open, now or after loading it; if not, the case has failed."""
         if self.engine.open_model == self.group.model:
             return True
-        self.emit(ModelLoading(self.group.model))
-        loaded = self.engine.open(self.group.model)
-        self.emit(loaded)
-        if isinstance(loaded, LoadFailed):
+        for attempt in range(_MOST_LOADS):
+            self.emit(ModelLoading(self.group.model))
+            loaded = self.engine.open(self.group.model)
+            self.emit(loaded)
+            if isinstance(loaded, ModelLoaded):
+                self._opened(loaded)
+                return True
             self._keep_log(f"loading {self.group.model.label}")
-            self._fail_to_load(arm, loaded)
-            return False
-        self.load_deaths = 0
+            if not loaded.died or attempt + 1 == _MOST_LOADS:
+                self._fail_to_load(loaded)
+                return False
+            # A process may be killed while it loads for no fault of the model's: it loads again.
+            task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)
+            lost = sample_of(task, status=loaded.status, stage="load", error=loaded.error)
+            arm.remember_lost(self._write(lost))
+            if self._stopped():
+                return False
+        raise AssertionError("the last load returns")
+
+    def _opened(self, loaded: ModelLoaded) -> None:
+        self.alive = True
         self.outcome.loaded += 1
         self.writer.keep_config(self.group.model.model, loaded.config)
         self.needs_memory_pass = loaded.needs_memory_pass
         for notice in loaded.notices:
             self._tell(notice)
-        for member in self.members:
-            # Another process: what was warm in the last one is cold here.
-            member.warm = False
+        self._cool()
         self.ran.clear()
-        return True
+
+    def _cool(self) -> None:
+        """What was warm in the last process is cold in the next one."""
+        for member in self.members:
+            member.warm = False
 
     def _take(self, arm: CaseProgress, task: Task) -> None:
         self.emit(SampleStarted(task))
@@ -218,7 +270,12 @@ class _GroupRun:
         finding = self._finding(task.case.cache)
         if finding is not None and finding.verdict == "fail":
             sample = with_flag(sample, VERIFY_FAILED)
-        self._record(arm, sample, times)
+        lost = self.engine.open_model is None
+        if lost:
+            self._cool()
+            # Lost over a good sample: then nobody has noticed yet.
+            self.alive = sample.status == "ok"
+        self._record(arm, sample, times, again=lost and sample.status == "crashed")
         self._check_output(arm)
         if sample.status == "oom" and not self.conduct.keep_going_after_oom:
             self._skip_larger(arm.case, sample)
@@ -236,33 +293,46 @@ class _GroupRun:
         error = f"the case's samples have taken {arm.used_s:.3g} s of its {limit:g} s"
         return sample_of(task, status="timeout", error=error), ()
 
-    def _record(self, arm: CaseProgress, sample: Sample, times: Sequence[float] = ()) -> None:
-        # Written before anything else is done, so that a later failure loses nothing.
-        row = self.writer.append(sample, times)
-        arm.note(row)
-        self.emit(SampleEnded(row))
-        if row.status != "ok":
-            self._keep_log(row.sample_id)
+    def _record(
+        self,
+        arm: CaseProgress,
+        sample: Sample,
+        times: Sequence[float] = (),
+        *,
+        again: bool = False,
+    ) -> None:
+        """Write a row and learn from it; `again`: its process was lost, which may be no fault."""
+        row = self._write(sample, times)
+        if again:
+            arm.note_loss(row)
+            if not arm.ended:
+                self.emit(Notice(f"{row.sample_id} is measured again: {row.error}"))
+        else:
+            arm.note(row)
         # The sample that ends one arm of a pair may be what the other was kept waiting for.
         for one in arm.pair:
             if one.ended and not one.end_told:
                 one.end_told = True
                 self.outcome.failed += one.failure is not None
-                self.emit(CaseEnded(one.case, tuple(one.measured), one.failure))
+                self.emit(CaseEnded(one.case, one.counted, one.failure))
+
+    def _write(self, sample: Sample, times: Sequence[float] = ()) -> Sample:
+        # Written before anything else is done, so that a later failure loses nothing.
+        worker = self.workers.setdefault(self.engine.process, len(self.workers))
+        row = self.writer.append(dataclasses.replace(sample, worker=worker), times)
+        self.emit(SampleEnded(row))
+        if row.status != "ok":
+            self._keep_log(row.sample_id)
+        return row
 
     def _fail(self, arm: CaseProgress, status: Status, **fields: object) -> None:
         task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)
         self._record(arm, sample_of(task, status=status, **fields))
 
-    def _fail_to_load(self, arm: CaseProgress, loaded: LoadFailed) -> None:
+    def _fail_to_load(self, loaded: LoadFailed) -> None:
         if loaded.status == "unsupported":
             self.outcome.load_errors.append(loaded.error)
-        self.load_deaths += loaded.died
         for member in self.members:
-            # A process may be killed while it loads for no fault of the model's: that costs one
-            # case, and the next one loads again.
-            if loaded.died and self.load_deaths < _MOST_LOAD_DEATHS and member is not arm:
-                continue
             if not member.ended:
                 self._fail(
                     member,

@@ -40,7 +40,8 @@ def test_each_new_token_is_stamped_once(steps: int) -> None:
 
 
 def test_stamps_are_seconds_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = iter([11.0, 11.5, 13.25])
+    # The prompt, three tokens, the end.
+    readings = iter([10.25, 11.0, 11.5, 13.25, 13.5])
     monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     assert fed(3).times(10.0) == (1.0, 1.5, 3.25)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from kvbench.case import Task
+from kvbench.case import Case, Task
 from kvbench.measure.stopping import StoppingRule
 from kvbench.records.sample import STATUSES, Sample, sample_of
-from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
+from kvbench.run.progress import MOST_LOSSES, TRIED_AGAIN, CaseProgress, progress_of
 from tests.fakes import arm, make_case, make_task, timed_sample
 
 CASE = make_case()
@@ -195,3 +195,79 @@ def test_what_is_only_remembered_does_not_count() -> None:
     progress.remember(row(status="oom"))
     assert (progress.ended, progress.failure, progress.measured) == (False, None, [])
     assert next_ids(progress) == ("-w000", "-s000-2")
+
+
+# Losses and rounds
+
+
+def lost(repeat: int = 0, attempt: int = 0) -> Sample:
+    return row(repeat=repeat, attempt=attempt, status="crashed")
+
+
+def test_a_loss_is_taken_again_until_the_third() -> None:
+    progress = CaseProgress(CASE, THREE)
+    for attempt in range(MOST_LOSSES):
+        assert not progress.ended
+        assert progress.task("measure", 0, 16).attempt == attempt
+        progress.note_loss(lost(attempt=attempt))
+    assert MOST_LOSSES == 3
+    assert progress.failure == lost(attempt=2)
+    assert progress.ended
+
+
+def taken(case: Case, *rounds: tuple[int, int, int], seconds: float = 0.5) -> list[Sample]:
+    return [
+        timed_sample(Task(case, "measure", number, repeat, 16), seconds, session=one, worker=worker)
+        for repeat, (one, worker, number) in enumerate(rounds)
+    ]
+
+
+def test_rounds_that_are_not_shared_are_taken_again_by_all() -> None:
+    # One SIGKILL left 8 samples and 1, and after a resume the two shared one round.
+    off = make_case(cache="off")
+    samples = [
+        *taken(off, *((0, 0, n) for n in range(3))),
+        *taken(CASE, (0, 0, 0), (1, 0, 1), (1, 0, 2)),
+    ]
+    found = progress_of([off, CASE], samples, THREE)
+    assert [len(one.measured) for one in found.values()] == [3, 3]
+    assert [len(one.counted) for one in found.values()] == [1, 1]
+    assert [one.ended for one in found.values()] == [False, False]
+    assert [one.next_round for one in found.values()] == [3, 3]
+    assert [one.used_s for one in found.values()] == [0.5, 0.5]
+    # The next sample has a new number, and no earlier one is measured again.
+    assert next_ids(found[CASE])[1] == "-s003"
+    more = [(2, 0, 3), (2, 0, 4)]
+    for case in (off, CASE):
+        first = [s for s in samples if s.case_id == case.id]
+        samples += taken(case, *((0, 0, 0),) * 3, *more)[len(first) :]
+    found = progress_of([off, CASE], samples, THREE)
+    assert [one.ended for one in found.values()] == [True, True]
+
+
+def test_a_cold_round_is_one_too_few() -> None:
+    cold = [*taken(CASE, (0, 0, 0), seconds=2.0), *taken(CASE, *((0, 0, n) for n in range(3)))[1:]]
+    progress = of(*cold)
+    assert [sample.repeat for sample in progress.counted] == [1, 2]
+    assert not progress.ended
+    # It took its time all the same.
+    assert progress.used_s == 3.0
+
+
+def test_the_task_of_a_round_has_its_number() -> None:
+    progress = of(row(repeat=0), row(repeat=1))
+    assert progress.task("measure", 2, 16).round == 2
+    assert progress.task("measure", 2, 16, 7).round == 7
+    assert progress.task("warmup", 0, 16).round == 0
+
+
+def test_a_case_does_not_end_on_a_row_that_waits_for_another_attempt() -> None:
+    # Its partner failed for good, and without it there are rounds enough.
+    off = make_case(cache="off")
+    alone = taken(CASE, *((0, n, n) for n in range(3)))
+    gone = sample_of(make_task(off), status="oom")
+    progress = progress_of([off, CASE], [*alone, lost(3), gone], THREE)[CASE]
+    assert len(progress.counted) == 3
+    assert not progress.ended
+    progress.note(timed_sample(progress.task("measure", 3, 16), 0.5))
+    assert progress.ended

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,7 +107,16 @@ def opened(engine: WorkerEngine, one: Case) -> int:
 
 
 def measured_over(engine: WorkerEngine, one: Case, fault: Callable[[int], object]) -> Sample:
-    """The sample during whose decoding something befell the worker."""
+    """The sample during whose decoding something befell the worker, and which it did not end."""
+    sample, times = measured_while(engine, one, fault)
+    assert times == ()
+    return sample
+
+
+def measured_while(
+    engine: WorkerEngine, one: Case, fault: Callable[[int], object]
+) -> tuple[Sample, tuple[float, ...]]:
+    """A sample during whose decoding something befalls the worker."""
     worker, pid, decoding = engine._worker, engine.worker_pid, threading.Event()
     assert worker is not None and pid is not None
     receive = worker._connection.recv
@@ -124,10 +134,9 @@ def measured_over(engine: WorkerEngine, one: Case, fault: Callable[[int], object
     worker._connection.recv = listen  # type: ignore[method-assign]
     thread = threading.Thread(target=befall)
     thread.start()
-    sample, times = engine.measure(task(one))
+    measured = engine.measure(task(one))
     thread.join()
-    assert times == ()
-    return sample
+    return measured
 
 
 def kill(number: int) -> Callable[[int], None]:
@@ -445,6 +454,98 @@ def test_a_sample_past_its_time_is_a_timeout_and_its_worker_is_gone(
     assert sample.error == "no result after 1.5 s"
     assert engine.open_model is None
     assert is_gone(pid)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_load_past_its_time_is_a_timeout_and_its_worker_is_gone(
+    light: Light, stopped: bool
+) -> None:
+    light(Script(load_s=0.0 if stopped else FOREVER_S))
+    engine = WorkerEngine(step_timeout_s=0.5)
+    try:
+        engine.environment()
+        pid = engine.worker_pid
+        assert pid is not None
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
+        key = case("gpt2").model_key
+        # No fault that another try would mend.
+        assert engine.open(key) == LoadFailed(key, "timeout", "no result after 0.5 s", died=False)
+        assert engine.open_model is None and is_gone(pid)
+    finally:
+        engine.close()
+
+
+def test_a_check_past_its_time_is_cut_off(light: Light) -> None:
+    light(Script(verify_s=FOREVER_S))
+    # Long enough for the load, which has the same limit.
+    engine = WorkerEngine(step_timeout_s=5)
+    try:
+        engine.environment()
+        pid = opened(engine, case("gpt2"))
+        (check,) = engine.verify("dynamic")
+        assert check.verdict != "pass"
+        assert "no result after 5 s" in check.detail
+        assert engine.open_model is None and is_gone(pid)
+    finally:
+        engine.close()
+
+
+def test_loads_checks_and_samples_have_limits_of_their_own(
+    light: Light, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: dict[str, float | None] = {}
+    ask = supervisor._Worker.ask
+
+    def noted(self: Any, request: Any, timeout_s: float | None, stop: Any) -> Any:
+        limits[request.method] = timeout_s
+        return ask(self, request, timeout_s, stop)
+
+    monkeypatch.setattr(supervisor._Worker, "ask", noted)
+    engine = WorkerEngine(step_timeout_s=PATIENCE_S)
+    try:
+        engine.environment()
+        opened(engine, case("gpt2"))
+        engine.verify("dynamic")
+        engine.measure(task(case("gpt2")), timeout_s=PATIENCE_S / 2)
+    finally:
+        engine.close()
+    assert limits == {
+        "environment": None,
+        "open": PATIENCE_S,
+        "verify": PATIENCE_S,
+        "measure": PATIENCE_S / 2,
+    }
+
+
+def test_a_real_worker_that_is_stopped_for_a_while_has_paused(
+    engine: WorkerEngine, tmp_path: Path
+) -> None:
+    one = case(config_folder(tmp_path / "gpt2", GPT2, n_positions=1000), max_new_tokens=300)
+    opened(engine, one)
+
+    def hold(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        os.kill(pid, signal.SIGCONT)
+
+    sample, times = measured_while(engine, one, hold)
+    assert (sample.status, len(times)) == ("ok", 300)
+    assert "paused" in (sample.flags or "").split()
+    calm, _ = engine.measure(task(one))
+    assert "paused" not in (calm.flags or "").split()
+
+
+def test_each_start_of_a_worker_has_a_number_of_its_own(engine: WorkerEngine, light: Light) -> None:
+    one = case("gpt2")
+    pid = opened(engine, one)
+    first = engine.process
+    engine.open(case("gpt2", dtype="bfloat16").model_key)
+    assert engine.process == first
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: engine.open_model is None, "word of its end")
+    opened(engine, one)
+    assert engine.process == first + 1
 
 
 def test_a_sample_in_time_is_no_timeout(engine: WorkerEngine, light: Light) -> None:
