@@ -27,8 +27,8 @@ FLAGS: dict[str, str] = {
     "verify_failed": "the strategy was found to do other work than no cache: its time means "
     "nothing",
     "undersampled": "fewer than 6 samples, cold ones not counted: no interval and no claim",
-    "cold_start": "the first sample of a case in a worker process, over 1.5 times as long as each of "
-    "at least two later ones: left out of times and speed-up",
+    "cold_start": "the first sample of a case in a worker process, over 1.5 times as long as each "
+    "of at least two later ones: left out of times and speed-up",
     "outlier": "a sample far from the others of its case that is not cold: it counts",
     "trend": "the times of the case rise or fall over the rounds, by 5 % or more and beyond chance "
     "(p < 0.01, Kendall's test)",
