@@ -306,7 +306,7 @@ def _each(row: Comparison) -> int:
 
 
 def _samples(row: Comparison) -> str:
-    """`6/7`; if need be with the cold samples that were left out, and how many rounds are shared."""
+    """`6/7`; where it matters with the cold samples left out, and how many rounds are shared."""
     text = f"{row.a_samples}/{row.b_samples}"
     if row.a_cold_starts or row.b_cold_starts:
         text += f", cold {row.a_cold_starts}/{row.b_cold_starts}"
