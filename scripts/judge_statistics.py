@@ -1,9 +1,10 @@
 """Judge the interval of a speed-up, and what is claimed from it, on simulated runs of known truth.
 
-A cell is one kind of times, one number of rounds, and rounds that are even (both strategies in each)
-or uneven (the strategy stops, and `off` goes on for as many rounds again). Each table is a case with
-its partner. Samples are made, summarized and judged as those of a run are. Printed as the tables of
-docs/statistics.md; a cell that is not within its bounds is marked, and the exit code is then 1.
+A cell is one kind of times, one number of rounds, and rounds that are even (both strategies in
+each) or uneven (the strategy stops, and `off` goes on for as many rounds again). Each table is a
+case with its partner. Samples are made, summarized and judged as those of a run are. Printed as the
+tables of docs/statistics.md; a cell that is not within its bounds is marked, and the exit code is
+then 1.
 """
 
 from __future__ import annotations

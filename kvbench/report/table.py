@@ -172,7 +172,7 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
     if not counts:
         return "Nothing was measured."
     if counts[-1] == 1:
-        return "Times: one sample each, so that nothing is known of the spread."
+        return "Times: one sample each; variance unknown."
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"Times: median of {number} samples, ± half the distance from smallest to largest. "
     if any(c.cold_starts for c in cases):
