@@ -174,14 +174,16 @@ def _samples(cache: str, times: np.ndarray) -> Iterator[Sample]:
             prompt=Prompt.of_tokens(8),
             max_new_tokens=table + 1,
         )
-        plain = sample_of(Task(case, "measure", 0, 0, table + 1))
+        plain = dataclasses.asdict(sample_of(Task(case, "measure", 0, 0, table + 1)))
         for number, seconds in enumerate(row):
-            yield dataclasses.replace(
-                plain,
-                sample_id=f"{case.id}-s{number:03d}",
-                round=number,
-                repeat=number,
-                total_s=seconds,
+            yield Sample(
+                **plain
+                | {
+                    "sample_id": f"{plain['case_id']}-s{number:03d}",
+                    "round": number,
+                    "repeat": number,
+                    "total_s": seconds,
+                }
             )
 
 
