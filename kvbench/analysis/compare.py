@@ -414,9 +414,9 @@ def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | Non
     if distance > edge:
         # As a verdict it needs both: beyond chance, and the median still past the threshold.
         reached = norm.isf(max(p_value / rows, 1e-300) / 2)
-        if row.rounds is not None and error > 0:
+        if row.rounds is not None:
             # The least p-value of few rounds is large however far they are from 1.
-            reached = distance / error
+            reached = distance / error if error > 0 else math.inf
         wanted = norm.isf(rule.level / rows / 2) + power
         growth = max(
             wanted / reached if reached > 0 else math.inf, power * error / (distance - edge)
