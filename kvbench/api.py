@@ -399,6 +399,7 @@ class _Start:
         return Conduct(
             rule=rule,
             seed=plan.seed,
+            warmup=plan.warmup,
             case_timeout_s=plan.case_timeout,
             keep_going_after_oom=plan.keep_going_after_oom,
             verify=plan.verify,

@@ -11,7 +11,6 @@ from typing import Literal
 __all__ = [
     "AUTO",
     "DEFAULT_PROMPT",
-    "WARMUP_TOKENS",
     "Case",
     "Group",
     "ModelKey",
@@ -25,9 +24,6 @@ DEFAULT_PROMPT = "What is KV caching?"
 
 AUTO = "auto"
 """The attention implementation that Transformers takes for a model by itself."""
-
-WARMUP_TOKENS = 16
-"""New tokens of a warm-up where nothing compiles; see docs/measuring.md."""
 
 Phase = Literal["warmup", "measure", "memory"]
 

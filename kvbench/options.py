@@ -26,6 +26,9 @@ DESCRIPTIONS: dict[str, str] = {
     "min_seconds": "Stopping rule: at least this many seconds of samples.",
     "max_spread": "Stopping rule: stop once the interquartile range over the median is below this.",
     "max_case_seconds": "Stopping rule: no further sample of a case after this many seconds.",
+    "warmup": "New tokens of the warm-up: a number, full (as many as the longest case of the same "
+    "model, strategy, batch size and prompt), or auto: full on a GPU in half precision and for "
+    "strategies that depend on the length, else 16.",
     "seed": "Seed of the random weights, the prompt ids and the order of the cases.",
     "case_timeout": "End a case once its samples have taken this many seconds; by default never.",
     "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "

@@ -54,7 +54,13 @@ def _listed(value: Any) -> Any:
 def _caches(value: Any) -> Any:
     """YAML reads a bare `off` as false and `on` as true: the words were meant."""
     words = {False: "off", True: "dynamic"}
-    return [words[v] if isinstance(v, bool) else v for v in _listed(value)]
+    return [words[v] if isinstance(v, bool) else _canonical(v) for v in _listed(value)]
+
+
+def _canonical(name: Any) -> Any:
+    """Return a strategy's canonical name, so that two spellings are one case."""
+    # What is no text is refused by its type.
+    return strategy(name).name if isinstance(name, str) and name else name
 
 
 def _number(value: Any) -> Any:
@@ -77,6 +83,18 @@ def _sizes(value: Any, info: ValidationInfo) -> Any:
         if len(sizes) > MAX_LENGTH:
             raise ValueError(f"more than {MAX_LENGTH:,} entries")
     return sizes
+
+
+def _warmup(value: Any) -> str:
+    """Return `auto`, `full` or a number of tokens as text."""
+    text = str(value).strip()
+    if text in ("auto", "full"):
+        return text
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"'{clip(value)}' is not auto, full or a number of tokens")
+    if not 1 <= int(text[:20]) <= MAX_SIZE:
+        raise ValueError(f"{clip(text)} is not between 1 and {MAX_SIZE:,} tokens")
+    return str(int(text))
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -132,6 +150,7 @@ class Plan(BaseModel):
     min_seconds: _Seconds = _axis(3.0, "min_seconds")
     max_spread: _Seconds = _axis(0.05, "max_spread")
     max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _axis(600.0, "max_case_seconds")
+    warmup: Annotated[str, BeforeValidator(_warmup)] = _axis("auto", "warmup", legacy="16")
     seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
     trust_remote_code: bool = _axis(False, "trust_remote_code")
     case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _axis(None, "case_timeout")
@@ -167,8 +186,6 @@ class Plan(BaseModel):
         ):
             if not getattr(self, name):
                 raise ValueError(f"{name}: the list is empty, so there is nothing to measure")
-        for name in self.cache:
-            strategy(name)
         for name in self.dtype:
             if name not in DTYPES:
                 raise ValueError(

@@ -174,7 +174,8 @@ def _samples(cache: str, times: np.ndarray) -> Iterator[Sample]:
             prompt=Prompt.of_tokens(8),
             max_new_tokens=table + 1,
         )
-        plain = dataclasses.asdict(sample_of(Task(case, "measure", 0, 0, table + 1)))
+        first = sample_of(Task(case, "measure", 0, 0, table + 1))
+        plain = {field.name: getattr(first, field.name) for field in dataclasses.fields(first)}
         for number, seconds in enumerate(row):
             yield Sample(
                 **plain

@@ -25,7 +25,13 @@ from kvbench.analysis.statistics import (
 )
 from kvbench.errors import check_choice
 from kvbench.records.columns import column
-from kvbench.records.sample import MEMORY_COLUMNS, Sample, latest_rows, sample_at
+from kvbench.records.sample import (
+    MEMORY_COLUMNS,
+    Sample,
+    latest_rows,
+    reading_method,
+    sample_at,
+)
 
 __all__ = [
     "AXES",
@@ -246,7 +252,8 @@ class _Cases:
         keys = list(zip(*(columns[name] for name in names), strict=True))
         phases, totals = columns["phase"], columns["total_s"]
         statuses, errors = columns["status"], columns["error"]
-        peaks = {method: columns[peak] for method, (peak, _) in MEMORY_COLUMNS.items()}
+        peaks = {kind: columns[peak] for kind, (peak, _) in MEMORY_COLUMNS.items()}
+        methods = columns["memory_method"]
         sessions, workers, rounds = columns["session"], columns["worker"], columns["round"]
         latest = latest_rows(columns)
         counted = frozenset(
@@ -268,8 +275,9 @@ class _Cases:
                 case.times.append(totals[row])
                 case.rounds[run, sessions[row], workers[row], rounds[row]] = totals[row]
             if phases[row] != "warmup":
-                for method, values in peaks.items():
+                for kind, values in peaks.items():
                     if values[row] is not None:
+                        method = reading_method(kind, methods[row])
                         case.peaks.setdefault(method, []).append(values[row])
 
     def by_order(self, order: ReadingOrder) -> list[_Key]:
@@ -338,9 +346,8 @@ def _unpaired(a: _Case, b: _Case) -> tuple[dict[str, Any], float]:
 
 def _memory(a: _Case, b: _Case) -> dict[str, Any]:
     """Median peaks of both sides and their ratio, from the best reading that both have."""
-    common = next(
-        (method for method in MEMORY_COLUMNS if method in a.peaks and method in b.peaks), None
-    )
+    # In each side the best way of reading comes first.
+    common = next((method for method in a.peaks if method in b.peaks), None)
     peak_a, peak_b = (_median_peak(case.peaks, common) for case in (a, b))
     return {
         "a_memory_bytes": peak_a,
@@ -351,7 +358,7 @@ def _memory(a: _Case, b: _Case) -> dict[str, Any]:
 
 def _median_peak(peaks: Mapping[str, Sequence[int]], method: str | None) -> int | None:
     """Of that method's peaks, or else of the best that there are."""
-    best = method or next((method for method in MEMORY_COLUMNS if method in peaks), None)
+    best = method or next(iter(peaks), None)
     return None if best is None else round(float(np.median(peaks[best])))
 
 

@@ -188,7 +188,7 @@ def trend(values: Sequence[float]) -> Trend:
     count = len(logs)
     if count < 2:
         return Trend(0.0, 1.0)
-    first, second = np.triu_indices(count, 1)
+    first, second = _pairs(count, 1)
     steps = logs[second] - logs[first]
     score = abs(int(np.sign(steps).sum()))
     slope = float(np.median(steps / (second - first)))
@@ -294,9 +294,17 @@ def _walsh(ordered: np.ndarray, ranks: Sequence[int]) -> list[float]:
     if not ranks:
         return []
     if len(ordered) <= _DIRECT_UP_TO:
-        averages = np.sort((ordered[:, None] + ordered)[np.triu_indices(len(ordered))] / 2)
+        first, second = _pairs(len(ordered), 0)
+        averages = np.sort((ordered[first] + ordered[second]) / 2)
         return [float(averages[rank - 1]) for rank in ranks]
     return [_walsh_at(ordered, rank) for rank in ranks]
+
+
+@functools.lru_cache(maxsize=8)
+def _pairs(count: int, apart: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of all pairs that are at least `apart` from each other."""
+    first, second = np.triu_indices(count, apart)
+    return first, second
 
 
 def _walsh_at(ordered: np.ndarray, rank: int) -> float:

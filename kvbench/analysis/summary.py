@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -140,13 +141,21 @@ class CaseSummary:
         "Size of parameters and buffers.", unit="bytes", default=None
     )
     memory_peak_bytes: int | None = column(
-        "Median peak: NVML's used memory on CUDA (torch's allocated without NVML), the resident "
-        "set on the CPU.",
+        "What the machine must have: median peak of NVML's used memory on CUDA (torch's allocated "
+        "without NVML), of the resident set on the CPU.",
         unit="bytes",
         default=None,
     )
     memory_over_base_bytes: int | None = column(
-        "Median of the peak less what was in use before the run.", unit="bytes", default=None
+        "What the case needs on top of the model: median of the peak less what was in use before "
+        "the run; on CUDA of torch's allocator.",
+        unit="bytes",
+        default=None,
+    )
+    memory_allocated_bytes: int | None = column(
+        "CUDA: median peak of what torch's allocator had given out, weights included.",
+        unit="bytes",
+        default=None,
     )
     energy_j_per_token: float | None = column(
         "Median energy of the board per new token.", unit="J", default=None
@@ -283,12 +292,17 @@ def _warm(samples: Sequence[Sample], cold: Container[str]) -> list[Sample]:
 def _memory(members: Sequence[Sample]) -> dict[str, Any]:
     """Peak and peak over base of each sample that has them; polled passes count too."""
     counted = (s for s in members if s.phase != "warmup" and s.status == "ok")
-    best = [readings[0] for readings in map(memory_readings, counted) if readings]
-    peaks = [reading.peak for reading in best]
-    over = [reading.peak - reading.before for reading in best if reading.before is not None]
+    readings = [found for found in map(memory_readings, counted) if found]
+    peaks = [found[0].peak for found in readings]
+    # NVML's growth leaves out what fits into memory that the allocator holds already.
+    needed = [next((r for r in found if r.method == "torch"), found[0]) for found in readings]
+    over = [reading.peak - reading.before for reading in needed if reading.before is not None]
     return {
         "memory_peak_bytes": _whole(_median(peaks)),
         "memory_over_base_bytes": _whole(_median(over)),
+        "memory_allocated_bytes": _whole(
+            _median(r.peak for found in readings for r in found if r.method == "torch")
+        ),
     }
 
 
@@ -339,7 +353,7 @@ def _totals(samples: Sequence[Sample]) -> list[float]:
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return float(np.median(known)) if known else None
+    return float(median(known)) if known else None
 
 
 def _last(values: Iterable[T | None]) -> T | None:

@@ -50,6 +50,7 @@ def sweep(
     min_seconds: Annotated[str | None, plan_option("min_seconds")] = None,
     max_spread: Annotated[str | None, plan_option("max_spread")] = None,
     max_case_seconds: Annotated[str | None, plan_option("max_case_seconds")] = None,
+    warmup: Annotated[str | None, plan_option("warmup")] = None,
     seed: Annotated[str | None, plan_option("seed")] = None,
     trust_remote_code: Annotated[
         bool | None, plan_option("trust_remote_code", "--trust-remote-code")
@@ -134,6 +135,7 @@ def sweep(
             "min_seconds": min_seconds,
             "max_spread": max_spread,
             "max_case_seconds": max_case_seconds,
+            "warmup": warmup,
             "seed": seed,
             "trust_remote_code": trust_remote_code,
             "case_timeout": case_timeout,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["cache_bytes", "cache_class", "cache_layers", "cache_tensors"]
+__all__ = ["allocated_bytes", "cache_bytes", "cache_class", "cache_layers", "cache_tensors"]
 
 
 def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
@@ -44,6 +44,21 @@ def _belongs_to_cache(item: Any) -> bool:
 def cache_bytes(cache: Any) -> int:
     """Exact bytes of the tensors in a cache object; 0 for None."""
     return sum(tensor.numel() * tensor.element_size() for tensor in cache_tensors(cache))
+
+
+def allocated_bytes(cache: Any, kind: str | None = None) -> int:
+    """Return the bytes of the storages behind a cache's tensors, each once; 0 for None.
+
+    Args:
+        cache: the cache object.
+        kind: count only those on this kind of device, such as `cpu`.
+    """
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in cache_tensors(cache)
+        if kind is None or tensor.device.type == kind
+    }
+    return sum(storages.values())
 
 
 def cache_class(cache: Any) -> str | None:

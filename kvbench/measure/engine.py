@@ -15,8 +15,10 @@ import transformers
 
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.errors import UserError
-from kvbench.measure.cache import cache_bytes, cache_class, cache_layers
+from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
+from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
+from kvbench.measure.compiling import counting_compilations
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
@@ -128,7 +130,12 @@ class LocalEngine:
         return sample, times
 
     def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Whether the open model does the same work with a cache strategy as without."""
+        """Whether the open model does the same work with a cache strategy as without.
+
+        There is nothing to check where the strategy cannot run: its rows will say why.
+        """
+        if strategy(cache).unmet(situation_of(self._model.loaded)) is not None:
+            return ()
         return verify(
             self._model.loaded,
             cache,
@@ -189,6 +196,7 @@ class LocalEngine:
         fields: dict[str, Any] = {}
         self._on_stage(stage)
         try:
+            model.check_cache(case.cache)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
             fields = {"prompt_tokens": inputs.tokens} | model.past_positions(case, inputs)
             stage = "prefill"
@@ -225,21 +233,36 @@ class _OpenModel:
         self, task: Task, inputs: Inputs, clock: TokenClock
     ) -> tuple[Generation, dict[str, Any]]:
         """Generate, with the readings of the meter around it."""
+        entry = strategy(task.case.cache)
         self.meter.start(task.phase)
         try:
-            generation = generate(
-                self.loaded,
-                inputs,
-                strategy(task.case.cache),
-                task.new_tokens,
-                clock=clock,
-                synchronise=self.meter.synchronise,
-            )
+            with counting_compilations(entry.compiles) as compiled:
+                generation = generate(
+                    self.loaded,
+                    inputs,
+                    entry,
+                    task.new_tokens,
+                    clock=clock,
+                    synchronise=self.meter.synchronise,
+                )
         except BaseException:
             self.meter.cancel()
             raise
         # Before the generation, and with it the cache, can be freed.
-        return generation, self.meter.finish()
+        readings = self.meter.finish()
+        if entry.compiles:
+            readings |= {"compilations": compiled.count, "compile_s": compiled.seconds}
+        return generation, readings
+
+    def check_cache(self, cache: str) -> None:
+        """Refuse a cache strategy that this device or this model cannot run.
+
+        Raises:
+            UserError: says what is missing.
+        """
+        reason = strategy(cache).unmet(situation_of(self.loaded))
+        if reason is not None:
+            raise UserError(reason)
 
     def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
         """A flag for rotary positions past the trained ones.
@@ -278,6 +301,10 @@ class _OpenModel:
                 "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
                 "kv_cache_bytes": cache_bytes(generation.cache),
+                "cache_allocated_bytes": allocated_bytes(generation.cache),
+                "cache_host_bytes": allocated_bytes(generation.cache, "cpu")
+                if self.loaded.device.type != "cpu"
+                else None,
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,

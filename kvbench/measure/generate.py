@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kvbench.measure.caches import Call, cache_options
 from kvbench.measure.clock import TokenClock
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
@@ -68,7 +69,7 @@ def generate(
         clock: stamps each token; None leaves the stamps out (to measure what they cost).
         synchronise: waits until the device has done all it was given.
     """
-    options = generate_options(loaded, strategy, new_tokens)
+    options = generate_options(loaded, strategy, inputs, new_tokens)
     # PreTrainedModel gets the method from a mixin that its type does not tell of.
     run: Callable[..., Any] = loaded.model.generate  # type: ignore[assignment]
     synchronise()
@@ -88,9 +89,13 @@ def generate(
 
 
 def generate_options(
-    loaded: LoadedModel, strategy: CacheStrategy, new_tokens: int
+    loaded: LoadedModel, strategy: CacheStrategy, inputs: Inputs, new_tokens: int
 ) -> dict[str, Any]:
-    """The keyword arguments of `generate` that make it the same work for every strategy."""
+    """Return the keyword arguments of `generate` that make it the same work for every strategy.
+
+    The cache object of the strategy is among them, made anew.
+    """
+    batch_size, prompt_tokens = inputs.input_ids.shape
     options: dict[str, Any] = {
         "max_new_tokens": new_tokens,
         "do_sample": False,
@@ -102,7 +107,7 @@ def generate_options(
         # Never used, since nothing ends early; without one there is a warning for each run.
         "pad_token_id": 0,
         "return_dict_in_generate": True,
-        **strategy.generate_options,
+        **cache_options(strategy, Call(loaded, batch_size, prompt_tokens, new_tokens)),
     }
     if loaded.is_encoder_decoder:
         config = loaded.config

@@ -125,7 +125,8 @@ class CudaMeter:
         torch.cuda.reset_peak_memory_stats(self._device)
         self._before = {
             "torch_before_bytes": torch.cuda.memory_allocated(self._device),
-            "nvml_before_bytes": self._gpu.used_bytes() if self._gpu else None,
+            "torch_reserved_before_bytes": torch.cuda.memory_reserved(self._device),
+            "nvml_before_bytes": self._gpu.used_memory()[0] if self._gpu else None,
         }
         self._share = host.CpuShare()
         self._energy_mj = self._gpu.energy_mj() if self._gpu else None
@@ -141,10 +142,11 @@ class CudaMeter:
             "memory_method": "torch-allocator",
         }
         if self._gpu is not None:
+            used, method = self._gpu.used_memory()
             fields |= self._energy(self._gpu, seconds) | {
-                "nvml_peak_bytes": self._gpu.used_bytes(),
+                "nvml_peak_bytes": used,
                 "nvml_process_bytes": self._gpu.process_bytes(),
-                "memory_method": "nvml-used+torch-allocator",
+                "memory_method": method,
                 "gpu_other_processes": self._gpu.other_processes(),
                 "gpu_throttle_reasons": self._gpu.throttle_reasons(),
                 "gpu_sm_clock_mhz": self._gpu.sm_clock_mhz(),

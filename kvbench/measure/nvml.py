@@ -9,7 +9,11 @@ from typing import Any, TypeVar
 
 import pynvml
 
-__all__ = ["Nvml", "NvmlDevice", "NvmlUnavailable"]
+__all__ = ["NVML_USED", "NVML_USED_AND_RESERVED", "Nvml", "NvmlDevice", "NvmlUnavailable"]
+
+NVML_USED, NVML_USED_AND_RESERVED = "nvml-used-v2", "nvml-used+torch-allocator"
+"""Names of the two ways to read used memory. The second is that of all runs before there was a
+first; memory is compared only within one."""
 
 T = TypeVar("T")
 
@@ -87,10 +91,22 @@ class NvmlDevice:
         self._module = nvml._module
         self._handle = handle
 
-    def used_bytes(self) -> int | None:
-        """Memory in use on the device, by all processes."""
+    def used_memory(self) -> tuple[int | None, str]:
+        """Return the bytes in use on the device, by all processes, and the name of the method.
+
+        The second version of NVML's call reports what the driver reserves for itself apart; the
+        first counts it as used (487 MiB on an H100). Old drivers and libraries have the first only.
+        """
+        version = getattr(self._module, "nvmlMemory_v2", None)
+        info = self._ask("nvmlDeviceGetMemoryInfo", version) if version is not None else None
+        if info is not None:
+            return int(info.used), NVML_USED
         info = self._ask("nvmlDeviceGetMemoryInfo")
-        return None if info is None else int(info.used)
+        return None if info is None else int(info.used), NVML_USED_AND_RESERVED
+
+    def used_bytes(self) -> int | None:
+        """Return the bytes in use on the device, by all processes."""
+        return self.used_memory()[0]
 
     def process_bytes(self) -> int | None:
         """Memory of this process; None where the process is not listed, as in most containers."""

@@ -23,6 +23,7 @@ __all__ = [
     "latest",
     "latest_rows",
     "memory_readings",
+    "reading_method",
     "sample_at",
     "sample_of",
     "utc_now",
@@ -124,9 +125,18 @@ class Sample:
     tokens_per_s: Amount | None = column(
         "New tokens of the whole batch over total_s.", unit="tokens/s", default=None
     )
+    compilations: Number | None = column(
+        "How often code was compiled during the run, for strategies that compile; 0 once warm.",
+        default=None,
+    )
     compile_s: Amount | None = column(
         "Time spent compiling, for strategies that compile; null for those that do not.",
         unit="s",
+        default=None,
+    )
+    cold_after: str | None = column(
+        "On a full-length warm-up: what had already run with this model in its process; total_s of "
+        "that row is the time of the first pass.",
         default=None,
     )
     output_sha256: str | None = column(
@@ -139,6 +149,17 @@ class Sample:
     kv_cache_bytes: Number | None = column(
         "Exact size of the tensors in the cache object after the run, a view counted at the size "
         "of what it shows; 0 without a cache.",
+        unit="bytes",
+        default=None,
+    )
+    cache_allocated_bytes: Number | None = column(
+        "Exact size of the memory behind those tensors, each storage once: what the cache takes, "
+        "used or not; 0 without a cache.",
+        unit="bytes",
+        default=None,
+    )
+    cache_host_bytes: Number | None = column(
+        "CUDA: the part of cache_allocated_bytes that is in host memory.",
         unit="bytes",
         default=None,
     )
@@ -157,6 +178,12 @@ class Sample:
     )
     torch_before_bytes: Number | None = column(
         "CUDA: bytes that torch's allocator had given out before the run.",
+        unit="bytes",
+        default=None,
+    )
+    torch_reserved_before_bytes: Number | None = column(
+        "CUDA: bytes that torch's allocator held from the device before the run. Free space in "
+        "them is filled first, so that NVML's growth understates what a run needs.",
         unit="bytes",
         default=None,
     )
@@ -186,7 +213,13 @@ class Sample:
         unit="bytes",
         default=None,
     )
-    memory_method: str | None = column("How the peak was taken.", default=None)
+    memory_method: str | None = column(
+        "How the peak was read: vmhwm or rss-polled on a CPU; on CUDA nvml-used-v2, "
+        "nvml-used+torch-allocator (memory that the driver reserves is counted as used: old "
+        "drivers, and runs of before nvml-used-v2), or torch-allocator. Memory is compared only "
+        "within one method.",
+        default=None,
+    )
 
     # Energy
     energy_j: Amount | None = column(
@@ -232,6 +265,16 @@ class MemoryReading:
     before: int | None
 
 
+def reading_method(kind: str, memory_method: str | None) -> str:
+    """Return the name within which readings may be compared.
+
+    Args:
+        kind: a key of `MEMORY_COLUMNS`.
+        memory_method: that column of the sample. NVML has two meanings of used memory.
+    """
+    return memory_method or kind if kind == "nvml" else kind
+
+
 def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
     """A sample of a task: what the task says filled in, `fields` over it, the rest null."""
     case = task.case
@@ -265,8 +308,12 @@ def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
     NVML's used memory, torch's allocator, the resident set.
     """
     found = (
-        (method, getattr(sample, peak), getattr(sample, before))
-        for method, (peak, before) in MEMORY_COLUMNS.items()
+        (
+            reading_method(kind, sample.memory_method),
+            getattr(sample, peak),
+            getattr(sample, before),
+        )
+        for kind, (peak, before) in MEMORY_COLUMNS.items()
     )
     return tuple(
         MemoryReading(method, peak, before) for method, peak, before in found if peak is not None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from kvbench.case import WARMUP_TOKENS, Case
-from kvbench.strategies import strategy
+from kvbench.case import Case
 
-__all__ = ["pair_up", "shuffled", "warmup_tokens"]
+__all__ = ["pair_up", "shuffled"]
 
 
 def pair_up(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
@@ -27,9 +26,3 @@ def shuffled(pairs: Iterable[tuple[Case, ...]], rng: random.Random) -> tuple[tup
     mixed = [tuple(rng.sample(pair, len(pair))) for pair in pairs]
     rng.shuffle(mixed)
     return tuple(mixed)
-
-
-def warmup_tokens(case: Case) -> int:
-    """New tokens of the warm-up of a case: its whole length only where that matters."""
-    short = strategy(case.cache).warmup == "short"
-    return min(WARMUP_TOKENS, case.max_new_tokens) if short else case.max_new_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from kvbench.records.finding import Finding
 from kvbench.records.sample import Sample, Status, sample_of, with_flag
 from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine, Interrupted
-from kvbench.run.order import pair_up, shuffled, warmup_tokens
+from kvbench.run.order import pair_up, shuffled
 from kvbench.run.progress import CaseProgress
+from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
 from kvbench.strategies import BASELINE
 
 __all__ = ["Conduct", "Outcome", "run_groups"]
@@ -49,11 +51,13 @@ class Conduct:
         seed: of the order of the cases.
         case_timeout_s: a case is ended once its generations have taken so long.
         keep_going_after_oom: also measure cases that need more than one that ran out of memory.
+        warmup: the plan's key: auto, full or a number of tokens.
         verify: prove once for each model and strategy that the cache does the same work.
     """
 
     rule: StoppingRule
     seed: int = 0
+    warmup: str = "auto"
     case_timeout_s: float | None = None
     keep_going_after_oom: bool = False
     verify: bool = True
@@ -120,6 +124,8 @@ class _GroupRun:
     needs_memory_pass: bool = False
     load_deaths: int = 0
     checked: set[str] = field(default_factory=set)
+    # What has run with this model in this process, in order.
+    ran: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         try:
@@ -158,12 +164,25 @@ class _GroupRun:
             return False
         self._verify(arm)
         # The check may have cost the process.
-        if not arm.warm and not self._stopped() and self._is_open(arm):
-            arm.warm = True
-            self._take(arm, arm.task("warmup", 0, warmup_tokens(arm.case)))
+        while not (arm.warm or arm.ended or self._stopped()) and self._is_open(arm):
+            self._warm_up(arm)
             if self.needs_memory_pass and not (arm.memory_known or arm.ended or self._stopped()):
                 self._take(arm, arm.task("memory", 0, arm.case.max_new_tokens))
         return arm.warm and not arm.ended and not self._stopped()
+
+    def _warm_up(self, arm: CaseProgress) -> None:
+        """Warm a case up, alone or together with others of its shapes.
+
+        Where the longest of them fails, the case itself is still cold: it is tried with the next.
+        """
+        warmup = self.conduct.warmup
+        by_case = {one.case: one for one in self.members if not one.ended}
+        case = longest(arm.case, list(by_case), warmup)
+        leader = by_case[case]
+        self._take(leader, leader.task("warmup", 0, warmup_tokens(case, warmup)))
+        if leader.failure is None:
+            for other in covered(case, by_case, warmup):
+                by_case[other].warm = True
 
     def _is_open(self, arm: CaseProgress) -> bool:
         """Whether the model is open, now or after loading it; if not, the case has failed."""
@@ -185,17 +204,25 @@ class _GroupRun:
         for member in self.members:
             # Another process: what was warm in the last one is cold here.
             member.warm = False
+        self.ran.clear()
         return True
 
     def _take(self, arm: CaseProgress, task: Task) -> None:
         self.emit(SampleStarted(task))
         sample, times = self._run(arm, task)
+        if task.phase == "warmup" and scope_of(task.case, self.conduct.warmup) != "short":
+            sample = dataclasses.replace(sample, cold_after=", ".join(self.ran) or "nothing")
+        self._remember(task.case.cache)
         finding = self._finding(task.case.cache)
         if finding is not None and finding.verdict == "fail":
             sample = with_flag(sample, VERIFY_FAILED)
         self._record(arm, sample, times)
         if sample.status == "oom" and not self.conduct.keep_going_after_oom:
             self._skip_larger(arm.case, sample)
+
+    def _remember(self, what: str) -> None:
+        if what not in self.ran:
+            self.ran.append(what)
 
     def _run(self, arm: CaseProgress, task: Task) -> tuple[Sample, tuple[float, ...]]:
         limit = self.conduct.case_timeout_s
@@ -274,6 +301,7 @@ class _GroupRun:
             if self.engine.open_model is not None or not self._is_open(arm):
                 break
             checks = self.engine.verify(cache)
+        self._remember("verification")
         self.writer.append_checks(checks)
         self._keep_log(f"verifying {cache} on {self.group.model.label}")
         found = self._finding(cache)

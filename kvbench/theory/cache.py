@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kvbench.caches import KeptLayer, strategy
 from kvbench.errors import UserError
-from kvbench.strategies import strategy
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.dtypes import DTYPE_BYTES, dtype_bytes
 from kvbench.theory.layers import Attention
@@ -34,6 +34,7 @@ def cache_bytes(
     After `n` new tokens a layer of attention has seen `p = prompt_tokens + n - 1` positions: the
     last token was never fed. For each of `batch` sequences it keeps
 
+    - what the strategy's entry says; for `dynamic`:
     - all attention: `p * kv_heads * (key_dim + value_dim)` numbers,
     - a window: the same with `min(p, window - 1)` positions,
     - latent attention: `p * (kv_lora_rank + qk_rope_head_dim)`,
@@ -45,17 +46,19 @@ def cache_bytes(
     cache after real generations.
 
     Raises:
-        UserError: the strategy is unknown to theory, or the dtype unknown, or a size less than 1.
+        UserError: the strategy or the dtype is unknown, or a size less than 1.
     """
     width = dtype_bytes(dtype)
     check_work(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-    if not uses_cache(strategy_name):
+    entry = strategy(strategy_name)
+    if not entry.use_cache:
         return 0
     seen = (1 if architecture.encoder else prompt_tokens) + new_tokens - 1
     total = 0
     for layer in architecture.layers:
         if isinstance(layer.mixer, Attention):
-            total += layer.mixer.positions(seen) * layer.mixer.kept * width
+            mixer = layer.mixer
+            total += entry.kept(KeptLayer(seen, mixer.kept, mixer.window, width))
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:
@@ -90,14 +93,15 @@ def per_token_bytes(architecture: Architecture, dtype: str) -> int:
 
 
 def uses_cache(strategy_name: str) -> bool:
-    """Whether this strategy keeps anything.
+    """Return whether a step of this strategy reads the positions so far from a cache.
 
     Raises:
-        UserError: there is no such strategy, or theory does not know what it keeps.
+        UserError: there is no such strategy, or theory does not know what its steps cost.
     """
-    if strategy(strategy_name).name not in ("off", "dynamic"):
-        raise UserError(f"cache: theory does not know what '{strategy_name}' keeps.")
-    return strategy_name == "dynamic"
+    entry = strategy(strategy_name)
+    if entry.attends not in ("nothing", "seen"):
+        raise UserError(f"cache: theory does not know what a step of '{strategy_name}' costs.")
+    return entry.attends == "seen"
 
 
 def check_work(**sizes: int) -> None:

@@ -134,6 +134,24 @@ def test_memory_that_was_not_read_is_null() -> None:
     assert row.b_memory_bytes == 600 << 20
 
 
+def test_memory_is_compared_within_one_method_only() -> None:
+    used = {"nvml_peak_bytes": 1000, "torch_peak_allocated_bytes": 300, "rss_peak_bytes": None}
+    old, new = ("nvml-used+torch-allocator", "nvml-used-v2")
+    a = side("a", arm(make_case(), [1.0] * 3, memory_method=old, **used))
+    b = side(
+        "b", arm(make_case(), [1.0] * 3, memory_method=new, **(used | {"nvml_peak_bytes": 500}))
+    )
+    # What both read in the same way: torch's allocator.
+    assert only(a, b).memory_ratio == 1.0
+    assert only(a, b).a_memory_bytes == 300
+    without = used | {"torch_peak_allocated_bytes": None}
+    c, d = (
+        side("x", arm(make_case(), [1.0] * 3, memory_method=how, **without)) for how in (old, new)
+    )
+    assert only(c, d).memory_ratio is None
+    assert only(c, c).memory_ratio == 1.0
+
+
 def test_memory_of_a_pass_of_its_own_counts_and_that_of_a_warm_up_does_not() -> None:
     case = make_case()
 

@@ -583,7 +583,7 @@ PLAN_MISTAKES = [
     (["-d", "cuda:99"], r"device: 'cuda:99' is not present on this machine; present: cpu"),
     (["--dtype", "flaot32"], r"did you mean 'float32'\?"),
     (["-c", "dynamc"], r"did you mean 'dynamic'\?"),
-    (["-c", "zzz"], r"cache: no strategy 'zzz'; known: off, dynamic\."),
+    (["-c", "zzz"], r"cache: no strategy 'zzz'; known: off, dynamic, "),
     (["--use-cache", "maybe"], r"use_cache: 'maybe' is not true or false\."),
     (["-c", "off", "--use-cache", "true"], r"use_cache and cache say the same thing"),
     (["-b", "0"], r"batch_size: 0 is not right"),

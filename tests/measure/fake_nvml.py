@@ -29,6 +29,7 @@ class FakeNvml:
     NVMLError = NVMLError
     NVML_CLOCK_SM = 1
     NVML_TEMPERATURE_GPU = 0
+    nvmlMemory_v2 = 2
 
     def __init__(self, uuid: str = "GPU-abc", **answers: Any) -> None:
         self.uuid = uuid
@@ -61,6 +62,9 @@ class FakeNvml:
             self.calls.append(name)
             self.arguments[name] = arguments
             answer = self.answers[name]
+            if isinstance(answer, dict):
+                # One answer for each version of a call.
+                answer = answer[arguments[1] if len(arguments) > 1 else 1]
             if isinstance(answer, list) and name.endswith("TotalEnergyConsumption"):
                 answer = answer.pop(0)
             if isinstance(answer, Exception):

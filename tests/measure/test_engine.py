@@ -24,7 +24,7 @@ from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
-from kvbench.run.order import warmup_tokens
+from kvbench.run.warmup import warmup_tokens
 from tests.tiny import (
     ARCHITECTURES,
     BART,
@@ -181,7 +181,7 @@ def test_both_arms_have_one_hash(engine: LocalEngine, tmp_path: Path, kind: str)
 def test_a_warm_up_is_short(engine: LocalEngine, gpt2: str) -> None:
     one = case(gpt2, max_new_tokens=50)
     engine.open(one.model_key)
-    sample, times = engine.measure(task(one, "warmup", warmup_tokens(one)))
+    sample, times = engine.measure(task(one, "warmup", warmup_tokens(one, "auto")))
     assert (sample.status, sample.phase) == ("ok", "warmup")
     assert (sample.new_tokens, sample.max_new_tokens, len(times)) == (16, 50, 16)
     assert sample.total_s is not None
@@ -274,7 +274,9 @@ def test_past_a_table_of_positions_is_unsupported(
 def test_a_warm_up_is_refused_where_its_case_will_be(engine: LocalEngine, gpt2: str) -> None:
     one = case(gpt2, max_new_tokens=61)
     engine.open(one.model_key)
-    assert engine.measure(task(one, "warmup", warmup_tokens(one)))[0].status == "unsupported"
+    assert (
+        engine.measure(task(one, "warmup", warmup_tokens(one, "auto")))[0].status == "unsupported"
+    )
 
 
 @pytest.mark.parametrize(

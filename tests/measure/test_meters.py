@@ -58,6 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "empty_cache": None,
         "reset_peak_memory_stats": None,
         "memory_allocated": 100,
+        "memory_reserved": 150,
         "max_memory_allocated": 300,
         "max_memory_reserved": 400,
     }
@@ -167,12 +168,13 @@ def test_a_cuda_run_has_all_columns(monkeypatch: pytest.MonkeyPatch, calls: list
     assert set(host_part) == HOST_FIELDS
     assert fields == {
         "torch_before_bytes": 100,
+        "torch_reserved_before_bytes": 150,
         "torch_peak_allocated_bytes": 300,
         "torch_peak_reserved_bytes": 400,
         "nvml_before_bytes": 10000,
         "nvml_peak_bytes": 10000,
         "nvml_process_bytes": None,
-        "memory_method": "nvml-used+torch-allocator",
+        "memory_method": "nvml-used-v2",
         "energy_j": 3.5,
         "energy_method": "nvml-total-energy",
         "gpu_other_processes": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -10,7 +11,13 @@ import pytest
 import torch
 
 from kvbench.measure import nvml as nvml_module
-from kvbench.measure.nvml import Nvml, NvmlDevice, NvmlUnavailable
+from kvbench.measure.nvml import (
+    NVML_USED,
+    NVML_USED_AND_RESERVED,
+    Nvml,
+    NvmlDevice,
+    NvmlUnavailable,
+)
 from tests.measure.fake_nvml import FakeNvml, NotSupported, NVMLError, process
 
 OURS = os.getpid()
@@ -76,7 +83,7 @@ def test_closing_a_library_that_is_gone_is_quiet() -> None:
 def test_a_device_is_matched_by_its_uuid(uuid: str) -> None:
     fake = FakeNvml(uuid)
     Nvml(fake).device("abc").used_bytes()
-    assert fake.arguments["nvmlDeviceGetMemoryInfo"] == (f"handle of {uuid}",)
+    assert fake.arguments["nvmlDeviceGetMemoryInfo"][0] == f"handle of {uuid}"
 
 
 def test_a_device_that_nvml_does_not_know_is_unavailable() -> None:
@@ -95,6 +102,25 @@ def test_readings_are_those_of_the_board() -> None:
     assert gpu.energy_mj() == 5000
     assert fake.arguments["nvmlDeviceGetClockInfo"][1] == pynvml.NVML_CLOCK_SM
     assert fake.arguments["nvmlDeviceGetTemperature"][1] == pynvml.NVML_TEMPERATURE_GPU
+
+
+def test_reserved_memory_is_not_counted_as_used() -> None:
+    answers: dict[int, Any] = {1: SimpleNamespace(used=10487), 2: SimpleNamespace(used=10000)}
+    gpu = device(nvmlDeviceGetMemoryInfo=answers)
+    assert gpu.used_memory() == (10000, NVML_USED)
+
+
+def test_an_old_driver_is_read_in_the_old_way_under_its_own_name() -> None:
+    answers: dict[int, Any] = {1: SimpleNamespace(used=10487), 2: NotSupported("Not Found")}
+    assert device(nvmlDeviceGetMemoryInfo=answers).used_memory() == (10487, NVML_USED_AND_RESERVED)
+
+
+def test_an_old_library_is_read_in_the_old_way_under_its_own_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(FakeNvml, "nvmlMemory_v2")
+    answers: dict[int, Any] = {1: SimpleNamespace(used=10487)}
+    assert device(nvmlDeviceGetMemoryInfo=answers).used_memory() == (10487, NVML_USED_AND_RESERVED)
 
 
 def test_a_reading_of_zero_is_zero() -> None:

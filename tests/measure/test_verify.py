@@ -310,7 +310,8 @@ def test_where_float32_does_not_fit_the_verdict_is_skipped(
 def test_a_lossy_strategy_is_exempt_and_its_error_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = CacheStrategy("rough", True, "Changes tokens.", lossy=True)
+    body = "kvbench.measure.caches.dynamic:as_the_model_does"
+    entry = CacheStrategy(name="rough", description="Changes tokens.", body=body, lossy=True)
     monkeypatch.setitem(STRATEGIES, "rough", entry)
     loaded = make(tmp_path, LLAMA, "bfloat16")
     faults.shuffle_heads(monkeypatch)
@@ -323,8 +324,9 @@ def test_a_lossy_strategy_is_exempt_and_its_error_told(
 def test_a_static_cache_is_judged_by_what_it_has_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"cache_implementation": "static", "disable_compile": True}
-    monkeypatch.setitem(STRATEGIES, "fixed", CacheStrategy("fixed", True, ".", options))
+    body = "tests.measure.bodies:transformers_static"
+    entry = CacheStrategy(name="fixed", description=".", body=body)
+    monkeypatch.setitem(STRATEGIES, "fixed", entry)
     assert verdicts(run(make(tmp_path, LLAMA), "fixed")) == PASS
     assert verdicts(run(make(tmp_path, MISTRAL), "fixed")) == PASS
 

@@ -78,8 +78,9 @@ def test_one_cache_that_serves_all_is_no_leak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = make_work(load(config_folder(tmp_path, LLAMA)), 1, 4, 0)
-    options = {"cache_implementation": "static", "disable_compile": True}
-    monkeypatch.setitem(STRATEGIES, "fixed", CacheStrategy("fixed", True, ".", options))
+    body = "tests.measure.bodies:transformers_static"
+    entry = CacheStrategy(name="fixed", description=".", body=body)
+    monkeypatch.setitem(STRATEGIES, "fixed", entry)
     leak = find_leak(work, strategy("fixed"), 3)
     assert not leak.found
     assert leak.tensor_bytes == 0

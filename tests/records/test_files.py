@@ -128,6 +128,22 @@ def test_values_stand_as_the_columns_have_them(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_of_another_version_keeps_its_own_columns(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "table.csv"
+    # It lacks one column of ours, has one that we do not know, and another order.
+    path.write_bytes(f"{mark}b,later,a\r\n1,2,3\r\n".encode())
+    table = CsvAppender(path, ["a", "b", "c"])
+    table.append([("A", "B", "C"), ("x,y", None, "C")])
+    table.close()
+    assert path.read_bytes().decode("utf-8-sig").splitlines() == [
+        "b,later,a",
+        "1,2,3",
+        "B,,A",
+        ',,"x,y"',
+    ]
+
+
 def test_no_rows_change_nothing(tmp_path: Path) -> None:
     table = CsvAppender(tmp_path / "table.csv", HEADER)
     table.append([])

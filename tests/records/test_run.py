@@ -256,12 +256,21 @@ def test_a_run_json_that_is_not_json_is_told(run: Path, content: bytes) -> None:
     assert sentence(lambda: load_run(run)).startswith(f"{run / 'run.json'}: cannot be read: ")
 
 
-@pytest.mark.parametrize("content", ["[]", "5", "null", "{}", '{"format": 1}', '{"format": "2"}'])
-def test_a_run_json_of_another_format_is_told(run: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["[]", "5", "null", "{}", '{"format": 0}', '{"format": "2"}', '{"format": true}']
+)
+def test_a_run_json_without_a_format_is_refused(run: Path, content: str) -> None:
     (run / "run.json").write_text(content)
     text = sentence(lambda: load_run(run))
-    assert text.startswith(f"{run / 'run.json'}: format ")
-    assert text.endswith(f"; this kvbench reads {FORMAT}.")
+    assert text.startswith(f"{run / 'run.json'}: not a run of kvbench")
+
+
+def test_a_newer_format_is_refused_and_an_older_one_read(run: Path) -> None:
+    keys = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(keys | {"format": FORMAT + 1}))
+    assert f"formats up to {FORMAT}. Upgrade kvbench" in sentence(lambda: load_run(run))
+    (run / "run.json").write_text(json.dumps(keys | {"format": 1}))
+    assert load_run(run).info.format == 1
 
 
 @pytest.mark.parametrize(
@@ -297,8 +306,26 @@ def test_samples_that_are_not_there_are_told(run: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["sample_id", "total_s", "cpu_governor"])
-def test_a_missing_column_is_told_with_line_and_column(run: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["cpu_governor", "attempt", "worker", "output_sha256"])
+def test_a_missing_optional_column_has_its_default(run: Path, name: str) -> None:
+    whole = load_run(run)
+    rows = rows_of(run / "samples.csv")
+    at = rows[0].index(name)
+    write_rows(run / "samples.csv", [row[:at] + row[at + 1 :] for row in rows])
+    default = next(f.default for f in dataclasses.fields(Sample) if f.name == name)
+    expected = [dataclasses.replace(sample, **{name: default}) for sample in whole.samples]
+    assert list(load_run(run).samples) == expected
+
+
+def test_an_unknown_column_is_ignored(run: Path) -> None:
+    whole = load_run(run)
+    header, *rows = rows_of(run / "samples.csv")
+    write_rows(run / "samples.csv", [["new", *header], *(["x", *row] for row in rows)])
+    assert load_run(run).samples == whole.samples
+
+
+@pytest.mark.parametrize("name", ["sample_id", "status", "round"])
+def test_a_missing_required_column_is_named_with_its_line(run: Path, name: str) -> None:
     rows = rows_of(run / "samples.csv")
     at = rows[0].index(name)
     write_rows(run / "samples.csv", [row[:at] + row[at + 1 :] for row in rows])

@@ -33,7 +33,7 @@ REQUIRED = {
     "prompt",
     "max_new_tokens",
 }
-GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0}
+GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0, "worker": 0}
 """What is never null although the task need not say it."""
 
 

@@ -982,7 +982,7 @@ def test_as_many_lines_as_there_are_looks_have_one_of_their_own(cache: tuple[str
 def test_more_strategies_than_colours_do_not_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     more = [f"strategy{n}" for n in range(8)]
     for cache in more:
-        entry = CacheStrategy(name=cache, use_cache=True, description="Only here.")
+        entry = CacheStrategy(name=cache, description="Only here.", body="a:b")
         monkeypatch.setitem(STRATEGIES, cache, entry)
     samples = grid(cache=("off", "dynamic", *more), batch_size=(1, 2), device=("cpu", "cuda"))
     shown = lines_of(draw("total_time", run_of(samples)).axes[0])

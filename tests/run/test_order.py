@@ -5,11 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import pytest
-
-from kvbench.case import WARMUP_TOKENS, Prompt
-from kvbench.run.order import pair_up, shuffled, warmup_tokens
-from kvbench.strategies import STRATEGIES, CacheStrategy
+from kvbench.case import Prompt
+from kvbench.run.order import pair_up, shuffled
 from tests.fakes import make_case
 
 CASES = tuple(
@@ -71,18 +68,3 @@ def test_the_pairs_that_were_given_are_left_as_they_are() -> None:
     before = list(pairs)
     shuffled(pairs, random.Random(1))
     assert pairs == before
-
-
-@pytest.mark.parametrize(("tokens", "warm"), [(1, 1), (15, 15), (16, 16), (17, 16), (1000, 16)])
-@pytest.mark.parametrize("cache", ["off", "dynamic"])
-def test_a_warmup_is_short_where_nothing_compiles(cache: str, tokens: int, warm: int) -> None:
-    assert WARMUP_TOKENS == 16
-    assert warmup_tokens(make_case(cache=cache, max_new_tokens=tokens)) == warm
-
-
-def test_a_warmup_is_as_long_as_its_case_where_that_matters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = CacheStrategy("whole", use_cache=True, description="Compiles.", warmup="full")
-    monkeypatch.setitem(STRATEGIES, "whole", whole)
-    assert warmup_tokens(make_case(cache="whole", max_new_tokens=400)) == 400

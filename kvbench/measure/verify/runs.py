@@ -105,7 +105,7 @@ def one_forward(work: Work, run: Run) -> torch.Tensor:
         float32 on the CPU, `[batch, new, vocabulary]`.
     """
     loaded, steps = work.loaded, run.new_ids.shape[1]
-    options = generate_options(loaded, strategy(BASELINE), 1)
+    options = generate_options(loaded, strategy(BASELINE), work.inputs, 1)
     tokens, mask = run.sequences[:, :-1], work.inputs.attention_mask
     if loaded.is_encoder_decoder:
         options |= {"input_ids": work.inputs.input_ids, "decoder_input_ids": tokens}
@@ -176,7 +176,7 @@ def _generate(work: Work, arm: CacheStrategy, **more: Any) -> Run:
         input_ids=work.inputs.input_ids,
         attention_mask=work.inputs.attention_mask,
         output_logits=True,
-        **generate_options(work.loaded, arm, work.new_tokens),
+        **generate_options(work.loaded, arm, work.inputs, work.new_tokens),
         **more,
     )
     # A tuple of [batch, vocabulary], a step each. On the host, so that several runs can be kept.

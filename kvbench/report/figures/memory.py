@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvbench.analysis.summary import CaseSummary
 from kvbench.report.figures.labels import distinct
 from kvbench.report.figures.layout import device_panels, finish, from_zero
 from kvbench.report.figures.lines import Entry, entries_of, label_of
@@ -21,7 +22,7 @@ __all__ = ["energy", "memory"]
 
 def memory(material: Material) -> Figure | None:
     """Peak memory with the weights as a base line above, exact cache bytes below."""
-    lines = material.lines(lambda entry: entry.case.memory_peak_bytes is not None)
+    lines = material.lines(lambda entry: _peak(entry.case) is not None)
     if not lines:
         return None
     labels = ("Peak (MiB)", "Keys and values (MiB)")
@@ -30,7 +31,8 @@ def memory(material: Material) -> Figure | None:
     expected = False
     for (peaks, caches), here in panels.columns:
         for line in here:
-            peaks.plot(line.sizes, line.values("memory_peak_bytes", 1 / MIB), **line_style(line))
+            points = [(_peak(entry.case) or 0) / MIB for entry in line.entries]
+            peaks.plot(line.sizes, points, **line_style(line))
             if line.cache != BASELINE:
                 held = line.values("kv_cache_bytes", 1 / MIB)
                 caches.plot(line.sizes, held, **line_style(line))
@@ -40,10 +42,15 @@ def memory(material: Material) -> Figure | None:
             if size in drawn:
                 peaks.axhline(size / MIB, label=label, **level_style(number))
     from_zero(panels)
-    method = "peak: the resident set on a CPU, NVML's used memory on a GPU"
+    method = "peak: the resident set on a CPU, torch's allocated memory on a GPU"
     method += "; short dashes: the cache by theory" * expected
     finish(panels.figure, panels.grid[0], entries_of(lines), method)
     return panels.figure
+
+
+def _peak(case: CaseSummary) -> int | None:
+    """Return what the tensors took at most: on a GPU, weights and cache and nothing else."""
+    return case.memory_allocated_bytes or case.memory_peak_bytes
 
 
 def energy(material: Material) -> Figure | None:

@@ -1,0 +1,193 @@
+"""What an entry says of a cache strategy, and the plain records that it is asked with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from kvbench.errors import UserError, did_you_mean
+
+__all__ = [
+    "CacheStrategy",
+    "KeptLayer",
+    "Need",
+    "Parameter",
+    "Settings",
+    "Situation",
+    "kept_as_seen",
+    "kept_nothing",
+]
+
+Settings = Mapping[str, int | str]
+"""The values of a strategy's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Something about a strategy that can be set, as in `quantized:backend=fp8`.
+
+    Attributes:
+        name: as written before the equals sign.
+        description: one line for help and docs.
+        default: null where it must be given.
+        choices: the words that it may be; a whole number of at least 1 where there are none.
+    """
+
+    name: str
+    description: str
+    default: int | str | None = None
+    choices: tuple[str, ...] = ()
+
+    def read(self, text: str) -> int | str:
+        """Return the value that a text means.
+
+        Raises:
+            UserError: says what would be right.
+        """
+        if self.choices:
+            if text not in self.choices:
+                raise UserError(
+                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}."
+                )
+            return text
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
+            raise UserError(f"cache: {self.name}={text} is not a whole number of at least 1.")
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLayer:
+    """One layer of attention after a generation, as far as a cache is concerned.
+
+    Attributes:
+        seen: positions that were fed. The last new token never is.
+        numbers: keys and values that one position adds, of all heads.
+        window: positions that a query sees, itself included; null where it sees all.
+        width: bytes of a number in the model's dtype.
+    """
+
+    seen: int
+    numbers: int
+    window: int | None
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a strategy's needs are held against: a device and a model.
+
+    Attributes:
+        device: the kind of device: `cpu`, `cuda`.
+        encoder_decoder: whether the prompt goes to an encoder.
+        windows: whether a layer of the model has a sliding window.
+        cache_objects: whether the model takes a cache object of Transformers.
+        versions: installed packages and their versions.
+    """
+
+    device: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    encoder_decoder: bool = False
+    windows: bool = False
+    cache_objects: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One requirement of a strategy.
+
+    Attributes:
+        met: whether a situation meets it, with these settings.
+        sentence: what is shown where it is not met; the strategy's name goes in front.
+    """
+
+    met: Callable[[Situation, Settings], bool]
+    sentence: str
+
+
+def kept_nothing(layer: KeptLayer) -> int:
+    """Return 0: nothing is kept."""
+    return 0
+
+
+def kept_as_seen(layer: KeptLayer) -> int:
+    """Return the bytes of all positions seen, within the window.
+
+    A window keeps one position less than it shows, since the next query brings its own. Source:
+    `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
+    """
+    positions = layer.seen if layer.window is None else min(layer.seen, layer.window - 1)
+    return positions * layer.numbers * layer.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStrategy:
+    """One way to keep, or not to keep, keys and values between decoding steps.
+
+    Attributes:
+        name: as written on the command line and in the `cache` column.
+        description: one line for help and docs.
+        body: where the worker finds the function that makes the cache for one generation,
+            `module:function`; see kvbench/measure/caches/. A string, so that the entry needs no
+            torch.
+        use_cache: Transformers' flag of that name.
+        lossy: whether the tokens may differ from those without a cache.
+        warmup: `short` where a few tokens warm everything up, `full` where buffers or compiled
+            code depend on the whole length.
+        compiles: whether generations compile code; the time and the number are recorded.
+        attends: what a step reads: `nothing` kept, the positions `seen` so far, the whole
+            `buffer`, or something `elsewhere` or in another form. Lower bounds are known for the
+            first two.
+        needs: what it cannot run without. A need that is not met makes a row `unsupported`.
+        kept: bytes that one layer of attention holds for one sequence after a generation.
+        parameters: what can be set.
+        settings: the values of the parameters, once `with_settings` has read them.
+    """
+
+    name: str
+    description: str
+    body: str
+    use_cache: bool = True
+    lossy: bool = False
+    warmup: Literal["short", "full"] = "short"
+    compiles: bool = False
+    attends: Literal["nothing", "seen", "buffer", "elsewhere"] = "seen"
+    needs: tuple[Need, ...] = ()
+    kept: Callable[[KeptLayer], int] = kept_as_seen
+    parameters: tuple[Parameter, ...] = ()
+    settings: Settings = field(default_factory=dict)
+
+    def with_settings(self, texts: Mapping[str, str]) -> CacheStrategy:
+        """Return this strategy with values for its parameters, under its canonical name.
+
+        The name has the parameters in order, without those at their defaults.
+
+        Raises:
+            UserError: there is no such parameter, a value is wrong, or one must be given.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name in texts:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                have = f"it has {', '.join(known)}" if known else "it has none"
+                raise UserError(f"cache: {self.name} has no parameter '{name}'; {have}{hint}")
+        settings: dict[str, int | str] = {}
+        shown = []
+        for parameter in sorted(self.parameters, key=lambda one: one.name):
+            value = parameter.default
+            if parameter.name in texts:
+                value = parameter.read(texts[parameter.name])
+            if value is None:
+                choices = "|".join(parameter.choices) or "N"
+                raise UserError(f"cache: write {self.name}:{parameter.name}={choices}.")
+            settings[parameter.name] = value
+            if value != parameter.default:
+                shown.append(f"{parameter.name}={value}")
+        return replace(self, name=":".join([self.name, *shown]), settings=settings)
+
+    def unmet(self, situation: Situation) -> str | None:
+        """Return why this strategy cannot run in a situation, as a sentence; None if it can."""
+        missing = next(
+            (need for need in self.needs if not need.met(situation, self.settings)), None
+        )
+        return None if missing is None else f"{self.name}: {missing.sentence}"

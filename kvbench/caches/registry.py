@@ -1,0 +1,152 @@
+"""The registry of cache strategies, by name."""
+
+from __future__ import annotations
+
+import re
+
+from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, kept_nothing
+from kvbench.errors import UserError, check_choice
+from kvbench.text import clip
+
+__all__ = ["BASELINE", "STRATEGIES", "strategy"]
+
+BASELINE = "off"
+"""The strategy that others are compared with."""
+
+CACHE_OBJECTS = Need(
+    lambda here, _: here.cache_objects,
+    "this model makes a cache of its own and takes no cache object of Transformers.",
+)
+
+
+CUDA = Need(lambda here, _: here.device == "cuda", "it needs a CUDA device.")
+DECODER_ONLY = Need(
+    lambda here, _: not here.encoder_decoder, "it does not take encoder-decoder models."
+)
+
+
+def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
+    """Return whether a version is there and not older than the one that is wanted."""
+    if version is None:
+        return False
+    numbers = [int(part) for part in re.findall(r"\d+", version)[: len(wanted)]]
+    return tuple(numbers) >= wanted
+
+
+def kept_whole(layer: KeptLayer) -> int:
+    """Return the bytes of a buffer for all positions that are fed, or of a whole window."""
+    positions = layer.seen if layer.window is None else min(layer.seen, layer.window)
+    return positions * layer.numbers * layer.width
+
+
+STRATEGIES: dict[str, CacheStrategy] = {
+    entry.name: entry
+    for entry in (
+        CacheStrategy(
+            name="off",
+            description="No cache: each step computes the keys and values of all positions again.",
+            body="kvbench.measure.caches.dynamic:nothing",
+            use_cache=False,
+            attends="nothing",
+            kept=kept_nothing,
+        ),
+        CacheStrategy(
+            name="dynamic",
+            description="Transformers' default: keys and values are kept and grow by one position "
+            "a step.",
+            body="kvbench.measure.caches.dynamic:as_the_model_does",
+        ),
+        CacheStrategy(
+            name="static",
+            description="Preallocated, not compiled: buffers for all positions from the start; "
+            "each step attends to the whole buffer.",
+            body="kvbench.measure.caches.static:eager",
+            warmup="full",
+            attends="buffer",
+            needs=(CACHE_OBJECTS,),
+            kept=kept_whole,
+        ),
+        CacheStrategy(
+            name="static-compiled",
+            description="The same, and the decoding step is compiled for each batch size and "
+            "length.",
+            body="kvbench.measure.caches.static:compiled",
+            warmup="full",
+            compiles=True,
+            attends="buffer",
+            needs=(CUDA, CACHE_OBJECTS),
+            kept=kept_whole,
+        ),
+        CacheStrategy(
+            name="dynamic-full",
+            description="Like dynamic, without the window of sliding-window models.",
+            body="kvbench.measure.caches.dynamic:without_windows",
+            needs=(
+                Need(
+                    lambda here, _: here.windows,
+                    "this model has no sliding window, so it is the same as dynamic.",
+                ),
+                CACHE_OBJECTS,
+                DECODER_ONLY,
+            ),
+            kept=lambda layer: layer.seen * layer.numbers * layer.width,
+        ),
+        CacheStrategy(
+            name="offloaded",
+            description="Like dynamic, kept in host memory and fetched one layer ahead.",
+            body="kvbench.measure.caches.dynamic:offloaded",
+            attends="elsewhere",
+            needs=(CUDA, CACHE_OBJECTS),
+        ),
+        CacheStrategy(
+            name="offloaded-static",
+            description="Like static, kept in host memory and fetched one layer ahead.",
+            body="kvbench.measure.caches.static:offloaded",
+            warmup="full",
+            attends="elsewhere",
+            needs=(CUDA, CACHE_OBJECTS),
+            kept=kept_whole,
+        ),
+        CacheStrategy(
+            name="quantized",
+            description="Keys and values in fewer bits, dequantized at each step.",
+            body="kvbench.measure.caches.quantized:quantized",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(Parameter("backend", "Who quantizes, and to what.", choices=("fp8",)),),
+            needs=(
+                CACHE_OBJECTS,
+                DECODER_ONLY,
+                Need(
+                    lambda here, _: not here.windows,
+                    "Transformers' quantized cache knows no sliding windows.",
+                ),
+                Need(
+                    lambda here, _: at_least(here.versions.get("transformers"), (5, 18)),
+                    "backend fp8 needs Transformers 5.18 or later.",
+                ),
+            ),
+            kept=lambda layer: layer.seen * layer.numbers,
+        ),
+    )
+}
+
+
+def strategy(name: str) -> CacheStrategy:
+    """Return a strategy by its name, with its parameters: `quantized:backend=fp8`.
+
+    Raises:
+        UserError: no strategy has that name, or a parameter is wrong.
+    """
+    head, *parts = name.split(":")
+    check_choice("cache", "strategy", head, STRATEGIES)
+    entry = STRATEGIES[head]
+    if not (parts or entry.parameters):
+        return entry
+    texts: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or key in texts:
+            raise UserError(f"cache: '{clip(name)}': write parameters once each, as name=value.")
+        texts[key] = value
+    return entry.with_settings(texts)

@@ -1,0 +1,54 @@
+"""The bodies of the cache strategies: each makes the cache for one generation.
+
+A body is a function from a `Call` to keyword arguments of `generate`. It is found by the name that
+the entry gives, and makes a new cache object for each call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+from typing import Any, cast
+
+from kvbench.caches import CacheStrategy, Situation
+from kvbench.measure.caches.call import Body, Call
+from kvbench.models.load import LoadedModel
+
+__all__ = ["Body", "Call", "cache_options", "situation_of"]
+
+
+def cache_options(strategy: CacheStrategy, call: Call) -> dict[str, Any]:
+    """Return the keyword arguments of `generate` that make it use a strategy's cache."""
+    module, _, name = strategy.body.partition(":")
+    body = cast("Body", getattr(importlib.import_module(module), name))
+    return body(dataclasses.replace(call, settings=strategy.settings))
+
+
+_PACKAGES = ("transformers",)
+"""What a strategy may need in some version."""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def situation_of(loaded: LoadedModel) -> Situation:
+    """Return what a strategy's needs are held against, for a loaded model."""
+    text = loaded.config.get_text_config(decoder=True)
+    kinds = getattr(text, "layer_types", None) or ()
+    # Older configurations have one window for all layers and no list of kinds.
+    windows = any("sliding" in kind or "chunked" in kind for kind in kinds) or bool(
+        not kinds and getattr(text, "sliding_window", None)
+    )
+    model: Any = loaded.model
+    return Situation(
+        device=loaded.device.type,
+        versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        encoder_decoder=loaded.is_encoder_decoder,
+        windows=windows,
+        cache_objects=bool(model._supports_default_dynamic_cache()),
+    )

@@ -1,0 +1,78 @@
+"""Runs of older versions: read for as long as the project lives, and resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kvbench import api
+from kvbench.plan import Plan, with_legacy
+from kvbench.records.run import load_run
+from kvbench.report.build import build
+from kvbench.run.resume import cases_of, plan_changes
+from tests.fakes import FakeEngine
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RUNS = sorted(path.name for path in GOLDEN.iterdir())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_old_run_is_read_with_its_cases(name: str) -> None:
+    run = load_run(GOLDEN / name)
+    cases = cases_of(run.info)
+    assert {case.id for case in cases} >= {sample.case_id for sample in run.samples}
+    assert [case.id for case in cases] == [entry["case_id"] for entry in run.info.cases]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_key_that_is_new_has_not_changed_an_old_plan(name: str) -> None:
+    run = load_run(GOLDEN / name)
+    cases = cases_of(run.info)
+    plan = Plan.merge(with_legacy(run.info.plan), {}).model_dump(mode="json")
+    assert plan_changes(run.info, plan, cases) == []
+
+
+def test_a_report_of_every_old_run_is_made(tmp_path: Path) -> None:
+    for name in RUNS:
+        run = load_run(shutil.copytree(GOLDEN / name, tmp_path / name))
+        build((run,), run.path)
+        assert (run.path / "summary.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["gpt2-cpu", "h100-llama-7b"])
+def test_an_old_run_is_resumed_in_its_own_columns(tmp_path: Path, name: str) -> None:
+    path = shutil.copytree(GOLDEN / name, tmp_path / name)
+    table = path / "samples.csv"
+    rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    # As a kill leaves it: the last rows are missing.
+    table.write_text("".join(rows[:-2]), encoding="utf-8")
+    before = load_run(path)
+    engine = FakeEngine(machine=before.info.environment)
+    run = api.resume(path, engine=engine)
+    assert run.info.state == "finished"
+    assert run.info.resumes[-1].kvbench
+    assert len(run.samples) > len(before.samples)
+    with table.open(newline="", encoding="utf-8") as file:
+        header, *values = csv.reader(file)
+    assert header == rows[0].strip().split(",")
+    assert {len(row) for row in values} == {len(header)}
+    assert run.samples[: len(before.samples)] == before.samples
+    # The plan says what it meant before the key existed, which is not today's default.
+    assert run.info.plan["warmup"] == "16"
+    assert Plan().warmup == "auto"
+
+
+def test_another_version_of_kvbench_goes_on_with_a_run(tmp_path: Path) -> None:
+    path = shutil.copytree(GOLDEN / "gpt2-cpu", tmp_path / "run")
+    info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    machine = load_run(path).info.environment
+    info["environment"]["versions"]["kvbench"] = "0.0.1"
+    info["state"] = "interrupted"
+    (path / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    run = api.resume(path, engine=FakeEngine(machine=machine))
+    assert run.info.resumes[-1].environment is None
+    assert "environment_changed" not in "".join(sample.flags or "" for sample in run.samples)

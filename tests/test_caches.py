@@ -1,0 +1,141 @@
+"""Tests of the registry of cache strategies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvbench.caches import (
+    BASELINE,
+    STRATEGIES,
+    CacheStrategy,
+    KeptLayer,
+    Need,
+    Parameter,
+    Situation,
+    strategy,
+)
+from kvbench.errors import UserError
+from kvbench.plan import Plan
+
+
+def test_each_entry_is_registered_under_its_own_name() -> None:
+    assert {name: entry.name for name, entry in STRATEGIES.items()} == {n: n for n in STRATEGIES}
+
+
+def test_the_baseline_is_the_one_strategy_without_a_cache() -> None:
+    assert [name for name, entry in STRATEGIES.items() if not entry.use_cache] == [BASELINE]
+
+
+def test_dynamic_keeps_what_it_has_seen_within_the_window() -> None:
+    dynamic = strategy("dynamic")
+    assert dynamic.kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 1600
+    assert dynamic.kept(KeptLayer(seen=100, numbers=8, window=32, width=2)) == 31 * 16
+    assert dynamic.kept(KeptLayer(seen=10, numbers=8, window=32, width=2)) == 160
+    assert strategy("off").kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 0
+
+
+def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:
+    entry = CacheStrategy(
+        name="x",
+        description="X.",
+        body="a:b",
+        needs=(
+            Need(lambda here, _: here.windows, "the model has no window."),
+            Need(lambda here, _: here.device == "cuda", "it needs a CUDA device."),
+        ),
+    )
+    assert entry.unmet(Situation(device="cpu")) == "x: the model has no window."
+    assert entry.unmet(Situation(device="cpu", windows=True)) == "x: it needs a CUDA device."
+    assert entry.unmet(Situation(device="cuda", windows=True)) is None
+
+
+@pytest.mark.parametrize("name", ["off", "dynamic"])
+def test_what_does_not_compile_warms_up_shortly_and_loses_nothing(name: str) -> None:
+    assert strategy(name).warmup == "short"
+    assert not strategy(name).lossy
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_each_description_is_one_line_and_a_sentence(name: str) -> None:
+    description = strategy(name).description
+    assert description.endswith(".")
+    assert "\n" not in description
+
+
+def test_an_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(UserError) as caught:
+        strategy("dynamc")
+    known = ", ".join(STRATEGIES)
+    expected = f"cache: no strategy 'dynamc'; known: {known}; did you mean 'dynamic'?"
+    assert str(caught.value) == expected
+
+
+def test_an_unknown_name_near_to_none_gets_the_list() -> None:
+    with pytest.raises(UserError) as caught:
+        strategy("zzz")
+    assert str(caught.value) == f"cache: no strategy 'zzz'; known: {', '.join(STRATEGIES)}."
+
+
+def test_a_name_with_a_line_break_is_still_told_in_one_line() -> None:
+    with pytest.raises(UserError) as caught:
+        strategy("o\nff")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# Parameters
+
+
+SIZED = CacheStrategy(
+    name="sized",
+    description="For tests.",
+    body="a:b",
+    parameters=(
+        Parameter("size", "Positions.", default=256),
+        Parameter("kind", "A word.", choices=("plain", "fancy")),
+    ),
+)
+
+
+@pytest.fixture
+def sized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STRATEGIES, "sized", SIZED)
+
+
+@pytest.mark.usefixtures("sized")
+@pytest.mark.parametrize(
+    ("given", "name", "settings"),
+    [
+        ("sized:kind=plain", "sized:kind=plain", {"kind": "plain", "size": 256}),
+        ("sized:size=64:kind=fancy", "sized:kind=fancy:size=64", {"kind": "fancy", "size": 64}),
+        ("sized:size=0256:kind=plain", "sized:kind=plain", {"kind": "plain", "size": 256}),
+    ],
+)
+def test_the_canonical_name_is_sorted_and_without_defaults(
+    given: str, name: str, settings: dict[str, Any]
+) -> None:
+    entry = strategy(given)
+    assert (entry.name, dict(entry.settings)) == (name, settings)
+    assert strategy(name) == entry
+    assert Plan.parse({"cache": [given, "off"]}).cache == (name, "off")
+
+
+@pytest.mark.usefixtures("sized")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sized", "cache: write sized:kind=plain|fancy."),
+        ("sized:kind=odd", "cache: kind=odd is not one of plain, fancy."),
+        ("sized:kind=plain:size=0", "cache: size=0 is not a whole number of at least 1."),
+        ("sized:kind=plain:size=-1", "cache: size=-1 is not a whole number of at least 1."),
+        ("sized:kind=plain:size", "cache: 'sized:kind=plain:size': write parameters once each"),
+        ("sized:kind=plain:kind=plain", "cache: 'sized:kind=plain:kind=plain': write parameters"),
+        ("sized:kinds=plain", "cache: sized has no parameter 'kinds'; it has size, kind; did you"),
+        ("off:size=1", "cache: off has no parameter 'size'; it has none."),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence(given: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        strategy(given)
+    assert str(caught.value).startswith(said)
