@@ -36,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MANY_CASES = 10_000
 """A grid with more cases than this is likely a slip: it needs `allow_many`."""
 
-QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 30, 60], "repeats": 6}
+QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 25, 50], "repeats": 6}
 """The embedded default: what `kvbench sweep` adds to when it is given no file."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)

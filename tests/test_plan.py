@@ -265,7 +265,7 @@ def test_without_a_file_the_embedded_default_is_taken() -> None:
 
 def test_options_go_over_the_embedded_default_one_by_one() -> None:
     plan = Plan.load(None, {"repeats": "7"})
-    assert (plan.repeats, plan.max_new_tokens) == (7, (10, 30, 60))
+    assert (plan.repeats, plan.max_new_tokens) == (7, (10, 25, 50))
 
 
 @pytest.mark.skipif(not CONFIG.exists(), reason="configs/quickstart.yaml is not there")
