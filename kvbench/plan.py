@@ -36,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MANY_CASES = 10_000
 """A grid with more cases than this is likely a slip: it needs `allow_many`."""
 
-QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 50, 100], "repeats": 3}
+QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 25, 50], "repeats": 6}
 """The embedded default: what `kvbench sweep` adds to when it is given no file."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
@@ -178,7 +178,7 @@ class Plan(BaseModel):
     prompt_tokens: _Sizes = _axis(_NoSizes, "prompt_tokens")
     max_new_tokens: _Sizes = _axis((10, 50, 100), "max_new_tokens")
     repeats: _Count | None = _axis(None, "repeats")
-    min_repeats: _Count = _axis(5, "min_repeats")
+    min_repeats: _Count = _axis(6, "min_repeats")
     max_repeats: _Count = _axis(30, "max_repeats")
     min_seconds: _Seconds = _axis(3.0, "min_seconds")
     max_spread: _Seconds = _axis(0.05, "max_spread")

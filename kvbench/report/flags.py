@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.summary import OF_A_CASE, CaseSummary
 
 __all__ = ["FLAGS", "doubts", "doubts_beside_a_table"]
 
@@ -31,7 +31,12 @@ FLAGS: dict[str, str] = {
     "as another seed",
     "verify_failed": "the strategy was found to do other work than no cache: its time means "
     "nothing",
-    "undersampled": "fewer than 5 samples",
+    "undersampled": "fewer than 6 samples, cold ones not counted: no interval and no claim",
+    "cold_start": "the first sample of a case in a worker process, over 1.5 times as long as each "
+    "of at least two later ones: left out of times and speed-up",
+    "outlier": "a sample far from the others of its case that is not cold: it counts",
+    "trend": "the times of the case rise or fall over the rounds, by 5 % or more and beyond chance "
+    "(p < 0.01, Kendall's test)",
 }
 
 
@@ -46,7 +51,7 @@ def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
     return [
         (
             name,
-            f"{count} {'case' if name == 'undersampled' else 'sample'}{'s' * (count != 1)}",
+            f"{count} {'case' if name in OF_A_CASE else 'sample'}{'s' * (count != 1)}",
             FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "not known here"),
         )
         for name, count in sorted(counts.items())

@@ -31,7 +31,7 @@ _LABEL_WIDTH = 3.5
 
 
 def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: float) -> Figure:
-    """One line a case: the ratio of the medians, B over A, its interval, the threshold as a band.
+    """One line a case: the ratio, B over A, its interval, the threshold as a band.
 
     Of more than 60 cases those furthest from 1 are drawn.
     """
@@ -61,7 +61,7 @@ def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: fl
         axes.set_yticks(range(len(drawn)), folded, fontsize=8)
         plain_log(axes, "x")
         axes.set_xlabel(
-            "Time of B over time of A; lines: 95 % bootstrap interval\n"
+            "Time of B over time of A; lines: 95 % interval\n"
             + _key([rows[i].verdict for i in drawn], threshold),
             fontsize=9,
         )

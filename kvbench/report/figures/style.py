@@ -153,4 +153,5 @@ def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool
 
 def few_samples(entries: Iterable[Entry]) -> bool:
     """Whether some case has too few samples for quartiles and intervals."""
-    return min(entry.case.samples for entry in entries) < MIN_FOR_INTERVAL
+    warm = (entry.case.samples - entry.case.cold_starts for entry in entries)
+    return min(warm) < MIN_FOR_INTERVAL
