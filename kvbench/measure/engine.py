@@ -363,6 +363,8 @@ class _OpenModel:
                 "flags": flags,
             }
         )
+        if task.phase == "measure" and fields.get("compilations"):
+            fields["flags"] = f"{flags} recompiled".strip()
         fields["flags"] = self._flags(task.case, fields, generation.state)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (
