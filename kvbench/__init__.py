@@ -9,14 +9,14 @@ The command line is a thin skin over this:
 Importing the package imports none of torch, transformers, pandas and matplotlib.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from kvbench.version import __version__
 
+# Not from typing: `python -m kvbench` gets here before the current folder is off the import path,
+# and a `typing.py` there would run.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvbench.analysis.expected import summarise
     from kvbench.api import sweep
     from kvbench.case import Case
@@ -49,8 +49,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that `kvbench --help` stays quick."""
+    import importlib
+
     if name not in _HOMES:
         raise AttributeError(f"module 'kvbench' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

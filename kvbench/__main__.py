@@ -1,6 +1,19 @@
-"""`python -m kvbench`, the same as the command `kvbench`."""
+"""The program: `kvbench`, and `python -m kvbench`."""
 
-from kvbench.cli import main
+# Nothing else, not even from the standard library: until the path is clean, any module that Python
+# has not loaded yet might be a file in the current folder.
+from kvbench.import_path import leave_out_current_folder
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line."""
+    leave_out_current_folder()
+    from kvbench.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -128,16 +128,27 @@ def resume(
     Args:
         path: the run's folder.
         options: keys of the plan that are to change; those that change what is measured need
-            `force`.
+            `force`. `trust_remote_code` has to be given again.
         retry_failed: measure all failed cases again, not only those whose process was lost.
         listener, stop, allow_many, force, command, engine: as for `sweep`.
 
     Raises:
-        UserError: there is no run, it is in use, or the plan or the machine has changed.
+        UserError: there is no run, it is in use, the plan or the machine has changed, or its plan
+            trusts a model's code and the options do not say so again.
     """
     path = Path(path)
     old = load_info(path)
-    plan = Plan.merge(with_legacy(old.plan), options or {})
+    options = dict(options or {})
+    plan = Plan.merge(with_legacy(old.plan), options)
+    if plan.trust_remote_code and "trust_remote_code" not in options:
+        # The folder may come from somebody else, whose word it then is.
+        raise UserError(
+            f"{path} was created with --trust-remote-code, which lets a model run its own code: "
+            "give the option again if you trust the model."
+        )
+    if plan.trust_remote_code == old.plan.get("trust_remote_code"):
+        # Said again, it is no change.
+        options.pop("trust_remote_code", None)
     again = frozenset(STATUSES) - {"ok"} if retry_failed else TRIED_AGAIN
     if plan.keep_going_after_oom:
         again |= {"skipped_oom"}
@@ -146,7 +157,7 @@ def resume(
         # As they were planned, unless something is to change: a prompt file may have moved since.
         cases = (
             plan_cases(plan, allow_many=allow_many, environment=machine)
-            if set(options or ()) - CONDUCT
+            if set(options) - CONDUCT
             else cases_of(old)
         )
         start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force, again)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
-from kvbench.text import printable
+from kvbench.text import clip, printable, shorten
 
-__all__ = ["UserError", "check_choice", "did_you_mean"]
+__all__ = ["UserError", "check_choice", "did_you_mean", "one_line"]
+
+
+_LONGEST_QUOTE, _LONGEST_SENTENCE = 255, 1000
+"""A path may be long, and a list of what has changed."""
+
+_QUOTED = re.compile(r"(?<!\w)'([^']{256,})'(?!\w)")
 
 
 class UserError(Exception):
@@ -19,13 +26,22 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        line = printable(sentence).rstrip()
+        line = one_line(sentence)
         super().__init__(line if line.endswith((".", "?", "!")) else line + ".")
+
+
+def one_line(sentence: str) -> str:
+    """Return a sentence that can be read on one line, whatever was quoted in it."""
+    line = printable(sentence).rstrip()
+    line = _QUOTED.sub(lambda found: f"'{shorten(found[1], _LONGEST_QUOTE)}'", line)
+    words = (shorten(word, _LONGEST_QUOTE) for word in line.split(" "))
+    return shorten(" ".join(words), _LONGEST_SENTENCE)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint `"; did you mean 'x'?"` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    # Clipped: what is far longer than all known words is near to none, and slow to compare.
+    near = difflib.get_close_matches(clip(word), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
@@ -38,4 +54,4 @@ def check_choice(option: str, noun: str, value: str, known: Iterable[str]) -> No
     known = list(known)
     if value not in known:
         hint = did_you_mean(value, known)
-        raise UserError(f"{option}: no {noun} '{value}'; known: {', '.join(known)}{hint}")
+        raise UserError(f"{option}: no {noun} '{clip(value)}'; known: {', '.join(known)}{hint}")

@@ -36,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MANY_CASES = 10_000
 """A grid with more cases than this is likely a slip: it needs `allow_many`."""
 
-QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 50, 100], "repeats": 3}
+QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 25, 50], "repeats": 6}
 """The embedded default: what `kvbench sweep` adds to when it is given no file."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
@@ -49,6 +49,38 @@ def _listed(value: Any) -> Any:
         parts = [part.strip() for part in entry.split(",")] if isinstance(entry, str) else [entry]
         listed.extend(parts)
     return listed
+
+
+def _models(value: Any) -> Any:
+    """Split as `_listed` does, but leave a comma that is in the name of what exists."""
+    listed: list[Any] = []
+    for entry in as_list(value):
+        listed.extend(_split_models(entry) if isinstance(entry, str) else [entry])
+    return listed
+
+
+_MOST_COMMAS = 8
+"""Commas in one name that are looked for; each costs a look at the disk."""
+
+
+def _split_models(entry: str) -> list[str]:
+    parts, names = entry.split(","), []
+    while parts:
+        # The longest name first: of `a,b` and `a` the folder `a,b` is meant, if there is one.
+        count = next(
+            (n for n in range(min(len(parts), _MOST_COMMAS + 1), 1, -1) if _exists(parts[:n])), 1
+        )
+        names.append(",".join(parts[:count]).strip())
+        parts = parts[count:]
+    return names
+
+
+def _exists(parts: Sequence[str]) -> bool:
+    try:
+        return Path(",".join(parts).strip()).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        # Too long, a null byte, or no home folder: not the name of anything.
+        return False
 
 
 def _caches(value: Any) -> Any:
@@ -102,6 +134,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 _Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+_Models = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_models)]
 _Caches = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_caches)]
 _Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list)]
 _Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
@@ -133,7 +166,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
-    model: _Words = _axis(("gpt2",), "model")
+    model: _Models = _axis(("gpt2",), "model")
     weights: Literal["pretrained", "random"] | None = _axis(None, "weights")
     device: _Words = _axis(("auto",), "device")
     dtype: _Words = _axis(("float32",), "dtype")
@@ -145,7 +178,7 @@ class Plan(BaseModel):
     prompt_tokens: _Sizes = _axis(_NoSizes, "prompt_tokens")
     max_new_tokens: _Sizes = _axis((10, 50, 100), "max_new_tokens")
     repeats: _Count | None = _axis(None, "repeats")
-    min_repeats: _Count = _axis(5, "min_repeats")
+    min_repeats: _Count = _axis(6, "min_repeats")
     max_repeats: _Count = _axis(30, "max_repeats")
     min_seconds: _Seconds = _axis(3.0, "min_seconds")
     max_spread: _Seconds = _axis(0.05, "max_spread")
@@ -189,14 +222,15 @@ class Plan(BaseModel):
         for name in self.dtype:
             if name not in DTYPES:
                 raise ValueError(
-                    f"dtype: '{name}' is not one of {', '.join(DTYPES)}{did_you_mean(name, DTYPES)}"
+                    f"dtype: '{clip(name)}' is not one of {', '.join(DTYPES)}"
+                    f"{did_you_mean(name, DTYPES)}"
                 )
         for name in self.device:
             if not _DEVICE.fullmatch(name):
-                raise ValueError(f"device: '{name}' is not cpu, cuda, cuda:N or auto")
+                raise ValueError(f"device: '{clip(name)}' is not cpu, cuda, cuda:N or auto")
         for name in (*self.model, *self.attention):
             if not name.isprintable():
-                raise ValueError(f"{name!r} has control characters in it")
+                raise ValueError(f"{clip(name)!r} has control characters in it")
         for text in (*self.prompt, *self.prompt_file):
             if not _is_unicode(text):
                 raise ValueError(f"{clip(repr(text))} is not valid UTF-8 text")
@@ -329,7 +363,7 @@ def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if str(value).lower() not in words:
-        raise ValueError(f"use_cache: {value!r} is not true or false")
+        raise ValueError(f"use_cache: {clip(value)!r} is not true or false")
     return words[str(value).lower()]
 
 
@@ -349,7 +383,8 @@ def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, 
             names.append(name)
         else:
             raise UserError(
-                f"device: '{name}' is not present on this machine; present: {', '.join(present)}."
+                f"device: '{clip(name)}' is not present on this machine; "
+                f"present: {', '.join(present)}."
             )
     return _unique(tuple(names))
 
@@ -361,7 +396,7 @@ def _sentence(error: ValidationError) -> str:
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][0])
-        return f"'{key}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
+        return f"'{clip(key)}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
     message = first["msg"].removeprefix("Value error, ").rstrip(".?")
     if not name:
         return f"{message}{'?' if '; did you mean' in message else '.'}"

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from kvbench.errors import UserError
+from kvbench.input_file import read_text
 from kvbench.text import clip
 
 __all__ = ["as_list", "read_plan_file", "read_prompts"]
@@ -34,7 +35,8 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if str(key.value) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key.value}' stands twice", problem_mark=node.start_mark
+                    problem=f"the key '{clip(key.value)}' stands twice",
+                    problem_mark=node.start_mark,
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
@@ -63,7 +65,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or is not a mapping.
     """
-    text = _read_text(path, "plan", _MAX_YAML_BYTES)
+    text = read_text(path, _MAX_YAML_BYTES, "plan")
     try:
         keys: Any = yaml.load(text, Loader=_PlainLoader)
     except _YAML_ERRORS as error:
@@ -89,22 +91,8 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         UserError: the file cannot be read, or has no text in it.
     """
     # Only line ends end a prompt: splitlines would also break at form feeds and the like.
-    lines = _read_text(path, "prompt file", _MAX_PROMPT_FILE_BYTES).split("\n")
+    lines = read_text(path, _MAX_PROMPT_FILE_BYTES, "prompt file").split("\n")
     texts = tuple(line for line in lines if line.strip())
     if not texts:
         raise UserError(f"prompt_file: {path} has no text in it.")
     return texts
-
-
-def _read_text(path: Path, what: str, limit: int) -> str:
-    try:
-        if path.stat().st_size > limit:
-            raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such {what}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: the {what} cannot be read: {reason}.") from error

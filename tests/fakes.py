@@ -34,6 +34,11 @@ def no_failure(task: Task) -> Failure | None:
     return None
 
 
+def same_tokens(task: Task) -> str:
+    """The hash of the output of an engine whose strategies all give the same tokens."""
+    return "0123456789abcdef"
+
+
 @dataclass
 class FakeEngine:
     """Implements kvbench.run.engine.Engine from a script, and keeps what it was asked.
@@ -60,6 +65,10 @@ class FakeEngine:
     tasks: list[Task] = field(default_factory=list)
     probed: list[str] = field(default_factory=list)
     inspected: list[tuple[Case, int]] = field(default_factory=list)
+    reached: list[Case | None] = field(default_factory=list)
+    compared: list[Case] = field(default_factory=list)
+    output_verdict: Verdict = "fail"
+    tokens_of: Callable[[Task], str] = same_tokens
     closed: int = 0
     process: int = 0
     lost: bool = False
@@ -101,9 +110,30 @@ class FakeEngine:
             notices=self.says,
         )
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        assert self.open_model == case.model_key
+        self.compared.append(case)
+        return (
+            check_of(
+                case.model_key,
+                case.cache,
+                "output",
+                self.output_verdict,
+                "Parted.",
+                case_id=case.id,
+            ),
+        )
+
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
         assert self.open_model is not None
         self.verified.append(cache)
+        self.reached.append(reach)
         return (
             check_of(self.open_model, cache, "logits", self.verdict, "As scripted."),
             check_of(self.open_model, cache, "leak", "pass", "Nothing is left."),
@@ -124,7 +154,7 @@ class FakeEngine:
             return sample_of(task, status=status, stage=stage, error=error), ()
         total = self.seconds(task)
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
-        return timed_sample(task, total), times
+        return timed_sample(task, total, output_sha256=self.tokens_of(task)), times
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         assert self.open_model == case.model_key

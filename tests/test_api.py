@@ -538,6 +538,37 @@ def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
     assert "is not complete" not in (run.path / "summary.md").read_text()
 
 
+def trusting(out: Path) -> Run:
+    """An interrupted run in whose run.json a model's own code is trusted."""
+    run = interrupted(out)
+    keys = json.loads((run.path / "run.json").read_text())
+    keys["plan"]["trust_remote_code"] = True
+    (run.path / "run.json").write_text(json.dumps(keys))
+    return run
+
+
+def test_a_run_folder_cannot_trust_the_code_of_a_model(tmp_path: Path) -> None:
+    run, engine = trusting(tmp_path), FakeEngine()
+    before = contents(run.path)
+    with pytest.raises(UserError, match=r"--trust-remote-code, .*: give the option again if you"):
+        resume(run, {"repeats": 3}, engine=engine, force=True)
+    assert (engine.checked, engine.opened, engine.tasks) == ([], [], [])
+    assert contents(run.path) == before
+
+
+def test_trust_that_is_given_again_changes_nothing(tmp_path: Path) -> None:
+    run = resume(trusting(tmp_path), {"trust_remote_code": True})
+    assert run.info.state == "finished"
+    assert run.info.resumes[0].plan_changes == ()
+
+
+def test_trust_that_is_taken_back_is_a_change_of_the_plan(tmp_path: Path) -> None:
+    run, off = trusting(tmp_path), {"trust_remote_code": False}
+    with pytest.raises(UserError, match="trust_remote_code: "):
+        resume(run, off)
+    assert resume(run, off, force=True).info.plan["trust_remote_code"] is False
+
+
 def test_a_folder_left_empty_by_a_kill_is_begun_in(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()

@@ -56,7 +56,7 @@ def test_the_defaults_are_a_small_sweep_of_both_arms() -> None:
     assert plan.model == ("gpt2",)
     assert plan.cache == ("off", "dynamic")
     assert (plan.device, plan.attention) == (("auto",), ("auto",))
-    assert (plan.repeats, plan.min_repeats, plan.max_repeats) == (None, 5, 30)
+    assert (plan.repeats, plan.min_repeats, plan.max_repeats) == (None, 6, 30)
     assert (plan.min_seconds, plan.max_spread, plan.max_case_seconds) == (3.0, 0.05, 600.0)
     assert not plan.trust_remote_code
     assert (plan.case_timeout, plan.keep_going_after_oom, plan.verify) == (None, False, True)
@@ -160,7 +160,7 @@ def test_the_two_spellings_of_one_axis_are_refused_together() -> None:
         ({"cache": "zzz"}, f"cache: no strategy 'zzz'; known: {KNOWN}."),
         ({"device": "gpu"}, "device: 'gpu' is not cpu, cuda, cuda:N or auto."),
         ({"max_new_tokens": "5-1"}, "max_new_tokens: the range '5-1' runs backwards."),
-        ({"max_repeats": 2}, "max_repeats (2) is below min_repeats (5)."),
+        ({"max_repeats": 2}, "max_repeats (2) is below min_repeats (6)."),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_that_helps(keys: dict[str, Any], expected: str) -> None:
@@ -260,12 +260,12 @@ def test_a_plan_comes_back_from_its_own_dump() -> None:
 
 def test_without_a_file_the_embedded_default_is_taken() -> None:
     assert Plan.load() == Plan.parse(QUICKSTART)
-    assert Plan.load().repeats == 3
+    assert Plan.load().repeats == 6
 
 
 def test_options_go_over_the_embedded_default_one_by_one() -> None:
     plan = Plan.load(None, {"repeats": "7"})
-    assert (plan.repeats, plan.max_new_tokens) == (7, (10, 50, 100))
+    assert (plan.repeats, plan.max_new_tokens) == (7, (10, 25, 50))
 
 
 @pytest.mark.skipif(not CONFIG.exists(), reason="configs/quickstart.yaml is not there")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from kvbench.records.sample import Sample
 
-__all__ = ["COLD_FACTOR", "COLD_LATER", "cold_starts"]
+__all__ = ["COLD_FACTOR", "COLD_LATER", "cold_rows", "cold_starts"]
 
 COLD_FACTOR = 1.5
 """A first sample is cold above this many times the slowest of the later ones."""
@@ -32,10 +33,34 @@ def cold_starts(samples: Iterable[Sample]) -> frozenset[str]:
             key = (sample.case_id, sample.session, sample.worker)
             by_process.setdefault(key, []).append(sample)
     return frozenset(
-        first.sample_id
-        for first, *later in by_process.values()
-        if len(later) >= COLD_LATER and _seconds(first) > COLD_FACTOR * max(map(_seconds, later))
+        members[0].sample_id
+        for members in by_process.values()
+        if _first_is_cold([_seconds(sample) for sample in members])
     )
+
+
+def cold_rows(columns: Mapping[str, Sequence[Any]], rows: Iterable[int]) -> frozenset[int]:
+    """Return which of these rows of a run, read by column, are cold samples.
+
+    Args:
+        columns: the samples by column.
+        rows: rows that count, from 0, in the order in which they were written.
+    """
+    cases, sessions = columns["case_id"], columns["session"]
+    workers, totals = columns["worker"], columns["total_s"]
+    by_process: dict[tuple[str, int, int], list[int]] = {}
+    for row in rows:
+        by_process.setdefault((cases[row], sessions[row], workers[row]), []).append(row)
+    return frozenset(
+        members[0]
+        for members in by_process.values()
+        if _first_is_cold([totals[row] for row in members])
+    )
+
+
+def _first_is_cold(times: Sequence[float]) -> bool:
+    later = times[1:]
+    return len(later) >= COLD_LATER and times[0] > COLD_FACTOR * max(later)
 
 
 def _seconds(sample: Sample) -> float:

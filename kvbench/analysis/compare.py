@@ -10,13 +10,18 @@ from typing import Any, Literal
 import numpy as np
 
 from kvbench.analysis.cases import ReadingOrder, describe, varied
+from kvbench.analysis.cold import cold_rows
 from kvbench.analysis.statistics import (
+    PAIRED_LEVEL,
     geometric_mean,
     holm,
+    least_rounds,
     least_samples,
     mann_whitney,
+    paired_ratio,
     ratio_interval,
     ratio_of_medians,
+    signed_rank,
 )
 from kvbench.errors import check_choice
 from kvbench.records.columns import column
@@ -28,7 +33,18 @@ from kvbench.records.sample import (
     sample_at,
 )
 
-__all__ = ["AXES", "Comparison", "Judgement", "Rule", "Side", "Unmatched", "compare", "mean_ratio"]
+__all__ = [
+    "AXES",
+    "PAIRED_AXES",
+    "Comparison",
+    "Judgement",
+    "Rule",
+    "Side",
+    "Unmatched",
+    "compare",
+    "least_each",
+    "mean_ratio",
+]
 
 Judgement = Literal["faster", "slower", "same", "unclear"]
 
@@ -45,6 +61,10 @@ _CASE = (
 )
 AXES = ("run", *_CASE)
 """What can differ between two sides: the run, or a field of the case."""
+
+PAIRED_AXES = ("cache", "batch_size", "prompt", "max_new_tokens")
+"""Axes along which both sides of a run are timed in the same rounds: one loaded model has them all.
+What is loaded anew, or run again, has seen another hour of the machine."""
 
 _MOST_SAMPLES = 1000
 """An estimate of more samples than this says no more than: very many."""
@@ -73,7 +93,8 @@ class Side:
     Attributes:
         name: the run's name, or the value.
         runs: the samples of each run on this side, by column. They are pooled; but which sample was
-            tried again is known inside a run alone.
+            tried again, and which were taken in one round, is known inside a run alone. Along an
+            axis, all sides have the same runs in the same order.
     """
 
     name: str
@@ -95,18 +116,32 @@ class Comparison:
     batch_size: int | None = column("As in samples.csv.", unit="sequences", default=None)
     prompt: str | None = column("As in samples.csv.", default=None)
     max_new_tokens: int | None = column("As in samples.csv.", unit="tokens", default=None)
-    a_samples: int = column("Counted samples of A.", unit="samples")
-    b_samples: int = column("Counted samples of B.", unit="samples")
+    a_samples: int = column("Counted samples of A, without cold ones.", unit="samples")
+    b_samples: int = column("Counted samples of B, without cold ones.", unit="samples")
+    a_cold_starts: int = column("Cold samples of A, left out.", unit="samples", default=0)
+    b_cold_starts: int = column("Cold samples of B, left out.", unit="samples", default=0)
+    rounds: int | None = column(
+        "Rounds that the ratio is estimated from, both sides timed in each by one worker process "
+        "of one run; null where the sides share no rounds by design, such as two runs.",
+        unit="rounds",
+        default=None,
+    )
     a_total_s: float = column("Median wall time of A.", unit="s")
     b_total_s: float = column("Median wall time of B.", unit="s")
-    ratio: float = column("Median time of B over that of A: below 1, B is faster.")
+    ratio: float = column(
+        "Time of B over that of A: below 1, B is faster. With rounds, the Hodges-Lehmann estimate "
+        "of the ratios within them; else the ratio of the medians."
+    )
     ratio_ci95_low: float | None = column(
-        "95 % bootstrap interval of the ratio; null under 5 samples on a side.", default=None
+        "95 % interval of the ratio: with rounds, by the exact signed-rank distribution, null "
+        "under 6 of them; else a bootstrap, null under 6 samples on a side.",
+        default=None,
     )
     ratio_ci95_high: float | None = column("Upper end of it.", default=None)
     p_value: float | None = column(
-        "Two-sided Mann-Whitney test, exact up to 100 against 100 samples, after Holm's correction "
-        "over all rows that have one; null where the sides are not like each other.",
+        "Two-sided test, after Holm's correction over all rows that have one: with rounds, "
+        "Wilcoxon's signed rank, exact up to 200 of them; else Mann-Whitney, exact up to 100 "
+        "against 100 samples. Null where the sides are not like each other.",
         default=None,
     )
     verdict: Judgement | None = column(
@@ -115,8 +150,8 @@ class Comparison:
         default=None,
     )
     samples_needed: int | None = column(
-        "unclear: with about as many samples on each side a verdict comes nine times in ten, if "
-        "the medians stay; with too few samples to tell, the fewest with which there can be one; "
+        "unclear: with about as many samples on each side (or rounds) a verdict comes nine times "
+        "in ten, if the ratio stays; with too few to tell, the fewest with which there can be one; "
         "null where it would take over 1000.",
         unit="samples",
         default=None,
@@ -190,13 +225,17 @@ class _Case:
     Attributes:
         first: the first of them.
         failure: what the first that failed says; None if none did.
-        times: those that count, seconds.
+        times: those that count and are not cold, seconds.
+        rounds: the same, by run, session, worker and round.
+        cold: how many are cold.
         peaks: of memory, bytes, by the way in which they were read.
     """
 
     first: Sample
     failure: str | None = None
     times: list[float] = field(default_factory=list)
+    rounds: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+    cold: int = 0
     peaks: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -206,24 +245,35 @@ class _Cases:
     def __init__(self, side: Side, by: str) -> None:
         self.name = side.name
         self.found: dict[_Key, _Case] = {}
-        for columns in side.runs:
-            self._add(columns, [name for name in _CASE if name != by])
+        for run, columns in enumerate(side.runs):
+            self._add(run, columns, [name for name in _CASE if name != by])
 
-    def _add(self, columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
+    def _add(self, run: int, columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
         keys = list(zip(*(columns[name] for name in names), strict=True))
         phases, totals = columns["phase"], columns["total_s"]
         statuses, errors = columns["status"], columns["error"]
         peaks = {kind: columns[peak] for kind, (peak, _) in MEMORY_COLUMNS.items()}
         methods = columns["memory_method"]
-        for row in latest_rows(columns):
+        sessions, workers, rounds = columns["session"], columns["worker"], columns["round"]
+        latest = latest_rows(columns)
+        counted = frozenset(
+            row
+            for row in latest
+            if phases[row] == "measure" and statuses[row] == "ok" and totals[row] is not None
+        )
+        cold = cold_rows(columns, (row for row in latest if row in counted))
+        for row in latest:
             case = self.found.get(keys[row])
             if case is None:
                 case = self.found[keys[row]] = _Case(sample_at(columns, row))
             if statuses[row] != "ok":
                 case.failure = case.failure or f"{statuses[row]}: {errors[row] or _NO_REASON}"
                 continue
-            if phases[row] == "measure" and totals[row] is not None:
+            if row in cold:
+                case.cold += 1
+            elif row in counted:
                 case.times.append(totals[row])
+                case.rounds[run, sessions[row], workers[row], rounds[row]] = totals[row]
             if phases[row] != "warmup":
                 for kind, values in peaks.items():
                     if values[row] is not None:
@@ -236,40 +286,62 @@ class _Cases:
 
 @dataclass(frozen=True)
 class _Match:
-    """A row that is not judged yet, and the times that it comes from."""
+    """A row that is not judged yet, and its p-value before the correction."""
 
     row: Comparison
-    a: Sequence[float]
-    b: Sequence[float]
+    p_value: float
 
 
 def _matches(base: _Cases, other: _Cases, by: str, order: ReadingOrder) -> list[_Match]:
     pairs = [
         (base.found[key], other.found[key]) for key in base.by_order(order) if key in other.found
     ]
-    return [
-        _Match(_row(base.name, a, other.name, b, by), a.times, b.times)
-        for a, b in pairs
-        if a.times and b.times
-    ]
+    return [_match(base.name, a, other.name, b, by) for a, b in pairs if a.times and b.times]
 
 
-def _row(name_a: str, a: _Case, name_b: str, b: _Case, by: str) -> Comparison:
-    low, high = ratio_interval(b.times, a.times) or (None, None)
+def _match(name_a: str, a: _Case, name_b: str, b: _Case, by: str) -> _Match:
+    ratio, p_value = _paired(a, b) if by in PAIRED_AXES else _unpaired(a, b)
     case = {name: getattr(a.first, name) for name in _CASE if name != by}
-    return Comparison(
+    row = Comparison(
         a=name_a,
         b=name_b,
         a_samples=len(a.times),
         b_samples=len(b.times),
+        a_cold_starts=a.cold,
+        b_cold_starts=b.cold,
         a_total_s=float(np.median(a.times)),
         b_total_s=float(np.median(b.times)),
-        ratio=ratio_of_medians(b.times, a.times),
-        ratio_ci95_low=low,
-        ratio_ci95_high=high,
+        **ratio,
         **_memory(a, b),
         **case,
     )
+    return _Match(row, p_value)
+
+
+def _paired(a: _Case, b: _Case) -> tuple[dict[str, Any], float]:
+    """The ratio from the rounds that both share; without any, that of the medians and no claim."""
+    pairs = [(b.rounds[key], time) for key, time in a.rounds.items() if key in b.rounds]
+    if not pairs:
+        return {"rounds": 0, "ratio": ratio_of_medians(b.times, a.times)}, 1.0
+    above, below = zip(*pairs, strict=True)
+    found = paired_ratio(above, below)
+    ratio = {
+        "rounds": found.pairs,
+        "ratio": found.ratio,
+        "ratio_ci95_low": found.low,
+        "ratio_ci95_high": found.high,
+    }
+    return ratio, signed_rank(above, below)
+
+
+def _unpaired(a: _Case, b: _Case) -> tuple[dict[str, Any], float]:
+    low, high = ratio_interval(b.times, a.times) or (None, None)
+    ratio = {
+        "ratio": ratio_of_medians(b.times, a.times),
+        "ratio_ci95_low": low,
+        "ratio_ci95_high": high,
+    }
+    return ratio, mann_whitney(a.times, b.times)
 
 
 def _memory(a: _Case, b: _Case) -> dict[str, Any]:
@@ -292,7 +364,7 @@ def _median_peak(peaks: Mapping[str, Sequence[int]], method: str | None) -> int 
 
 def _judged(matches: Sequence[_Match], by: str, rule: Rule) -> list[Comparison]:
     alike = [m for m in matches if by != "device" or _kind(m.row.a) == _kind(m.row.b)]
-    p_values = holm([mann_whitney(m.a, m.b) for m in alike])
+    p_values = holm([match.p_value for match in alike])
     judged = {
         id(match): _with_verdict(match.row, p_value, rule, len(alike))
         for match, p_value in zip(alike, p_values, strict=True)
@@ -319,8 +391,13 @@ def _verdict(row: Comparison, p_value: float, rule: Rule) -> Judgement:
     return "unclear"
 
 
+def least_each(row: Comparison, level: float) -> int:
+    """The fewest samples on each side, or rounds, with which a row can come below a level."""
+    return least_samples(level) if row.rounds is None else least_rounds(level)
+
+
 def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | None:
-    """Samples on each side with which a verdict is likely, if the medians stay.
+    """Samples on each side, or rounds, with which a verdict is likely, if the ratio stays.
 
     Intervals narrow, and test statistics grow, with the square root of the number. Both vary from
     one set of samples to the next by about one standard error: a share `_POWER` of the sets has to
@@ -329,18 +406,24 @@ def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | Non
     Source: the usual sample size of a two-sided test, `(z_level + z_power)^2` over the square of
     the effect in standard errors of one sample.
     """
-    from scipy.stats import norm
+    from scipy.stats import norm, t
 
-    least = least_samples(rule.level / rows)
+    least = least_each(row, rule.level / rows)
     if row.ratio_ci95_low is None or row.ratio_ci95_high is None:
         return least
-    now, distance = min(row.a_samples, row.b_samples), abs(math.log(row.ratio))
+    now, widths = min(row.a_samples, row.b_samples), 1.96
+    if row.rounds is not None:
+        now, widths = row.rounds, float(t.isf((1 - PAIRED_LEVEL) / 2, row.rounds - 1))
+    distance = abs(math.log(row.ratio))
     edge, power = math.log1p(rule.threshold), norm.isf(1 - _POWER)
-    error = (math.log(row.ratio_ci95_high) - math.log(row.ratio_ci95_low)) / 2 / 1.96
+    error = (math.log(row.ratio_ci95_high) - math.log(row.ratio_ci95_low)) / 2 / widths
     growth = math.inf
     if distance > edge:
         # As a verdict it needs both: beyond chance, and the median still past the threshold.
         reached = norm.isf(max(p_value / rows, 1e-300) / 2)
+        if row.rounds is not None:
+            # The least p-value of few rounds is large however far they are from 1.
+            reached = distance / error if error > 0 else math.inf
         wanted = norm.isf(rule.level / rows / 2) + power
         growth = max(
             wanted / reached if reached > 0 else math.inf, power * error / (distance - edge)

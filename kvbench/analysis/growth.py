@@ -17,9 +17,6 @@ _UPPER_SHARE = 0.2
 """The exponent is fitted from this share of the longest length on: below it what does not grow
 (the prefill, the overhead of a step) bends the line."""
 
-_MIN_ROUNDS = 3
-"""Fewer rounds lie on one side too often where there is no difference: two, one time in four."""
-
 _LINE = (
     "model",
     "weights",
@@ -149,10 +146,9 @@ def _first_gain(line: Sequence[CaseSummary]) -> int | None:
 
 
 def _is_gain(case: CaseSummary) -> bool:
-    """Faster by more than the noise: the whole interval, or each round, is on the cache's side."""
-    low = case.speedup_ci95_low if case.speedup_ci95_low is not None else case.speedup_round_min
-    return _noise_is_known(case) and low is not None and low > 1
+    """Faster by more than the noise: the whole interval is on the cache's side."""
+    return case.speedup_ci95_low is not None and case.speedup_ci95_low > 1
 
 
 def _noise_is_known(case: CaseSummary) -> bool:
-    return case.speedup_ci95_low is not None or (case.speedup_rounds or 0) >= _MIN_ROUNDS
+    return case.speedup_ci95_low is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvbench.analysis.cold import cold_starts
 from kvbench.records.run import Run
 from kvbench.records.sample import latest
 
@@ -41,7 +42,7 @@ class Latency:
 
 
 def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
-    """The latencies of these cases of a run, of those that have two tokens or more.
+    """The latencies of these cases of a run, of those that have two tokens or more, warm samples.
 
     Raises:
         UserError: tokens.csv is missing or no table of token times.
@@ -49,8 +50,11 @@ def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
     wanted = set(case_ids)
     times = _times_by_sample(run)
     found: dict[str, list[np.ndarray]] = {}
-    for sample in latest(run.samples):
+    rows = latest(run.samples)
+    cold = cold_starts(rows)
+    for sample in rows:
         counted = sample.phase == "measure" and sample.status == "ok"
+        counted = counted and sample.sample_id not in cold
         if counted and sample.case_id in wanted:
             stamps = times.get(sample.sample_id)
             # A table that was cut by hand may lack some.

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from kvbench.analysis.cases import ReadingOrder
-from kvbench.analysis.statistics import MIN_FOR_INTERVAL, ratio_interval, ratio_of_medians
+from kvbench.analysis.cold import cold_starts
+from kvbench.analysis.statistics import (
+    MIN_FOR_INTERVAL,
+    outliers,
+    paired_ratio,
+    ratio_of_medians,
+    trend,
+)
 from kvbench.records.columns import column
 from kvbench.records.sample import Sample, Status, latest, memory_readings
 from kvbench.strategies import BASELINE
@@ -18,7 +26,14 @@ from kvbench.theory.floors import Limit
 
 T = TypeVar("T")
 
-__all__ = ["CaseSummary", "pair_key", "summarise_cases"]
+__all__ = ["OF_A_CASE", "CaseSummary", "pair_key", "summarise_cases"]
+
+OF_A_CASE = ("undersampled", "trend")
+"""Flags of a whole case; the others are of samples, and have their number."""
+
+_TREND_LEVEL = 0.01
+_LEAST_TREND = 0.05
+"""A trend is flagged below this p-value, if it changes the times by at least this share."""
 
 _CASE_FIELDS = (
     "case_id",
@@ -38,7 +53,10 @@ _PAIR_FIELDS = tuple(name for name in _CASE_FIELDS if name not in ("case_id", "c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseSummary:
-    """One case: medians over its counted samples. Null means not known, never zero."""
+    """One case: medians over its counted samples, cold ones left out of times and energy.
+
+    Null means not known, never zero.
+    """
 
     case_id: str = column("As in samples.csv.")
     model: str = column("As in samples.csv.")
@@ -56,9 +74,29 @@ class CaseSummary:
     error: str | None = column("The error of that sample.", default=None)
     attention_used: str | None = column("As in samples.csv.", default=None)
     samples: int = column("Counted samples: phase measure, status ok.", unit="samples")
+    cold_starts: int = column(
+        "Cold samples among them: the first of the case in a worker process, over 1.5 times as "
+        "long as each of at least two later ones. Left out of what follows, but for memory.",
+        unit="samples",
+        default=0,
+    )
     flags: str | None = column(
-        "undersampled (fewer than 5 samples), and the samples' flags with the number of samples, "
-        "such as busy_cpu:2.",
+        "undersampled (fewer than 6 samples without the cold ones), trend, and with the number of "
+        "samples cold_start, outlier and the samples' own flags, such as busy_cpu:2.",
+        default=None,
+    )
+    cold_start_s: float | None = column(
+        "Median wall time of the cold samples.", unit="s", default=None
+    )
+    outliers: int | None = column(
+        "Samples far from the others that are not cold: over 1.5 times their median or under its "
+        "inverse, and three interquartile ranges outside their quartiles. They count.",
+        unit="samples",
+        default=None,
+    )
+    trend: float | None = column(
+        "How much the times rose over the rounds, as a share of the first (Theil and Sen's line); "
+        "null under 6 samples.",
         default=None,
     )
     total_s_median: float | None = column("Median wall time of generate().", unit="s", default=None)
@@ -74,20 +112,23 @@ class CaseSummary:
         "Median of new tokens of the batch over time.", unit="tokens/s", default=None
     )
     speedup: float | None = column(
-        "Median time of the strategy off over this one's, same case otherwise.", default=None
+        "Time of the strategy off over this one's, same case otherwise: the Hodges-Lehmann "
+        "estimate from the ratios within rounds; the ratio of medians where speedup_rounds is 0.",
+        default=None,
     )
     speedup_ci95_low: float | None = column(
-        "95 % percentile bootstrap interval of the speed-up; null under 5 samples in an arm.",
+        "Its 95 % interval by the exact signed-rank distribution; null under 6 rounds.",
         default=None,
     )
     speedup_ci95_high: float | None = column("Upper end of it.", default=None)
     speedup_rounds: int | None = column(
-        "Rounds in which both arms were timed, in one session; null without a pair.",
+        "Rounds that it is estimated from: both strategies timed by one worker process, neither "
+        "cold; null without a pair.",
         unit="rounds",
         default=None,
     )
     speedup_round_min: float | None = column(
-        "Smallest speed-up within one round, the arms next to each other in time.", default=None
+        "Smallest speed-up within one of these rounds.", default=None
     )
     speedup_round_max: float | None = column("Largest of them.", default=None)
     same_output: bool | None = column(
@@ -159,8 +200,10 @@ def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
 
     Of a sample that was tried again the last attempt counts.
     """
+    rows = latest(samples)
+    cold = cold_starts(rows)
     by_case: dict[str, list[Sample]] = {}
-    for sample in latest(samples):
+    for sample in rows:
         by_case.setdefault(sample.case_id, []).append(sample)
     baselines = {
         pair_key(members[0]): members
@@ -168,13 +211,17 @@ def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
         if members[0].cache == BASELINE
     }
     summaries = [
-        _summarise(members, baselines.get(pair_key(members[0]), [])) for members in by_case.values()
+        _summarise(members, baselines.get(pair_key(members[0]), []), cold)
+        for members in by_case.values()
     ]
     return tuple(sorted(summaries, key=ReadingOrder(summaries)))
 
 
-def _summarise(members: Sequence[Sample], baseline: Sequence[Sample]) -> CaseSummary:
-    counted, ended = _counted(members), [s for s in members if s.status != "ok"]
+def _summarise(
+    members: Sequence[Sample], baseline: Sequence[Sample], cold: Container[str]
+) -> CaseSummary:
+    everything, ended = _counted(members), [s for s in members if s.status != "ok"]
+    counted = _warm(everything, cold)
     first = members[0]
     known: dict[str, Any] = {name: getattr(first, name) for name in _CASE_FIELDS}
     known["prompt_tokens"] = _last(s.prompt_tokens for s in members)
@@ -182,14 +229,15 @@ def _summarise(members: Sequence[Sample], baseline: Sequence[Sample]) -> CaseSum
     known |= {
         "status": ended[0].status if ended else "ok",
         "error": ended[0].error if ended else None,
-        "samples": len(counted),
-        "flags": _flags(counted),
+        "samples": len(everything),
+        "cold_starts": len(everything) - len(counted),
+        "cold_start_s": _median(s.total_s for s in everything if s.sample_id in cold),
     }
     if not counted:
         return CaseSummary(**known)
-    total = [s.total_s for s in counted if s.total_s is not None]
+    total = _totals(counted)
     q1, q3 = np.percentile(total, [25, 75])
-    known |= {
+    known |= _flags(everything, total, known["cold_starts"]) | {
         "total_s_median": _median(total),
         "total_s_q1": float(q1),
         "total_s_q3": float(q3),
@@ -202,32 +250,43 @@ def _summarise(members: Sequence[Sample], baseline: Sequence[Sample]) -> CaseSum
         "weights_bytes": _last(s.weights_bytes for s in counted),
         "energy_j_per_token": _median(_joules_per_token(s) for s in counted),
     }
-    known |= _memory(members) | _speedup(counted, _counted(baseline))
+    known |= _memory(members) | _speedup(everything, _counted(baseline), cold)
     return CaseSummary(**known)
 
 
-def _speedup(counted: Sequence[Sample], baseline: Sequence[Sample]) -> dict[str, Any]:
+def _speedup(
+    counted: Sequence[Sample], baseline: Sequence[Sample], cold: Container[str]
+) -> dict[str, Any]:
     if not baseline or counted[0].cache == BASELINE:
         return {}
-    off, on = _totals(baseline), _totals(counted)
-    low, high = ratio_interval(off, on) or (None, None)
-    # A round that was broken off goes on in a later session, perhaps hours later.
-    rounds = {(s.session, s.round): s.total_s for s in counted if s.total_s}
-    ratios = [
-        s.total_s / rounds[s.session, s.round]
-        for s in baseline
-        if s.total_s and (s.session, s.round) in rounds
-    ]
+    off, on = _warm(baseline, cold), _warm(counted, cold)
+    # A round that was broken off may go on hours later, or in another process.
+    rounds = {_round(s): s.total_s for s in on if s.total_s}
+    pairs = [(s.total_s, rounds[_round(s)]) for s in off if s.total_s and _round(s) in rounds]
     outputs = {s.output_sha256 for s in (*counted, *baseline)}
-    return {
-        "speedup": ratio_of_medians(off, on),
-        "speedup_ci95_low": low,
-        "speedup_ci95_high": high,
-        "speedup_rounds": len(ratios),
-        "speedup_round_min": min(ratios, default=None),
-        "speedup_round_max": max(ratios, default=None),
+    known: dict[str, Any] = {
+        "speedup_rounds": len(pairs),
         "same_output": None if None in outputs else len(outputs) == 1,
     }
+    if not pairs:
+        return known | {"speedup": ratio_of_medians(_totals(off), _totals(on))}
+    found = paired_ratio(*zip(*pairs, strict=True))
+    ratios = [above / below for above, below in pairs]
+    return known | {
+        "speedup": found.ratio,
+        "speedup_ci95_low": found.low,
+        "speedup_ci95_high": found.high,
+        "speedup_round_min": min(ratios),
+        "speedup_round_max": max(ratios),
+    }
+
+
+def _round(sample: Sample) -> tuple[int, int, int]:
+    return sample.session, sample.worker, sample.round
+
+
+def _warm(samples: Sequence[Sample], cold: Container[str]) -> list[Sample]:
+    return [sample for sample in samples if sample.sample_id not in cold]
 
 
 def _memory(members: Sequence[Sample]) -> dict[str, Any]:
@@ -247,12 +306,30 @@ def _memory(members: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _flags(counted: Sequence[Sample]) -> str | None:
+def _flags(counted: Sequence[Sample], times: Sequence[float], cold: int) -> dict[str, Any]:
+    """What there is to doubt: flags of the samples, and what their times show when put together.
+
+    `times` are those of the warm samples, `cold` is the number of the others.
+    """
     counts = Counter(flag for s in counted for flag in (s.flags or "").split())
-    flags = [f"{name}:{count}" for name, count in sorted(counts.items())]
-    if 0 < len(counted) < MIN_FOR_INTERVAL:
-        flags.insert(0, "undersampled")
-    return " ".join(flags) or None
+    far = len(outliers(times))
+    counts += Counter(cold_start=cold, outlier=far)
+    flags = {name: f"{name}:{count}" for name, count in counts.items()}
+    change = None
+    if len(times) < MIN_FOR_INTERVAL:
+        flags["undersampled"] = "undersampled"
+    else:
+        found = trend(times)
+        change = found.change
+        if found.p_value < _TREND_LEVEL and abs(change) >= _LEAST_TREND:
+            flags["trend"] = "trend"
+    # That there are too few samples comes first.
+    ordered = sorted(flags, key=lambda name: (name != "undersampled", name))
+    return {
+        "flags": " ".join(flags[name] for name in ordered) or None,
+        "outliers": far,
+        "trend": change,
+    }
 
 
 def _joules_per_token(sample: Sample) -> float | None:
@@ -276,7 +353,7 @@ def _totals(samples: Sequence[Sample]) -> list[float]:
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return float(np.median(known)) if known else None
+    return float(median(known)) if known else None
 
 
 def _last(values: Iterable[T | None]) -> T | None:

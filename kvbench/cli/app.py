@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import shlex
 import sys
-from typing import Annotated
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import kvbench
 from kvbench.cli.compare import compare
@@ -19,12 +26,40 @@ from kvbench.cli.runs import runs
 from kvbench.cli.show import show
 from kvbench.cli.sweep import sweep
 from kvbench.cli.verify import verify
-from kvbench.errors import UserError
+from kvbench.errors import UserError, one_line
+from kvbench.text import clip, printable
 
 __all__ = ["app", "main"]
 
+
+class _Group(TyperGroup):
+    """The commands; what was typed wrong is quoted on one line, and clipped."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the options before the command."""
+        with _clipped_usage_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the options of the command, and run it."""
+        with _clipped_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _clipped_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # By its fields: the class is click's in some releases of typer, and its own in others.
+        if hasattr(error, "exit_code") and isinstance(getattr(error, "message", None), str):
+            error.message = one_line(error.message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
     name="kvbench",
+    cls=_Group,
     help="Measures what the KV cache buys and what it costs: generation with and without it.",
     no_args_is_help=True,
     add_completion=False,
@@ -65,8 +100,12 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program. Exit codes: 0 all ok, 1 a case failed, 2 wrong usage, 130 interrupted."""
+    """Run the program.
+
+    Exit codes: 0 all ok, 1 a case failed or kvbench itself, 2 wrong usage, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _replace_what_cannot_be_encoded()
     try:
         app(args=arguments, prog_name="kvbench")
     except (UserError, OSError) as error:
@@ -74,11 +113,45 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"kvbench: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        print(f"kvbench: {_last_resort(error, arguments)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Let no name of a model end a sweep because the terminal's encoding has not its letters."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that is closed is None; one that a program put there may not be a text file.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, OSError):
         # A full disk or a folder that cannot be written: the system's words say it well.
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}."
+        return str(UserError(f"{where}{error.strerror or error}."))
     return str(error)
+
+
+def _last_resort(error: Exception, arguments: Sequence[str]) -> str:
+    """Keep the traceback of a fault of kvbench in a file, and say where, in one sentence."""
+    what = printable(f"{type(error).__name__}: {clip(error, 200)}".rstrip())
+    head = f"kvbench {kvbench.__version__}, Python {platform.python_version()}"
+    command = clip(shlex.join(arguments), 2000)
+    text = f"{head}\nkvbench {command}\n\n{''.join(traceback.format_exception(error))}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            encoding="utf-8",
+            errors="backslashreplace",
+            prefix="kvbench-error-",
+            suffix=".txt",
+            delete=False,
+        ) as file:
+            file.write(text)
+    except OSError:
+        return f"internal error ({what}); --debug shows the traceback, please report it."
+    return f"internal error ({what}); the traceback is in {file.name}, please report it."

@@ -78,6 +78,8 @@ def compare(
     text = render(result, output)
     if text is None:
         console.print_comparison(console.make_console(), result)
+    elif output == "json":
+        console.print_json_text(text)
     else:
         print(text, end="")
     errors = console.make_console(stderr=True)

@@ -17,12 +17,11 @@ def env(
 ) -> None:
     """Print devices, driver, NVML, versions, threads and governor, and what is missing and why."""
     import dataclasses
-    import json
 
     from kvbench import api, console
 
     environment = api.environment()
     if as_json:
-        print(json.dumps(dataclasses.asdict(environment), indent=2, ensure_ascii=False))
+        console.print_json(dataclasses.asdict(environment), indent=2)
     else:
         console.print_environment(console.make_console(), environment)

@@ -81,5 +81,7 @@ def estimate(
         write_estimate_chart(architecture, found, chart)
     if output == "table":
         console.print_estimate(console.make_console(), found)
+    elif output == "json":
+        console.print_json_text(outputs[output](found))
     else:
         print(outputs[output](found), end="")

@@ -25,7 +25,6 @@ def probe(
     Exit codes: 0 measured, 2 wrong usage, 130 interrupted.
     """
     import dataclasses
-    import json
 
     from kvbench import api, console
     from kvbench.errors import check_choice
@@ -39,6 +38,6 @@ def probe(
     finally:
         view.close()
     if as_json:
-        print(json.dumps([dataclasses.asdict(rates) for rates in found], indent=2))
+        console.print_json([dataclasses.asdict(rates) for rates in found], indent=2)
     else:
         console.print_rates(console.make_console(), found, store_path())

@@ -110,6 +110,7 @@ def sweep(
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
+    from kvbench.models.beforehand import check_beforehand
     from kvbench.plan import Plan
     from kvbench.records.events import Event, SweepStarted
     from kvbench.records.writer import check_name, holds_run
@@ -145,16 +146,19 @@ def sweep(
     )
     terminal = console.make_console(stderr=as_json)
     _check_resume(resume, config, name, out, dry_run, retry_failed)
-    if dry_run:
-        plan = Plan.load(config, keys)
-        console.print_cases(terminal, api.plan_cases(plan, allow_many=yes))
-        return
-    view = console.make_view(terminal, quiet=quiet, as_json=as_json)
     folder = out or Path("results")
-    # Where what was measured before stands, also if the sweep is stopped before it goes on.
+    # Where what was measured before stands, also if the sweep is stopped before it goes on. A dry
+    # run refuses the names that the real one would.
     path = resume
     if name is not None and holds_run(folder / check_name(name)):
         path = folder / name
+    if dry_run:
+        plan = Plan.load(config, keys)
+        cases = api.plan_cases(plan, allow_many=yes)
+        check_beforehand(cases)
+        console.print_cases(terminal, cases)
+        return
+    view = console.make_view(terminal, quiet=quiet, as_json=as_json)
 
     def listener(event: Event) -> None:
         nonlocal path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
@@ -80,7 +79,7 @@ def verify(
         view.close()
     if as_json:
         for check in checks:
-            print(json.dumps(dataclasses.asdict(check), ensure_ascii=False))
+            console.print_json(dataclasses.asdict(check))
     else:
         console.print_checks(terminal, checks)
     raise typer.Exit(1 if failed(checks) else 0)

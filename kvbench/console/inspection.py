@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kvbench.console.printing import make_console, print_sentences
+from kvbench.console.printing import make_console, print_json, print_sentences
 from kvbench.errors import check_choice
 from kvbench.records.inspection import (
     Arm,
@@ -42,7 +41,7 @@ def inspection_printer(output: str) -> Callable[[Inspection], None]:
     printers = {
         "table": lambda inspection: print_inspection(make_console(), inspection),
         "md": lambda inspection: print(_markdown(inspection)),
-        "json": lambda inspection: print(json.dumps(as_json(inspection), allow_nan=False)),
+        "json": lambda inspection: print_json(as_json(inspection)),
     }
     check_choice("--format", "format", output, printers)
     return printers[output]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from kvbench.analysis.summary import CaseSummary
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.rates import rates_doubts, rates_line, rates_table
+from kvbench.media import for_json, for_terminal
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.finding import findings
@@ -41,6 +44,8 @@ __all__ = [
     "print_comparison",
     "print_environment",
     "print_estimate",
+    "print_json",
+    "print_json_text",
     "print_models",
     "print_rates",
     "print_run",
@@ -54,13 +59,31 @@ __all__ = [
 ]
 
 
+class _PlainConsole(Console):
+    """A console on which no text has a meaning to the terminal, wherever it came from."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (for_terminal(one) if isinstance(one, str) else one for one in objects)
+        super().print(*shown, **options)
+
+
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints names and prompts as they are: no markup, no emoji."""
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """A console that prints names and prompts as they are: no markup, no emoji, no escapes."""
+    console = _PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         # A log or a pipe has no width: rows are not to be folded at 80.
         console.width = 1000
     return console
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON, on standard output, in whatever encoding that has."""
+    print_json_text(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def print_json_text(document: str) -> None:
+    """Print what is JSON already."""
+    print(for_json(document.rstrip("\n"), getattr(sys.stdout, "encoding", None)), flush=True)
 
 
 def print_table(console: Console, table: Table) -> None:

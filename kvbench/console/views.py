@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 import time
@@ -14,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from kvbench.case import Task
+from kvbench.console.printing import print_json
+from kvbench.media import for_terminal
 from kvbench.records.events import (
     CaseEnded,
     Event,
@@ -74,7 +75,7 @@ class JsonView:
     def __call__(self, event: Event) -> None:
         """Print a sample as it ends."""
         if isinstance(event, SampleEnded):
-            print(json.dumps(dataclasses.asdict(event.sample), ensure_ascii=False), flush=True)
+            print_json(dataclasses.asdict(event.sample))
         self._below(event)
 
     def close(self) -> None:
@@ -137,10 +138,10 @@ class LiveView:
         if isinstance(event, SweepStarted):
             self._progress.start()
         elif isinstance(event, SampleStarted):
-            self._progress.update(self._task, description=_task_line(event.task))
+            self._progress.update(self._task, description=for_terminal(_task_line(event.task)))
         elif isinstance(event, Verifying):
             question = f"{event.model.device}: {event.cache}, the same work as off?"
-            self._progress.update(self._task, description=question)
+            self._progress.update(self._task, description=for_terminal(question))
         elif isinstance(event, CaseEnded):
             self._console.print(_case_line(event))
         else:

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import psutil
@@ -26,12 +26,14 @@ from kvbench.measure.inspection import inspect
 from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
-from kvbench.measure.verify import verify
-from kvbench.models.config import PositionLimit, load_config, loading, position_limit
+from kvbench.measure.state import ModuleState
+from kvbench.measure.verify import Work, verify, verify_output, work_of
+from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
+from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
-from kvbench.models.source import ModelSource, locate
+from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
@@ -89,14 +91,17 @@ class LocalEngine:
                 device lacks the dtype, or a prompt cannot be encoded or is too long.
         """
         # Groups may differ in device and dtype alone: each model is looked up and counted once.
-        known: dict[ModelSource, tuple[int | None, PositionLimit]] = {}
+        known: dict[ModelSource, _Known] = {}
         for group in groups:
             _check_dtype(group.model)
             source = locate(group.model.model, group.model.weights)
+            if group.model.weights == "pretrained":
+                check_weights(source)
             if source not in known:
                 known[source] = self._look_at(source)
-            parameters, limit = known[source]
-            if parameters is not None:
+            parameters, limit, quantized = known[source]
+            # How large quantized weights are depends on the method; random ones are not quantized.
+            if parameters is not None and not (quantized and group.model.weights == "pretrained"):
                 _check_fits(group.model, parameters)
             for prompt in dict.fromkeys(case.prompt for case in group.cases):
                 check_prompt(source, prompt, limit, self._trust_remote_code)
@@ -118,7 +123,7 @@ class LocalEngine:
             loaded.parameters,
             loaded.weights_bytes,
             needs_memory_pass=meter.needs_memory_pass,
-            notices=(meter.notice,) if meter.notice else (),
+            notices=loaded.notices + ((meter.notice,) if meter.notice else ()),
             # Whole, with what has its default: defaults move from release to release.
             config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
         )
@@ -130,10 +135,17 @@ class LocalEngine:
             _free(self._model.loaded.device)
         return sample, times
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
         """Whether the open model does the same work with a cache strategy as without.
 
-        There is nothing to check where the strategy cannot run: its rows will say why.
+        There is nothing to check where the strategy cannot run: its rows will say why. `reach` is
+        a case at whose length and batch it is checked as well.
         """
         if strategy(cache).unmet(situation_of(self._model.loaded)) is not None:
             return ()
@@ -143,7 +155,24 @@ class LocalEngine:
             new_tokens=new_tokens,
             generations=generations,
             seed=self._seed,
+            far=None if reach is None else self._work(reach, least=2),
         )
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        """Whether rounding explains that a case's tokens are not those without a cache.
+
+        Nothing where the case cannot be generated: its samples say why.
+        """
+        work = self._work(case)
+        return () if work is None else (verify_output(work, case.cache, case.id),)
+
+    def _work(self, case: Case, least: int = 1) -> Work | None:
+        try:
+            inputs = self._model.encoder.encode(case.prompt, case.batch_size)
+        except UserError:
+            # A prompt that the model cannot be given: the rows of its samples say so.
+            return None
+        return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step; nothing is timed.
@@ -170,15 +199,15 @@ class LocalEngine:
             gc.collect()
             meter.close()
 
-    def _look_at(self, source: ModelSource) -> tuple[int | None, PositionLimit]:
-        """Parameters of a model that generates, None for a GGUF file; how far its positions go."""
+    def _look_at(self, source: ModelSource) -> _Known:
         config = load_config(source, self._trust_remote_code)
         # Before a model is made of it, which may fill in what the configuration leaves out.
         limit = position_limit(config)
         if source.gguf_file is not None:
-            return None, limit
+            return _Known(None, limit, quantized=True)
         with loading(source):
-            return parameter_count(config, self._trust_remote_code), limit
+            parameters = parameter_count(config, self._trust_remote_code)
+        return _Known(parameters, limit, quantization_of(config) is not None)
 
     def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
         try:
@@ -194,12 +223,13 @@ class LocalEngine:
         started_at = utc_now()
         stage: Stage = "load"
         clock = TokenClock(lambda: self._on_stage("decode"), model.meter.processor_s)
-        fields: dict[str, Any] = {}
+        fields: dict[str, Any] = {"model_commit": model.loaded.commit}
         self._on_stage(stage)
         try:
             model.check_cache(case.cache)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
-            fields = {"prompt_tokens": inputs.tokens} | model.past_positions(case, inputs)
+            fields["prompt_tokens"] = inputs.tokens
+            fields |= model.past_positions(case, inputs)
             stage = "prefill"
             self._on_stage(stage)
             generation, readings = model.run(task, inputs, clock)
@@ -222,6 +252,14 @@ class LocalEngine:
         if self._open is None:
             raise RuntimeError("no model is open")
         return self._open
+
+
+class _Known(NamedTuple):
+    """A model that generates: parameters (None for a GGUF file), positions, quantized or not."""
+
+    parameters: int | None
+    limit: PositionLimit
+    quantized: bool
 
 
 @dataclasses.dataclass
@@ -277,17 +315,24 @@ class _OpenModel:
             UserError: the model has a table of positions and the case runs over its end.
         """
         limit = position_limit(self.loaded.config)
+        # check() refuses this too; past a table CUDA would lose its context.
+        if limit.prompt is not None and inputs.tokens > limit.prompt:
+            raise UserError(
+                f"{inputs.tokens} prompt tokens need as many positions; {case.model} has "
+                f"{limit.prompt}."
+            )
         # The last token that comes out is never fed back.
         decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
-        needed = max(decoder_prompt + case.max_new_tokens - 1, inputs.tokens)
-        if limit.positions is None or needed <= limit.positions:
+        needed = decoder_prompt + case.max_new_tokens - 1
+        if limit.positions is None:
             return {}
-        if limit.kind == "absolute":
+        if limit.kind == "absolute" and needed > limit.positions:
             raise UserError(
                 f"{inputs.tokens} prompt tokens and {case.max_new_tokens} new ones need {needed} "
                 f"positions; {case.model} has {limit.positions}."
             )
-        return {"flags": "past_positions"}
+        past = limit.kind == "rotary" and max(needed, inputs.tokens) > limit.positions
+        return {"flags": "past_positions"} if past else {}
 
     def sample(
         self,
@@ -307,8 +352,8 @@ class _OpenModel:
                 "new_tokens": generation.new_tokens,
                 "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
-                "kv_cache_bytes": cache_bytes(generation.cache),
-                "cache_allocated_bytes": allocated_bytes(generation.cache),
+                "kv_cache_bytes": cache_bytes(generation.cache) + generation.state.bytes,
+                "cache_allocated_bytes": allocated_bytes(generation.cache) + generation.state.bytes,
                 "cache_host_bytes": allocated_bytes(generation.cache, "cpu")
                 if self.loaded.device.type != "cpu"
                 else None,
@@ -318,7 +363,7 @@ class _OpenModel:
                 "flags": flags,
             }
         )
-        fields["flags"] = self._flags(task.case, fields)
+        fields["flags"] = self._flags(task.case, fields, generation.state)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (
                 f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
@@ -338,7 +383,7 @@ class _OpenModel:
         fields |= _times(generation, task.case.batch_size)
         return sample_of(task, started_at=started_at, **fields), times
 
-    def _flags(self, case: Case, fields: dict[str, Any]) -> str | None:
+    def _flags(self, case: Case, fields: dict[str, Any], state: ModuleState) -> str | None:
         flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
         if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
@@ -346,6 +391,8 @@ class _OpenModel:
         signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
         if signs != {strategy(case.cache).use_cache}:
             flags.append("cache_not_as_asked")
+        if state.unknown:
+            flags.append("state_not_counted")
         return " ".join(flags) or None
 
 

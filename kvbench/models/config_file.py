@@ -9,7 +9,8 @@ from typing import Any
 
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.models.source import locate
+from kvbench.input_file import read_text
+from kvbench.models.source import MAX_CONFIG_BYTES, ModelSource, locate, refuse_pointer
 
 __all__ = ["find_config"]
 
@@ -30,12 +31,13 @@ def find_config(name: str) -> Mapping[str, Any]:
         raise UserError(f"model: {name} is a GGUF file; give the config.json it was made from.")
     if path.is_dir():
         return _read(path / "config.json")
-    return _read(_from_hub(str(source.place)))
+    return _read(_from_hub(source))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        refuse_pointer(path)
+        config = json.loads(read_text(path, MAX_CONFIG_BYTES, "model's configuration"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}.") from error
     if not isinstance(config, Mapping):
@@ -43,12 +45,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _from_hub(place: str) -> Path:
+def _from_hub(source: ModelSource) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(place, "config.json"))
+        return Path(hf_hub_download(str(source.place), "config.json", revision=source.revision))
     except (OSError, ValueError) as error:
         # The first line says it; the rest are addresses.
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"model: the configuration of {place} cannot be had: {reason}.") from error
+        raise UserError(
+            f"model: the configuration of {source.name} cannot be had: {reason}."
+        ) from error

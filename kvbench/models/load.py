@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,17 @@ from transformers import (
 
 from kvbench.case import AUTO, ModelKey
 from kvbench.errors import UserError
-from kvbench.models.config import gguf_argument, load_config, loading
-from kvbench.models.source import ModelSource, locate
+from kvbench.models.config import (
+    commit_of,
+    load_config,
+    loading,
+    quantization_of,
+    source_options,
+)
+from kvbench.models.source import ModelSource, check_weights, locate
+from kvbench.models.weight_files import check_weight_files, no_pickles
+
+_START_TOKENS = ("decoder_start_token_id", "bos_token_id")
 
 _WIDE_RANGE = 0.08
 _WIDE_FACTOR = 2.0
@@ -32,12 +41,15 @@ _EMBEDDING_SCALE = 0.02
 model and in T5; with the models' own settings 1 to 8."""
 
 
-__all__ = ["LoadedModel", "load_model", "parameter_count"]
+__all__ = ["LoadedModel", "auto_class", "load_model", "parameter_count"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on its device, ready to generate, and the facts of loading it."""
+    """A model on its device, ready to generate, and the facts of loading it.
+
+    `commit` is that of the hub which the model came from; `notices` are lines for people.
+    """
 
     key: ModelKey
     source: ModelSource
@@ -47,6 +59,8 @@ class LoadedModel:
     parameters: int
     weights_bytes: int
     attention: str
+    commit: str | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -71,14 +85,20 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     """
     start = time.perf_counter()
     source = locate(key.model, key.weights)
+    check_weight_files(source, key.weights)
+    commit = commit_of(source)
+    if commit is not None:
+        # A branch may move between the configuration, the weights and the tokenizer.
+        source = replace(source, revision=commit)
     config = load_config(source, trust_remote_code)
+    quantization = quantization_of(config)
     options: dict[str, Any] = {
         "dtype": getattr(torch, key.dtype),
         # None leaves the choice to Transformers: not every model has sdpa in every release.
         "attn_implementation": None if key.attention == AUTO else key.attention,
         "trust_remote_code": trust_remote_code,
     }
-    with loading(source), _no_gguf_bar():
+    with loading(source), _no_gguf_bar(), no_pickles():
         if key.weights == "random":
             model = _random(config, torch.device(key.device), seed, options)
         else:
@@ -86,8 +106,11 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
     # Called as torch's own methods: Transformers wraps them in a way that has no type.
     torch.nn.Module.train(torch.nn.Module.to(model, torch.device(key.device)), mode=False)
     # A checkpoint's own generation settings (penalties, sampling, forced tokens) would add work
-    # or change the tokens; every run gives its own.
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    # or change the tokens; every run gives its own. What a decoder starts from is no such setting:
+    # some checkpoints say it there alone.
+    settings = getattr(model, "generation_config", None)
+    kept = {name: getattr(settings, name, None) for name in _START_TOKENS}
+    model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]
     return LoadedModel(
         key=key,
         source=source,
@@ -97,13 +120,18 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
         parameters=model.num_parameters(),
         weights_bytes=_bytes(model),
         attention=model.config._attn_implementation,
+        commit=commit,
+        notices=_about(model, key, quantization) if quantization else (),
     )
 
 
 def parameter_count(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
     """Number of parameters, tied embeddings once, without making any: built on `meta`."""
     with torch.device("meta"):
-        model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+        # Any dtype that can be made: a configuration may name one that torch has no storage for.
+        model = auto_class(config).from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
         # Some releases do not tie on meta.
         model.tie_weights()
     return int(model.num_parameters())
@@ -121,27 +149,66 @@ def _no_gguf_bar() -> Iterator[None]:
         module.tqdm = bar
 
 
-def _auto_class(config: PretrainedConfig) -> Any:
+def auto_class(config: PretrainedConfig) -> Any:
+    """Return the class of Transformers that makes the model of a configuration."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _pretrained(
     source: ModelSource, config: PretrainedConfig, options: dict[str, Any]
 ) -> PreTrainedModel:
-    model, report = _auto_class(config).from_pretrained(
+    check_weights(source)
+    quantized = quantization_of(config) is not None
+    model, report = auto_class(config).from_pretrained(
         source.place,
         use_safetensors=True,
         output_loading_info=True,
-        **gguf_argument(source),
+        # Collected and refused below, where the tensor and both shapes can be named.
+        ignore_mismatched_sizes=True,
+        **source_options(source),
         **options,
     )
+    _refuse_other_shapes(source, report["mismatched_keys"])
     # Transformers makes up what the file lacks and only logs it.
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
             f"model: the weights of {source.name} lack {len(missing)} tensors: {missing[0]}, ..."
         )
+    if quantized and not _is_quantized(model):
+        # Transformers dequantizes where a device has no kernels, to a dtype of its own.
+        torch.nn.Module.to(model, options["dtype"])
     return _checked(model)
+
+
+def _refuse_other_shapes(source: ModelSource, mismatched: Any) -> None:
+    # (name, shape in the file, shape in the model); a set in Transformers 5, a list before.
+    found = sorted((str(name), tuple(file), tuple(model)) for name, file, model in mismatched)
+    if not found:
+        return
+    name, file, model = found[0]
+    more = f", and {len(found) - 1} more differ" if len(found) > 1 else ""
+    raise UserError(
+        f"model: {source.name}: {name} is {list(file)} in the weights and {list(model)} by the "
+        f"configuration{more}: the two do not belong together."
+    )
+
+
+def _is_quantized(model: Any) -> bool:
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def _about(model: PreTrainedModel, key: ModelKey, quantization: str) -> tuple[str, ...]:
+    """Return what became of a quantized checkpoint, as a line for people."""
+    if key.weights == "random":
+        said = f"config.json describes weights quantized with {quantization}; the random weights "
+        said += f"are not quantized, but {key.dtype}"
+    elif _is_quantized(model):
+        said = f"the weights are quantized with {quantization}; all else is {key.dtype}"
+    else:
+        said = f"the weights are stored quantized with {quantization} and were loaded "
+        said += f"dequantized, as {key.dtype}"
+    return (f"{key.model}: {said}.",)
 
 
 def _random(
@@ -150,7 +217,7 @@ def _random(
     _widen(config)
     torch.manual_seed(seed)
     with device:
-        model = _auto_class(config).from_config(config, **options)
+        model = auto_class(config).from_config(config, **options)
     # The embedding of the last token would drown what the layers add, and tied to the output it
     # would choose the same token again.
     with torch.no_grad():

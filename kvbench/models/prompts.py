@@ -12,12 +12,26 @@ from transformers import AutoTokenizer
 
 from kvbench.case import DEFAULT_PROMPT, Prompt
 from kvbench.errors import UserError
-from kvbench.models.config import PositionLimit, gguf_argument, loading
+from kvbench.models.config import loading, source_options
 from kvbench.models.load import LoadedModel
-from kvbench.models.source import ModelSource
+from kvbench.models.positions import PositionLimit
+from kvbench.models.source import ModelSource, refuse_pointers
 from kvbench.text import clip
 
 __all__ = ["Encoder", "Inputs", "check_prompt"]
+
+_TOKENIZER_FILES = (
+    "*tokenizer*",
+    "*vocab*",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "bpe.codes",
+    "dict.txt",
+    "merges.txt",
+    "tokenization*",
+)
+"""Files of the tokenizers that Transformers knows: a folder without any of them has none."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +65,10 @@ def check_prompt(
                 f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
                 "give --prompt-tokens N, or --weights pretrained."
             )
-    if limit.kind == "absolute" and limit.positions and max(lengths) > limit.positions:
+    if limit.prompt is not None and max(lengths) > limit.prompt:
         raise UserError(
             f"prompt: '{clip(prompt.label)}' has {max(lengths)} tokens and {source.name} only "
-            f"{limit.positions} positions."
+            f"{limit.prompt} positions."
         )
 
 
@@ -124,8 +138,8 @@ def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[i
     ids: list[int] = _tokenizer(source, trust_remote_code)(text)["input_ids"]
     if not ids:
         raise UserError(
-            f"prompt: the tokenizer of {source.name} makes no tokens of {text!r}; it may have no "
-            "vocabulary: give --prompt-tokens N."
+            f"prompt: the tokenizer of {source.name} makes no tokens of {clip(text)!r}; it may "
+            "have no vocabulary: give --prompt-tokens N."
         )
     return ids
 
@@ -133,7 +147,21 @@ def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[i
 @functools.lru_cache(maxsize=8)
 def _tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
     """Loaded once for checking and measuring: from a GGUF file it takes seconds."""
-    with loading(source):
+    refuse_pointers(source, *_TOKENIZER_FILES)
+    _refuse_without_tokenizer(source)
+    with loading(source, tokenizer=True):
         return AutoTokenizer.from_pretrained(
-            source.place, trust_remote_code=trust_remote_code, **gguf_argument(source)
+            source.place, trust_remote_code=trust_remote_code, **source_options(source)
+        )
+
+
+def _refuse_without_tokenizer(source: ModelSource) -> None:
+    """Say so where a folder has no tokenizer, in which Transformers makes up an empty one."""
+    folder = source.folder
+    if folder is None or source.gguf_file is not None:
+        return
+    if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise UserError(
+            f"prompt: {source.name} has no tokenizer to read a text with: give --prompt-tokens N, "
+            "or add the tokenizer's files to the folder."
         )

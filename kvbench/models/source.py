@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvbench.catalogue import CATALOGUE, Architecture
 from kvbench.errors import UserError, did_you_mean
+from kvbench.text import clip
 
-__all__ = ["ModelSource", "locate"]
+__all__ = [
+    "MAX_CONFIG_BYTES",
+    "ModelSource",
+    "check_weights",
+    "is_adapter",
+    "locate",
+    "refuse_pointer",
+    "refuse_pointers",
+]
+
+MAX_CONFIG_BYTES = 16 << 20
+"""The largest config.json that is read: labels of classes make some of a megabyte."""
+
+_MAX_JSON_BYTES = 256 << 20
+"""Of any other JSON next to it: a tokenizer of many languages has some 30 MiB."""
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+_REVISION = re.compile(r"\w[\w./-]{0,199}", re.ASCII)
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the small text file begins that Git has in place of a large one."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +44,26 @@ class ModelSource:
         place: a hub id or a folder; None for a built-in architecture with random weights.
         gguf_file: the GGUF file in the folder, if that is what holds the weights.
         builtin: the built-in architecture of that name, if any.
+        revision: the branch, tag or commit of a hub id; None for the default branch.
     """
 
     name: str
     place: str | None
     gguf_file: str | None = None
     builtin: Architecture | None = None
+    revision: str | None = None
+
+    @property
+    def hub_name(self) -> str:
+        """The hub id with its revision, for people."""
+        return f"{self.place}@{self.revision}" if self.revision else str(self.place)
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder that the model is in; None for a hub id or a configuration alone."""
+        if self.place is None or not Path(self.place).is_dir():
+            return None
+        return Path(self.place)
 
 
 def locate(name: str, weights: str) -> ModelSource:
@@ -47,14 +81,74 @@ def locate(name: str, weights: str) -> ModelSource:
         return ModelSource(name, str(path.parent), gguf_file=path.name)
     if path.is_file():
         raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
+    if path.exists():
+        raise UserError(f"model: {name} is neither a folder nor a regular file.")
     if path.suffix == ".gguf":
-        raise UserError(f"model: there is no file {name!r}.")
-    hint = did_you_mean(name, CATALOGUE)
-    if not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise UserError(f"model: there is no folder {name!r}{hint or '.'}")
-    if "/" not in name and hint:
-        raise UserError(f"model: '{name}' is not a built-in architecture{hint}")
-    return ModelSource(name, name)
+        raise UserError(f"model: there is no file {clip(name, 200)!r}.")
+    hub_id, at, revision = name.partition("@")
+    hint = did_you_mean(hub_id, CATALOGUE)
+    if not _HUB_ID.fullmatch(hub_id) or name.startswith("."):
+        raise UserError(f"model: there is no folder {clip(name, 200)!r}{hint or '.'}")
+    if at and not _REVISION.fullmatch(revision):
+        raise UserError(
+            f"model: '{clip(revision)}' is not a branch, tag or commit; write {hub_id}@main."
+        )
+    if hub_id in CATALOGUE:
+        return ModelSource(name, CATALOGUE[hub_id].hub_id, revision=revision)
+    if "/" not in hub_id and hint:
+        raise UserError(f"model: '{clip(hub_id)}' is not a built-in architecture{hint}")
+    return ModelSource(name, hub_id, revision=revision or None)
+
+
+def is_adapter(name: str, adapter_config: Path) -> str:
+    """Return the sentence that says that a model is only an adapter, and for which model."""
+    base = _base_of(adapter_config)
+    return (
+        f"model: {name} is an adapter{f' for {clip(base)}' if base else ''}, not a whole model: "
+        "merge it into its base model (merge_and_unload of PEFT) and give the merged folder."
+    )
+
+
+def check_weights(source: ModelSource) -> None:
+    """Refuse a local folder whose weights are not there, before anything is loaded.
+
+    Raises:
+        UserError: they are pointers of Git LFS, or those of an adapter alone.
+    """
+    refuse_pointers(source, source.gguf_file or "*.safetensors")
+    folder = source.folder
+    if folder is None or source.gguf_file is not None:
+        return
+    adapter = folder / "adapter_config.json"
+    whole = any(folder.glob("model*.safetensors*"))
+    if adapter.is_file() and not whole:
+        raise UserError(is_adapter(source.name, adapter))
+
+
+def refuse_pointers(source: ModelSource, *patterns: str) -> None:
+    """Refuse files of a local folder that Git LFS has not fetched yet.
+
+    Raises:
+        UserError: one that a pattern matches is a pointer.
+    """
+    if source.folder is None:
+        return
+    for path in sorted(path for pattern in patterns for path in source.folder.glob(pattern)):
+        refuse_pointer(path)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that Git LFS has not fetched yet.
+
+    Raises:
+        UserError: it is a pointer to the file, not the file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise UserError(
+                f"model: {path} is a Git LFS pointer and not the file itself: run `git lfs pull` "
+                f"in {path.parent}."
+            )
 
 
 def _builtin(architecture: Architecture, weights: str) -> ModelSource:
@@ -79,11 +173,31 @@ def _packaged(architecture: Architecture) -> Path | None:
 
 
 def _folder(name: str, path: Path) -> ModelSource:
+    for entry in path.iterdir():
+        # The libraries would wait for a pipe for ever, or read a device until memory is full.
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise UserError(f"model: {entry} is not a regular file.")
+        limit = MAX_CONFIG_BYTES if entry.name == "config.json" else _MAX_JSON_BYTES
+        if entry.suffix == ".json" and entry.is_file() and entry.stat().st_size > limit:
+            raise UserError(f"model: {entry} is larger than {limit >> 20} MiB, so it is not read.")
     if (path / "config.json").is_file():
         return ModelSource(name, str(path))
     files = sorted(path.glob("*.gguf"))
     if not files:
+        if (path / "adapter_config.json").is_file():
+            raise UserError(is_adapter(name, path / "adapter_config.json"))
         raise UserError(f"model: {name} has neither a config.json nor a .gguf file in it.")
     if len(files) > 1:
         raise UserError(f"model: {name} has {len(files)} GGUF files; name one, such as {files[0]}.")
     return ModelSource(name, str(path), gguf_file=files[0].name)
+
+
+def _base_of(adapter_config: Path) -> str | None:
+    """The base model that an adapter names."""
+    try:
+        config = json.loads(adapter_config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        # The sentence is right without it.
+        return None
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return base if isinstance(base, str) and base else None

@@ -12,8 +12,10 @@ from kvbench.records.sample import utc_now
 
 __all__ = ["CHECKS", "VERDICTS", "Check", "CheckName", "Verdict", "check_of", "failed"]
 
-CheckName = Literal["tokens", "logits", "shape", "leak"]
-Verdict = Literal["pass", "near_tie", "fail", "exempt", "skipped"]
+CheckName = Literal["tokens", "logits", "shape", "leak", "output"]
+Verdict = Literal[
+    "pass", "near_tie", "fail", "exempt", "inconclusive", "not_finished", "not_asked", "skipped"
+]
 
 CHECKS: tuple[str, ...] = get_args(CheckName)
 VERDICTS: tuple[str, ...] = get_args(Verdict)
@@ -38,7 +40,8 @@ class Check:
         "tokens: greedy tokens with the cache and without. logits: the same tokens step by step "
         "through the cache and in one forward without it; in float32 this is the verdict. shape: "
         "the cache after each step is what the configuration says. leak: nothing is left of a "
-        "cache after its generation."
+        "cache after its generation. output: only where the samples of a case have other tokens "
+        "than those of another strategy: whether rounding explains where they part."
     )
     checked_dtype: str = column("Data type that the check was made in.")
     batch_size: int | None = column("Sequences generated at once.", unit="sequences", default=None)
@@ -51,8 +54,10 @@ class Check:
     verdict: Verdict = column(
         "pass. near_tie: tokens parted where two logits are equal within rounding, which is no "
         "fault. fail. exempt: reported and not judged (a lossy strategy, or tokens that part in a "
-        "dtype whose rounding is coarse). skipped: memory did not suffice, or there was nothing "
-        "that the check can read."
+        "dtype whose rounding is coarse). inconclusive: the check could not be made, for want of "
+        "memory or of something to compare with, or it would not have seen a wrong cache. "
+        "not_finished: it was cut off. not_asked: nobody asked for it. skipped: in older tables, "
+        "any of the last three."
     )
     detail: str = column("The outcome in one sentence.")
 
@@ -96,6 +101,14 @@ class Check:
     leaked_bytes: int | None = column(
         "What memory grew by over these generations.", unit="bytes", default=None
     )
+
+    # How far it looked
+    positions: int | None = column(
+        "Of how many of the last new tokens the logits were compared; null for all of them.",
+        unit="tokens",
+        default=None,
+    )
+    case_id: str | None = column("The case whose samples an output check is about.", default=None)
 
 
 def check_of(

@@ -12,9 +12,31 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvbench.errors import UserError
 from kvbench.records.columns import to_text
 
-__all__ = ["CsvAppender", "cut_torn_end", "drop_rows_but", "write_atomically"]
+__all__ = [
+    "CHARTS_FOLDER",
+    "CsvAppender",
+    "check_real_folder",
+    "cut_torn_end",
+    "drop_rows_but",
+    "write_atomically",
+]
+
+
+CHARTS_FOLDER = "charts"
+"""The folder of the charts in that of a run."""
+
+
+def check_real_folder(path: Path) -> None:
+    """Refuse a link in place of a folder: what is written would land outside.
+
+    Raises:
+        UserError: it is a link.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path} is a link: remove it, so that files are written into the run.")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
-from kvbench.records.check import CHECKS, Check, Verdict
+from kvbench.records.check import Check, Verdict
+from kvbench.strategies import BASELINE
 
-__all__ = ["Finding", "findings"]
+__all__ = ["Finding", "findings", "not_asked"]
 
-_WORST_FIRST: tuple[Verdict, ...] = ("fail", "near_tie", "exempt", "skipped", "pass")
+_WORK = ("tokens", "logits", "output")
+"""The checks that compare the work. The others look at the cache itself: where they have no
+verdict, the work is verified all the same, and the finding says what was not."""
+
+_UNDECIDED: tuple[Verdict, ...] = ("inconclusive", "not_finished", "not_asked", "skipped")
+"""What is no verdict on the cache. A check that was not made has not passed."""
+
+_WORST_FIRST: tuple[Verdict, ...] = ("near_tie", "exempt", "pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One strategy on one model: the worst verdict of its checks, and what stands behind it.
+    """One strategy on one model: what its checks came to, and why.
 
     Attributes:
         detail: the sentences of the checks that did not pass, else that of the logits.
+        reach: how far the logits were checked, as pairs of batch size and new tokens; none of them
+            is covered by another one.
     """
 
     model: str
@@ -28,6 +39,7 @@ class Finding:
     cache: str
     verdict: Verdict
     detail: str
+    reach: tuple[tuple[int, int], ...] = ()
 
     @property
     def subject(self) -> str:
@@ -36,7 +48,7 @@ class Finding:
         return f"{self.cache} on {self.model} ({kind}) on {self.device}"
 
 
-_SUBJECT = tuple(f.name for f in fields(Finding) if f.name not in ("verdict", "detail"))
+_SUBJECT = tuple(f.name for f in fields(Finding) if f.name not in ("verdict", "detail", "reach"))
 
 
 def findings(checks: Iterable[Check]) -> tuple[Finding, ...]:
@@ -44,10 +56,15 @@ def findings(checks: Iterable[Check]) -> tuple[Finding, ...]:
     by_subject: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
         of_it = by_subject.setdefault(tuple(getattr(check, name) for name in _SUBJECT), [])
-        if of_it and of_it[-1].session != check.session:
-            of_it.clear()
+        # An output check belongs to its case, in whichever session that was measured.
+        if check.check != "output" and any(_is_older(one, check) for one in of_it):
+            of_it[:] = [one for one in of_it if one.check == "output"]
         of_it.append(check)
     return tuple(_finding(of_it) for of_it in by_subject.values())
+
+
+def _is_older(one: Check, than: Check) -> bool:
+    return one.check != "output" and one.session != than.session
 
 
 def _weight(check: Check) -> tuple[bool, bool, float]:
@@ -55,16 +72,90 @@ def _weight(check: Check) -> tuple[bool, bool, float]:
     return check.check == "logits", check.checked_dtype == "float32", check.rms_over_std or 0.0
 
 
+def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """A finding for each strategy of a run's cases, as in run.json, that has none in `found`."""
+    known = {tuple(getattr(one, name) for name in _SUBJECT) for one in found}
+    subjects = dict.fromkeys(
+        tuple(case[name] for name in _SUBJECT)
+        for case in cases
+        if case.get("cache", BASELINE) != BASELINE
+    )
+    return tuple(
+        Finding(
+            verdict="not_asked",
+            detail="Whether it does the same work was not checked (--no-verify).",
+            **dict(zip(_SUBJECT, subject, strict=True)),
+        )
+        for subject in subjects
+        if subject not in known
+    )
+
+
 def _finding(checks: Sequence[Check]) -> Finding:
-    verdict = min((c.verdict for c in checks), key=_WORST_FIRST.index)
-    # Near-ties in the tokens and a check that found too little memory do not unsay the proof.
-    proven = any(c.check == "logits" and c.verdict == "pass" for c in checks)
-    if proven and verdict != "fail":
-        verdict = "pass"
-    # They are written in the order of their names' list: without the last, some were cut off.
-    if verdict != "fail" and all(c.check != CHECKS[-1] for c in checks):
-        verdict = "skipped"
-    told = [c for c in checks if c.verdict == "fail"] or [max(checks, key=_weight)]
-    detail = " ".join(dict.fromkeys(c.detail for c in told))
+    verdict = _verdict(checks)
     subject = {name: getattr(checks[0], name) for name in _SUBJECT}
-    return Finding(verdict=verdict, detail=detail, **subject)
+    return Finding(
+        verdict=verdict, detail=_detail(verdict, checks), reach=_reach(checks), **subject
+    )
+
+
+def _reach(checks: Iterable[Check]) -> tuple[tuple[int, int], ...]:
+    """What was checked and passed, without what something larger covers; the longest first."""
+    sizes = {
+        (check.batch_size, check.new_tokens)
+        for check in checks
+        if (check.check, check.checked_dtype, check.verdict) == ("logits", "float32", "pass")
+        and check.batch_size is not None
+        and check.new_tokens is not None
+    }
+    largest = [
+        (batch, tokens)
+        for batch, tokens in sizes
+        if not any((b, t) != (batch, tokens) and b >= batch and t >= tokens for b, t in sizes)
+    ]
+    return tuple(sorted(largest, key=lambda size: size[::-1], reverse=True))
+
+
+def _verdict(checks: Sequence[Check]) -> Verdict:
+    found = {check.verdict for check in checks}
+    if "fail" in found:
+        return "fail"
+    # It is made last: without it, some were cut off.
+    if "not_finished" in found or all(check.check != "leak" for check in checks):
+        return "not_finished"
+    work = [check for check in checks if check.check in _WORK]
+    logits = {check.verdict for check in work if check.check == "logits"}
+    # Each batch has a proof of its own: one that passed says nothing about another.
+    if not logits or any(check.verdict in _UNDECIDED for check in work):
+        if any(check.verdict == "near_tie" for check in work):
+            return "near_tie"
+        return "not_asked" if {check.verdict for check in work} == {"not_asked"} else "inconclusive"
+    # A near-tie in the tokens does not unsay the proof.
+    return next(one for one in _WORST_FIRST if one in logits)
+
+
+def _detail(verdict: Verdict, checks: Sequence[Check]) -> str:
+    if verdict == "fail":
+        return _sentences(check.detail for check in checks if check.verdict == "fail")
+    undecided = [check for check in checks if check.verdict in _UNDECIDED]
+    if verdict in _UNDECIDED or verdict == "near_tie":
+        told = [check for check in undecided if check.check in _WORK] or undecided
+        return _sentences(map(_placed, told)) or max(checks, key=_weight).detail
+    # One batch is enough: what is not known of a cache's shape is rarely another thing in another.
+    first = {check.check: check for check in reversed(undecided)}
+    ties = (check.detail for check in checks if _is_tie_of_samples(check))
+    return _sentences([max(checks, key=_weight).detail, *ties, *map(_placed, first.values())])
+
+
+def _is_tie_of_samples(check: Check) -> bool:
+    return check.check == "output" and check.verdict == "near_tie"
+
+
+def _placed(check: Check) -> str:
+    """What an undecided check says, with where that was."""
+    batch = "" if check.batch_size is None else f" at batch {check.batch_size}"
+    return f"No verdict on the {check.check}{batch}: {check.detail}"
+
+
+def _sentences(texts: Iterable[str]) -> str:
+    return " ".join(dict.fromkeys(texts))

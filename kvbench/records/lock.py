@@ -10,11 +10,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kvbench.errors import UserError
+from kvbench.input_file import read_regular
+from kvbench.records.files import write_atomically
 from kvbench.records.sample import utc_now
+from kvbench.text import clip
 
 __all__ = ["RunLock", "is_in_use"]
 
 _LOCK, _HOLDER = ".lock", ".lock-holder"
+_MAX_HOLDER_BYTES = 4096
 _PATIENCE_S = 0.5
 
 
@@ -33,7 +37,8 @@ class RunLock:
             self._lock.acquire(timeout=_PATIENCE_S)
             # Beside the lock and not in it: older releases of filelock empty the file when another
             # process tries.
-            (folder / _HOLDER).write_text(_this_process(), encoding="utf-8")
+            # Replaced: what lies there may be a link that leads out of the folder.
+            write_atomically(folder / _HOLDER, _this_process())
         except Timeout as error:
             raise UserError(
                 f"{folder} is in use by {_holder(folder)}: wait for it, or choose another --name."
@@ -78,6 +83,7 @@ def _this_process() -> str:
 
 def _holder(folder: Path) -> str:
     try:
-        return (folder / _HOLDER).read_text(encoding="utf-8") or "another process"
-    except OSError:
+        holder = read_regular(folder / _HOLDER, _MAX_HOLDER_BYTES, "note on who holds a run")
+    except (OSError, UserError):
         return "another process"
+    return clip(holder.decode("utf-8", "replace"), 200) or "another process"

@@ -15,7 +15,9 @@ from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.input_file import read_regular
 from kvbench.records.files import write_atomically
+from kvbench.text import clip
 
 __all__ = ["STATE_VARIABLE", "Rates", "find_rates", "keep_rates", "read_rates", "store_path"]
 
@@ -23,6 +25,7 @@ STATE_VARIABLE = "KVBENCH_STATE"
 """The environment variable that names another folder for what kvbench keeps of a machine."""
 
 _FORMAT = 1
+_MAX_BYTES = 16 << 20
 
 # Hands may have been in the file: a rate of 0 would make every floor infinite.
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -107,7 +110,7 @@ def read_rates() -> tuple[Rates, ...]:
     """
     file = store_path()
     try:
-        keys = json.loads(file.read_text(encoding="utf-8"))
+        keys = json.loads(read_regular(file, _MAX_BYTES, "store of rates"))
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
@@ -116,7 +119,7 @@ def read_rates() -> tuple[Rates, ...]:
         raise _damaged(file, str(error)) from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if version != _FORMAT:
-        raise _damaged(file, f"format {version!r}, and this kvbench reads {_FORMAT}")
+        raise _damaged(file, f"format {clip(version)}, and this kvbench reads {_FORMAT}")
     try:
         return TypeAdapter(tuple[Rates, ...]).validate_python(keys.get("rates"))
     except ValidationError as error:

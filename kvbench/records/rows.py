@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.input_file import check_regular
+from kvbench.text import clip
 
 __all__ = ["as_rows", "read_columns"]
 
@@ -38,6 +40,7 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
         UserError: the table is not there, a required column is missing or a value is wrong; the
             sentence names the line and the column.
     """
+    check_regular(path, "table")
     hints = typing.get_type_hints(record, include_extras=True)
     columns = [_Column(field, hints[field.name]) for field in dataclasses.fields(record)]
     found: dict[str, list[Any]] = {column.name: [] for column in columns}
@@ -108,7 +111,7 @@ class _Column:
         try:
             self.values([text])
         except ValidationError as error:
-            return f"{text!r} is not right: {error.errors()[0]['msg'].lower()}"
+            return f"{clip(text)!r} is not right: {error.errors()[0]['msg'].lower()}"
         except ValueError as error:
             return str(error)
         return None

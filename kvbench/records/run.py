@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.input_file import read_regular
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.environment import Environment
@@ -20,12 +21,14 @@ from kvbench.records.finding import Finding
 from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.sample import Sample
 from kvbench.records.tokens import load_tokens
+from kvbench.text import clip
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "FORMAT",
+    "MAX_INFO_BYTES",
     "Resume",
     "Run",
     "RunInfo",
@@ -37,6 +40,9 @@ __all__ = [
 FORMAT = 2
 """Version of the run folder's layout; raised when an old reader would misread a new folder. A new
 optional column or key does not raise it."""
+
+MAX_INFO_BYTES = 256 << 20
+"""The largest run.json that is written and read: some 100,000 cases with short prompts."""
 
 _PANDAS_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
 
@@ -195,14 +201,14 @@ def load_info(path: Path) -> RunInfo:
     """
     file = path / "run.json"
     try:
-        keys = json.loads(file.read_text(encoding="utf-8"))
+        keys = json.loads(read_regular(file, MAX_INFO_BYTES, "run.json"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: not a run folder, there is no run.json in it.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}.") from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise UserError(f"{file}: not a run of kvbench: its format is {version!r}.")
+        raise UserError(f"{file}: not a run of kvbench: its format is {clip(repr(version))}.")
     if version > FORMAT:
         raise UserError(
             f"{file}: written by a newer kvbench (format {version}); this one reads formats up to "
@@ -213,4 +219,4 @@ def load_info(path: Path) -> RunInfo:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file}: {where}: {first['msg']}.") from error
+        raise UserError(f"{file}: {clip(where)}: {clip(first['msg'], 200)}.") from error

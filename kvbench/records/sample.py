@@ -105,6 +105,11 @@ class Sample:
     )
     max_new_tokens: Count = column("New tokens of the case, per sequence.", unit="tokens")
 
+    model_commit: str | None = column(
+        "Commit of the hub that the model came from; null for local files and configurations that "
+        "kvbench has.",
+        default=None,
+    )
     attention_used: str | None = column(
         "Attention implementation that really ran: what auto came to.", default=None
     )
@@ -147,8 +152,9 @@ class Sample:
 
     # Memory
     kv_cache_bytes: Number | None = column(
-        "Exact size of the tensors in the cache object after the run, a view counted at the size "
-        "of what it shows; 0 without a cache.",
+        "Exact size of the tensors in the cache object after the run, and of recurrent states that "
+        "the model keeps on its modules instead, a view counted at the size of what it shows; 0 "
+        "without a cache.",
         unit="bytes",
         default=None,
     )

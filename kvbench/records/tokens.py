@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvbench.errors import UserError
+from kvbench.input_file import check_regular
 from kvbench.text import clip
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ TOKEN_COLUMNS: dict[str, str] = {
 }
 
 # Categorical: ten million names as texts would take gigabytes.
+_LARGEST = 2**63 - 1
 _TYPES: dict[str, Any] = {"sample_id": "category", "new_token": "int64", "elapsed_s": "float64"}
 
 
@@ -35,6 +37,7 @@ def load_tokens(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    check_regular(path, "table")
     try:
         with warnings.catch_warnings():
             # Values in no column would be cut off, with a warning.
@@ -42,7 +45,7 @@ def load_tokens(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=_TYPES, index_col=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there, so there are no token times.") from error
-    except (ValueError, pd.errors.ParserWarning) as error:
+    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         # pandas does not say where: read it once more, as text.
         _check_values(path)
         raise UserError(f"{path}: not a table of token times: {error}.") from error
@@ -65,7 +68,9 @@ def _check_values(path: Path) -> None:
     for name in ("new_token", "elapsed_s"):
         if name in table:
             numbers = pd.to_numeric(table[name], errors="coerce")
-            wrong = numbers.isna() | (numbers % 1 != 0 if name == "new_token" else False)
+            wrong = numbers.isna()
+            if name == "new_token":
+                wrong |= (numbers % 1 != 0) | (numbers < 1) | (numbers > _LARGEST)
             _point_at(path, name, table[name], wrong.to_numpy(), "is not right")
 
 
@@ -74,6 +79,9 @@ def _check_times(path: Path, table: pd.DataFrame) -> None:
     # Written so that NaN, which is not more than anything, is wrong too.
     wrong = ~((elapsed > 0) & (elapsed < np.inf))
     _point_at(path, "elapsed_s", table["elapsed_s"], wrong, "is no time")
+    _point_at(
+        path, "new_token", table["new_token"], table["new_token"].to_numpy() < 1, "is no count"
+    )
     same = np.diff(table["sample_id"].cat.codes.to_numpy()) == 0
     follows = same & (np.diff(table["new_token"].to_numpy()) == 1)
     early = np.concatenate([[False], follows & (np.diff(elapsed) < 0)])[: len(elapsed)]

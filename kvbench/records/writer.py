@@ -13,14 +13,23 @@ from typing import Any, Self
 
 from kvbench.case import ModelKey
 from kvbench.errors import UserError
+from kvbench.input_file import check_regular
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
-from kvbench.records.files import CsvAppender, cut_torn_end, drop_rows_but, write_atomically
+from kvbench.records.files import (
+    CHARTS_FOLDER,
+    CsvAppender,
+    check_real_folder,
+    cut_torn_end,
+    drop_rows_but,
+    write_atomically,
+)
 from kvbench.records.finding import Finding, findings
 from kvbench.records.lock import RunLock
-from kvbench.records.run import Resume, RunInfo, load_checks, load_info, load_run
+from kvbench.records.run import MAX_INFO_BYTES, Resume, RunInfo, load_checks, load_info, load_run
 from kvbench.records.sample import Sample, utc_now, with_flag
 from kvbench.records.tokens import TOKEN_COLUMNS
+from kvbench.text import clip
 
 __all__ = ["ENVIRONMENT_CHANGED", "PLAN_CHANGED", "RunWriter", "check_name", "holds_run"]
 
@@ -84,6 +93,7 @@ class RunWriter:
             UserError: it is in use, or cannot be read or written.
         """
         with _held(path) as lock:
+            _refuse_links(path)
             info = load_info(path)
             resumes = (*info.resumes, resume)
             info = dataclasses.replace(
@@ -269,7 +279,13 @@ class RunWriter:
 
     def _save_info(self) -> None:
         text = json.dumps(dataclasses.asdict(self.info), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.path / "run.json", text)
+        content = text.encode("utf-8", "backslashreplace")
+        if len(content) > MAX_INFO_BYTES:
+            raise UserError(
+                f"{self.path / 'run.json'} would be larger than {MAX_INFO_BYTES >> 20} MiB and not "
+                "be read again: measure fewer cases or shorter prompts in one run."
+            )
+        write_atomically(self.path / "run.json", content)
 
 
 def holds_run(path: Path) -> bool:
@@ -295,7 +311,7 @@ def check_name(name: str) -> str:
         UserError: it has separators or control characters, or means a folder itself.
     """
     if not name or name in (".", "..") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
-        raise UserError(f"--name: {name!r} is not a plain folder name, such as gpt2-night_1.")
+        raise UserError(f"--name: {clip(name)!r} is not a plain folder name, such as gpt2-night_1.")
     if len(name.encode()) > 200:
         raise UserError("--name: longer than 200 bytes, too long for a folder.")
     return name
@@ -317,6 +333,15 @@ def _held(path: Path) -> Iterator[RunLock]:
     except BaseException:
         lock.release()
         raise
+
+
+def _refuse_links(path: Path) -> None:
+    """Refuse to write where somebody else's folder leads to: out of it, or into a pipe."""
+    for name in (*_HEADERS, *(f"{name}.torn" for name in _HEADERS), _WORKER_LOG):
+        check_regular(path / name, "file of a run")
+        if (path / name).is_symlink():
+            raise UserError(f"{path / name} is a link: put the file itself there to go on.")
+    check_real_folder(path / CHARTS_FOLDER)
 
 
 def _repair(path: Path) -> tuple[str, ...]:

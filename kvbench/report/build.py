@@ -10,8 +10,9 @@ from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError, check_choice
+from kvbench.media import for_csv
 from kvbench.records.columns import to_text
-from kvbench.records.files import write_atomically
+from kvbench.records.files import CHARTS_FOLDER, check_real_folder, write_atomically
 from kvbench.records.run import Run
 from kvbench.report.figures import Material, check_charts, draw_charts, write_charts
 from kvbench.report.html import report_html
@@ -42,10 +43,12 @@ def build(
         charts: names of charts; by default all whose data exist.
 
     Raises:
-        UserError: there is no such format or chart, or tokens.csv is no table of token times.
+        UserError: there is no such format or chart, tokens.csv is no table of token times, or the
+            folder of the charts is a link.
     """
     for name in formats:
         check_choice("--format", "format", name, FORMATS)
+    check_real_folder(out / CHARTS_FOLDER)
     material = Material(tuple(runs))
     check_charts(charts or ())
     drawn = list(draw_charts(material, charts)) if set(formats) - {"md"} else []
@@ -63,7 +66,7 @@ def build(
         )
         write_atomically(paths[-1], "\n".join(parts))
     images = [name for name in _IMAGES if name in formats]
-    paths += write_charts(drawn, out / "charts", images)
+    paths += write_charts(drawn, out / CHARTS_FOLDER, images)
     if "html" in formats:
         # Last, so that where it stands the rest does too.
         paths.append(out / _REPORT)
@@ -90,6 +93,10 @@ def _csv(material: Material) -> str:
     writer.writerow([*(["run"] if several else []), *names])
     for name, cases in material.summaries.items():
         for case in cases:
-            values = [to_text(value) for value in dataclasses.astuple(case)]
-            writer.writerow([*([name] if several else []), *values])
+            values = [_cell(value) for value in dataclasses.astuple(case)]
+            writer.writerow([*([for_csv(name)] if several else []), *values])
     return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    return for_csv(value) if isinstance(value, str) else to_text(value)

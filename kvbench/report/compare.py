@@ -22,10 +22,12 @@ from kvbench.analysis.compare import (
     Side,
     Unmatched,
     compare,
+    least_each,
     mean_ratio,
 )
-from kvbench.analysis.statistics import least_samples
+from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.errors import UserError, check_choice
+from kvbench.media import for_csv, for_markdown
 from kvbench.records.changes import changes, environment_changes
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
@@ -33,11 +35,11 @@ from kvbench.records.run import Run
 from kvbench.records.sample import Sample, sample_at
 from kvbench.report.figures import image_kind, to_bytes
 from kvbench.report.figures.ratios import ratio_chart
-from kvbench.report.markdown import escape, markdown_table
+from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import seconds, significant
 from kvbench.strategies import BASELINE
-from kvbench.text import shorten
+from kvbench.text import clip, shorten
 
 __all__ = [
     "Result",
@@ -159,14 +161,15 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
         for one in result.unmatched
         if one.failed and one.side != result.sides[0] and one.case not in before
     ]
-    least = least_samples(_LEVEL / max(sum(row.p_value is not None for row in rows), 1))
+    level = _LEVEL / max(sum(row.p_value is not None for row in rows), 1)
     for row, label in zip(rows, _labels(rows), strict=True):
         if slower is not None and row.ratio > 1 + slower and row.p_value is not None:
             times = f"{label}: {significant(row.ratio)} times the time"
             if row.p_value < _LEVEL:
                 lines.append(f"slower: {times}.")
-            elif min(row.a_samples, row.b_samples) < least:
-                lines.append(f"too few samples to tell: {times}; {least} on each side would do.")
+            elif _each(row) < (least := least_each(row, level)):
+                what = "on each side" if row.rounds is None else "shared rounds"
+                lines.append(f"too few samples to tell: {times}; {least} {what} would do.")
         memory = row.memory_ratio
         if more_memory is not None and memory is not None and memory > 1 + more_memory:
             lines.append(f"more memory: {label}: {significant(memory)} times the memory.")
@@ -199,7 +202,7 @@ def parse_share(name: str, text: str | None) -> float | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
     share = float(match[1]) / (100 if match[2] else 1) if match else math.inf
     if match is None or not (match[2] or share < 1):
-        raise UserError(f"{name}: {text!r} is no share; write 5% or 0.05.")
+        raise UserError(f"{name}: {clip(text)!r} is no share; write 5% or 0.05.")
     return share
 
 
@@ -298,13 +301,29 @@ def _ratio(row: Comparison) -> str:
     return f"{significant(row.ratio)} ({low}-{high})"
 
 
+def _each(row: Comparison) -> int:
+    """How many samples there are on each side, or rounds that both share."""
+    return min(row.a_samples, row.b_samples) if row.rounds is None else row.rounds
+
+
+def _samples(row: Comparison) -> str:
+    """`6/7`; where it matters with the cold samples left out, and how many rounds are shared."""
+    text = f"{row.a_samples}/{row.b_samples}"
+    if row.a_cold_starts or row.b_cold_starts:
+        text += f", cold {row.a_cold_starts}/{row.b_cold_starts}"
+    if row.rounds is not None and row.rounds < max(row.a_samples, row.b_samples):
+        text += f", {row.rounds} shared"
+    return text
+
+
 def _verdict(row: Comparison) -> str:
     if row.verdict != "unclear":
         return row.verdict or "-"
     if row.samples_needed is None:
         return "unclear"
     least = "at least " if row.ratio_ci95_low is None else ""
-    return f"unclear, {least}{row.samples_needed} samples each would tell"
+    what = "samples each" if row.rounds is None else "shared rounds"
+    return f"unclear, {least}{row.samples_needed} {what} would tell"
 
 
 _COLUMNS = (
@@ -320,7 +339,7 @@ _COLUMNS = (
     _field("tokens", "max_new_tokens", True),
     _Column("time of A", lambda row: seconds(row.a_total_s)),
     _Column("time of B", lambda row: seconds(row.b_total_s)),
-    _Column("samples", lambda row: f"{row.a_samples}/{row.b_samples}"),
+    _Column("samples", _samples),
     _Column(_RATIO, _ratio),
     _Column(
         "memory", lambda row: "-" if row.memory_ratio is None else significant(row.memory_ratio)
@@ -353,17 +372,21 @@ def _csv(result: Result) -> str:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(field.name for field in dataclasses.fields(Comparison))
-    writer.writerows([to_text(v) for v in dataclasses.astuple(row)] for row in result.rows)
+    writer.writerows([_cell(v) for v in dataclasses.astuple(row)] for row in result.rows)
     return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    return for_csv(value) if isinstance(value, str) else to_text(value)
 
 
 def _markdown(result: Result) -> str:
     table = comparison_table(result)
     parts = [
-        "\n".join(f"- {escape(line)}" for line in result.differences),
+        "\n".join(f"- {for_markdown(line)}" for line in result.differences),
         markdown_table(table) if result.rows else "",
-        escape(table.caption),
-        "\n".join(f"- {escape(_missing(one))}" for one in result.unmatched),
+        for_markdown(table.caption),
+        "\n".join(f"- {for_markdown(_missing(one))}" for one in result.unmatched),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -376,15 +399,22 @@ def _caption(result: Result) -> str:
     if not result.rows:
         return ""
     sides = " | ".join(f"A: {a}, B: {b}" for a, b in geometric_means(result))
-    caption = (
-        f"{sides}. Ratio: median time of B over that of A, with its 95 % bootstrap interval; below "
-        "1, B is faster."
+    paired = any(row.rounds is not None for row in result.rows)
+    how = (
+        "estimated from the ratios within rounds, with its 95 % signed-rank interval from "
+        f"{MIN_FOR_INTERVAL} rounds on; it may differ from the ratio of the medians shown"
+        if paired
+        else "ratio of medians, with its 95 % bootstrap interval"
     )
+    caption = f"{sides}. Ratio: time of B over that of A, {how}; below 1, B is faster."
     if any(row.verdict for row in result.rows):
+        test = "Wilcoxon signed-rank" if paired else "Mann-Whitney"
         caption += (
-            f" Verdict: past {100 * result.threshold:g}% and p < {_LEVEL} by an exact Mann-Whitney "
+            f" Verdict: past {100 * result.threshold:g}% and p < {_LEVEL} by an exact {test} "
             "test, corrected over the rows."
         )
+    if any(row.a_cold_starts or row.b_cold_starts for row in result.rows):
+        caption += " Cold samples are left out."
     return caption
 
 

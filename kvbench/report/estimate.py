@@ -6,7 +6,8 @@ import dataclasses
 import json
 from collections.abc import Callable
 
-from kvbench.report.markdown import escape, markdown_table
+from kvbench.media import for_markdown
+from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import seconds, significant, times
 from kvbench.theory.estimate import UNBOUNDED, DeviceFloor, Estimate
@@ -55,13 +56,14 @@ def floor_table(found: Estimate) -> Table | None:
 def estimate_markdown(found: Estimate) -> str:
     """The same in Markdown."""
     facts = "\n".join(
-        f"- {escape(f'{name}: {text}' if name else text)}" for name, text in estimate_facts(found)
+        f"- {for_markdown(f'{name}: {text}' if name else text)}"
+        for name, text in estimate_facts(found)
     )
     table = floor_table(found)
     parts = [facts]
     if table is not None:
-        parts += [markdown_table(table), escape(table.caption)]
-    parts += [escape(note) for note in found.notes]
+        parts += [markdown_table(table), for_markdown(table.caption)]
+    parts += [for_markdown(note) for note in found.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,9 +127,10 @@ def _fits(found: Estimate) -> str:
     batch, context = found.largest_batch, found.longest_context
     if batch is None or context is None:
         return "-"
+    all_of_them = ", all that the model was made for," if context == found.max_positions else ""
     return (
-        f"beside the weights: batch {_size(batch)} at this length, or {_size(context)} positions "
-        f"at batch {found.work.batch}; activations and libraries need some of it too"
+        f"beside the weights: batch {_size(batch)} at this length, or {_size(context)} positions"
+        f"{all_of_them} at batch {found.work.batch}; activations and libraries need some of it too"
     )
 
 

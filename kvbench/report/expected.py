@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 
 from kvbench.analysis.cases import describe, varied
+from kvbench.analysis.claims import claim
 from kvbench.analysis.expected import HORIZON, Expectation, expectations
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import RunInfo
@@ -37,7 +38,8 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
         f"{describe(on, differing)}: at {significant(rates.read_bytes_per_s / 1e9)} GB/s and "
         f"{arithmetic} TFLOP/s, {source}, it takes at least {seconds(on.floor_s)}, and "
         f"{seconds(off.floor_s)} without a cache. {significant(on.expected_speedup)} times as fast "
-        f"is to be expected, {significant(on.speedup)} was measured.",
+        f"is to be expected, {significant(on.speedup)} was measured"
+        f"{', which is no claim' if claim(on) in ('too_few', 'disagree') else ''}.",
         f"{_limit('Without a cache', off)} {_limit('With it', on)}",
     ]
     if any((arm.total_s_median or math.inf) < (arm.floor_s or 0.0) for arm in (off, on)):

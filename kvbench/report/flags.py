@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.summary import OF_A_CASE, CaseSummary
 
 __all__ = ["FLAGS", "doubts", "doubts_beside_a_table"]
 
@@ -23,13 +23,20 @@ FLAGS: dict[str, str] = {
     "attention_is_X": "Transformers used another attention implementation than was asked for",
     "cache_not_as_asked": "a cache came out of a run without one, or none, or an empty one, out of "
     "a run with one",
+    "state_not_counted": "the model keeps tensors on its modules that may be state: kv_cache_bytes "
+    "is without them",
     "environment_changed": "taken after a forced resume, on a machine or with software other than "
     "the run began with",
     "plan_changed": "taken after a forced resume with another plan than the run began with, such "
     "as another seed",
     "verify_failed": "the strategy was found to do other work than no cache: its time means "
     "nothing",
-    "undersampled": "fewer than 5 samples",
+    "undersampled": "fewer than 6 samples, cold ones not counted: no interval and no claim",
+    "cold_start": "the first sample of a case in a worker process, over 1.5 times as long as each "
+    "of at least two later ones: left out of times and speed-up",
+    "outlier": "a sample far from the others of its case that is not cold: it counts",
+    "trend": "the times of the case rise or fall over the rounds, by 5 % or more and beyond chance "
+    "(p < 0.01, Kendall's test)",
 }
 
 
@@ -38,12 +45,13 @@ def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
     counts: Counter[str] = Counter()
     for case in cases:
         for flag in (case.flags or "").split():
-            name, _, number = flag.partition(":")
-            counts[name] += int(number or 1)
+            # From behind: a name that a hand wrote may have a colon in it.
+            name, _, number = flag.rpartition(":")
+            counts[name or flag] += int(number) if name and number.isdecimal() else 1
     return [
         (
             name,
-            f"{count} {'case' if name == 'undersampled' else 'sample'}{'s' * (count != 1)}",
+            f"{count} {'case' if name in OF_A_CASE else 'sample'}{'s' * (count != 1)}",
             FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "not known here"),
         )
         for name, count in sorted(counts.items())

@@ -18,7 +18,7 @@ from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.table import failures, pair_table, speedup_text, time_text
 from kvbench.report.units import mib, seconds, significant, times
-from kvbench.report.words import answers, proof
+from kvbench.report.words import answers, proof, shown_findings
 from kvbench.text import printable, shorten
 from kvbench.version import __version__
 
@@ -37,7 +37,9 @@ def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
         title=", ".join(material.summaries),
         answers=_of_each(material, answers),
         proofs=[
-            (proof(finding), finding.verdict == "fail") for i in infos for finding in i.findings
+            (proof(finding), finding.verdict == "fail")
+            for i in infos
+            for finding in shown_findings(i)
         ],
         warnings=[warning for info in infos for warning in _warnings(info)],
         columns=columns,

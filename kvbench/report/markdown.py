@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.media import for_markdown
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
 from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.table import Table, failures, pair_table
 from kvbench.report.words import answers, proofs
 
-_SPECIAL = re.compile(r"([\\`*\[\]<>|#&~]|(?<![^\W_])_|_(?![^\W_]))")
-"""What Markdown or HTML would read as markup; an underscore inside a word is none."""
-
-__all__ = ["escape", "markdown_table", "summary_markdown"]
+__all__ = ["markdown_table", "summary_markdown"]
 
 
 def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary], name: str | None = None) -> str:
     """The whole of summary.md; of one of several runs, `name` tells it from the others."""
     table = pair_table(cases)
     parts = [
-        f"# {escape(name or info.name)}",
-        *(escape(text) for text in answers(cases)),
+        f"# {for_markdown(name or info.name)}",
+        *(for_markdown(text) for text in answers(cases)),
         markdown_table(table),
-        escape(table.caption),
+        for_markdown(table.caption),
     ]
     doubtful = doubts_beside_a_table(cases)
     if doubtful:
-        lines = "\n".join(f"- {escape(line)}" for line in doubtful)
+        lines = "\n".join(f"- {for_markdown(line)}" for line in doubtful)
         parts.append(f"Reasons to doubt:\n\n{lines}")
     failed = failures(cases)
     if failed:
-        parts.append("What failed:\n\n" + "\n".join(f"- {escape(line)}" for line in failed))
+        parts.append("What failed:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in failed))
     expected = expectation_sentences(cases, info)
     if expected:
-        parts.append("Expected:\n\n" + "\n".join(f"- {escape(line)}" for line in expected))
+        parts.append("Expected:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in expected))
     parts.append(_same_work(cases))
-    parts.extend(escape(sentence) for sentence in proofs(info))
+    parts.extend(for_markdown(sentence) for sentence in proofs(info))
     if info.state != "finished":
-        parts.append(f"The run is not complete: it is {info.state}.")
-    parts.extend(escape(note) for note in info.notes)
+        parts.append(for_markdown(f"The run is not complete: it is {info.state}."))
+    parts.extend(for_markdown(note) for note in info.notes)
     parts.append(_environment(info))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def markdown_table(table: Table) -> str:
     """A table in GitHub's Markdown, padded so that it also reads well as text."""
-    cells = [[escape(cell) for cell in row] for row in (table.heads, *table.rows)]
+    cells = [[for_markdown(cell) for cell in row] for row in (table.heads, *table.rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(table.heads))]
     lines = [
         "| "
@@ -83,13 +80,8 @@ def _environment(info: RunInfo) -> str:
         for name in ("kvbench", "torch", "transformers")
         if name in env.versions
     )
-    used = dict.fromkeys(str(case["device"]) for case in info.cases)
+    used = dict.fromkeys(str(case["device"]) for case in info.cases if "device" in case)
     devices = "; ".join(f"{name}: {env.hardware(name)}" for name in used)
     threads = f", {env.threads} threads" if env.threads else ""
-    return escape(f"{devices}{threads}. {software}, Python {env.python}. {info.started_at[:10]}.")
-
-
-def escape(text: str) -> str:
-    """Keep a model's name or a prompt from being read as Markdown or HTML."""
-    text = " ".join(text.split())
-    return _SPECIAL.sub(r"\\\1", text)
+    day = info.started_at[:10]
+    return for_markdown(f"{devices}{threads}. {software}, Python {env.python}. {day}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from kvbench.analysis.summary import CaseSummary, summarise_cases
@@ -13,6 +14,7 @@ from kvbench.text import printable
 __all__ = ["speedup_bars"]
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_FEW = " (too few rounds for a claim)"
 
 
 def speedup_bars(
@@ -37,9 +39,10 @@ def speedup_bars(
 
 def _bars(line: Line, largest: float, width: int) -> Sequence[str]:
     place = len(str(max(line.sizes)))
+    known = [not math.isnan(value) for value in line.values("speedup_ci95_low")]
     return [
-        f"  {size:>{place}} {_bar(value / largest, width)} {times(value)}"
-        for size, value in zip(line.sizes, line.values("speedup"), strict=True)
+        f"  {size:>{place}} {_bar(value / largest, width)} {times(value)}{'' if sure else _FEW}"
+        for size, value, sure in zip(line.sizes, line.values("speedup"), known, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
-from kvbench.report.words import Pair, pairs, speedup_range
+from kvbench.report.words import Pair, pairs, speedup_interval
 from kvbench.strategies import BASELINE
 from kvbench.text import shorten
 
@@ -33,14 +33,24 @@ class _Column:
     cell: Callable[[Pair], str]
     numeric: bool = True
     only_if_varied: str | None = None
+    only_if_said: bool = False
+
+
+_FLAGS_SHOWN = ("cold_start", "outlier", "trend")
 
 
 def pair_table(cases: Sequence[CaseSummary]) -> Table:
     """The arms side by side. Columns that say the same in each row are left out."""
-    columns = [c for c in _COLUMNS if c.only_if_varied is None or _varies(cases, c.only_if_varied)]
+    found = pairs(cases)
+    columns = [
+        c
+        for c in _COLUMNS
+        if (c.only_if_varied is None or _varies(cases, c.only_if_varied))
+        and not (c.only_if_said and {c.cell(pair) for pair in found} <= {"-"})
+    ]
     return Table(
         heads=tuple(c.head(cases) for c in columns),
-        rows=tuple(tuple(c.cell(pair) for c in columns) for pair in pairs(cases)),
+        rows=tuple(tuple(c.cell(pair) for c in columns) for pair in found),
         numeric=tuple(c.numeric for c in columns),
         caption=_caption(cases),
     )
@@ -86,21 +96,35 @@ def time_text(case: CaseSummary | None) -> str:
     if case.total_s_median is None:
         # A case that was interrupted before its first sample has not failed.
         return "-" if case.status == "ok" else case.status
-    if case.total_s_min is None or case.total_s_max is None or case.samples == 1:
+    if case.total_s_min is None or case.total_s_max is None or _warm(case) == 1:
         return seconds(case.total_s_median)
     half_range = (case.total_s_max - case.total_s_min) / 2 / case.total_s_median
     return f"{seconds(case.total_s_median)} ±{half_range:.0%}"
 
 
 def speedup_text(case: CaseSummary) -> str:
-    """`3.15x (2.96-3.31)`, or a dash."""
+    """`3.15x (2.96-3.31)`, `3.15x` where rounds are too few for an interval, or a dash."""
     if case.speedup is None:
         return "-"
-    interval = speedup_range(case)
-    known = case.speedup_ci95_low is not None or (case.speedup_rounds or 0) > 1
-    if interval is None or not known:
+    interval = speedup_interval(case)
+    if interval is None:
         return times(case.speedup)
     return f"{times(case.speedup)} ({significant(interval[0])}-{significant(interval[1])})"
+
+
+def _warm(case: CaseSummary) -> int:
+    return case.samples - case.cold_starts
+
+
+def _shown_flags(pair: Pair) -> str:
+    """The flags that bear on the speed-up: `off cold_start:1; dynamic outlier:1 trend`."""
+    found = []
+    for case in pair:
+        flags = [] if case is None else (case.flags or "").split()
+        shown = [flag for flag in flags if flag.partition(":")[0] in _FLAGS_SHOWN]
+        if case is not None and shown:
+            found.append(f"{case.cache} {' '.join(shown)}")
+    return "; ".join(found) or "-"
 
 
 def _cached_head(cases: Sequence[CaseSummary]) -> str:
@@ -133,6 +157,7 @@ _COLUMNS = (
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
     _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
     _Column(_memory_head, lambda p: _either(p, "memory_peak_bytes", mib)),
+    _Column(_named("flags"), _shown_flags, False, only_if_said=True),
 )
 
 
@@ -143,18 +168,24 @@ def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
 
 
 def _caption(cases: Sequence[CaseSummary]) -> str:
-    counts = sorted({c.samples for c in cases if c.samples})
+    counts = sorted({_warm(c) for c in cases if c.samples})
     if not counts:
         return "Nothing was measured."
     if counts[-1] == 1:
-        return "Times: one sample each, so that nothing is known of the spread."
+        return "Times: one sample each; variance unknown."
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"Times: median of {number} samples, ± half the distance from smallest to largest. "
-    if any(c.speedup is not None for c in cases):
-        few = counts[0] < MIN_FOR_INTERVAL
-        many = counts[-1] >= MIN_FOR_INTERVAL
-        kinds = ["95 % bootstrap interval"] * many + [
-            f"range over the rounds where samples are fewer than {MIN_FOR_INTERVAL}"
-        ] * few
-        text += f"Speed-up: off over cached, ratio of medians ({'; '.join(kinds)}). "
+    if any(c.cold_starts for c in cases):
+        text += "Cold samples are left out. "
+    known = {speedup_interval(c) is not None for c in cases if c.speedup is not None}
+    if known:
+        interval = {
+            (True,): "95 % interval",
+            (False,): f"no interval under {MIN_FOR_INTERVAL} rounds",
+            (False, True): f"95 % interval from {MIN_FOR_INTERVAL} rounds on",
+        }[tuple(sorted(known))]
+        text += (
+            f"Speed-up: off over cached, estimated from the ratios within rounds ({interval}); it "
+            "may differ from the ratio of the medians. "
+        )
     return text + "tok/s, cache and memory: the cached arm."

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from kvbench.analysis.cases import named, varied
+from kvbench.analysis.claims import Claim, claim
+from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.records.check import Verdict
-from kvbench.records.finding import Finding
+from kvbench.records.finding import Finding, not_asked
 from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
 
-__all__ = ["Pair", "answers", "pairs", "proof", "proofs", "speedup_range"]
+__all__ = ["Pair", "answers", "pairs", "proof", "proofs", "shown_findings", "speedup_interval"]
 
 Pair = tuple[CaseSummary | None, CaseSummary]
 """The uncached case, if it was measured, and a cached one of the same key."""
@@ -45,73 +48,112 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
 def proofs(info: RunInfo) -> list[str]:
     """Whether the arms did the same work: one sentence per model and strategy."""
     if info.findings:
-        return [proof(finding) for finding in info.findings]
+        return [proof(finding) for finding in shown_findings(info)]
     if info.plan.get("verify") is False:
         return ["Not verified: whether the arms do the same work was not checked (--no-verify)."]
     return []
 
 
+def shown_findings(info: RunInfo) -> tuple[Finding, ...]:
+    """What was found, and in a run that was only verified in part, of what nothing was."""
+    if not info.findings or info.plan.get("verify") is not False:
+        return info.findings
+    return (*info.findings, *not_asked(info.cases, info.findings))
+
+
 def proof(finding: Finding) -> str:
     """What the checks of a strategy came to, in a sentence or two."""
-    return f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+    sentence = f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
+    if finding.verdict != "pass" or not finding.reach:
+        return sentence
+    sizes = [f"{tokens} new tokens at batch {batch}" for batch, tokens in finding.reach]
+    return f"{sentence} Checked up to {' and '.join(sizes)}."
 
 
 _PROOFS: dict[Verdict, str] = {
     "pass": "Verified, the same work as without a cache",
     "near_tie": "Not verified, though tokens part at near-ties alone",
     "exempt": "Lossy, so that its work is not the same",
-    "skipped": "Not verified",
+    "inconclusive": "Not verified",
+    "not_finished": "Not verified, since the checks were cut off",
+    "not_asked": "Not verified, since it was not asked for",
+    "skipped": "Not verified, since checks were skipped",
     "fail": "NOT THE SAME WORK as without a cache, so that its times mean nothing",
 }
 
 
-def speedup_range(case: CaseSummary) -> tuple[float, float] | None:
-    """The 95 % interval of the speed-up; with too few samples, its range over the rounds.
-
-    The ratio of the medians is in it in any case: of a noisy machine's few samples it may lie
-    beyond the ratios of all rounds.
-    """
-    if case.speedup_ci95_low is not None and case.speedup_ci95_high is not None:
-        return case.speedup_ci95_low, case.speedup_ci95_high
-    if case.speedup_round_min is not None and case.speedup_round_max is not None:
-        known = [case.speedup] if case.speedup is not None else []
-        return min(case.speedup_round_min, *known), max(case.speedup_round_max, *known)
-    return None
+def speedup_interval(case: CaseSummary) -> tuple[float, float] | None:
+    """The 95 % interval of the speed-up; None with too few rounds for one."""
+    if case.speedup_ci95_low is None or case.speedup_ci95_high is None:
+        return None
+    return case.speedup_ci95_low, case.speedup_ci95_high
 
 
 def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
-    assert on.speedup and off.total_s_median and on.total_s_median
+    assert off.total_s_median and on.total_s_median
     tokens = f"{on.max_new_tokens} new tokens"
     if on.batch_size > 1:
         tokens += f" for each of {on.batch_size} sequences"
     which = f" ({', '.join(told)})" if told else ""
     name = "the cache" if on.cache == "dynamic" else f"the {on.cache} cache"
-    took = (
-        f"On {on.device}, with {name}, {tokens} of {on.model}{which} take "
-        f"{seconds(on.total_s_median)} instead of {seconds(off.total_s_median)}"
-    )
-    cost = (
-        ""
-        if on.kv_cache_bytes is None
-        else f", for {significant(on.kv_cache_bytes / MIB)} MiB of cache"
-    )
-    return f"{took}: {_verdict(on.speedup, on)}{cost}."
-
-
-def _verdict(speedup: float, case: CaseSummary) -> str:
-    ratio = f"{significant(speedup)} times as fast"
-    low, high = speedup_range(case) or (speedup, speedup)
-    spread = f"{significant(low)} to {significant(high)}"
-    rounds = case.speedup_rounds or 0
-    if case.speedup_ci95_low is None and rounds < 2:
-        return f"{ratio} (from one round, so that nothing is known of the spread)"
-    if case.speedup_ci95_low is None:
-        spread += f" over {rounds} rounds, too few for an interval"
+    subject = f"On {on.device}, with {name}, {tokens} of {on.model}{which}"
+    found = claim(on)
+    if found == "too_few":
+        # The times of so few samples next to each other would read as a claim.
+        answer = f"{subject}: too few samples for a claim ({_rounds(on)})."
+    elif found == "disagree":
+        answer = (
+            f"{subject}: no claim, since the rounds disagree by half or more: {_spread(on)} times "
+            "as fast (95 % interval)."
+        )
     else:
-        spread = f"95 % interval {spread}"
-    if low <= 1 <= high:
-        return f"no clear difference, {ratio} ({spread})"
-    return f"{ratio} ({spread})" if speedup > 1 else f"slower, {ratio} ({spread})"
+        cost = (
+            ""
+            if on.kv_cache_bytes is None
+            else f", for {significant(on.kv_cache_bytes / MIB)} MiB of cache"
+        )
+        answer = (
+            f"{subject} take {seconds(on.total_s_median)} instead of "
+            f"{seconds(off.total_s_median)}: {_verdict(on, found)}{cost}."
+        )
+    return " ".join([answer, *_doubts(off, on)])
+
+
+def _verdict(case: CaseSummary, found: Claim | None) -> str:
+    assert case.speedup
+    words = {"unclear": "no clear difference, ", "slower": "slower, "}.get(found or "", "")
+    return f"{words}{significant(case.speedup)} times as fast (95 % interval {_spread(case)})"
+
+
+def _spread(case: CaseSummary) -> str:
+    low, high = speedup_interval(case) or (math.nan, math.nan)
+    return f"{significant(low)} to {significant(high)}"
+
+
+def _rounds(case: CaseSummary) -> str:
+    count = case.speedup_rounds or 0
+    shared = "no shared round" if count == 0 else f"{count} shared round{'s' * (count != 1)}"
+    return f"{shared}, {MIN_FOR_INTERVAL} are needed"
+
+
+def _doubts(off: CaseSummary, on: CaseSummary) -> list[str]:
+    """Sentences about cold samples, outliers and trends of either strategy."""
+    cold = [
+        f"{one.cold_starts} of {one.cache} ({seconds(one.cold_start_s)})"
+        for one in (off, on)
+        if one.cold_start_s
+    ]
+    far = [f"{one.outliers} of {one.cache}" for one in (off, on) if one.outliers]
+    trends = [
+        f"those of {one.cache} {'rise' if one.trend > 0 else 'fall'} by {abs(one.trend):.0%}"
+        for one in (off, on)
+        if one.trend is not None and "trend" in (one.flags or "").split()
+    ]
+    return [
+        *([f"Cold samples left out: {', '.join(cold)}."] if cold else []),
+        *([f"Outliers kept: {', '.join(far)}."] if far else []),
+        *([f"The times change over the rounds: {', '.join(trends)}."] if trends else []),
+    ]
 
 
 def _size(case: CaseSummary) -> tuple[int, int, int]:

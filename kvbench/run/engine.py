@@ -47,8 +47,20 @@ class Engine(Protocol):
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model in place of the one that is open."""
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Whether the open model does the same work with a cache strategy as without."""
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
+        """Whether the open model does the same work with a cache strategy as without.
+
+        `reach` is a case at whose length and batch it is checked as well.
+        """
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        """Whether rounding explains that a case's tokens are not those without a cache."""
 
     def measure(
         self, task: Task, timeout_s: float | None = None

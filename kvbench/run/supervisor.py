@@ -20,6 +20,7 @@ from typing import Any
 
 from kvbench.case import Case, Group, ModelKey, Task
 from kvbench.errors import UserError
+from kvbench.import_path import program_folder, without_current_folder
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
@@ -33,10 +34,15 @@ __all__ = ["WorkerEngine"]
 
 _PATH_VARIABLE = "KVBENCH_WORKER_PATH"
 _START = (
-    f"import json, os, sys; sys.path[:] = json.loads(os.environ.pop('{_PATH_VARIABLE}')); "
+    "import importlib, json, os, sys; "
+    f"home, path = json.loads(os.environ.pop('{_PATH_VARIABLE}')); "
+    "sys.path[:] = [home]; import kvbench; sys.path[:] = path; "
     "from kvbench.run.worker import main; main(int(sys.argv[2]))"
 )
-"""With the caller's own import path: a notebook may have found kvbench through it alone."""
+"""The caller's kvbench, with the caller's import path: a notebook may have found it only there.
+
+The current folder is left out, since it may hold files from anywhere; see kvbench.import_path.
+"""
 
 _POLL_S = 0.2
 _LAST_WORDS_BYTES = 16_384
@@ -74,7 +80,7 @@ class WorkerEngine:
     @property
     def open_model(self) -> ModelKey | None:
         """The model that is open; None again once its process was lost."""
-        if self._worker is not None and self._worker.process.poll() is not None:
+        if self._worker is not None and self._worker.is_lost():
             # Killed while it waited: that costs a start, and no sample.
             self.close()
         return self._open_model
@@ -130,18 +136,36 @@ class WorkerEngine:
             self._open_model = key
         return opened
 
-    def verify(self, cache: str, new_tokens: int = 32, generations: int = 6) -> tuple[Check, ...]:
-        """Verify a strategy on the open model; skipped if the worker is lost over it."""
+    def verify(
+        self,
+        cache: str,
+        new_tokens: int = 32,
+        generations: int = 6,
+        reach: Case | None = None,
+    ) -> tuple[Check, ...]:
+        """Verify a strategy on the open model; not finished if the worker is lost over it."""
         key = self._open_model
         if key is None:
             raise RuntimeError("no model is open")
         try:
             checks: tuple[Check, ...] = self._ask(
-                "verify", cache, new_tokens, generations, timeout_s=self._step_timeout_s
+                "verify", cache, new_tokens, generations, reach, timeout_s=self._step_timeout_s
             )
         except _Lost as lost:
             detail = f"The check was cut off: {lost.error}."
-            return (check_of(key, cache, "logits", "skipped", detail),)
+            return (check_of(key, cache, "logits", "not_finished", detail),)
+        return checks
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        """Compare the outputs of a case; inconclusive if the worker is lost over it."""
+        try:
+            checks: tuple[Check, ...] = self._ask("verify_output", case)
+        except _Lost as lost:
+            detail = f"The samples have other tokens; looking at it was cut off: {lost.error}."
+            fields = {"case_id": case.id, "checked_dtype": "float32"}
+            return (
+                check_of(case.model_key, case.cache, "output", "inconclusive", detail, **fields),
+            )
         return checks
 
     def measure(
@@ -261,13 +285,14 @@ class _Worker:
         theirs.close()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, "kvbench-worker", str(descriptor)],
+                # -P: the current folder is not put in front of the import path.
+                [sys.executable, "-P", "-c", _START, "kvbench-worker", str(descriptor)],
                 # A pipe that is never written to: it closes when this process dies.
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=[descriptor],
-                env=os.environ | {_PATH_VARIABLE: _import_path()},
+                env=_environment(),
                 # Out of the terminal's process group: Ctrl-C is the supervisor's to deal with.
                 start_new_session=True,
             )
@@ -299,6 +324,15 @@ class _Worker:
             self.process.wait()
             status, error = self._cause()
             raise _Lost(status, error, self._last_words(), stage) from None
+
+    def is_lost(self) -> bool:
+        """Return whether the process has ended. Only between two requests.
+
+        Until its last thread is gone, which takes a moment where it held a GPU, a killed process
+        cannot be waited for. Between requests a worker sends nothing, so that a socket with
+        something to read is one that was closed.
+        """
+        return self.process.poll() is not None or self._connection.poll()
 
     def end(self) -> None:
         """Kill the process, if it still runs: it holds nothing that needs a farewell."""
@@ -338,10 +372,18 @@ def _last_line(text: str) -> str:
     return line if len(line) <= _LONGEST_ERROR else line[: _LONGEST_ERROR - 3] + "..."
 
 
-def _import_path() -> str:
-    """This process's import path as JSON; what is no text in it could not be imported from."""
+def _environment() -> dict[str, str]:
+    """The environment of the worker, and of what libraries start in it, such as compilers."""
     kinds = (str, bytes, os.PathLike)
-    return json.dumps([os.fsdecode(entry) for entry in sys.path if isinstance(entry, kinds)])
+    # What is no text cannot be imported from.
+    entries = [os.fsdecode(entry) for entry in sys.path if isinstance(entry, kinds)]
+    path = json.dumps([program_folder(), without_current_folder(entries)])
+    environment = os.environ | {_PATH_VARIABLE: path, "PYTHONSAFEPATH": "1"}
+    given = environment.pop("PYTHONPATH", "")
+    # Python reads it before it reads a line of ours: `sitecustomize` would run from there.
+    if kept := without_current_folder(given.split(os.pathsep)):
+        environment["PYTHONPATH"] = os.pathsep.join(kept)
+    return environment
 
 
 def _signal_name(number: int) -> str:

@@ -26,7 +26,9 @@ from kvbench.records.sample import Sample, Status, sample_of, with_flag
 from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine, Interrupted
 from kvbench.run.order import pair_up, shuffled
+from kvbench.run.outputs import differing
 from kvbench.run.progress import MOST_LOSSES, CaseProgress
+from kvbench.run.reach import reach_of
 from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
 from kvbench.strategies import BASELINE
 
@@ -274,6 +276,7 @@ class _GroupRun:
             # Lost over a good sample: then nobody has noticed yet.
             self.alive = sample.status == "ok"
         self._record(arm, sample, times, again=lost and sample.status == "crashed")
+        self._check_output(arm)
         if sample.status == "oom" and not self.conduct.keep_going_after_oom:
             self._skip_larger(arm.case, sample)
 
@@ -360,16 +363,17 @@ class _GroupRun:
         """Check a strategy before it is first timed; once more if that was cut off before."""
         cache = arm.case.cache
         found = self._finding(cache)
-        again = found is not None and found.verdict == "skipped" and cache not in self.checked
+        again = found is not None and found.verdict == "not_finished" and cache not in self.checked
         if cache == BASELINE or not self.conduct.verify or (found and not again):
             return
         self.checked.add(cache)
         self.emit(Verifying(self.group.model, cache))
-        checks = self.engine.verify(cache)
+        checks = self.engine.verify(cache, reach=self._reach(cache))
         for _ in range(_MOST_LOST_CHECKS):
             # A process may be killed over it for no fault of the strategy's.
             if self.engine.open_model is not None or not self._is_open(arm):
                 break
+            # Not as far: that may be what took the memory.
             checks = self.engine.verify(cache)
         self._remember("verification")
         self.writer.append_checks(checks)
@@ -377,6 +381,26 @@ class _GroupRun:
         found = self._finding(cache)
         if found is not None:
             self.emit(Verified(found))
+
+    def _reach(self, cache: str) -> Case | None:
+        """The case that a strategy is verified at."""
+        rule = self.conduct.rule
+        return reach_of(self.group.cases, cache, rule.repeats or rule.min_repeats)
+
+    def _check_output(self, arm: CaseProgress) -> None:
+        """Have the engine look at cases of a pair whose samples have other tokens, once each."""
+        if not self.conduct.verify or self.engine.open_model != self.group.model:
+            return
+        known = {check.case_id for check in self.writer.checks}
+        for case in differing((one.case, one.measured) for one in arm.pair):
+            if case.id not in known | self.checked:
+                self.checked.add(case.id)
+                self.emit(Verifying(self.group.model, case.cache))
+                self.writer.append_checks(self.engine.verify_output(case))
+                self._keep_log(f"comparing the tokens of {case.label}")
+                found = self._finding(case.cache)
+                if found is not None:
+                    self.emit(Verified(found))
 
     def _finding(self, cache: str) -> Finding | None:
         """What was found of a strategy on this model, in the environment of this session."""

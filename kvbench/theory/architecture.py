@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kvbench.errors import UserError, did_you_mean
+from kvbench.errors import UserError
 from kvbench.text import clip
 from kvbench.theory.families import latent, older, recurrent
 from kvbench.theory.families.llama import LLAMAS, llama
@@ -59,8 +59,10 @@ class Architecture(Body):
                 raise UserError(f"{outer}: text_config is {clip(text)}, which is no configuration.")
             inner = _model_type({"model_type": TEXT_PARTS.get(outer), **text})
         if inner not in FAMILIES:
-            hint = did_you_mean(inner, FAMILIES)
-            raise UserError(f"model_type: theory cannot read '{inner}'{hint}")
+            # No hint: a name that is spelled nearly alike is another architecture.
+            raise UserError(
+                f"model_type: theory cannot read '{clip(inner)}'; it reads {', '.join(FAMILIES)}."
+            )
         defaults, read = FAMILIES[inner]
         fields = Fields(inner, part, defaults)
         # Layers that differ one by one: each field below would have to be asked of each.

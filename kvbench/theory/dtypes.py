@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvbench.errors import UserError
+from kvbench.text import clip
 
 __all__ = ["DTYPE_BYTES", "dtype_bytes"]
 
@@ -16,5 +17,5 @@ def dtype_bytes(dtype: str) -> int:
         UserError: the dtype is unknown.
     """
     if dtype not in DTYPE_BYTES:
-        raise UserError(f"dtype: '{dtype}' is not one of {', '.join(DTYPE_BYTES)}.")
+        raise UserError(f"dtype: '{clip(dtype)}' is not one of {', '.join(DTYPE_BYTES)}.")
     return DTYPE_BYTES[dtype]

@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
+from kvbench.ranges import MAX_SIZE
 from kvbench.records.rates import Rates
 from kvbench.strategies import BASELINE
-from kvbench.theory.architecture import Architecture
+from kvbench.text import clip
+from kvbench.theory.architecture import FAMILIES, Architecture
 from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
 from kvbench.theory.dtypes import dtype_bytes
+from kvbench.theory.fields import SPELLINGS
 from kvbench.theory.floors import Limit, floor, pays_from
 from kvbench.theory.flops import generation_flops, kv_projection_flops
 from kvbench.theory.layers import Attention, Layer
@@ -100,8 +103,10 @@ class Estimate:
         floors: floors on each device asked about.
         memory_bytes: the memory that was given.
         largest_batch: sequences of this length that fit into it beside the weights; 0 if none.
-        longest_context: positions that fit at this batch size; 0 if none.
+        longest_context: positions that fit at this batch size, and no more than `max_positions`;
+            0 if none.
             `UNBOUNDED` in both stands for no limit, as with windows alone.
+        max_positions: the positions that the model was made for; null where that is not known.
         notes: what is left out, and why; what does not fit.
     """
 
@@ -121,6 +126,7 @@ class Estimate:
     memory_bytes: int | None = None
     largest_batch: int | None = None
     longest_context: int | None = None
+    max_positions: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -144,10 +150,13 @@ def estimate(
         max_positions: the positions that the model was made for, for a note.
 
     Raises:
-        UserError: a size is less than 1, or the dtype is unknown.
+        UserError: a size is less than 1 or above 2**31 - 1, or the dtype is unknown.
     """
     sizes = (work.batch, work.prompt_tokens, work.new_tokens)
     check_work(batch=work.batch, prompt_tokens=work.prompt_tokens, max_new_tokens=work.new_tokens)
+    for name, size in zip(("batch", "prompt_tokens", "max_new_tokens"), sizes, strict=True):
+        if size > MAX_SIZE:
+            raise UserError(f"{name}: {clip(size)} is larger than {MAX_SIZE:,}.")
     positions = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
     told = _Teller()
     if max_positions is not None and positions > max_positions:
@@ -176,7 +185,8 @@ def estimate(
         floors=tuple(found for one in rates if (found := told.floors(architecture, work, one))),
         memory_bytes=memory_bytes,
         largest_batch=fits[0] if fits else None,
-        longest_context=fits[1] if fits else None,
+        longest_context=min(fits[1], max_positions or UNBOUNDED) if fits else None,
+        max_positions=max_positions,
         notes=tuple(dict.fromkeys(told.notes)),
     )
 
@@ -211,7 +221,7 @@ def parse_bytes(option: str, text: str) -> int:
         size = ByteSize(0)
     # No device has less than a MiB: the unit was forgotten.
     if size < 1 or (text.strip().isdecimal() and size < 1 << 20):
-        raise UserError(f"{option}: {text!r} is no size; write 80GiB or 24GB.")
+        raise UserError(f"{option}: {clip(text)!r} is no size; write 80GiB or 24GB.")
     return int(size)
 
 
@@ -219,9 +229,12 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """The positions that a model was made for, if its configuration says so."""
     text = config.get("text_config")
     parts = (text if isinstance(text, Mapping) else {}, config)
-    names = ("max_position_embeddings", "n_positions")
-    found = (part.get(name) for part in parts for name in names)
-    return next((value for value in found if isinstance(value, int)), None)
+    found = [part.get(name) for part in parts for name in SPELLINGS["max_position_embeddings"]]
+    # What is left out has the family's default, as everywhere else.
+    for part in parts:
+        defaults, _ = FAMILIES.get(str(part.get("model_type")), ({}, None))
+        found.append(defaults.get("max_position_embeddings"))
+    return next((value for value in found if type(value) is int and value > 0), None)
 
 
 class _Teller:

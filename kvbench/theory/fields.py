@@ -20,7 +20,13 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
     "head_dim": ("head_dim", "d_kv"),
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+    "max_position_embeddings": (
+        "max_position_embeddings",
+        "n_positions",
+        "max_decoder_position_embeddings",
+        "max_target_positions",
+        "max_seq_len",
+    ),
     "num_experts": ("num_experts", "num_local_experts", "n_routed_experts"),
 }
 """What models call one and the same thing; any other field has its one name."""

@@ -15,6 +15,7 @@ from kvbench.errors import UserError, did_you_mean
 from kvbench.records.environment import Environment
 from kvbench.records.rates import Rates, read_rates
 from kvbench.records.run import RunInfo
+from kvbench.text import clip
 
 __all__ = ["COMMON", "Peak", "peaks", "published", "rates_for", "rates_named", "rates_of"]
 
@@ -147,7 +148,9 @@ def _named(name: str, probed: Iterable[Rates]) -> Rates:
     if found is None:
         boards = [board for peak in peaks() for board in peak.names]
         hint = did_you_mean(name, boards)
-        raise UserError(f"--device: nothing is known of '{name}'; known: {', '.join(boards)}{hint}")
+        raise UserError(
+            f"--device: nothing is known of '{clip(name)}'; known: {', '.join(boards)}{hint}"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from kvbench.analysis.compare import (
     AXES,
+    PAIRED_AXES,
     Comparison,
     Rule,
     Side,
@@ -18,7 +19,13 @@ from kvbench.analysis.compare import (
     compare,
     mean_ratio,
 )
-from kvbench.analysis.statistics import holm, mann_whitney, ratio_interval
+from kvbench.analysis.statistics import (
+    holm,
+    mann_whitney,
+    paired_ratio,
+    ratio_interval,
+    signed_rank,
+)
 from kvbench.case import Case, Prompt
 from kvbench.errors import UserError
 from kvbench.records.sample import Sample, sample_of
@@ -368,7 +375,7 @@ def test_few_samples_are_unclear_however_far_apart() -> None:
     assert row.verdict == "unclear"
     assert (row.ratio_ci95_low, row.ratio_ci95_high) == (None, None)
     assert row.samples_needed is not None
-    assert row.samples_needed >= 5
+    assert row.samples_needed >= 6
 
 
 def test_the_p_value_is_corrected_over_the_rows() -> None:
@@ -407,6 +414,95 @@ def test_a_single_sample_a_side_is_compared() -> None:
     case = make_case()
     row = only(side("a", arm(case, [1.0])), side("b", arm(case, [2.0])))
     assert (row.ratio, row.verdict, row.p_value) == (2.0, "unclear", 1.0)
+
+
+# Within one run
+
+OFF, ON = make_case(cache="off"), make_case()
+
+
+def by_cache(off: list[Sample], on: list[Sample]) -> Comparison:
+    return only(side("off", off), side("dynamic", on), "cache")
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"), [(name, OTHER_VALUES[name]) for name in PAIRED_AXES], ids=PAIRED_AXES
+)
+def test_sides_that_share_rounds_are_compared_within_them(axis: str, value: Any) -> None:
+    slower = np.linspace(1.0, 2.0, 10)
+    here, there = (slower * times(f) for f in (1.0, 1.2))
+    a, b = arm(ON, here.tolist()), arm(make_case(**{axis: value}), there.tolist())
+    row = only(side("a", a), side("b", b), axis)
+    expected = paired_ratio(there.tolist(), here.tolist())
+    assert (row.rounds, row.ratio) == (10, expected.ratio)
+    assert (row.ratio_ci95_low, row.ratio_ci95_high) == (expected.low, expected.high)
+    assert row.p_value == signed_rank(there.tolist(), here.tolist()) == 2 / 2**10
+    # Unpaired, the drift would hide it.
+    assert row.verdict == "slower"
+
+
+@pytest.mark.parametrize("axis", sorted({*AXES} - {*PAIRED_AXES}))
+def test_sides_that_share_no_rounds_by_design_are_compared_as_they_are(axis: str) -> None:
+    there = make_case() if axis == "run" else make_case(**{axis: OTHER_VALUES[axis]})
+    row = only(side("a", arm(ON, times())), side("b", arm(there, times(1.2))), axis)
+    assert row.rounds is None
+    assert (row.ratio_ci95_low, row.ratio_ci95_high) == ratio_interval(times(1.2), times())
+
+
+def test_only_shared_rounds_of_one_process_are_compared() -> None:
+    off, on = arm(OFF, times(2.0)), arm(ON, times())
+    on = [dataclasses.replace(s, worker=int(s.round > 6)) for s in on if s.round != 3]
+    row = by_cache(off, on)
+    assert (row.a_samples, row.b_samples, row.rounds) == (10, 9, 6)
+    assert row.ratio == pytest.approx(0.5)
+
+
+def test_runs_that_are_pooled_share_no_rounds_with_each_other() -> None:
+    """Both runs have a round 0; the machine of the second is twice as slow."""
+    off = [by_column(arm(OFF, [2.0 * f] * 6)) for f in (1.0, 2.0)]
+    on = [by_column(arm(ON, [1.0 * f] * 6)) for f in (1.0, 2.0)]
+    rows, _ = compare(Side("off", tuple(off)), Side("dynamic", tuple(on)), by="cache")
+    assert [(row.rounds, row.ratio_ci95_low, row.ratio_ci95_high) for row in rows] == [
+        (12, 0.5, 0.5)
+    ]
+
+
+def test_without_a_shared_round_the_medians_are_shown_and_nothing_is_claimed() -> None:
+    on = [dataclasses.replace(s, worker=1) for s in arm(ON, times())]
+    row = by_cache(arm(OFF, times(2.0)), on)
+    assert (row.rounds, row.ratio, row.ratio_ci95_low) == (0, pytest.approx(0.5), None)
+    assert (row.verdict, row.p_value, row.samples_needed) == ("unclear", 1.0, 8)
+
+
+def test_five_shared_rounds_are_unclear_however_far_apart() -> None:
+    row = by_cache(arm(OFF, times(9.0)[:5]), arm(ON, times()[:5]))
+    assert (row.rounds, row.ratio_ci95_low, row.verdict) == (5, None, "unclear")
+    assert row.samples_needed == 8
+
+
+def test_the_number_of_rounds_that_is_promised_can_tell() -> None:
+    row = by_cache(arm(OFF, times(2.0)[:6]), arm(ON, times()[:6]))
+    assert row.verdict == "unclear"
+    assert row.samples_needed == 8
+    assert by_cache(arm(OFF, times(2.0)[:8]), arm(ON, times()[:8])).verdict == "faster"
+
+
+@pytest.mark.parametrize("by", ["run", "cache"])
+def test_cold_samples_are_left_out_and_counted(by: str) -> None:
+    a = arm(OFF if by == "cache" else ON, [9.0, *times()])
+    row = only(side("a", a), side("b", arm(ON, [1.0, *times()])), by)
+    assert (row.a_cold_starts, row.b_cold_starts) == (1, 0)
+    assert (row.a_samples, row.b_samples) == (10, 11)
+    assert row.rounds == (10 if by == "cache" else None)
+    assert row.a_total_s == np.median(times())
+    assert row.ratio == pytest.approx(1.0, abs=0.001)
+    assert row.verdict == "same"
+
+
+def test_the_memory_of_a_cold_sample_counts() -> None:
+    cold = arm(ON, [9.0, 1.0, 1.0], rss_peak_bytes=300)
+    row = only(side("a", arm(ON, [1.0] * 3, rss_peak_bytes=100)), side("b", cold))
+    assert (row.b_cold_starts, row.memory_ratio) == (1, 3.0)
 
 
 # The geometric mean

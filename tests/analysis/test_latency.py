@@ -63,6 +63,14 @@ def test_it_is_the_quartiles_of_the_gaps_at_each_position(tmp_path: Path, case: 
         )
 
 
+def test_a_cold_sample_is_left_out(tmp_path: Path) -> None:
+    made = arm(FOUR, [9.0, 1.0, 1.1, 1.2])
+    run = load_run(save(tmp_path / "run", made, random_times()))
+    found = of(run, FOUR)
+    assert found.samples == 3
+    assert found.median == pytest.approx(np.median(gaps_of(run, FOUR)[1:], axis=0))
+
+
 def test_only_the_cases_that_are_asked_for_are_given(tmp_path: Path) -> None:
     run = saved(tmp_path, FOUR, FIVE)
     assert set(latencies(run, [FIVE.id, "no such case"])) == {FIVE.id}

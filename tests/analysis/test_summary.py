@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvbench.analysis.expected import summarise
-from kvbench.analysis.statistics import ratio_interval
+from kvbench.analysis.statistics import paired_ratio
 from kvbench.analysis.summary import CaseSummary, summarise_cases
 from kvbench.case import Prompt
 from kvbench.records.run import load_run
@@ -109,13 +109,13 @@ def test_energy_is_per_new_token_of_the_whole_batch() -> None:
 # Flags
 
 
-@pytest.mark.parametrize(("count", "flags"), [(1, "undersampled"), (4, "undersampled"), (5, None)])
-def test_fewer_than_five_samples_are_flagged(count: int, flags: str | None) -> None:
+@pytest.mark.parametrize(("count", "flags"), [(1, "undersampled"), (5, "undersampled"), (6, None)])
+def test_fewer_than_six_samples_are_flagged(count: int, flags: str | None) -> None:
     assert summary_of(arm(ON, [0.5] * count)).flags == flags
 
 
 def test_flags_of_samples_are_counted() -> None:
-    flags = ["busy_cpu", None, "throttled busy_cpu", None, "busy_cpu"]
+    flags = ["busy_cpu", None, "throttled busy_cpu", None, "busy_cpu", None]
     samples = [timed_sample(make_task(ON, i), 0.5, flags=f) for i, f in enumerate(flags)]
     assert summary_of(samples).flags == "busy_cpu:3 throttled:1"
     assert summary_of(samples[:3]).flags == "undersampled busy_cpu:2 throttled:1"
@@ -123,7 +123,76 @@ def test_flags_of_samples_are_counted() -> None:
 
 def test_flags_of_warmups_do_not_count() -> None:
     warmup = timed_sample(make_task(ON, phase="warmup"), 0.5, flags="busy_cpu")
-    assert summary_of([warmup, *arm(ON, [0.5] * 5)]).flags is None
+    assert summary_of([warmup, *arm(ON, [0.5] * 6)]).flags is None
+
+
+def test_a_cold_sample_is_left_out_and_shown() -> None:
+    case = summary_of(arm(ON, [20.0, 6.5, 6.2, 6.4, 6.3, 6.6, 6.1], energy_j=100.0))
+    assert (case.samples, case.cold_starts, case.cold_start_s) == (7, 1, 20.0)
+    assert (case.total_s_median, case.total_s_max) == (pytest.approx(6.35), 6.6)
+    assert case.flags == "cold_start:1"
+
+
+def test_a_case_with_too_few_warm_samples_is_undersampled() -> None:
+    case = summary_of(arm(ON, [20.0, 6.5, 6.2, 6.4, 6.3, 6.6]))
+    assert (case.flags, case.trend) == ("undersampled cold_start:1", None)
+
+
+def test_each_process_may_have_a_cold_sample() -> None:
+    samples = [
+        dataclasses.replace(sample, worker=int(sample.repeat > 2), session=int(sample.repeat > 5))
+        for sample in arm(ON, [9.0, 1.0, 1.1, 8.0, 1.0, 1.1, 7.0, 1.0, 1.1])
+    ]
+    case = summary_of(samples)
+    assert (case.cold_starts, case.cold_start_s, case.total_s_max) == (3, 8.0, 1.1)
+
+
+def test_what_was_tried_again_is_no_cold_sample() -> None:
+    first = [timed_sample(make_task(ON, 0), 9.0), *arm(ON, [9.0, 1.0, 1.1, 1.0])[1:]]
+    again = dataclasses.replace(timed_sample(make_task(ON, 0, attempt=1), 1.0), worker=1)
+    assert summary_of(first).cold_starts == 1
+    assert summary_of([*first, again]).cold_starts == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "flags"),
+    [
+        ([5.0, 5.1, 5.0, 20.0, 5.1, 5.0], "outlier:1"),
+        ([5.0, 20.0, 5.0, 20.0, 5.1, 5.0, 5.1, 5.0], "outlier:2"),
+        # The first of a process that has too few later ones to be called cold.
+        ([20.0, 5.0], "undersampled"),
+        ([5.0, 5.1, 5.0, 5.2, 5.1, 5.0], None),
+    ],
+)
+def test_a_sample_far_from_the_others_is_flagged_and_counts(
+    times: list[float], flags: str | None
+) -> None:
+    case = summary_of(arm(ON, times))
+    assert case.flags == flags
+    assert (case.cold_starts, case.total_s_max) == (0, max(times))
+
+
+@pytest.mark.parametrize(
+    ("times", "flags"),
+    [
+        ([5.93, 6.65, 7.5, 7.9, 8.3, 8.8], "trend"),
+        ([8.8, 8.3, 7.9, 7.5, 6.65, 5.93], "trend"),
+        # Steady, but by less than 5 %.
+        ([1.0, 1.005, 1.01, 1.015, 1.02, 1.03], None),
+        # One pair out of order: of six that may be chance (p = 0.017).
+        ([1.0, 1.2, 1.1, 1.3, 1.4, 1.5], None),
+        # Of fewer than six it always may.
+        ([5.93, 6.65, 7.5, 8.0, 9.0], "undersampled"),
+    ],
+)
+def test_times_that_rise_or_fall_are_flagged(times: list[float], flags: str | None) -> None:
+    case = summary_of(arm(ON, times))
+    assert case.flags == flags
+    if len(times) == 6:
+        assert case.trend is not None
+        assert (case.trend > 0) == (times[-1] > times[0])
+    else:
+        assert case.trend is None
 
 
 # Failures
@@ -158,12 +227,72 @@ def test_a_mismatch_is_not_a_fast_sample() -> None:
 
 
 def test_the_speed_up_is_off_over_the_strategy() -> None:
-    off, on = [4.0, 6.0, 5.0, 9.0, 1.0], [2.0, 1.0, 3.0, 2.5, 0.5]
-    samples = [*arm(OFF, off), *arm(ON, on)]
-    case = summary_of(samples)
-    assert case.speedup == 2.5
-    assert (case.speedup_ci95_low, case.speedup_ci95_high) == ratio_interval(off, on)
+    off, on = [4.0, 6.0, 5.0, 9.0, 1.0, 3.0], [2.0, 1.0, 3.0, 2.5, 0.5, 1.0]
+    case = summary_of([*arm(OFF, off), *arm(ON, on)])
+    found = paired_ratio(off, on)
+    assert (case.speedup, case.speedup_ci95_low, case.speedup_ci95_high) == (
+        found.ratio,
+        found.low,
+        found.high,
+    )
+    # Not the ratio of the medians, which is 3: the middle one of 21 means, that of 2 and 3.6.
+    assert case.speedup == pytest.approx((2 * 3.6) ** 0.5)
     assert (case.speedup_round_min, case.speedup_round_max) == (5 / 3, 6.0)
+
+
+def test_a_drift_that_both_share_does_not_widen_the_interval() -> None:
+    noise = [1.0, 1.02, 0.99, 1.01, 0.98, 1.0, 1.03, 0.97, 1.01, 1.0]
+    slower = [1.0] * 5 + [1.3] * 5
+    drifting = [
+        *arm(OFF, [2.2 * a * b for a, b in zip(noise, slower, strict=True)]),
+        *arm(ON, [2.0 * a * b for a, b in zip(reversed(noise), slower, strict=True)]),
+    ]
+    at_rest = [*arm(OFF, [2.2 * a for a in noise]), *arm(ON, [2.0 * a for a in reversed(noise)])]
+    there, here = summary_of(drifting), summary_of(at_rest)
+    assert (there.speedup, there.speedup_ci95_low, there.speedup_ci95_high) == pytest.approx(
+        (here.speedup, here.speedup_ci95_low, here.speedup_ci95_high)
+    )
+    assert there.speedup_ci95_low is not None and there.speedup_ci95_low > 1
+
+
+def test_only_shared_rounds_are_compared() -> None:
+    """A machine that is slower from round 6 on, and a strategy that stopped before: no claim."""
+    case = summary_of([*arm(OFF, [1.0] * 5 + [1.1] * 25), *arm(ON, [1.0] * 5)])
+    assert (case.speedup, case.speedup_rounds, case.speedup_ci95_low) == (1.0, 5, None)
+    case = summary_of([*arm(OFF, [1.0] * 6 + [1.1] * 24), *arm(ON, [1.0] * 6)])
+    assert (case.speedup, case.speedup_rounds) == (1.0, 6)
+    assert (case.speedup_ci95_low, case.speedup_ci95_high) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("cold", ["off", "dynamic", "both"])
+def test_a_round_with_a_cold_sample_does_not_decide(cold: str) -> None:
+    off = [9.0 if cold != "dynamic" else 2.0, *[2.0] * 6]
+    on = [9.0 if cold != "off" else 1.0, *[1.0] * 6]
+    case = summary_of([*arm(OFF, off), *arm(ON, on)])
+    assert (case.speedup, case.speedup_rounds) == (2.0, 6)
+    assert (case.speedup_ci95_low, case.speedup_ci95_high) == (2.0, 2.0)
+
+
+def test_an_outlier_stays_in_the_interval() -> None:
+    case = summary_of([*arm(OFF, [2.0, 2.0, 2.0, 8.0, 2.0, 2.0]), *arm(ON, [1.0] * 6)])
+    assert (case.speedup_rounds, case.speedup_ci95_high) == (6, pytest.approx(8.0))
+
+
+def test_a_round_that_two_processes_shared_is_no_round() -> None:
+    off = arm(OFF, [4.0] * 8)
+    on = [dataclasses.replace(s, worker=int(s.repeat > 5)) for s in arm(ON, [2.0] * 6 + [0.1] * 2)]
+    case = summary_of([*off, *on])
+    assert (case.speedup_rounds, case.speedup) == (6, 2.0)
+
+
+def test_a_round_that_was_measured_again_is_compared_as_it_was_then() -> None:
+    """The strategy was lost in round 1; the whole round was taken again by the next worker."""
+    off = [*arm(OFF, [4.0] * 6), timed_sample(make_task(OFF, 1, attempt=1), 6.0, worker=1)]
+    lost = sample_of(make_task(ON, 1), status="crashed", error="Killed.")
+    on = [s for s in arm(ON, [2.0] * 6) if s.round != 1]
+    again = timed_sample(make_task(ON, 1, attempt=1), 2.0, worker=1)
+    case = summary_of([*off, *on, lost, again])
+    assert (case.speedup_rounds, case.speedup_round_max) == (6, 3.0)
 
 
 def test_the_baseline_has_no_speed_up_over_itself() -> None:
@@ -173,7 +302,7 @@ def test_the_baseline_has_no_speed_up_over_itself() -> None:
 
 
 def test_too_few_samples_give_a_speed_up_without_an_interval() -> None:
-    case = summary_of([*arm(OFF, [4.0] * 5), *arm(ON, [2.0] * 4)])
+    case = summary_of([*arm(OFF, [4.0] * 9), *arm(ON, [2.0] * 5)])
     assert (case.speedup, case.speedup_ci95_low, case.speedup_ci95_high) == (2.0, None, None)
     assert (case.speedup_round_min, case.speedup_round_max) == (2.0, 2.0)
 

@@ -559,7 +559,7 @@ def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     assert "NOT THE SAME WORK as without a cache" in called.out
 
 
-@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped"])
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive"])
 def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdict: Any) -> None:
     engine.verdict = verdict
     assert call(*SMALL, "--quiet").code == 0
@@ -772,14 +772,6 @@ def test_debug_shows_where_a_mistake_was_found(call: Call, mistakes: None) -> No
         main(["sweep", "typo.yaml", "--debug"])
 
 
-def test_an_error_that_is_nobodys_mistake_is_not_hidden(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api, "plan_cases", lambda *a, **k: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["sweep", "--dry-run"])
-
-
 # For real: a worker process with torch in it, started once for all of these
 
 
@@ -833,3 +825,156 @@ def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
     assert all("environment_changed" not in (s.flags or "") for s in run.samples)
     assert {check.session for check in run.checks} == {0}
     assert not list(path.glob(".lock*"))
+
+
+# What nobody foresaw
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A fault of kvbench in `kvbench models`; the folder for temporary files."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def fault(*arguments: Any) -> None:
+        raise ZeroDivisionError("the \x1b[31mmodel\n" + "x" * 100_000)
+
+    monkeypatch.setattr("kvbench.console.print_models", fault)
+    return tmp_path
+
+
+def test_an_internal_error_is_one_sentence_and_its_traceback_is_kept(
+    call: Call, broken: Path
+) -> None:
+    called = call("models", "--dtype", "float32")
+    assert (called.code, called.out) == (1, "")
+    (file,) = broken.glob("kvbench-error-*.txt")
+    (line,) = called.err.splitlines()
+    assert line.startswith("kvbench: internal error (ZeroDivisionError: the \\x1b[31mmodel\\nxxx")
+    assert line.endswith(f"...); the traceback is in {file}, please report it.")
+    assert len(line) < 500
+    kept = file.read_text()
+    assert kept.startswith(f"kvbench {kvbench.__version__}, Python ")
+    assert "kvbench models --dtype float32\n" in kept
+    assert "Traceback (most recent call last)" in kept
+
+
+def test_a_traceback_that_cannot_be_kept_is_said(
+    call: Call, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(broken / "none"))
+    called = call("models")
+    assert called.code == 1
+    assert called.err.endswith("; --debug shows the traceback, please report it.\n")
+
+
+def test_debug_shows_an_internal_error(broken: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        main(["models", "--debug"])
+    assert list(broken.iterdir()) == []
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["sweep", "--dry-run", "-d", "cpu", *more]
+            for more in (
+                ["--name", LONG],
+                [LONG],
+                ["--dtype", LONG],
+                ["--cache", LONG],
+                ["-n", LONG],
+                ["--use-cache", "a b " * 25_000],
+                ["--repeats", LONG],
+                ["--prompt-file", LONG],
+                ["-d", "a b " * 25_000],
+                ["--weights", LONG],
+                ["--seed", "1" * 100_000],
+            )
+        ),
+        *(
+            ["estimate", *more]
+            for more in (
+                [LONG],
+                ["gpt2", "--dtype", LONG],
+                ["gpt2", "-n", LONG],
+                ["gpt2", "-n", "9" * 4000],
+                ["gpt2", "--device", LONG],
+                ["gpt2", "--device-memory", LONG],
+                ["gpt2", "-f", LONG],
+                ["gpt2", "--chart", LONG],
+                [f"./{LONG}"],
+                [f"{LONG}.gguf"],
+            )
+        ),
+        *([command, LONG] for command in ("show", "report", "compare", "runs", "verify")),
+        ["compare", "a", "b", "--threshold", LONG],
+        ["models", "--dtype", LONG],
+        [LONG],
+        ["models", f"--{LONG}"],
+        ["models", LONG],
+    ],
+    ids=lambda arguments: " ".join(part[:12] for part in arguments),
+)
+def test_no_sentence_quotes_much_of_what_was_given(
+    engine: FakeEngine, call: Call, arguments: list[str]
+) -> None:
+    called = call(*arguments)
+    assert (called.code, called.out) == (2, "")
+    assert len(called.err) < 700
+    assert (
+        "xxxx" in called.err
+        or "a b" in called.err
+        or "larger" in called.err
+        or "1111" in called.err
+    )
+
+
+def test_usage_errors_carry_no_terminal_escapes(call: Call) -> None:
+    for arguments in (["\x1b[31m"], ["models", "--\x1b[31m"], ["estimate", "gpt2", "-n", "\x1b[3"]):
+        assert "\x1b" not in call(*arguments).err
+
+
+def test_a_dry_run_takes_the_names_that_the_real_run_takes(
+    engine: FakeEngine, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "results" / "other").mkdir(parents=True)
+    (tmp_path / "results" / "other" / "file").touch()
+    for name in ("../x", "other", "", "a" * 201):
+        arguments = ["sweep", "-d", "cpu", "--name", name]
+        dry, real = call(*arguments, "--dry-run"), call(*arguments)
+        assert (dry.code, dry.out) == (2, "")
+        assert dry.err == real.err
+
+
+# Terminals of other encodings
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+@pytest.mark.parametrize("command", ["show", "dry", "json", "error", "usage"])
+def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, command: str) -> None:
+    run = ROOT / "tests" / "golden" / "gpt2-cpu"
+    arguments = {
+        "show": ["show", str(run)],
+        "dry": ["sweep", "-d", "cpu", "--prompt", "明天降温了 é", "--dry-run"],
+        "json": ["compare", str(run), "--by", "cache", "--format", "json"],
+        "error": ["show", "明天降温了 é"],
+        "usage": ["明天降温了 é"],
+    }[command]
+    done = subprocess.run(
+        [sys.executable, "-m", "kvbench", *arguments],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == (2 if command in ("error", "usage") else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    text = (done.stdout + done.stderr).decode(encoding)
+    if command == "json":
+        json.loads(text)
+    elif command != "show":
+        assert ("明天降温了" in text) == (encoding == "utf-8")

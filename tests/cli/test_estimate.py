@@ -69,19 +69,20 @@ def test_a_hub_id_is_asked_for_its_configuration(
     file.write_text(json.dumps(LLAMA), encoding="utf-8")
     asked = []
 
-    def download(*arguments: str) -> str:
-        asked.append(arguments)
+    def download(*arguments: str, revision: str | None) -> str:
+        asked.append((*arguments, revision))
         return str(file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert told(capsys, "some/model")["model"] == "some/model"
-    assert asked == [("some/model", "config.json")]
+    assert told(capsys, "some/model@v2")["model"] == "some/model@v2"
+    assert asked == [("some/model", "config.json", None), ("some/model", "config.json", "v2")]
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(*arguments: str) -> str:
+    def download(*arguments: str, revision: str | None) -> str:
         raise OSError("No connection.\nhttp://somewhere")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)

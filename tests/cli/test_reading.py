@@ -248,7 +248,7 @@ def test_show_prints_the_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert out.startswith("base, 2026-01-01 00:00 UTC, finished\n")
     for part in (
-        "2.00x (1.94-2.06)",
+        "2.00x (2.00-2.00)",
         "100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times as fast",
         "100 ████████████████████████████████████████ 2.00x",
         "time grows as n^",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 
 from kvbench.case import Case
 from kvbench.measure.engine import LocalEngine
-from kvbench.measure.meters import CudaMeter
 from kvbench.measure.nvml import NvmlDevice
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
@@ -29,7 +27,7 @@ MIB = 2**20
 DEVICE = "cuda"
 
 # The driver hands memory out in blocks of 2 MiB; other processes are not to be there.
-SLACK = 16 * MIB
+SLACK = 32 * MIB
 
 # A process that takes memory on the device, says so, and holds it until its input is closed.
 NEIGHBOUR = """
@@ -122,37 +120,38 @@ def test_a_sample_s_growth_is_that_of_the_allocator(
     assert sample.status == "ok", sample.error
     assert sample.nvml_peak_bytes is not None and sample.nvml_before_bytes is not None
     assert sample.torch_peak_reserved_bytes is not None
+    assert sample.torch_reserved_before_bytes is not None
+    assert sample.torch_peak_allocated_bytes is not None
+    assert sample.torch_before_bytes is not None
     assert sample.kv_cache_bytes == 2 * 2 * 4096 * 64 * (5 + 50 - 1) * 4
-    grown = sample.nvml_peak_bytes - sample.nvml_before_bytes
-    # What was reserved before is the weights' and cuBLAS's workspace.
-    assert sample.kv_cache_bytes <= grown <= sample.torch_peak_reserved_bytes + SLACK
-    assert grown >= sample.torch_peak_reserved_bytes - 128 * MIB
+    assert sample.torch_peak_allocated_bytes - sample.torch_before_bytes >= sample.kv_cache_bytes
+    # What was reserved before has free space in it, which is used first and grows nothing.
+    reserved = sample.torch_peak_reserved_bytes - sample.torch_reserved_before_bytes
+    assert reserved >= sample.kv_cache_bytes
+    assert abs(sample.nvml_peak_bytes - sample.nvml_before_bytes - reserved) <= SLACK
 
 
-def test_memory_of_a_neighbour_is_nvml_s_and_not_torch_s(gpu: NvmlDevice) -> None:
-    torch.cuda.empty_cache()
-    before, reserved = used(gpu), torch.cuda.memory_reserved()
+def test_a_neighbour_is_seen_in_memory_counted_and_flags_the_sample(
+    gpu: NvmlDevice, engine: LocalEngine, tmp_path: Path
+) -> None:
+    one = case(config_folder(tmp_path, GPT2), device=DEVICE)
+    # Once before: kernels and cuBLAS's workspace come with the first call, and stay.
+    measured(engine, one)
+    engine.close()
+    before, reserved, alone = used(gpu), torch.cuda.memory_reserved(), gpu.other_processes()
     with neighbour():
         # Its context comes on top.
         assert used(gpu) - before >= 256 * MIB
         assert torch.cuda.memory_reserved() == reserved
+        beside, sample = gpu.other_processes(), measured(engine, one)
+    engine.close()
     wait_until(lambda: used(gpu) - before <= SLACK, "the neighbour's memory is given back")
-
-
-def test_a_neighbour_is_counted_and_flags_the_sample(
-    gpu: NvmlDevice, engine: LocalEngine, tmp_path: Path
-) -> None:
-    alone = gpu.other_processes()
     if alone is None:
         pytest.skip("the list of processes is hidden here, as in most containers")
-    one = case(config_folder(tmp_path, GPT2), device=DEVICE)
-    with neighbour():
-        assert gpu.other_processes() == alone + 1
-        sample = measured(engine, one)
-    assert sample.gpu_other_processes == alone + 1
+    assert beside == sample.gpu_other_processes == alone + 1
     assert "busy_gpu" in (sample.flags or "").split()
     wait_until(lambda: gpu.other_processes() == alone, "the neighbour leaves the list")
-    flags = (engine.measure(task(one))[0].flags or "").split()
+    flags = (measured(engine, one).flags or "").split()
     assert ("busy_gpu" in flags) == (alone > 0)
 
 
@@ -173,32 +172,6 @@ def test_reasons_for_reduced_clocks_are_those_of_the_bits(gpu: NvmlDevice, busy:
             assert reasons == ("+".join(found) or "none")
             return
     pytest.skip("the reasons change faster than they can be read")
-
-
-def test_energy_under_load_is_what_a_board_can_take(gpu: NvmlDevice) -> None:
-    meter = CudaMeter(torch.device(DEVICE))
-    try:
-        start = time.perf_counter()
-        meter.start("measure")
-        while time.perf_counter() - start < 2.0:
-            put_to_work()
-            meter.synchronise()
-        fields = meter.finish()
-        seconds = time.perf_counter() - start
-    finally:
-        meter.close()
-    if fields["energy_method"] == "none: no counter":
-        pytest.skip("the board has no energy counter, or the container hides it")
-    assert fields["energy_method"] == "nvml-total-energy"
-    watts = fields["energy_j"] / seconds
-    assert watts > 10
-    try:
-        limit = pynvml.nvmlDeviceGetPowerManagementLimit(gpu._handle) / 1000
-    except pynvml.NVMLError:
-        # Then only that it is no nonsense: no board takes two kilowatts.
-        limit = 2000.0
-    # The limit holds for an average, not for each moment.
-    assert watts < 1.3 * limit
 
 
 def test_a_sample_of_more_than_a_second_has_its_energy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from kvbench.case import Prompt
 from kvbench.measure import generate as generate_module
 from kvbench.measure.clock import TokenClock
-from kvbench.measure.generate import Generation, generate
+from kvbench.measure.generate import Generation, generate, generate_options
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Encoder
 from kvbench.strategies import strategy
 from tests.tiny import (
     ARCHITECTURES,
+    Config,
     checkpoint,
     config_folder,
     inputs_of,
@@ -231,3 +233,58 @@ def test_a_missing_start_token_is_replaced(tmp_path: Path) -> None:
     assert unloaded(name).config.pad_token_id == 7
     ids = run(loaded, inputs_of(loaded, [PROMPT]), "dynamic", 3).new_ids
     assert ids.shape == (1, 3)
+
+
+T5GEMMA_MODULE: Config = {
+    "model_type": "t5_gemma_module",
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 97,
+    "bos_token_id": 5,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+T5GEMMA: Config = {"model_type": "t5gemma", "encoder": T5GEMMA_MODULE, "decoder": T5GEMMA_MODULE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "start"),
+    [
+        ({}, {}, 5),
+        ({"decoder_start_token_id": 3}, {}, 3),
+        ({"bos_token_id": 4}, {}, 4),
+        ({"decoder_start_token_id": 3}, {"decoder_start_token_id": 6}, 6),
+    ],
+)
+def test_the_start_token_is_the_one_that_transformers_takes(
+    tmp_path: Path, changes: Config, settings: Config, start: int
+) -> None:
+    """T5Gemma names none and masks its padding token (Transformers #41073)."""
+    folder = checkpoint(tmp_path, T5GEMMA | changes | {"vocab_size": 97})
+    if settings:
+        (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    loaded = load(folder, "pretrained")
+    options = generate_options(loaded, strategy("dynamic"), inputs_of(loaded, [[7, 8, 9]]), 3)
+    assert options.pop("decoder_start_token_id") == start
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    ids = torch.tensor([[7, 8, 9]])
+    expected = model.generate(ids, **options).sequences
+    assert expected[0, 0] == start
+    assert torch.equal(
+        run(loaded, inputs_of(loaded, ids.tolist()), "dynamic", 3).new_ids, expected[:, 1:]
+    )
+
+
+def test_without_any_other_the_padding_token_starts(tmp_path: Path) -> None:
+    config = ARCHITECTURES["t5"] | {"decoder_start_token_id": None, "pad_token_id": 7}
+    loaded = load(checkpoint(tmp_path, config), "pretrained")
+    assert (
+        generate_options(loaded, strategy("off"), inputs_of(loaded, [[7]]), 3)[
+            "decoder_start_token_id"
+        ]
+        == 7
+    )

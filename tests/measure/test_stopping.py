@@ -17,7 +17,7 @@ NOISY = [1.0, 2.0] * 20
 def test_the_defaults_are_those_of_the_design() -> None:
     assert dataclasses.asdict(RULE) == {
         "repeats": None,
-        "min_repeats": 5,
+        "min_repeats": 6,
         "max_repeats": 30,
         "min_seconds": 3.0,
         "max_spread": 0.05,
@@ -45,29 +45,29 @@ def test_a_fixed_number_may_pass_the_maximum() -> None:
     assert not StoppingRule(repeats=50).done(NOISY)
 
 
-def test_five_close_samples_of_three_seconds_are_enough() -> None:
-    assert RULE.done([0.6] * 5)
-
-
-def test_four_are_too_few() -> None:
-    assert not RULE.done([1.0] * 4)
-
-
-def test_less_than_three_seconds_are_too_short() -> None:
-    assert not RULE.done([0.5] * 5)
+def test_six_close_samples_of_three_seconds_are_enough() -> None:
     assert RULE.done([0.5] * 6)
 
 
+def test_five_are_too_few() -> None:
+    assert not RULE.done([1.0] * 5)
+
+
+def test_less_than_three_seconds_are_too_short() -> None:
+    assert not RULE.done([0.4] * 7)
+    assert RULE.done([0.4] * 8)
+
+
 def test_wide_samples_are_too_few() -> None:
-    assert not RULE.done([1.0, 1.1, 1.2, 1.3, 1.4])
-    assert RULE.done([1.0, 1.1, 1.1, 1.1, 1.4])
+    assert not RULE.done([1.0, 1.1, 1.2, 1.2, 1.3, 1.4])
+    assert RULE.done([1.0, 1.1, 1.1, 1.1, 1.1, 1.4])
 
 
 def test_a_spread_of_just_the_limit_is_too_wide() -> None:
-    times = [1.0, 1.0, 1.5, 2.0, 2.0]
-    assert relative_spread(times) == pytest.approx(2 / 3)
+    times = [1.0, 1.0, 1.5, 1.5, 1.5, 2.0, 2.0, 2.0]
+    assert relative_spread(times) == pytest.approx(0.625 / 1.5)
     assert not StoppingRule(max_spread=relative_spread(times)).done(times)
-    assert StoppingRule(max_spread=0.67).done(times)
+    assert StoppingRule(max_spread=0.42).done(times)
 
 
 def test_thirty_are_enough_however_wide() -> None:
@@ -94,8 +94,8 @@ def test_the_median_foretells_the_next_sample() -> None:
 
 
 def test_a_pair_goes_on_until_both_arms_have_enough() -> None:
-    assert not RULE.done([1.0] * 5, [0.5] * 5)
-    assert RULE.done([1.0] * 6, [0.5] * 6)
+    assert not RULE.done([1.0] * 6, [0.4] * 6)
+    assert RULE.done([1.0] * 8, [0.4] * 8)
 
 
 def test_an_arm_that_is_behind_catches_up_first() -> None:

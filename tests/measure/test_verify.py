@@ -14,6 +14,7 @@ from kvbench.errors import UserError
 from kvbench.measure.verify import verify
 from kvbench.models.load import LoadedModel
 from kvbench.records.check import Check, failed
+from kvbench.records.finding import findings
 from kvbench.strategies import STRATEGIES, CacheStrategy
 from tests.measure import verify_faults as faults
 from tests.tiny import BART, GPT2, LLAMA, MISTRAL, T5, VOCABULARY, Config, config_folder, load
@@ -273,9 +274,9 @@ def test_other_tensors_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("error", "verdict", "detail"),
     [
         (ValueError("no such layer"), "fail", "ValueError: no such layer"),
-        (RuntimeError("CUDA error: 4"), "fail", "RuntimeError: CUDA error: 4"),
-        (MemoryError("too large"), "skipped", "MemoryError: too large"),
-        (torch.OutOfMemoryError("full"), "skipped", "OutOfMemoryError: full"),
+        (RuntimeError("CUDA error: 4"), "inconclusive", "RuntimeError: CUDA error: 4"),
+        (MemoryError("too large"), "inconclusive", "MemoryError: too large"),
+        (torch.OutOfMemoryError("full"), "inconclusive", "OutOfMemoryError: full"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -290,18 +291,122 @@ def test_what_a_model_raises_is_a_row(
     loaded = make(tmp_path, LLAMA, dtype)
     faults.fail_with(error)(monkeypatch)
     checks = run(loaded)
-    assert {(check.verdict, check.detail) for check in checks} == {(verdict, detail)}
+    *others, leak = checks
+    assert {(check.verdict, check.detail) for check in others} == {(verdict, detail)}
+    # Whether something would have stayed behind is not known.
+    assert (leak.check, leak.verdict, leak.detail) == ("leak", "inconclusive", detail)
     assert set(verdicts(checks)) == set(PASS)
 
 
-def test_where_float32_does_not_fit_the_verdict_is_skipped(
+def test_an_error_without_a_cache_accuses_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = make(tmp_path, LLAMA)
+    forward = type(loaded.model).forward
+
+    def failing(self: Any, *args: Any, past_key_values: Any = None, **options: Any) -> Any:
+        if past_key_values is None:
+            raise ValueError("no cache, no work")
+        return forward(self, *args, past_key_values=past_key_values, **options)
+
+    monkeypatch.setattr(type(loaded.model), "forward", failing)
+    checks = run(loaded)
+    assert verdicts(checks) == {key: {"inconclusive"} for key in PASS} | {"leak": {"pass"}}
+    assert findings(checks)[0].verdict == "inconclusive"
+
+
+def test_logits_that_are_no_numbers_without_a_cache_either_accuse_no_cache(tmp_path: Path) -> None:
+    loaded = make(tmp_path, LLAMA)
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight.fill_(torch.nan)
+    checks = run(loaded)
+    assert verdicts(checks)["logits"] == {"inconclusive"}
+    assert not failed(checks)
+
+
+XLNET: Config = {
+    "model_type": "xlnet",
+    "d_model": 32,
+    "n_head": 4,
+    "n_layer": 2,
+    "d_inner": 48,
+    "vocab_size": 97,
+}
+
+
+def test_a_model_with_the_logits_of_one_step_only_is_not_accused(tmp_path: Path) -> None:
+    """XLNet: one forward over all tokens gives the last logits alone (Transformers #5632)."""
+    checks = run(make(tmp_path, XLNET))
+    assert verdicts(checks) == PASS | {"logits": {"inconclusive"}, "shape": {"inconclusive"}}
+    said = "One forward gives the logits of 1 of 12 steps, which leaves nothing to compare with."
+    assert one(checks, "logits").detail == said
+    (finding,) = findings(checks)
+    assert finding.verdict == "inconclusive"
+    assert finding.detail.startswith(f"No verdict on the logits at batch 1: {said}")
+
+
+MODERNBERT: Config = SMALL | {
+    "model_type": "modernbert-decoder",
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+}
+
+
+def test_a_field_that_the_model_ignores_accuses_no_cache(tmp_path: Path) -> None:
+    """ModernBERT has as many heads of keys as of queries, whatever its configuration says."""
+    checks = run(make(tmp_path, MODERNBERT))
+    assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
+    assert one(checks, "shape").detail == (
+        "Layer 0 after the prefill: keys are [1, 4, 8, 16], expected [1, 2, 8, 16]; but it keeps "
+        "what the model hands it, which the configuration does not describe."
+    )
+    assert findings(checks)[0].verdict == "pass"
+
+
+@pytest.mark.parametrize("fault", [faults.drop_a_position, faults.repeat_heads])
+def test_a_cache_with_wrong_shapes_is_found_where_the_configuration_is_wrong_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: faults.Fault
+) -> None:
+    loaded = make(tmp_path, MODERNBERT)
+    fault(monkeypatch)
+    assert one(run(loaded), "shape").verdict == "fail"
+
+
+PHI3: Config = {
+    "model_type": "phi3",
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 97,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+}
+
+
+def test_a_batch_without_a_verdict_is_not_verified_by_another(tmp_path: Path) -> None:
+    """Phi-3 changes its rotary factors at a length, with a cache and without (#33129)."""
+    loaded = make(tmp_path, PHI3, original_max_position_embeddings=16)
+    checks = verify(loaded, "dynamic", new_tokens=32, generations=3)
+    found = {check.batch_size: check.verdict for check in checks if check.check == "logits"}
+    assert found == {1: "inconclusive", 4: "pass"}
+    (finding,) = findings(checks)
+    assert finding.verdict == "inconclusive"
+    assert finding.detail.startswith("No verdict on the logits at batch 1: Cached steps differ")
+
+
+def test_where_float32_does_not_fit_there_is_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = make(tmp_path, LLAMA, "bfloat16")
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     checks = run(loaded)
-    skipped = {(check.check, check.checked_dtype) for check in checks if check.verdict == "skipped"}
-    assert skipped == {("tokens", "float32"), ("logits", "float32"), ("logits", "bfloat16")}
+    undecided = {
+        (check.check, check.checked_dtype) for check in checks if check.verdict == "inconclusive"
+    }
+    assert undecided == {("tokens", "float32"), ("logits", "float32"), ("logits", "bfloat16")}
     detail = one(checks, "logits").detail
     assert re.fullmatch(r"MemoryError: the weights in float32 need .* GiB free", detail)
     assert not failed(checks)
@@ -341,7 +446,7 @@ def test_a_model_without_a_cache_cannot_be_judged_by_its_shape(tmp_path: Path) -
         "vocab_size": VOCABULARY,
     }
     checks = run(make(tmp_path, config))
-    assert verdicts(checks) == PASS | {"shape": {"skipped"}}
+    assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
     assert one(checks, "shape").detail.startswith("No cache came out of any forward")
 
 

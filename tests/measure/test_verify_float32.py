@@ -201,6 +201,9 @@ def test_weights_that_do_not_come_back_are_a_row_only_where_the_device_is_dead(
             verify(loaded, "dynamic", new_tokens=4, generations=1)
         return
     checks = verify(loaded, "dynamic", new_tokens=4, generations=1)
-    told = {check.detail for check in checks if check.verdict == "fail"}
+    told = {check.detail for check in checks if check.verdict == "inconclusive"}
     assert told == {"RuntimeError: CUDA error: an illegal memory access"}
-    assert {check.check for check in checks if check.verdict == "fail"} == {"tokens", "logits"}
+    assert {check.check for check in checks if check.verdict == "inconclusive"} == {
+        "tokens",
+        "logits",
+    }

@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, Cache
 
+from kvbench.measure.verify.arms import Arms
 from kvbench.measure.verify.expected import LayerPlan, cross_layers, decoder_layers
-from kvbench.measure.verify.runs import Work, greedy, make_work, watching
+from kvbench.measure.verify.judge import judge_shape
+from kvbench.measure.verify.runs import Run, Work, greedy, make_work, watching
 from kvbench.measure.verify.shapes import (
     CacheShape,
+    Handed,
     LayerShape,
     cache_of,
     describe_shapes,
+    noting_what_is_handed_over,
     read_shape,
     wrong_shape,
 )
@@ -176,9 +181,23 @@ def test_a_layer_too_few_or_too_many_is_wrong(tmp_path: Path) -> None:
     assert wrong_shape(work, many) == told
 
 
-def test_a_forward_too_few_is_wrong(tmp_path: Path) -> None:
+def test_a_forward_too_few_cannot_be_judged(tmp_path: Path) -> None:
     work, steps = watched(tmp_path, LLAMA)
-    assert wrong_shape(work, steps[:-1]) == "3 forwards made a cache for 4 new tokens"
+    nothing = torch.zeros(1, 4, 503)
+    run = Run(torch.zeros(1, 12), torch.zeros(1, 4), nothing)
+    outcome = judge_shape(work, Arms(run, run, nothing, nothing, tuple(steps[:-1])))
+    assert outcome.verdict == "inconclusive"
+    assert outcome.detail.startswith("3 forwards made a cache for 4 new tokens: ")
+
+
+def test_what_was_handed_over_is_noted_once_for_each_update(tmp_path: Path) -> None:
+    work = make_work(load(config_folder(tmp_path, LLAMA)), 1, 4, 0)
+    before = Cache.update
+    with noting_what_is_handed_over() as handed:
+        greedy(work, strategy("dynamic"))
+    assert Cache.update is before
+    assert sorted(layer for _, layer in handed) == [0, 1]
+    assert set(handed.values()) == {Handed((1, 2, 16), (1, 2, 16), 11)}
 
 
 def test_a_buffer_must_be_long_enough_and_stay(tmp_path: Path) -> None:

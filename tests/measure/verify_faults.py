@@ -41,6 +41,21 @@ def shuffle_heads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DynamicLayer, "update", shuffling)
 
 
+def repeat_heads(patch: pytest.MonkeyPatch) -> None:
+    """Each layer keeps each head twice, and gives back what it should."""
+    update = DynamicLayer.update
+
+    def repeating(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
+        if self.is_initialized and self.keys.numel():
+            self.keys, self.values = self.keys[:, ::2], self.values[:, ::2]
+        all_keys, all_values = update(self, keys, values, *args)
+        self.keys = all_keys.repeat_interleave(2, dim=1)
+        self.values = all_values.repeat_interleave(2, dim=1)
+        return all_keys, all_values
+
+    patch.setattr(DynamicLayer, "update", repeating)
+
+
 def keep_a_position_too_many(patch: pytest.MonkeyPatch) -> None:
     """A window keeps as many positions as it shows; what is computed stays right."""
 
@@ -67,6 +82,27 @@ def zero_a_slot(patch: pytest.MonkeyPatch) -> None:
         if layer == 1 and keys.shape[-2] == 1:
             self.layers[layer].keys[:, :, SLOT] = 0
             self.layers[layer].values[:, :, SLOT] = 0
+        return update(self, keys, values, layer, *args)
+
+    patch.setattr(Cache, "update", zeroing)
+
+
+LATE_SLOT = 70
+"""A position that a look at 40 of them does not reach."""
+
+
+def zero_a_late_slot(patch: pytest.MonkeyPatch) -> None:
+    """One late position of one layer is zero from the step after it on."""
+    update = Cache.update
+
+    def zeroing(
+        self: Any, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any
+    ) -> States:
+        kept = self.layers[layer] if layer < len(self.layers) else None
+        is_step = layer == 1 and kept is not None and keys.shape[-2] == 1
+        if is_step and kept.keys.shape[-2] > LATE_SLOT:
+            kept.keys[:, :, LATE_SLOT] = 0
+            kept.values[:, :, LATE_SLOT] = 0
         return update(self, keys, values, layer, *args)
 
     patch.setattr(Cache, "update", zeroing)

@@ -162,32 +162,6 @@ def test_a_file_that_is_no_gguf_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert "GGUF" in refusal(str(tmp_path), "pretrained")
 
 
-@pytest.mark.parametrize(
-    ("config", "limit"),
-    [
-        (GPT2, PositionLimit("absolute", 64)),
-        (OPT, PositionLimit("absolute", 64)),
-        (BART, PositionLimit("absolute", 64)),
-        ({"model_type": "gptj", "n_positions": 100}, PositionLimit("absolute", 100)),
-        (LLAMA, PositionLimit("rotary", 128)),
-        (MISTRAL, PositionLimit("rotary", 128)),
-        ({"model_type": "gpt_neox", "max_position_embeddings": 99}, PositionLimit("rotary", 99)),
-        ({"model_type": "falcon", "max_position_embeddings": 77}, PositionLimit("rotary", 77)),
-        ({"model_type": "falcon", "alibi": True}, PositionLimit("none")),
-        ({"model_type": "bloom"}, PositionLimit("none")),
-        ({"model_type": "mpt"}, PositionLimit("none")),
-        (T5, PositionLimit("none")),
-        ({"model_type": "mt5"}, PositionLimit("none")),
-    ],
-    ids=lambda value: value["model_type"] if isinstance(value, dict) else value.kind,
-)
-def test_positions_reach_as_far_as_the_config_says(
-    tmp_path: Path, config: dict[str, Any], limit: PositionLimit
-) -> None:
-    name = config_folder(tmp_path, config)
-    assert position_limit(load_config(locate(name, "random"))) == limit
-
-
 def test_rotary_positions_are_recognised_where_layers_have_their_own() -> None:
     config = load_config(locate("gemma-3-1b", "random"))
     assert position_limit(config) == PositionLimit("rotary", 32768)

@@ -163,7 +163,7 @@ def test_a_folder_without_a_tokenizer_takes_fixed_ids_alone(tmp_path: Path) -> N
         check_prompt(source, Prompt.of_text(SHORT), NO_LIMIT)
 
 
-TABLE = PositionLimit("absolute", 64)
+TABLE = PositionLimit("absolute", 64, 64)
 
 
 def test_a_prompt_may_fill_a_table_of_positions_and_no_more(tmp_path: Path) -> None:

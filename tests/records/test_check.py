@@ -69,6 +69,8 @@ def test_the_columns_stand_in_the_order_of_the_file() -> None:
         "floor_max_over_std",
         "generations",
         "leaked_bytes",
+        "positions",
+        "case_id",
     ]
 
 
@@ -78,8 +80,17 @@ def test_each_column_is_described_by_sentences() -> None:
 
 
 def test_the_names_are_those_of_the_columns() -> None:
-    assert CHECKS == ("tokens", "logits", "shape", "leak")
-    assert VERDICTS == ("pass", "near_tie", "fail", "exempt", "skipped")
+    assert CHECKS == ("tokens", "logits", "shape", "leak", "output")
+    assert VERDICTS == (
+        "pass",
+        "near_tie",
+        "fail",
+        "exempt",
+        "inconclusive",
+        "not_finished",
+        "not_asked",
+        "skipped",
+    )
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

@@ -398,14 +398,20 @@ def test_what_is_slower_past_the_limit_is_a_line() -> None:
 def test_a_median_past_the_limit_of_too_few_samples_does_not_hold() -> None:
     slow = row(ratio=1.3, p_value=0.1, a_samples=3, b_samples=9)
     assert regressions(result_of(slow), 0.1, None) == [
-        "too few samples to tell: B, 10 new tokens: 1.30 times the time; 5 on each side would do."
+        "too few samples to tell: B, 10 new tokens: 1.30 times the time; 6 on each side would do."
     ]
     # With enough samples it is noise until a test says otherwise.
-    enough = row(ratio=1.3, p_value=0.1, a_samples=5, b_samples=5)
+    enough = row(ratio=1.3, p_value=0.1, a_samples=6, b_samples=6)
     assert regressions(result_of(enough), 0.1, None) == []
     assert "7 on each side" in regressions(result_of(enough, *[row(p_value=1.0)] * 5), 0.1, None)[0]
     within = row(ratio=1.05, p_value=0.1, a_samples=3, b_samples=3)
     assert regressions(result_of(within), 0.1, None) == []
+    # The least p-value of n rounds is 2 / 2^n: of seven it is 0.0156.
+    paired = row(ratio=1.3, p_value=0.02, a_samples=9, b_samples=9, rounds=7)
+    assert regressions(result_of(paired), 0.1, None) == [
+        "too few samples to tell: B, 10 new tokens: 1.30 times the time; 8 shared rounds would do."
+    ]
+    assert regressions(result_of(dataclasses.replace(paired, rounds=8)), 0.1, None) == []
 
 
 @pytest.mark.parametrize("samples", [3, 4])

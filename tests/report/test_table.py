@@ -104,10 +104,28 @@ def test_one_sample_has_no_spread_and_no_range() -> None:
     assert (cell(table, "dynamic"), cell(table, "speed-up")) == ("1.00 s", "2.00x")
 
 
-def test_without_an_interval_the_range_of_the_rounds_is_shown() -> None:
+def test_too_few_rounds_have_no_range_that_could_be_taken_for_an_interval() -> None:
     rounds = {"speedup_round_min": 1.5, "speedup_round_max": 2.5, "speedup_rounds": 3}
     table = pair_table(both(speedup_ci95_low=None, speedup_ci95_high=None, **rounds))
-    assert cell(table, "speed-up") == "2.00x (1.50-2.50)"
+    assert cell(table, "speed-up") == "2.00x"
+
+
+def test_what_bears_on_the_speed_up_is_flagged_in_its_row() -> None:
+    off = make_summary(cache="off", flags="busy_cpu:2 cold_start:1 trend", cold_starts=1)
+    on = make_summary(flags="outlier:2", speedup=2.0)
+    table = pair_table([off, on, *both(max_new_tokens=10)])
+    assert [cell(table, "flags", row) for row in range(2)] == [
+        "off cold_start:1 trend; dynamic outlier:2",
+        "-",
+    ]
+    assert "Cold samples are left out." in table.caption
+    busy = make_summary(cache="off", flags="busy_cpu:2")
+    assert "flags" not in pair_table([busy]).heads
+
+
+def test_cold_samples_are_not_among_the_number_of_the_caption() -> None:
+    case = make_summary(samples=7, cold_starts=1)
+    assert "median of 6 samples" in pair_table([case]).caption
 
 
 def test_a_long_prompt_is_cut() -> None:
@@ -118,27 +136,32 @@ def test_a_long_prompt_is_cut() -> None:
 def test_the_caption_says_what_the_numbers_are() -> None:
     assert pair_table(both()).caption == (
         "Times: median of 10 samples, ± half the distance from smallest to largest. "
-        "Speed-up: off over cached, ratio of medians (95 % bootstrap interval). "
+        "Speed-up: off over cached, estimated from the ratios within rounds (95 % interval); it "
+        "may differ from the ratio of the medians. "
         "tok/s, cache and memory: the cached arm."
     )
 
 
-def test_the_caption_of_few_samples_speaks_of_rounds() -> None:
-    caption = pair_table(both(samples=3)).caption
+NO_INTERVAL: dict[str, Any] = {"speedup_ci95_low": None, "speedup_ci95_high": None}
+
+
+def test_the_caption_of_few_samples_says_that_there_is_no_interval() -> None:
+    caption = pair_table(both(samples=3, **NO_INTERVAL)).caption
     assert "median of 3 samples" in caption
-    assert "(range over the rounds where samples are fewer than 5)" in caption
-    assert "interval" not in caption
+    assert "(no interval under 6 rounds)" in caption
+    assert "95 %" not in caption
 
 
 def test_the_caption_of_mixed_numbers_names_both() -> None:
-    caption = pair_table([*both(samples=3), *both(samples=8, max_new_tokens=10)]).caption
+    few = both(samples=3, **NO_INTERVAL)
+    caption = pair_table([*few, *both(samples=8, max_new_tokens=10)]).caption
     assert "median of 3 to 8 samples" in caption
-    assert "95 % bootstrap interval; range over the rounds" in caption
+    assert "(95 % interval from 6 rounds on)" in caption
 
 
 def test_one_sample_is_one_sample() -> None:
     caption = pair_table(both(samples=1)).caption
-    assert caption.startswith("Times: one sample each, so that nothing is known of the spread.")
+    assert caption.startswith("Times: one sample each; variance unknown.")
 
 
 def test_a_run_in_which_all_failed_measured_nothing() -> None:

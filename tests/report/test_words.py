@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kvbench.records.check import VERDICTS
-from kvbench.report.words import answers, pairs, proof, proofs, speedup_range
+from kvbench.report.units import significant
+from kvbench.report.words import answers, pairs, proof, proofs, speedup_interval
 from tests.fakes import make_finding, make_info, make_summary
 
 
@@ -61,24 +62,12 @@ def test_one_uncached_case_is_the_partner_of_every_strategy() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
-    [
-        ({}, (1.9, 2.1)),
-        ({"speedup_ci95_low": None, "speedup_ci95_high": None}, (1.5, 2.5)),
-        (
-            {
-                "speedup_ci95_low": None,
-                "speedup_ci95_high": None,
-                "speedup_round_min": None,
-                "speedup_round_max": None,
-            },
-            None,
-        ),
-    ],
+    [({}, (1.9, 2.1)), ({"speedup_ci95_low": None, "speedup_ci95_high": None}, None)],
 )
-def test_the_range_is_the_interval_or_else_that_of_the_rounds(
+def test_the_range_of_few_rounds_is_no_interval(
     fields: dict[str, Any], expected: tuple[float, float] | None
 ) -> None:
-    assert speedup_range(on(**fields)) == expected
+    assert speedup_interval(on(**fields)) == expected
 
 
 def test_the_answer_is_a_sentence_about_time_speed_up_and_memory() -> None:
@@ -89,24 +78,46 @@ def test_the_answer_is_a_sentence_about_time_speed_up_and_memory() -> None:
     ]
 
 
-def test_with_few_samples_it_says_so() -> None:
-    few = on(speedup_ci95_low=None, speedup_ci95_high=None, speedup_rounds=3)
-    (answer,) = answers([off(), few])
-    assert "(1.50 to 2.50 over 3 rounds, too few for an interval)" in answer
-
-
-def test_one_round_is_one_round() -> None:
-    one = on(
-        speedup_ci95_low=None,
-        speedup_ci95_high=None,
-        speedup_round_min=2.0,
-        speedup_round_max=2.0,
-        samples=1,
-    )
-    assert answers([off(), one]) == [
-        "On cpu, with the cache, 100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times "
-        "as fast (from one round, so that nothing is known of the spread)."
+@pytest.mark.parametrize(
+    ("rounds", "words"),
+    [
+        (None, "no shared round"),
+        (0, "no shared round"),
+        (1, "1 shared round"),
+        (5, "5 shared rounds"),
+    ],
+)
+def test_few_rounds_carry_no_claim(rounds: int | None, words: str) -> None:
+    few = on(speedup_ci95_low=None, speedup_ci95_high=None, speedup_rounds=rounds)
+    assert answers([off(), few]) == [
+        "On cpu, with the cache, 100 new tokens of gpt2: too few samples for a claim "
+        f"({words}, 6 are needed)."
     ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.8, 1.3), (2.0, 3.2), (0.2, 0.4)])
+def test_rounds_that_disagree_by_half_carry_no_claim(low: float, high: float) -> None:
+    (answer,) = answers([off(), on(speedup=1.1, speedup_ci95_low=low, speedup_ci95_high=high)])
+    assert answer == (
+        "On cpu, with the cache, 100 new tokens of gpt2: no claim, since the rounds disagree by "
+        f"half or more: {significant(low)} to {significant(high)} times as fast (95 % interval)."
+    )
+
+
+def test_what_the_times_show_follows_the_answer() -> None:
+    found = {"cold_starts": 1, "cold_start_s": 9.0, "outliers": 2, "trend": 0.345}
+    base = off(flags="cold_start:1 outlier:2 trend", **found)
+    slowing = on(flags="trend", trend=-0.2, outliers=0)
+    (answer,) = answers([base, slowing])
+    assert answer.endswith(
+        "Cold samples left out: 1 of off (9.00 s). Outliers kept: 2 of off. The times change over "
+        "the rounds: those of off rise by 34%, those of dynamic fall by 20%."
+    )
+
+
+def test_a_change_that_may_be_chance_is_no_trend() -> None:
+    (answer,) = answers([off(trend=0.3), on(trend=0.4)])
+    assert "change over the rounds" not in answer
 
 
 def test_an_interval_of_no_width_is_not_one_round() -> None:
@@ -114,7 +125,7 @@ def test_an_interval_of_no_width_is_not_one_round() -> None:
     assert "one round" not in answers([off(), steady])[0]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.8, 1.3), (1.0, 1.2), (0.9, 1.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1.3), (1.0, 1.2), (0.9, 1.0)])
 def test_an_interval_that_holds_one_is_no_clear_difference(low: float, high: float) -> None:
     unclear = on(speedup=1.1, speedup_ci95_low=low, speedup_ci95_high=high)
     (answer,) = answers([off(), unclear])
@@ -122,7 +133,7 @@ def test_an_interval_that_holds_one_is_no_clear_difference(low: float, high: flo
 
 
 def test_a_cache_that_costs_time_is_called_slower() -> None:
-    slower = on(speedup=0.5, speedup_ci95_low=0.4, speedup_ci95_high=0.6)
+    slower = on(speedup=0.5, speedup_ci95_low=0.45, speedup_ci95_high=0.55)
     assert ": slower, 0.500 times as fast (95 % interval" in answers([off(), slower])[0]
 
 
@@ -180,13 +191,24 @@ def test_without_a_pair_there_is_no_answer() -> None:
         ("pass", "Verified, the same work as without a cache"),
         ("near_tie", "Not verified, though tokens part at near-ties alone"),
         ("exempt", "Lossy, so that its work is not the same"),
-        ("skipped", "Not verified"),
+        ("inconclusive", "Not verified"),
+        ("not_finished", "Not verified, since the checks were cut off"),
+        ("not_asked", "Not verified, since it was not asked for"),
+        ("skipped", "Not verified, since checks were skipped"),
         ("fail", "NOT THE SAME WORK as without a cache, so that its times mean nothing"),
     ],
 )
 def test_a_proof_says_what_was_found_of_what_and_why(verdict: Any, words: str) -> None:
     sentence = proof(make_finding(verdict=verdict, detail="RMS 2e-06."))
     assert sentence == f"{words}: dynamic on gpt2 (random, float32, sdpa) on cpu. RMS 2e-06."
+
+
+def test_a_proof_says_how_far_it_goes() -> None:
+    far = proof(make_finding(detail="RMS 2e-06.", reach=((4, 100),)))
+    assert far.endswith("on cpu. RMS 2e-06. Checked up to 100 new tokens at batch 4.")
+    two = proof(make_finding(detail="RMS 2e-06.", reach=((1, 32), (4, 8))))
+    assert two.endswith(" Checked up to 32 new tokens at batch 1 and 8 new tokens at batch 4.")
+    assert "Checked" not in proof(make_finding(verdict="fail", reach=((4, 100),)))
 
 
 def test_every_verdict_has_words_of_its_own() -> None:
@@ -212,14 +234,18 @@ def test_what_was_found_goes_over_what_was_planned() -> None:
     assert proofs(info) == [proof(make_finding())]
 
 
+def test_what_was_not_verified_is_named_next_to_what_was() -> None:
+    case = {name: getattr(make_finding(), name) for name in ("weights", "device", "dtype")}
+    case |= {"model": "t5", "attention": "sdpa", "cache": "dynamic"}
+    info = make_info(plan={"verify": False}, findings=(make_finding(),), cases=(case,))
+    assert proofs(info) == [
+        proof(make_finding()),
+        "Not verified, since it was not asked for: dynamic on t5 (random, float32, sdpa) on cpu. "
+        "Whether it does the same work was not checked (--no-verify).",
+    ]
+
+
 @pytest.mark.parametrize("plan", [{}, {"verify": True}])
 def test_where_nothing_was_found_nothing_is_said(plan: dict[str, Any]) -> None:
     # A run without a cached arm, or one that was stopped before.
     assert proofs(make_info(plan=plan)) == []
-
-
-def test_the_ratio_of_the_medians_is_in_its_range() -> None:
-    """On a noisy machine it may lie beyond the ratios of all rounds."""
-    rounds = {"speedup_ci95_low": None, "speedup_ci95_high": None, "speedup_rounds": 3}
-    few = on(speedup=0.9, speedup_round_min=1.2, speedup_round_max=2.6, **rounds)
-    assert speedup_range(few) == (0.9, 2.6)

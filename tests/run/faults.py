@@ -167,7 +167,9 @@ def start(main: Callable[[int], None]) -> str:
     """The line that starts a worker, with another function of this module as its program."""
     old = "from kvbench.run.worker import main"
     assert old in supervisor._START
-    return supervisor._START.replace(old, f"from {__name__} import {main.__name__} as main")
+    # The folder of the tests may be the current one, which is not on the path of a worker.
+    new = f"sys.path.append({str(ROOT)!r}); from {__name__} import {main.__name__} as main"
+    return supervisor._START.replace(old, new)
 
 
 def light_main(descriptor: int) -> None:

@@ -1,4 +1,7 @@
-"""Workers on a real GPU: out of memory is a row, and a killed one gives its memory back."""
+"""Workers on a real GPU: out of memory is a row, and a killed one gives its memory back.
+
+A worker takes some ten seconds to start there, so that one start serves several assertions.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvbench.api import sweep
-from kvbench.case import Case
+from kvbench import api
 from kvbench.plan import Plan
 from kvbench.records.run import load_run
 from kvbench.records.sample import latest
@@ -38,51 +40,48 @@ def engine() -> Iterator[WorkerEngine]:
     engine.close()
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Case:
-    """A case of a model of 1 GiB whose generation takes an hour."""
-    folder = config_folder(tmp_path, HEAVY)
-    return case(folder, device=DEVICE, max_new_tokens=900_000)
-
-
 def free() -> int:
     """Bytes that nobody holds of the device; needs no NVML."""
     return int(torch.cuda.mem_get_info(0)[0])
 
 
-@pytest.mark.parametrize("moment", ["idle", "decoding"])
-def test_a_killed_worker_gives_the_memory_of_the_device_back(
-    engine: WorkerEngine, endless: Case, moment: str
-) -> None:
-    before = free()
-    pid = opened(engine, endless)
-    assert before - free() >= WEIGHTS
-    if moment == "idle":
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: engine.open_model is None, "the loss is seen")
-    else:
-        sample = measured_over(engine, endless, lambda pid: os.kill(pid, signal.SIGKILL))
-        assert (sample.status, sample.stage) == ("crashed", "decode")
-        assert (sample.error or "").startswith(KILLED)
-        assert engine.open_model is None
-    assert is_gone(pid)
+def wait_for_memory(before: int) -> None:
     wait_until(lambda: before - free() < 64 * MIB, "the memory is given back")
-    # Another one takes its place, on the same device.
-    short = case(endless.model, device=DEVICE)
-    assert opened(engine, short) != pid
+
+
+def test_a_killed_worker_gives_the_memory_of_the_device_back(
+    engine: WorkerEngine, tmp_path: Path
+) -> None:
+    short = case(config_folder(tmp_path, HEAVY), device=DEVICE)
+    # A generation that takes an hour.
+    endless = case(short.model, device=DEVICE, max_new_tokens=900_000)
+    before = free()
+    first = opened(engine, endless)
+    assert before - free() >= WEIGHTS
+    # While it waits.
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: engine.open_model is None, "the loss is seen")
+    assert is_gone(first)
+    wait_for_memory(before)
+    # Another one takes its place on the same device.
+    second = opened(engine, short)
+    assert second != first
     sample, times = engine.measure(task(short))
     assert (sample.status, sample.new_tokens, len(times)) == ("ok", 8, 8)
+    # While it decodes.
+    sample = measured_over(engine, endless, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert (sample.status, sample.stage) == ("crashed", "decode")
+    assert (sample.error or "").startswith(KILLED)
+    assert engine.open_model is None
+    assert is_gone(second)
+    wait_for_memory(before)
 
 
-def test_closing_gives_the_memory_of_the_device_back(engine: WorkerEngine, endless: Case) -> None:
+def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "build", lambda *arguments: [])
     before = free()
-    opened(engine, endless)
-    assert before - free() >= WEIGHTS
-    engine.close()
-    wait_until(lambda: before - free() < 64 * MIB, "the memory is given back")
-
-
-def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
     # The logits alone are half as much again as the device has: one allocation that must fail.
     total, batch = torch.cuda.get_device_properties(0).total_memory, 32_768
     vocabulary = math.ceil(1.5 * total / (4 * batch))
@@ -96,7 +95,7 @@ def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(tmp_pa
         repeats=2,
         verify=False,
     )
-    run = load_run(sweep(plan, out=tmp_path / "runs").path)
+    run = load_run(api.sweep(plan, out=tmp_path / "runs").path)
     assert run.info.state == "finished"
     for cache in ("off", "dynamic"):
         rows = [sample for sample in latest(run.samples) if sample.cache == cache]
@@ -113,5 +112,8 @@ def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(tmp_pa
             assert "out of memory" in (sample.error or "")
             assert (sample.oom_bytes or 0) > total
             assert (sample.total_s, sample.kv_cache_bytes) == (None, None)
-    # A failed allocation is no fault of the device: nothing was lost over it.
+    # A failed allocation is no fault of the device: nothing was lost over it, not even a worker.
     assert not [sample for sample in run.samples if sample.status == "crashed"]
+    assert not (run.path / "worker.log").exists()
+    # The sweep has closed its engine.
+    wait_for_memory(before)

@@ -33,14 +33,12 @@ import pytest
 
 from kvbench import api, cli
 from kvbench.analysis.summary import pair_key
-from kvbench.case import ModelKey
 from kvbench.console import views
 from kvbench.errors import UserError
 from kvbench.plan import Plan
 from kvbench.records.events import (
     CaseEnded,
     Event,
-    ModelLoaded,
     SampleEnded,
 )
 from kvbench.records.lock import is_in_use
@@ -845,91 +843,6 @@ def test_a_changed_machine_is_refused_and_when_forced_the_later_rows_are_marked(
     assert {(s.session, s.flags) for s in run.samples[7:]} == {(1, "environment_changed")}
     assert run.info.environment_of(1).versions["torch"] == "3.0"
     assert len(measured(run)) == 12
-
-
-# A GPU
-
-
-class Crowded(WorkerEngine):
-    """Leaves a worker so much of the GPU, besides what it has, when its model is open."""
-
-    spare_bytes = 1 << 30
-    ballast: Any = None
-
-    def open(self, key: Any) -> Any:
-        import torch
-
-        opened = super().open(key)
-        free, _ = torch.cuda.mem_get_info()
-        self.ballast = torch.empty(free - self.spare_bytes, dtype=torch.uint8, device="cuda")
-        return opened
-
-    def close(self) -> None:
-        super().close()
-        self.ballast = None
-
-
-@pytest.mark.cuda
-def test_cuda_memory_that_runs_out_costs_the_case_and_larger_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "build", lambda *arguments: [])
-    sizes = {"batch_size": [1, 1 << 18, 1 << 19, 1 << 20], "prompt_tokens": 32}
-    # Of 262,144 sequences of 32 tokens one activation of 64 features has 2 GiB.
-    keys = {"device": "cuda", "max_new_tokens": 2, "repeats": 1, "model": "tiny"}
-    config_folder(Path("tiny"), GPT2)
-    engine = Crowded()
-    try:
-        run = api.sweep(real_plan(tmp_path, **keys, **sizes), name="run", engine=engine)
-    finally:
-        engine.close()
-        torch.cuda.empty_cache()
-    assert_sound(run)
-    for cache in ("off", "dynamic"):
-        own = [sample for sample in run.samples if sample.cache == cache]
-        # Whenever it is their turn: the worker that ran out of memory has gone on.
-        assert {s.status for s in own if s.batch_size == 1} == {"ok"}
-        assert_ran_out([sample for sample in own if sample.batch_size > 1], Crowded.spare_bytes)
-    assert not (run.path / "worker.log").exists()
-
-
-@pytest.mark.cuda
-def test_a_killed_worker_gives_its_gpu_memory_back(tmp_path: Path) -> None:
-    import torch
-
-    from kvbench.measure.nvml import Nvml, NvmlUnavailable
-
-    torch.cuda.mem_get_info()  # Our own context is there before anything is read.
-    try:
-        nvml = Nvml()
-        device = nvml.device(str(torch.cuda.get_device_properties(0).uuid))
-    except NvmlUnavailable as error:
-        pytest.skip(str(error))
-    # One table of 1 GiB.
-    model = config_folder(tmp_path / "large", GPT2, vocab_size=1 << 22)
-    key = ModelKey(model, "random", "cuda", "float32", "auto")
-    engine = WorkerEngine()
-    try:
-        before = device.used_bytes()
-        if before is None:
-            pytest.skip("NVML does not tell the memory here")
-        opened = engine.open(key)
-        assert isinstance(opened, ModelLoaded), opened
-        held, pid = device.used_bytes(), engine.worker_pid
-        assert held is not None and held - before >= 1 << 30
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), "the end of the worker")
-        # Its context was some hundred MiB besides the table.
-        wait_until(lambda: (device.used_bytes() or held) <= before + (64 << 20), "the memory")
-        assert engine.open_model is None
-        assert isinstance(engine.open(key), ModelLoaded)
-    finally:
-        engine.close()
-        nvml.close()
 
 
 # Faults that were found while these tests were written

@@ -257,6 +257,18 @@ def test_killed_while_it_waits_it_costs_no_sample(engine: WorkerEngine, light: L
     assert engine.measure(task(case("gpt2")))[0].status == "ok"
 
 
+def test_killed_while_it_waits_it_is_lost_before_it_can_be_waited_for(
+    engine: WorkerEngine, light: Light, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = opened(engine, case("gpt2"))
+    assert engine._worker is not None
+    # As long as another thread of the process is still being ended.
+    monkeypatch.setattr(engine._worker.process, "poll", lambda: None)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: engine.open_model is None, "word of its end")
+    assert is_gone(pid)
+
+
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS"])
 def test_killed_while_it_measures_it_costs_the_sample(
     engine: WorkerEngine, light: Light, name: str

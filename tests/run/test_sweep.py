@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kvbench.case import Case, ModelKey, Prompt, Task, group_cases
 from kvbench.measure.stopping import StoppingRule
-from kvbench.records.check import Check
+from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import (
     CaseEnded,
@@ -406,10 +406,10 @@ class Cutting(FakeEngine):
             raise Interrupted
         return super().open(key)
 
-    def verify(self, *arguments: Any) -> tuple[Check, ...]:
+    def verify(self, *arguments: Any, **options: Any) -> tuple[Check, ...]:
         if self.cut_in == "verify":
             raise Interrupted
-        return super().verify(*arguments)
+        return super().verify(*arguments, **options)
 
 
 @pytest.mark.parametrize("what", ["open", "verify"])
@@ -1209,7 +1209,7 @@ def test_samples_of_a_strategy_that_does_other_work_are_flagged(sweep: Sweep) ->
     assert swept.outcome.failed == 0
 
 
-@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "skipped", "pass"])
+@pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive", "pass"])
 def test_only_a_failure_is_a_flag(sweep: Sweep, verdict: Any) -> None:
     assert {row.flags for row in sweep(grid(), FakeEngine(verdict=verdict)).rows} == {None}
 
@@ -1220,6 +1220,60 @@ def test_the_flag_stays_after_a_resume(sweep: Sweep) -> None:
     again = start(swept.path, grid())
     assert again.engine.verified == []
     assert {row.flags for row in again.rows if row.cache == "dynamic"} == {"verify_failed"}
+
+
+def verdicts(swept: Swept) -> list[str]:
+    return [event.finding.verdict for event in swept.events if isinstance(event, Verified)]
+
+
+def test_a_strategy_is_verified_at_the_largest_case(sweep: Sweep) -> None:
+    swept = sweep(grid(lengths=(10, 50)))
+    (far,) = swept.engine.reached
+    assert far is not None
+    assert (far.cache, far.max_new_tokens) == ("dynamic", 50)
+
+
+def test_after_a_process_is_lost_over_it_it_is_verified_less_far(sweep: Sweep) -> None:
+    class Dying(FakeEngine):
+        def verify(self, *arguments: Any, reach: Case | None = None) -> tuple[Check, ...]:
+            checks = super().verify(*arguments, reach=reach)
+            if reach is None:
+                return checks
+            self.open_model = None
+            lost = check_of(make_case().model_key, "dynamic", "logits", "not_finished", "Killed.")
+            return (lost,)
+
+    swept = sweep(grid(lengths=(10, 50)), Dying())
+    assert [far is None for far in swept.engine.reached] == [False, True]
+    assert verdicts(swept) == ["pass"]
+
+
+def other_tokens(task: Task) -> str:
+    odd = task.case.cache == "dynamic" and task.case.max_new_tokens == 50
+    return "b" * 16 if odd and task.phase == "measure" else "a" * 16
+
+
+@pytest.mark.parametrize("verdict", ["fail", "near_tie", "inconclusive"])
+def test_samples_with_other_tokens_are_looked_at_once(sweep: Sweep, verdict: Any) -> None:
+    engine = FakeEngine(tokens_of=other_tokens, output_verdict=verdict)
+    swept = sweep(grid(lengths=(10, 50)), engine)
+    assert [(case.cache, case.max_new_tokens) for case in engine.compared] == [("dynamic", 50)]
+    found = verdicts(swept)
+    assert found == ["pass", {"near_tie": "pass"}.get(verdict, verdict)]
+    flagged = [row for row in swept.measured if row.flags]
+    assert {row.cache for row in flagged} == ({"dynamic"} if verdict == "fail" else set())
+    assert [finding.verdict for finding in load_run(swept.path).info.findings] == found[1:]
+    # A resume does not ask again.
+    (swept.path / "run.json").touch()
+    again = FakeEngine(tokens_of=other_tokens)
+    start(swept.path, [*grid(lengths=(10, 50)), *grid("b", (10,))], again)
+    assert again.compared == []
+
+
+def test_where_nothing_is_verified_other_tokens_are_not_looked_at(sweep: Sweep) -> None:
+    engine = FakeEngine(tokens_of=other_tokens)
+    sweep(grid(lengths=(10, 50)), engine, verify=False)
+    assert engine.compared == []
 
 
 def test_a_death_while_loading_does_not_leave_the_model_unverified(sweep: Sweep) -> None:

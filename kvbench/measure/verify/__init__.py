@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from kvbench.measure.verify.checks import verify
+from kvbench.measure.verify.checks import verify, verify_output
+from kvbench.measure.verify.runs import Work, work_of
 
-__all__ = ["verify"]
+__all__ = ["Work", "verify", "verify_output", "work_of"]

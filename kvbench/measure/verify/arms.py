@@ -12,10 +12,16 @@ import torch
 
 from kvbench.measure.failures import classify
 from kvbench.measure.verify.attempt import Outcome, attempt
-from kvbench.measure.verify.compare import Distance, distance
+from kvbench.measure.verify.compare import UNKNOWN, Distance, distance
+from kvbench.measure.verify.far import Far, look_far
 from kvbench.measure.verify.float32 import in_float32
 from kvbench.measure.verify.runs import Run, Work, forced, greedy, one_forward, watching
-from kvbench.measure.verify.shapes import CacheShape, cache_of, read_shape
+from kvbench.measure.verify.shapes import (
+    CacheShape,
+    cache_of,
+    noting_what_is_handed_over,
+    read_shape,
+)
 from kvbench.models.faults import is_device_fault
 from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
@@ -29,25 +35,33 @@ class Arms:
     Attributes:
         off: the uncached generation; its tokens are the ones that the logits go along.
         cached: the cached generation.
-        along: logits of the cached path along the tokens of `off`, `[batch, new, vocabulary]`.
-        full: logits of one forward over the same tokens, of the same shape.
+        along: logits of the cached path along the tokens of `off`, `[batch, new, vocabulary]`, or
+            why there are none.
+        full: logits of one forward over the same tokens, of the same shape, or why there are none.
         shapes: the cache after each forward of `cached`.
     """
 
     off: Run
     cached: Run
-    along: torch.Tensor
-    full: torch.Tensor
+    along: torch.Tensor | Outcome
+    full: torch.Tensor | Outcome
     shapes: tuple[CacheShape, ...]
 
     @functools.cached_property
     def error(self) -> Distance:
-        """The cached steps against one forward."""
+        """The cached steps against one forward; not a number where there is nothing to compare."""
+        if isinstance(self.along, Outcome) or isinstance(self.full, Outcome):
+            return UNKNOWN
         return distance(self.along, self.full, self.full)
 
     @functools.cached_property
     def floor(self) -> Distance:
-        """The uncached steps against one forward: what rounding alone does to this model."""
+        """The uncached steps against one forward: what rounding alone does to this model.
+
+        Not a number where there is no forward to compare with.
+        """
+        if isinstance(self.full, Outcome):
+            return UNKNOWN
         return distance(self.off.logits, self.full, self.full)
 
 
@@ -57,65 +71,87 @@ class Exact:
 
     Attributes:
         arms: both arms, along tokens of their own.
-        full_of_timed: logits of one forward over the tokens of the timed dtype; null where that is
-            float32 itself.
+        full_of_timed: logits of one forward over the tokens of the timed dtype, or why there are
+            none; null where that is float32 itself.
     """
 
     arms: Arms
-    full_of_timed: torch.Tensor | None = None
+    full_of_timed: torch.Tensor | Outcome | None = None
 
 
-def run_arms(work: Work, arm: CacheStrategy) -> Arms:
-    """Generate without the cache and with it, in the dtype that the model is in."""
-    off = greedy(work, strategy(BASELINE))
+def run_arms(work: Work, arm: CacheStrategy) -> Arms | Outcome:
+    """Generate without the cache and with it, in the dtype that the model is in.
+
+    Each comparison stands by itself: where one cannot be made, the others can.
+    """
+    off = attempt(lambda: greedy(work, strategy(BASELINE)))
+    if isinstance(off, Outcome):
+        return off
     shapes: list[CacheShape] = []
+    cached = attempt(lambda: _watched(work, arm, shapes), blame_cache=True)
+    if isinstance(cached, Outcome):
+        return cached
+    along: torch.Tensor | Outcome = cached.logits
+    if not torch.equal(off.new_ids, cached.new_ids):
+        along = attempt(lambda: forced(work, arm, off.new_ids).logits)
+    full = attempt(lambda: one_forward(work, off))
+    return Arms(off, cached, along, full, tuple(shapes))
 
-    def look(output: Any) -> None:
-        cache = cache_of(output)
-        if cache is not None:
-            shapes.append(read_shape(cache))
 
-    with watching(work.loaded.model, look):
-        cached = greedy(work, arm)
-    if torch.equal(off.new_ids, cached.new_ids):
-        along = cached.logits
-    else:
-        along = forced(work, arm, off.new_ids).logits
-    return Arms(off, cached, along, one_forward(work, off), tuple(shapes))
+def _watched(work: Work, arm: CacheStrategy, shapes: list[CacheShape]) -> Run:
+    """The cached generation; `shapes` gets the cache after each of its forwards."""
+    with noting_what_is_handed_over() as handed:
+
+        def look(output: Any) -> None:
+            cache = cache_of(output)
+            if cache is not None:
+                shapes.append(read_shape(cache, handed))
+
+        with watching(work.loaded.model, look):
+            return greedy(work, arm)
 
 
 def run_exact(
-    works: Sequence[Work], arm: CacheStrategy, timed: Sequence[Arms | Outcome]
-) -> list[Exact | Outcome]:
-    """The same in float32, for each batch; the model is in the timed dtype again afterwards."""
+    works: Sequence[Work],
+    arm: CacheStrategy,
+    timed: Sequence[Arms | Outcome],
+    far: Work | None = None,
+) -> tuple[list[Exact | Outcome], Far | Outcome | None]:
+    """The same in float32, for each batch; the model is in the timed dtype again afterwards.
+
+    With it comes the look at a long generation, if one is wanted and memory suffices.
+    """
     loaded = works[0].loaded
     if loaded.key.dtype == "float32":
-        return [arms if isinstance(arms, Outcome) else Exact(arms) for arms in timed]
+        exact = [arms if isinstance(arms, Outcome) else Exact(arms) for arms in timed]
+        return exact, None if far is None else look_far(far, arm)
     try:
-        return _run_in_float32(works, arm, timed)
+        return _run_in_float32(works, arm, timed, far)
     except RuntimeError as error:
         # Nothing else is raised here but on the way back, and then nothing can be measured with
         # such a model. A device that has given up is told: its rows follow anyway.
         if not is_device_fault(error):
             raise
-        return [Outcome("fail", classify(error).error)] * len(works)
+        return [Outcome("inconclusive", classify(error).error)] * len(works), None
 
 
 def _run_in_float32(
-    works: Sequence[Work], arm: CacheStrategy, timed: Sequence[Arms | Outcome]
-) -> list[Exact | Outcome]:
+    works: Sequence[Work],
+    arm: CacheStrategy,
+    timed: Sequence[Arms | Outcome],
+    far: Work | None,
+) -> tuple[list[Exact | Outcome], Far | Outcome | None]:
     loaded = works[0].loaded
     dtype = getattr(torch, loaded.key.dtype)
     with contextlib.ExitStack() as stack:
         entered = attempt(lambda: stack.enter_context(in_float32(loaded.model, dtype)))
         if isinstance(entered, Outcome):
-            return [entered] * len(works)
-        return [
-            attempt(functools.partial(_run_exact, work, arm, arms))
-            for work, arms in zip(works, timed, strict=True)
-        ]
+            return [entered] * len(works), None
+        exact = [_run_exact(work, arm, arms) for work, arms in zip(works, timed, strict=True)]
+        return exact, None if far is None else look_far(far, arm)
 
 
-def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact:
-    full = None if isinstance(timed, Outcome) else one_forward(work, timed.off)
-    return Exact(run_arms(work, arm), full)
+def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact | Outcome:
+    full = timed if isinstance(timed, Outcome) else attempt(lambda: one_forward(work, timed.off))
+    arms = run_arms(work, arm)
+    return arms if isinstance(arms, Outcome) else Exact(arms, full)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from kvbench.measure.failures import classify
+from kvbench.models.faults import is_device_fault
 from kvbench.records.check import Verdict
 
 __all__ = ["Outcome", "attempt"]
@@ -20,21 +21,36 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict, a sentence, and the numbers that go with them, by the names of their columns."""
+    """A verdict, a sentence, and the numbers that go with them, by the names of their columns.
+
+    `out_of_memory` says that there is no verdict for want of memory.
+    """
 
     verdict: Verdict
     detail: str
     fields: dict[str, Any] = field(default_factory=dict)
+    out_of_memory: bool = False
 
 
-def attempt(work: Callable[[], T]) -> T | Outcome:
-    """Do something with a model. Whatever it raises is told, not raised."""
+def attempt(work: Callable[[], T], *, blame_cache: bool = False) -> T | Outcome:
+    """Do something with a model. Whatever it raises becomes an outcome.
+
+    A check that could not be made accuses nobody: it is inconclusive. Only with `blame_cache`,
+    where the same work without a cache went well, is an error a failure of the strategy, unless it
+    is the machine's.
+    """
     try:
         return work()
     except Exception as error:
         # A model may fail in its own code or in the device's; the row says how.
         failure = classify(error)
-        outcome = Outcome("skipped" if failure.status == "oom" else "fail", failure.error)
+        of_the_machine = failure.status == "oom" or is_device_fault(error)
+        blamed = blame_cache and not of_the_machine
+        outcome = Outcome(
+            "fail" if blamed else "inconclusive",
+            failure.error,
+            out_of_memory=failure.status == "oom",
+        )
     # Only now: while it was handled, the exception held what was made so far.
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

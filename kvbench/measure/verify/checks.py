@@ -9,21 +9,24 @@ from typing import TypeVar
 from kvbench.errors import UserError
 from kvbench.measure.verify.arms import Arms, Exact, run_arms, run_exact
 from kvbench.measure.verify.attempt import Outcome, attempt
+from kvbench.measure.verify.far import Far
 from kvbench.measure.verify.judge import (
     judge_leak,
     judge_logits,
+    judge_output,
     judge_shape,
     judge_timed_logits,
     judge_tokens,
     rounding_of,
 )
 from kvbench.measure.verify.leak import find_leak
+from kvbench.measure.verify.outputs import compare_outputs
 from kvbench.measure.verify.runs import Work, make_work
 from kvbench.models.load import LoadedModel
 from kvbench.records.check import CHECKS, Check, CheckName, check_of
 from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
-__all__ = ["verify"]
+__all__ = ["verify", "verify_output"]
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ def verify(
     new_tokens: int = 32,
     generations: int = 6,
     seed: int = 0,
+    far: Work | None = None,
 ) -> tuple[Check, ...]:
     """Check that a cache strategy does the same work as no cache, through the path that is timed.
 
@@ -53,6 +57,7 @@ def verify(
             A model with few positions gets fewer.
         generations: in a row, to see whether something stays behind.
         seed: of the prompts' ids.
+        far: a long generation whose last positions are looked at too.
 
     Returns:
         Rows in the order of the checks: tokens, logits, shape, leak.
@@ -69,11 +74,13 @@ def verify(
     ]
     # Now, as a device that fails on the way takes no more tensors.
     leak_work = make_work(loaded, 1, _LEAK_TOKENS, seed)
-    timed = [attempt(functools.partial(run_arms, work, arm)) for work in works]
-    exact = run_exact(works, arm, timed)
+    timed = [run_arms(work, arm) for work in works]
+    exact, seen_far = run_exact(works, arm, timed, far)
     rows: list[Check] = []
     for work, in_timed, in_float32 in zip(works, timed, exact, strict=True):
         rows += _batch_rows(work, arm, in_timed, in_float32)
+    if far is not None and seen_far is not None:
+        rows.append(_far_row(far, arm, seen_far))
     outcome = attempt(lambda: judge_leak(find_leak(leak_work, arm, generations), generations))
     rows.append(_row(leak_work, arm, "leak", loaded.key.dtype, outcome))
     return tuple(sorted(rows, key=lambda row: CHECKS.index(row.check)))
@@ -92,6 +99,31 @@ def _batch_rows(
     if dtype != "float32":
         yield row("logits", dtype, _timed_logits(arm, timed, exact))
     yield row("shape", dtype, _judged(timed, lambda arms: judge_shape(work, arms)))
+
+
+def _far_row(far: Work, arm: CacheStrategy, seen: Far | Outcome) -> Check:
+    outcome = _judged(seen, lambda it: judge_logits(it, arm.lossy))
+    if isinstance(seen, Outcome):
+        return _row(far, arm, "logits", "float32", outcome)
+    # Memory may not have sufficed for all that was asked for.
+    positions = seen.along.shape[1]
+    if positions < seen.work.new_tokens:
+        outcome.fields["positions"] = positions
+    return _row(seen.work, arm, "logits", "float32", outcome)
+
+
+def verify_output(work: Work, cache: str, case_id: str) -> Check:
+    """Whether rounding explains that samples of a case have other tokens than without a cache.
+
+    Args:
+        work: what the case generates; the model is in float32.
+        cache: name of the strategy.
+        case_id: of the case.
+    """
+    arm = strategy(cache)
+    outcome = attempt(lambda: judge_output(compare_outputs(work, arm)))
+    outcome.fields["case_id"] = case_id
+    return _row(work, arm, "output", "float32", outcome)
 
 
 def _judged(seen: T | Outcome, judge: Callable[[T], Outcome]) -> Outcome:

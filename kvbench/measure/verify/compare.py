@@ -9,7 +9,15 @@ import torch
 
 from kvbench.measure.verify.runs import Run
 
-__all__ = ["Distance", "Parting", "agreement", "distance", "partings"]
+__all__ = [
+    "UNKNOWN",
+    "Distance",
+    "Parting",
+    "agreement",
+    "distance",
+    "parting_at",
+    "partings",
+]
 
 _MASKED = 1e30
 """Models that rule tokens out give them the lowest number of the dtype: no logit to reckon with."""
@@ -21,6 +29,10 @@ class Distance:
 
     rms: float
     max: float
+
+
+UNKNOWN = Distance(math.nan, math.nan)
+"""There is nothing to compare with."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ def partings(off: Run, cached: Run) -> list[Parting]:
         pairs = enumerate(zip(left, right, strict=True))
         step = next((step for step, (one, other) in pairs if one != other), None)
         if step is not None:
-            found.append(_parting(off.logits[row, step], row, step, left[step], right[step]))
+            found.append(parting_at(off.logits[row, step], row, step, left[step], right[step]))
     return sorted(found, key=lambda parting: (parting.at, parting.row))
 
 
@@ -83,8 +95,8 @@ def distance(one: torch.Tensor, other: torch.Tensor, reference: torch.Tensor) ->
     return Distance(float(square.sqrt()) / std, float(difference.abs().max()) / std)
 
 
-def _parting(logits: torch.Tensor, row: int, step: int, off: int, cached: int) -> Parting:
-    # logits: [vocabulary]
+def parting_at(logits: torch.Tensor, row: int, step: int, off: int, cached: int) -> Parting:
+    """What is known of a parting from the uncached logits there, `[vocabulary]`."""
     # Not of the two highest: a token from far down is no tie, however close the second one is.
     margin = float(logits[off] - logits[cached])
     return Parting(row, step + 1, off, cached, margin, margin / _std(logits, _usable(logits)))

@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from kvbench.measure.verify.arms import Arms, Exact
 from kvbench.measure.verify.attempt import Outcome
 from kvbench.measure.verify.compare import Distance, Parting, agreement, distance, partings
+from kvbench.measure.verify.far import Far
 from kvbench.measure.verify.leak import Leak
+from kvbench.measure.verify.outputs import Divergence, Outputs
 from kvbench.measure.verify.runs import Work
-from kvbench.measure.verify.shapes import describe_shapes, wrong_shape
+from kvbench.measure.verify.shapes import (
+    contradicts_itself,
+    describe_shapes,
+    saw_what_was_handed_over,
+    wrong_shape,
+)
 from kvbench.records.check import Verdict
 
 __all__ = [
     "judge_leak",
     "judge_logits",
+    "judge_output",
     "judge_shape",
     "judge_timed_logits",
     "judge_tokens",
@@ -65,35 +75,77 @@ def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcom
     limit = max(NEAR_TIE, NEAR_TIE_ROUNDINGS * rounding if math.isfinite(rounding) else 0.0)
     clear = [parting for parting in found if not parting.margin_over_std <= limit]
     parting = (clear or found)[0]
-    fields |= {
-        "parted_row": parting.row,
-        "parted_at": parting.at,
-        "token_off": parting.token_off,
-        "token_cached": parting.token_cached,
-        "margin": _finite(parting.margin),
-        "margin_over_std": _finite(parting.margin_over_std),
-    }
+    fields |= _parted(parting)
     verdict, why = _why_parted(bool(clear), dtype, lossy, limit)
-    if dtype == "float32" and verdict != "exempt" and arms.floor.rms > SMALLEST_FAULT:
-        verdict, why = "skipped", _no_floor(arms.floor)
+    # Not a number, where there is no forward to compare with, is not small either.
+    if dtype == "float32" and verdict != "exempt" and not arms.floor.rms <= SMALLEST_FAULT:
+        verdict, why = "inconclusive", _no_floor(arms)
     return Outcome(verdict, f"{_told(parting)}: {why}.", fields)
 
 
-def judge_logits(arms: Arms, lossy: bool) -> Outcome:
+def judge_logits(arms: Arms | Far, lossy: bool) -> Outcome:
     """The verdict, in float32: the cached steps against one forward over the same tokens."""
+    for logits in (arms.full, arms.along):
+        if isinstance(logits, Outcome):
+            return logits
     error, floor = arms.error, arms.floor
     finite = math.isfinite(floor.rms)
-    rms_limit = max(RMS_LIMIT, FLOOR_FACTOR * floor.rms) if finite else RMS_LIMIT
+    rms_limit = _rms_limit(floor)
     max_limit = max(MAX_LIMIT, FLOOR_FACTOR * floor.max) if finite else MAX_LIMIT
     fields = _distances(error, floor) | {"rms_limit": rms_limit, "max_limit": max_limit}
     detail = f"{_differ(error)}; {_number(rms_limit)} and {_number(max_limit)} are allowed"
     if lossy:
         return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
+    if not finite:
+        return Outcome("inconclusive", f"{_differ(error)}; {_no_floor(arms)}.", fields)
     if error.rms > rms_limit or error.max > max_limit:
         return Outcome("fail", f"{detail}.", fields)
     if error.rms > SMALLEST_FAULT:
-        return Outcome("skipped", f"{_differ(error)}; {_no_floor(floor)}.", fields)
+        return Outcome("inconclusive", f"{_differ(error)}; {_no_floor(arms)}.", fields)
     return Outcome("pass", f"{detail}.", fields)
+
+
+def judge_output(outputs: Outputs) -> Outcome:
+    """Whether rounding explains each place where a row of a case parts, in float32.
+
+    What is reported is the first place that rounding does not explain, else the first one.
+    """
+    fields: dict[str, Any] = {"agreement": outputs.agreement}
+    if not outputs.divergences:
+        detail = "The samples have other tokens than without a cache, but not when made again."
+        return Outcome("inconclusive", detail, fields)
+    judged = [(_verdict_at(one), one) for one in outputs.divergences]
+    verdict, one = min(judged, key=lambda pair: _OUTPUT_WORST_FIRST.index(pair[0]))
+    parting = max(one.partings, key=lambda parting: parting.margin_over_std)
+    fields |= _parted(parting) | _distances(one.error, one.floor)
+    fields["rms_limit"] = _rms_limit(one.floor)
+    detail = (
+        f"The samples have other tokens than without a cache: {_told(parting)}, and the cached "
+        f"step is {_number(one.error.rms)} (RMS) off the uncached one"
+    )
+    why = {
+        "fail": "rounding does not explain it",
+        "near_tie": "a tie within rounding",
+        "inconclusive": "the model's own rounding would hide a wrong cache",
+    }
+    return Outcome(verdict, f"{detail}: {why[verdict]}.", fields)
+
+
+_OUTPUT_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "near_tie")
+
+
+def _verdict_at(one: Divergence) -> Verdict:
+    # In the prefill there is no step before to take the floor from; nothing is cached yet either.
+    known = math.isfinite(one.floor.rms)
+    if known and one.floor.rms > SMALLEST_FAULT:
+        return "inconclusive"
+    rounding = NEAR_TIE_ROUNDINGS * one.floor.rms if known else 0.0
+    ties = all(it.margin_over_std <= max(NEAR_TIE, rounding) for it in one.partings)
+    return "near_tie" if ties and one.error.rms <= _rms_limit(one.floor) else "fail"
+
+
+def _rms_limit(floor: Distance) -> float:
+    return max(RMS_LIMIT, FLOOR_FACTOR * floor.rms) if math.isfinite(floor.rms) else RMS_LIMIT
 
 
 def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
@@ -101,6 +153,11 @@ def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
     if exact.full_of_timed is None:
         raise ValueError("there is no forward in float32 over the tokens of the timed dtype")
     # One measure for all of it, so that the two sides of the limit can be compared.
+    for logits in (timed.full, timed.along, exact.full_of_timed):
+        if isinstance(logits, Outcome):
+            return logits
+    assert isinstance(timed.full, torch.Tensor) and isinstance(timed.along, torch.Tensor)
+    assert isinstance(exact.full_of_timed, torch.Tensor)
     reference = exact.full_of_timed
     error = distance(timed.along, timed.full, reference)
     floor = distance(timed.off.logits, timed.full, reference)
@@ -111,6 +168,9 @@ def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
     )
     if lossy:
         return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
+    if not math.isfinite(floor.rms):
+        why = "without a cache they are no better, which would hide a wrong cache"
+        return Outcome("inconclusive", f"{_differ(error)}; {why}.", fields)
     # Not numbers, in either, must not pass.
     passed = math.isfinite(limit) and error.rms <= limit
     return Outcome("pass" if passed else "fail", f"{detail}.", fields)
@@ -121,10 +181,12 @@ def rounding_of(timed: Arms, exact: Exact | Outcome) -> float:
 
     In a coarse dtype it is the distance of one forward from the same in float32. In float32, or
     where there is no such forward, it is the floor, which is smaller: what both computations round
-    alike does not show in it.
+    alike does not show in it. Not a number where there is no forward at all.
     """
-    if isinstance(exact, Outcome) or exact.full_of_timed is None:
+    if isinstance(exact, Outcome) or not isinstance(exact.full_of_timed, torch.Tensor):
         return timed.floor.rms
+    if isinstance(timed.full, Outcome):
+        return math.nan
     return distance(timed.full, exact.full_of_timed, exact.full_of_timed).rms
 
 
@@ -132,13 +194,21 @@ def judge_shape(work: Work, arms: Arms) -> Outcome:
     """Whether the cache grew as the configuration says, layer by layer and step by step."""
     if not arms.shapes:
         why = "the model has none or keeps it to itself"
-        return Outcome("skipped", f"No cache came out of any forward: {why}.")
+        return Outcome("inconclusive", f"No cache came out of any forward: {why}.")
     unreadable = next((shape.unreadable for shape in arms.shapes if shape.unreadable), None)
     if unreadable is not None:
-        return Outcome("skipped", f"A {unreadable} has no layers that this check can read.")
+        return Outcome("inconclusive", f"A {unreadable} has no layers that this check can read.")
+    if len(arms.shapes) != work.new_tokens:
+        detail = f"{len(arms.shapes)} forwards made a cache for {work.new_tokens} new tokens"
+        return Outcome("inconclusive", f"{detail}: which is of which step cannot be seen.")
     wrong = wrong_shape(work, arms.shapes)
     if wrong is not None:
-        return Outcome("fail", f"{_sentence(wrong)}.")
+        if contradicts_itself(arms.shapes):
+            return Outcome("fail", f"{_sentence(wrong)}.")
+        why = "but it keeps what the model hands it, which the configuration does not describe"
+        if not saw_what_was_handed_over(arms.shapes):
+            why = "what the model hands it could not be seen"
+        return Outcome("inconclusive", f"{_sentence(wrong)}; {why}.")
     return Outcome("pass", f"{_sentence(describe_shapes(work, arms.shapes))}.")
 
 
@@ -149,6 +219,11 @@ def judge_leak(leak: Leak, generations: int) -> Outcome:
         detail = f"Nothing is left of {leak.made} caches after {generations} generations."
         if leak.kept:
             detail = f"One cache object serves all {generations} generations; nothing else is left."
+        if leak.state_bytes:
+            detail += (
+                f" {_bytes(leak.state_bytes)} of state stay on the model's modules until the next "
+                "generation replaces them."
+            )
         return Outcome("pass", detail, fields)
     size = _bytes(leak.leaked_bytes)
     if leak.kept:
@@ -169,10 +244,14 @@ def _why_parted(clear: bool, dtype: str, lossy: bool, limit: float) -> tuple[Ver
     return "exempt", f"more than {_number(limit)}, but {dtype} is not judged by its tokens"
 
 
-def _no_floor(floor: Distance) -> str:
+def _no_floor(arms: Arms | Far) -> str:
+    if isinstance(arms.full, Outcome):
+        return f"what rounding does to this model is not known ({arms.full.detail.rstrip('.')})"
+    if not math.isfinite(arms.floor.rms):
+        return "without a cache they are no better, which would hide a wrong cache"
     return (
-        f"uncached steps differ from one forward by {_number(floor.rms)} (RMS) too, which would "
-        "hide a wrong cache"
+        f"uncached steps differ from one forward by {_number(arms.floor.rms)} (RMS) too, which "
+        "would hide a wrong cache"
     )
 
 
@@ -182,6 +261,17 @@ def _told(parting: Parting) -> str:
         f"{parting.token_cached}), where the logits of the "
         f"two are {_number(parting.margin_over_std)} standard deviations apart"
     )
+
+
+def _parted(parting: Parting) -> dict[str, Any]:
+    return {
+        "parted_row": parting.row,
+        "parted_at": parting.at,
+        "token_off": parting.token_off,
+        "token_cached": parting.token_cached,
+        "margin": _finite(parting.margin),
+        "margin_over_std": _finite(parting.margin_over_std),
+    }
 
 
 def _differ(error: Distance) -> str:

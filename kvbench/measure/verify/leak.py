@@ -15,6 +15,7 @@ from scipy import stats
 from kvbench.measure.cache import cache_bytes, cache_tensors
 from kvbench.measure.generate import generate
 from kvbench.measure.host import release_memory, rss_bytes
+from kvbench.measure.state import ModuleState
 from kvbench.measure.verify.runs import Work
 from kvbench.strategies import CacheStrategy
 
@@ -36,6 +37,8 @@ class Leak:
         tensor_bytes: live tensors that Python knows of.
         device_bytes: what torch has allocated on the GPU; null on the CPU.
         rss_bytes: the resident set, only where it certainly grows; null on a GPU.
+        state_bytes: state that stays on the model's modules after each generation and takes the
+            place of that before.
     """
 
     kept: int
@@ -43,6 +46,7 @@ class Leak:
     tensor_bytes: int
     device_bytes: int | None
     rss_bytes: int | None
+    state_bytes: int = 0
 
     @property
     def leaked_bytes(self) -> int:
@@ -82,9 +86,9 @@ def find_leak(work: Work, arm: CacheStrategy, generations: int) -> Leak:
     _generate(work, arm)
     levels = [_level(work.loaded.device)]
     seen: list[list[weakref.ref[Any]]] = []
-    size = 0
+    size, state = 0, ModuleState()
     for _ in range(generations):
-        size, references = _generate(work, arm)
+        size, state, references = _generate(work, arm)
         levels.append(_level(work.loaded.device))
         # The one object of a static cache comes again, and so does its reference.
         if not any(_are_same(references, earlier) for earlier in seen):
@@ -97,6 +101,7 @@ def find_leak(work: Work, arm: CacheStrategy, generations: int) -> Leak:
         tensor_bytes=_growth([level.tensors for level in levels]),
         device_bytes=_growth(device) if device else None,
         rss_bytes=rss_growth(rss, size) if rss else None,
+        state_bytes=state.bytes,
     )
 
 
@@ -131,19 +136,20 @@ def tensor_bytes() -> int:
     return sum(sizes.values())
 
 
-def _generate(work: Work, arm: CacheStrategy) -> tuple[int, list[weakref.ref[Any]]]:
-    """The bytes of the cache of a generation, and references that do not keep it."""
+def _generate(work: Work, arm: CacheStrategy) -> tuple[int, ModuleState, list[weakref.ref[Any]]]:
+    """The bytes that a generation keeps, those on modules, and references that keep no cache."""
     output = generate(
         work.loaded, work.inputs, arm, work.new_tokens, clock=None, synchronise=lambda: None
     )
-    size = cache_bytes(output.cache)
+    state = output.state
+    size = cache_bytes(output.cache) + state.bytes
     if output.cache is None:
-        return size, []
+        return size, state, []
     try:
-        return size, [weakref.ref(output.cache)]
+        return size, state, [weakref.ref(output.cache)]
     except TypeError:
         # A plain tuple or list cannot be referred to weakly, its tensors can.
-        return size, [weakref.ref(tensor) for tensor in cache_tensors(output.cache)]
+        return size, state, [weakref.ref(tensor) for tensor in cache_tensors(output.cache)]
 
 
 def _are_same(some: list[weakref.ref[Any]], others: list[weakref.ref[Any]]) -> bool:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from kvbench.errors import UserError
 from kvbench.measure.generate import generate_options
 from kvbench.models.config import position_limit
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
-__all__ = ["Run", "Work", "forced", "greedy", "make_work", "one_forward", "watching"]
+__all__ = [
+    "Run",
+    "Work",
+    "forced",
+    "forced_logits",
+    "generate_ids",
+    "greedy",
+    "last_logits",
+    "make_work",
+    "one_forward",
+    "watching",
+    "work_of",
+]
 
 _PROMPT_TOKENS = 8
 """Short, since the uncached arm pays for each token of it at each step."""
@@ -72,6 +86,18 @@ def make_work(loaded: LoadedModel, batch_size: int, new_tokens: int, seed: int) 
     return Work(loaded, _inputs(loaded, lengths, seed), max(new_tokens, 2))
 
 
+def work_of(loaded: LoadedModel, inputs: Inputs, new_tokens: int, least: int = 1) -> Work | None:
+    """What a case generates, cut where a table of positions ends; None if it is too short."""
+    limit = position_limit(loaded.config)
+    if limit.kind == "absolute" and limit.positions is not None:
+        if inputs.tokens > limit.positions:
+            return None
+        first = 1 if loaded.is_encoder_decoder else inputs.tokens
+        # The last token that comes out is never fed back.
+        new_tokens = min(new_tokens, limit.positions - first + 1)
+    return Work(loaded, inputs, new_tokens) if new_tokens >= least else None
+
+
 def _inputs(loaded: LoadedModel, lengths: list[int], seed: int) -> Inputs:
     rows, width = torch.tensor(lengths)[:, None], max(lengths)
     places = torch.arange(width)[None]
@@ -95,23 +121,80 @@ def forced(work: Work, arm: CacheStrategy, new_ids: torch.Tensor) -> Run:
     return _generate(work, arm, logits_processor=leader)
 
 
+def generate_ids(work: Work, arm: CacheStrategy, **more: Any) -> torch.Tensor:
+    """The tokens of the generation that is timed, prompt included; its logits are not kept."""
+    output = _call(
+        work.loaded,
+        input_ids=work.inputs.input_ids,
+        attention_mask=work.inputs.attention_mask,
+        **generate_options(work.loaded, arm, work.inputs, work.new_tokens),
+        **more,
+    )
+    sequences: torch.Tensor = output.sequences
+    return sequences
+
+
+def forced_logits(
+    work: Work, arm: CacheStrategy, new_ids: torch.Tensor, steps: Collection[int]
+) -> dict[int, torch.Tensor]:
+    """The logits of some steps, counted from 0, of a generation that is led along `new_ids`.
+
+    Returns:
+        float32 on the CPU, each `[batch, 1, vocabulary]`.
+    """
+    found: dict[int, torch.Tensor] = {}
+    counter = itertools.count()
+
+    def look(output: Any) -> None:
+        step = next(counter)
+        if step in steps:
+            found[step] = output.logits[:, -1:].float().cpu()
+
+    led = replace(work, new_tokens=new_ids.shape[1])
+    leader = LogitsProcessorList([_Leader(new_ids, work.decoder_prompt)])
+    with watching(work.loaded.model, look):
+        generate_ids(led, arm, logits_processor=leader)
+    return found
+
+
 def one_forward(work: Work, run: Run) -> torch.Tensor:
     """The logits of the steps of a run, from one forward over all its tokens without a cache.
 
-    It is the prefill of a generation of one token that has the run's tokens as its prompt, so that
-    positions and masks are those that `generate` makes.
-
     Returns:
         float32 on the CPU, `[batch, new, vocabulary]`.
+
+    Raises:
+        UserError: the model gives the logits of fewer positions.
     """
-    loaded, steps = work.loaded, run.new_ids.shape[1]
+    return last_logits(work, run.sequences, run.new_ids.shape[1])
+
+
+def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor:
+    """The logits that the last `steps` tokens come from, from one forward without a cache.
+
+    It is the prefill of a generation of one token that has these tokens as its prompt, so that
+    positions and masks are those that `generate` makes.
+
+    Args:
+        work: whose prompt the sequences begin with.
+        sequences: the decoder's tokens, prompt included, `[batch, tokens]`.
+        steps: how many of them, at the end.
+
+    Returns:
+        float32 on the CPU, `[batch, steps, vocabulary]`.
+
+    Raises:
+        UserError: the model gives the logits of fewer positions.
+    """
+    loaded = work.loaded
     options = generate_options(loaded, strategy(BASELINE), work.inputs, 1)
-    tokens, mask = run.sequences[:, :-1], work.inputs.attention_mask
+    tokens, mask = sequences[:, :-1], work.inputs.attention_mask
     if loaded.is_encoder_decoder:
         options |= {"input_ids": work.inputs.input_ids, "decoder_input_ids": tokens}
     else:
         options["input_ids"] = tokens
-        mask = torch.cat([mask, mask.new_ones(mask.shape[0], steps - 1)], dim=1)
+        new = tokens.shape[1] - mask.shape[1]
+        mask = torch.cat([mask, mask.new_ones(mask.shape[0], new)], dim=1)
     seen: list[torch.Tensor] = []
 
     def look(output: Any) -> None:
@@ -120,7 +203,10 @@ def one_forward(work: Work, run: Run) -> torch.Tensor:
     with watching(loaded.model, look), _keeping_logits(loaded.model, steps):
         _call(loaded, attention_mask=mask, **options)
     if seen[0].shape[1] != steps:
-        raise RuntimeError(f"one forward gives the logits of {seen[0].shape[1]} of {steps} steps")
+        raise UserError(
+            f"One forward gives the logits of {seen[0].shape[1]} of {steps} steps, which leaves "
+            "nothing to compare with."
+        )
     return seen[0]
 
 

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import Cache
 
 from kvbench.measure.verify.expected import LayerPlan, cross_layers, decoder_layers
 from kvbench.measure.verify.runs import Work
 
-__all__ = ["CacheShape", "LayerShape", "cache_of", "describe_shapes", "read_shape", "wrong_shape"]
+__all__ = [
+    "CacheShape",
+    "Handed",
+    "LayerShape",
+    "cache_of",
+    "contradicts_itself",
+    "describe_shapes",
+    "noting_what_is_handed_over",
+    "read_shape",
+    "saw_what_was_handed_over",
+    "wrong_shape",
+]
 
 # Where an output has its cache; state-space models have a name of their own for it.
 _NAMES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What attention has handed to one layer of a cache so far: the truth about the model.
+
+    A configuration may have fields that the model ignores.
+
+    Attributes:
+        keys: shape of one position's keys, `(batch, kv_heads, head_dim)`.
+        values: the same of its values.
+        positions: how many there were.
+    """
+
+    keys: Shape
+    values: Shape
+    positions: int
+
+
+HandedOver = dict[tuple[int, int], Handed]
+"""By the identity of the cache and the number of the layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +64,8 @@ class LayerShape:
         length: positions fed so far, as the layer says itself; null where it does not say.
         fixed: whether keys and values are a buffer made for the longest length.
         states: shapes of the states that do not grow.
+        window: positions that a query sees, as the layer says itself; null where it has no window.
+        handed: what attention has handed over so far; null where nobody looked.
     """
 
     keys: Shape | None
@@ -36,6 +73,8 @@ class LayerShape:
     length: int | None
     fixed: bool
     states: tuple[Shape, ...]
+    window: int | None = None
+    handed: Handed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +95,77 @@ def cache_of(output: Any) -> Any:
     return next((cache for cache in caches if cache is not None), None)
 
 
-def read_shape(cache: Any) -> CacheShape:
-    """What a cache looks like now. Only numbers are kept, so that it can be freed."""
+@contextlib.contextmanager
+def noting_what_is_handed_over() -> Iterator[HandedOver]:
+    """Note the shapes of all keys and values that caches are given while the block runs."""
+    handed: HandedOver = {}
+    # An update of a class may call that of its base: it is one update all the same.
+    inside: set[tuple[int, int]] = set()
+
+    def noting(update: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(update)
+        def wrapped(
+            self: Any, keys: Any, values: Any, layer_idx: int, *more: Any, **named: Any
+        ) -> Any:
+            key = (id(self), layer_idx)
+            # Compiled code must not change anything that lies outside of it.
+            if torch.compiler.is_compiling() or key in inside:
+                return update(self, keys, values, layer_idx, *more, **named)
+            _note(handed, key, keys, values)
+            inside.add(key)
+            try:
+                return update(self, keys, values, layer_idx, *more, **named)
+            finally:
+                inside.discard(key)
+
+        return wrapped
+
+    # Before anything is changed: the class that a method belongs to is where it must go back.
+    updates = [(kind, vars(kind)["update"]) for kind in _kinds(Cache) if "update" in vars(kind)]
+    try:
+        for kind, update in updates:
+            kind.update = noting(update)
+        yield handed
+    finally:
+        for kind, update in updates:
+            kind.update = update
+
+
+def _kinds(kind: Any) -> list[Any]:
+    """A class and all that are derived from it, each once."""
+    found = {kind: None}
+    for derived in kind.__subclasses__():
+        found |= dict.fromkeys(_kinds(derived))
+    return list(found)
+
+
+def _note(handed: HandedOver, key: tuple[int, int], keys: Any, values: Any) -> None:
+    one, other = _shape(keys), _shape(values)
+    if one is None or other is None or len(one) != 4 or len(other) != 4:
+        return
+    before = handed[key].positions if key in handed else 0
+    handed[key] = Handed((*one[:2], one[3]), (*other[:2], other[3]), before + one[2])
+
+
+def read_shape(cache: Any, handed: HandedOver | None = None) -> CacheShape:
+    """What a cache looks like now. Only numbers are kept, so that it can be freed.
+
+    Args:
+        cache: of the output of a forward.
+        handed: what caches were given so far.
+    """
     cross = getattr(cache, "cross_attention_cache", None)
-    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
+    own = getattr(cache, "self_attention_cache", cache)
+    layers = getattr(own, "layers", None)
     if layers is None:
         return CacheShape((), unreadable=type(cache).__name__)
-    return CacheShape(
-        tuple(_read_layer(layer) for layer in layers),
-        tuple(_read_layer(layer) for layer in getattr(cross, "layers", ())),
+    return CacheShape(_read_layers(own, handed or {}), _read_layers(cross, handed or {}))
+
+
+def _read_layers(cache: Any, handed: HandedOver) -> tuple[LayerShape, ...]:
+    return tuple(
+        replace(_read_layer(layer), handed=handed.get((id(cache), index)))
+        for index, layer in enumerate(getattr(cache, "layers", ()))
     )
 
 
@@ -83,7 +184,13 @@ def _read_layer(layer: Any) -> LayerShape:
         length=None if length is None else int(length),
         fixed=hasattr(layer, "max_cache_len"),
         states=tuple(shape for shape in map(_shape, states) if shape is not None),
+        window=_window(layer),
     )
+
+
+def _window(layer: Any) -> int | None:
+    window = getattr(layer, "sliding_window", None)
+    return None if window is None else int(window)
 
 
 def _shape(tensor: Any) -> Shape | None:
@@ -101,8 +208,6 @@ def wrong_shape(work: Work, steps: Sequence[CacheShape]) -> str | None:
     Returns:
         One sentence without a full stop, or null if all is right.
     """
-    if len(steps) != work.new_tokens:
-        return f"{len(steps)} forwards made a cache for {work.new_tokens} new tokens"
     config = work.loaded.config
     plans = decoder_layers(config)
     cross = cross_layers(config) if work.loaded.is_encoder_decoder else ()
@@ -121,6 +226,51 @@ def wrong_shape(work: Work, steps: Sequence[CacheShape]) -> str | None:
             after = f"step {step}" if step else "the prefill"
             return f"{where} {wrong[0]} after {after}: {wrong[1]}"
     return None
+
+
+def saw_what_was_handed_over(steps: Sequence[CacheShape]) -> bool:
+    """Whether it is known what each layer with keys was handed."""
+    layers = [layer for step in steps for layer in (*step.layers, *step.cross) if layer.keys]
+    return all(layer.handed is not None for layer in layers)
+
+
+def contradicts_itself(steps: Sequence[CacheShape]) -> bool:
+    """Whether a cache is not what it was handed: then it is wrong whatever the configuration says.
+
+    Where nobody saw what it was handed, there is nothing to hold it to.
+
+    Args:
+        steps: the cache after each forward, the prefill first.
+    """
+    parts = [(steps[0].layers, step.layers) for step in steps]
+    parts += [(steps[0].cross, step.cross) for step in steps]
+    return any(
+        _is_not_what_it_was_handed(first[index] if index < len(first) else layer, layer)
+        for first, layers in parts
+        for index, layer in enumerate(layers)
+    )
+
+
+def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape) -> bool:
+    if layer.states != first.states:
+        return True
+    handed = layer.handed
+    if handed is None:
+        return False
+    if layer.length is not None and layer.length != handed.positions:
+        return True
+    if layer.keys is None and layer.values is None:
+        # Packed where it says its length, and that is right; else it has lost all.
+        return not layer.length
+    kept = LayerPlan("window" if layer.window else "full", layer.window).positions(handed.positions)
+    for found, start, of_one in (
+        (layer.keys, first.keys, handed.keys),
+        (layer.values, first.values, handed.values),
+    ):
+        length = max(start[2], kept) if layer.fixed and start is not None else kept
+        if found != (*of_one[:2], length, of_one[2]):
+            return True
+    return False
 
 
 def describe_shapes(work: Work, steps: Sequence[CacheShape]) -> str:

@@ -12,7 +12,7 @@ from kvbench.records.files import write_atomically
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import finish_with, panels
 from kvbench.report.figures.registry import image_kind, to_bytes
-from kvbench.report.figures.style import COLOURS, RC, level_style, plain_log
+from kvbench.report.figures.style import COLOURS, chart_settings, level_style, plain_log
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes
 from kvbench.theory.estimate import Estimate
@@ -32,10 +32,8 @@ def write_estimate_chart(architecture: Architecture, found: Estimate, path: Path
     Raises:
         UserError: the file is neither, or the weights cannot be counted.
     """
-    import matplotlib as mpl
-
     kind = image_kind("--chart", path)
-    with mpl.rc_context(RC):
+    with chart_settings():
         figure = estimate_chart(architecture, found)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, to_bytes(figure, kind))

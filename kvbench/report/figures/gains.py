@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
 from kvbench.report.figures.lines import Entry, Line, entries_of, has_pair
 from kvbench.report.figures.material import Material
-from kvbench.report.figures.style import draw_theory, few_samples, line_style
+from kvbench.report.figures.style import draw_theory, line_style
 from kvbench.report.units import significant, times
-from kvbench.report.words import speedup_range
+from kvbench.report.words import speedup_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,9 @@ def speedup(material: Material) -> Figure | None:
         )
     from_zero(shown)
     entries = entries_of(lines)
-    bands = "range over the rounds" if few_samples(entries) else "95 % bootstrap interval"
+    bands = "95 % interval"
+    if any(speedup_interval(entry.case) is None for entry in entries):
+        bands += f", none under {MIN_FOR_INTERVAL} rounds"
     marks = f"bands: {bands}{'; short dashes: expected from the floors' * expected}"
     finish(shown.figure, shown.grid[0], entries, marks)
     return shown.figure
@@ -97,7 +100,7 @@ def speedup_map(material: Material) -> Figure | None:
 def _draw_gain(axes: Axes, line: Line) -> None:
     middle, style = line.values("speedup"), line_style(line)
     axes.plot(line.sizes, middle, **style)
-    ranges = (speedup_range(entry.case) for entry in line.entries)
+    ranges = (speedup_interval(entry.case) for entry in line.entries)
     ends = [found or (m, m) for found, m in zip(ranges, middle, strict=True)]
     low, high = [low for low, _ in ends], [high for _, high in ends]
     axes.fill_between(line.sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)

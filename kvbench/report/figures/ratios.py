@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvbench.analysis.compare import Comparison
 from kvbench.report.figures.labels import distinct, drawable
 from kvbench.report.figures.layout import fold, inches
-from kvbench.report.figures.style import COLOURS, RC, plain_log
+from kvbench.report.figures.style import COLOURS, chart_settings, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,11 +31,10 @@ _LABEL_WIDTH = 3.5
 
 
 def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: float) -> Figure:
-    """One line a case: the ratio of the medians, B over A, its interval, the threshold as a band.
+    """One line a case: the ratio, B over A, its interval, the threshold as a band.
 
     Of more than 60 cases those furthest from 1 are drawn.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     order = sorted(range(len(rows)), key=lambda i: -max(rows[i].ratio, 1 / rows[i].ratio))
@@ -43,7 +42,7 @@ def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: fl
     names = distinct([drawable(label) for label in labels], "row", length=200)
     folded = [fold(names[i], _LABEL_WIDTH, 8) for i in drawn]
     head = _head(rows)
-    with mpl.rc_context(RC):
+    with chart_settings():
         texts = [line for name in folded for line in name.split("\n")]
         width = 0.6 + _WIDTH + max(inches(text, 8) for text in texts)
         row_height = 0.14 + 0.14 * (1 + max(name.count("\n") for name in folded))
@@ -62,7 +61,7 @@ def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: fl
         axes.set_yticks(range(len(drawn)), folded, fontsize=8)
         plain_log(axes, "x")
         axes.set_xlabel(
-            "Time of B over time of A; lines: 95 % bootstrap interval\n"
+            "Time of B over time of A; lines: 95 % interval\n"
             + _key([rows[i].verdict for i in drawn], threshold),
             fontsize=9,
         )

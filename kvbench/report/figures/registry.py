@@ -16,7 +16,7 @@ from kvbench.report.figures.material import Material
 from kvbench.report.figures.memory import energy, memory
 from kvbench.report.figures.phases import phases
 from kvbench.report.figures.roofline import roofline
-from kvbench.report.figures.style import RC
+from kvbench.report.figures.style import chart_settings
 from kvbench.report.figures.tokens import token_latency
 from kvbench.report.figures.totals import total_time
 
@@ -122,11 +122,9 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
     Raises:
         UserError: there is no chart of that name.
     """
-    import matplotlib as mpl
-
     check_charts(names or ())
     for name in dict.fromkeys(names or CHARTS):
-        with mpl.rc_context(RC):
+        with chart_settings():
             figure = CHARTS[name].draw(material)
             if figure is not None:
                 # Room is found for everything once, and not again for each image.
@@ -164,11 +162,9 @@ def image_kind(option: str, path: Path) -> str:
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
     """A figure as `png` or `svg`."""
-    import matplotlib as mpl
-
     # No date and no version of the library, which would change the bytes.
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
-    with mpl.rc_context(RC):
+    with chart_settings():
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()

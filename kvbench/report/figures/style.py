@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
@@ -17,6 +18,7 @@ __all__ = [
     "COLOURS",
     "RC",
     "bar_styles",
+    "chart_settings",
     "draw_theory",
     "few_samples",
     "level_style",
@@ -52,6 +54,21 @@ RC: dict[Any, Any] = {
     "hatch.linewidth": 0.8,
     "legend.handlelength": 5.0,  # The longest dash is seen once as a whole.
 }
+
+
+@contextlib.contextmanager
+def chart_settings() -> Iterator[None]:
+    """Draw with our settings and matplotlib's own, whatever a `matplotlibrc` says.
+
+    Matplotlib reads one in the current folder before that of the user. It could run LaTeX, and the
+    same data would not give the same bytes.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
 
 
 def x_label(lines: Sequence[Line]) -> str:
@@ -136,4 +153,5 @@ def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool
 
 def few_samples(entries: Iterable[Entry]) -> bool:
     """Whether some case has too few samples for quartiles and intervals."""
-    return min(entry.case.samples for entry in entries) < MIN_FOR_INTERVAL
+    warm = (entry.case.samples - entry.case.cold_starts for entry in entries)
+    return min(warm) < MIN_FOR_INTERVAL

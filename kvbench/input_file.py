@@ -1,0 +1,67 @@
+"""Read a file that somebody gave: a regular one, and not without end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from kvbench.errors import UserError
+
+__all__ = ["check_regular", "read_regular", "read_text"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+def read_regular(path: Path, limit: int, what: str) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes; `what` says what it is to be.
+
+    Raises:
+        UserError: it is a device, a pipe or the like, or it is larger.
+        OSError: it is not there or cannot be read.
+    """
+    # Not blocking: a pipe that nobody writes to would be waited for, before it can be refused.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{path}: not a regular file, so not a {what}.")
+        found = bytearray()
+        # Counted as it is read: some files have no size before (in /proc), and others grow.
+        while chunk := file.read(_CHUNK_BYTES):
+            found += chunk
+            if len(found) > limit:
+                raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
+    return bytes(found)
+
+
+def read_text(path: Path, limit: int, what: str) -> str:
+    """Return the text of a file, each line ended by one newline; see `read_regular`.
+
+    Raises:
+        UserError: it is not there, cannot be read, is larger, or is not UTF-8 text.
+    """
+    try:
+        # A mark of the byte order is no part of the text.
+        text = read_regular(path, limit, what).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such {what}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: the {what} cannot be read: {reason}.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_regular(path: Path, what: str) -> None:
+    """Refuse what is there and is not a regular file, such as a device or a pipe.
+
+    Raises:
+        UserError: it is not one. A file that is not there is none of this function's business.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a regular file, so not a {what}.")

@@ -1,0 +1,32 @@
+"""Which cases have other tokens than their partners although rounding alone should not do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kvbench.case import Case
+from kvbench.records.sample import Sample
+from kvbench.strategies import BASELINE, strategy
+
+__all__ = ["differing"]
+
+
+def differing(members: Iterable[tuple[Case, Sequence[Sample]]]) -> tuple[Case, ...]:
+    """The cached cases to look at, of cases that differ in the cache strategy alone.
+
+    Only in float32 and among exact strategies are the same tokens to be expected. With samples
+    without a cache, these are the measure; without them every strategy is looked at.
+    """
+    hashes: dict[Case, set[str]] = {}
+    for case, samples in members:
+        found = {sample.output_sha256 for sample in samples if sample.output_sha256}
+        if found and case.dtype == "float32" and not strategy(case.cache).lossy:
+            hashes[case] = found
+    if len(set().union(*hashes.values())) < 2:
+        return ()
+    off = next((found for case, found in hashes.items() if case.cache == BASELINE), None)
+    return tuple(
+        case
+        for case, found in hashes.items()
+        if case.cache != BASELINE and (off is None or found != off)
+    )

@@ -1,0 +1,70 @@
+"""How far a sweep verifies a strategy: at its largest case, unless that costs too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kvbench.case import Case
+from kvbench.strategies import BASELINE, strategy
+
+__all__ = ["reach_of"]
+
+_PASS = 16
+"""Tokens that a pass through the model costs beside its own: the weights are read each time. The
+order of magnitude is enough here."""
+
+_FORWARDS = 2
+"""Passes over all tokens without a cache: the reference, and one for the model's own rounding."""
+
+_ALWAYS = 32
+"""New tokens that are looked at in any case, in batch 1; see kvbench/measure/verify/checks.py."""
+
+
+def reach_of(cases: Sequence[Case], cache: str, repeats: int) -> Case | None:
+    """The case that a strategy is verified at: the largest one of a model, or a smaller one.
+
+    Verifying costs a cached generation and passes over all of its tokens. Where that is more than
+    the planned samples of the strategy and of no cache, the length is halved, then the batch.
+
+    Args:
+        cases: those of one model.
+        cache: the strategy.
+        repeats: samples of each case, at least.
+
+    Returns:
+        None where it would be no more than what is looked at in any case.
+    """
+    own = [case for case in cases if case.cache == cache]
+    if not own:
+        return None
+    samples = sum(_cost(case) for case in cases if case.cache in (cache, BASELINE))
+    far = max(own, key=lambda case: (case.max_new_tokens, case.batch_size, _prompt(case)))
+    while _cost(far) + _reference(far) > repeats * samples:
+        if far.max_new_tokens <= _ALWAYS and far.batch_size == 1:
+            break
+        if far.max_new_tokens > _ALWAYS:
+            far = replace(far, max_new_tokens=max(far.max_new_tokens // 2, _ALWAYS))
+        else:
+            far = replace(far, batch_size=far.batch_size // 2)
+    covered = far.batch_size == 1 and far.max_new_tokens <= _ALWAYS
+    return None if covered or far.max_new_tokens < 2 else far
+
+
+def _cost(case: Case) -> int:
+    """A generation, in tokens through the model."""
+    prompt, steps = _prompt(case), case.max_new_tokens
+    if strategy(case.cache).use_cache:
+        return case.batch_size * (prompt + steps) + _PASS * steps
+    return case.batch_size * (prompt * steps + steps * steps // 2) + _PASS * steps
+
+
+def _reference(case: Case) -> int:
+    tokens = case.batch_size * (_prompt(case) + case.max_new_tokens)
+    return _FORWARDS * (tokens + _PASS)
+
+
+def _prompt(case: Case) -> int:
+    # A token of a text has about four characters.
+    texts = (len(text) // 4 + 1 for text in case.prompt.texts)
+    return case.prompt.tokens or max(texts, default=1)
