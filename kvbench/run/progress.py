@@ -48,7 +48,7 @@ class CaseProgress:
     pair: Sequence[CaseProgress] = ()
     end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
-    _waits: bool = False
+    _owed: set[Phase] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
@@ -58,7 +58,7 @@ class CaseProgress:
         """Whether no further sample is taken: it failed, or its pair has enough rounds."""
         if self.failure is not None:
             return True
-        if any(one._waits for one in self._going_on):
+        if any(one._owed for one in self._going_on):
             # Its row would say that the case had failed.
             return False
         counted = counted_rounds([one.measured for one in self._going_on])
@@ -70,6 +70,11 @@ class CaseProgress:
         arms = [one.measured for one in self.pair if one.failure is None or one is self]
         counted = set(counted_rounds(arms))
         return tuple(sample for sample in self.measured if round_of(sample) in counted)
+
+    @property
+    def owes_warmup(self) -> bool:
+        """Whether its warm-up was lost: another case's, which covers it, does not replace it."""
+        return "warmup" in self._owed
 
     @property
     def next_round(self) -> int:
@@ -97,10 +102,11 @@ class CaseProgress:
     def note(self, sample: Sample) -> None:
         """Learn from a row that was recorded."""
         self.remember(sample)
-        self._waits = self._waits and sample.status == "ok" and sample.phase != "measure"
+        self._owed.discard(sample.phase)
         if sample.status != "ok":
             self.failure = sample
         elif sample.phase == "measure":
+            self._owed.clear()
             self.measured.append(sample)
         else:
             self.memory_known = self.memory_known or sample.phase == "memory"
@@ -124,7 +130,7 @@ class CaseProgress:
     def remember_lost(self, sample: Sample) -> None:
         """Learn of a row that is to be replaced by another attempt, before the case can end."""
         self.remember(sample)
-        self._waits = True
+        self._owed.add(sample.phase)
 
     @property
     def _going_on(self) -> list[CaseProgress]:

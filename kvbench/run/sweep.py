@@ -216,12 +216,12 @@ class _GroupRun:
         """
         warmup = self.conduct.warmup
         by_case = {one.case: one for one in self.members if not one.ended}
-        case = longest(arm.case, list(by_case), warmup)
+        case = arm.case if arm.owes_warmup else longest(arm.case, list(by_case), warmup)
         leader = by_case[case]
         self._take(leader, leader.task("warmup", 0, warmup_tokens(case, warmup)))
         if leader.failure is None and self.engine.open_model is not None:
             for other in covered(case, by_case, warmup):
-                by_case[other].warm = True
+                by_case[other].warm = not by_case[other].owes_warmup
 
     def _is_open(self, arm: CaseProgress) -> bool:
         """Whether the model is open, now or after loading it; if not, the case has failed."""

@@ -271,3 +271,10 @@ def test_a_case_does_not_end_on_a_row_that_waits_for_another_attempt() -> None:
     assert not progress.ended
     progress.note(timed_sample(progress.task("measure", 3, 16), 0.5))
     assert progress.ended
+
+
+def test_a_lost_warmup_is_owed_until_it_is_taken() -> None:
+    progress = of(row("warmup", status="crashed"))
+    assert progress.owes_warmup
+    progress.note(row("warmup", attempt=1))
+    assert not progress.owes_warmup

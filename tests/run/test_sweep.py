@@ -1448,6 +1448,7 @@ MISHAPS = ("", "", "", "", "crashed", "crashed", "idle", "oom", "timeout")
     st.sampled_from(("", "crashed", "idle", "timeout")),
     st.sampled_from(sorted(RULES)),
     st.booleans(),
+    st.sampled_from(("auto", "full")),
 )
 def test_whatever_happens_to_its_workers_a_sweep_ends_and_its_rounds_are_whole(
     tmp_path_factory: pytest.TempPathFactory,
@@ -1455,12 +1456,14 @@ def test_whatever_happens_to_its_workers_a_sweep_ends_and_its_rounds_are_whole(
     last: str,
     rule: str,
     memory_pass: bool,
+    warmup: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("unlucky")
     cases = [*grid("a", (10, 50)), *grid("b", (10,))]
     engine = Unlucky(seconds=time_of, memory_pass=memory_pass)
     engine.script = [*script, last]
-    swept = start(folder / "run", cases, engine, rule=RULES[rule])
+    options: dict[str, Any] = {"rule": RULES[rule], "warmup": warmup}
+    swept = start(folder / "run", cases, engine, **options)
     assert_done(swept, cases, RULES[rule])
     failed = {row.case_id for row in latest(swept.rows) if not ok(row)}
     assert swept.outcome.failed == len(failed)
@@ -1469,7 +1472,8 @@ def test_whatever_happens_to_its_workers_a_sweep_ends_and_its_rounds_are_whole(
     rounds = 3 * (RULES[rule].repeats or RULES[rule].max_repeats) + 6
     assert len(swept.rows) <= rounds * 6 * 10
     # What losses have ended is measured at last.
-    again = start(folder / "run", cases, FakeEngine(seconds=time_of), rule=RULES[rule])
+    healthy = FakeEngine(seconds=time_of, memory_pass=memory_pass)
+    again = start(folder / "run", cases, healthy, **options)
     assert_done(again, cases, RULES[rule])
     findings = {row.case_id for row in latest(again.rows) if row.status in ("oom", "timeout")}
     findings |= {row.case_id for row in again.rows if row.status == "skipped_oom"}
