@@ -11,7 +11,7 @@ from kvbench.catalogue import CATALOGUE, Architecture
 from kvbench.errors import UserError, did_you_mean
 from kvbench.text import clip
 
-__all__ = ["MAX_CONFIG_BYTES", "ModelSource", "locate"]
+__all__ = ["MAX_CONFIG_BYTES", "ModelSource", "locate", "user_path"]
 
 MAX_CONFIG_BYTES = 16 << 20
 """The largest config.json that is read: labels of classes make some of a megabyte."""
@@ -47,7 +47,7 @@ def locate(name: str, weights: str) -> ModelSource:
     """
     if name in CATALOGUE:
         return _builtin(CATALOGUE[name], weights)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return _folder(name, path)
     if path.is_file() and path.suffix == ".gguf":
@@ -64,6 +64,15 @@ def locate(name: str, weights: str) -> ModelSource:
     if "/" not in name and hint:
         raise UserError(f"model: '{clip(name)}' is not a built-in architecture{hint}")
     return ModelSource(name, name)
+
+
+def user_path(name: str) -> Path:
+    """A name as a path, `~` taken as the user's folder where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        # No such user, or no home directory.
+        return Path(name)
 
 
 def _builtin(architecture: Architecture, weights: str) -> ModelSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import os
@@ -55,6 +56,7 @@ class CsvAppender:
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self._path = path
         self._file = path.open("ab", buffering=0)
         try:
             if os.fstat(self._file.fileno()).st_size == 0:
@@ -67,8 +69,11 @@ class CsvAppender:
         """Write rows and wait until the disk has them.
 
         Raises:
-            OSError: they could not be written, as on a full disk; the file is as it was before.
+            OSError: they could not be written, as on a full disk; the file is as it was before. Or
+                it is no longer there: a file that is open can be written to after its removal.
         """
+        if not self._is_there():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         buffer = io.StringIO(newline="")
         csv.writer(buffer).writerows([to_text(value) for value in row] for row in rows)
         content = buffer.getvalue().encode("utf-8", "backslashreplace")
@@ -85,6 +90,12 @@ class CsvAppender:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
 
 def cut_torn_end(path: Path) -> int:
