@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import os
@@ -61,7 +62,11 @@ class CsvAppender:
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
+<<<<<<< HEAD
         self._places: list[int | None] | None = None
+=======
+        self._path = path
+>>>>>>> w-secure
         self._file = path.open("ab", buffering=0)
         try:
             if os.fstat(self._file.fileno()).st_size == 0:
@@ -79,8 +84,11 @@ class CsvAppender:
         """Write rows and wait until the disk has them.
 
         Raises:
-            OSError: they could not be written, as on a full disk; the file is as it was before.
+            OSError: they could not be written, as on a full disk; the file is as it was before. Or
+                it is no longer there: a file that is open can be written to after its removal.
         """
+        if not self._is_there():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         buffer = io.StringIO(newline="")
         csv.writer(buffer).writerows(self._arranged([to_text(v) for v in row]) for row in rows)
         content = buffer.getvalue().encode("utf-8", "backslashreplace")
@@ -98,10 +106,18 @@ class CsvAppender:
         """Close the file."""
         self._file.close()
 
+<<<<<<< HEAD
     def _arranged(self, texts: list[str]) -> list[str]:
         if self._places is None:
             return texts
         return ["" if place is None else texts[place] for place in self._places]
+=======
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
+>>>>>>> w-secure
 
 
 def cut_torn_end(path: Path) -> int:
