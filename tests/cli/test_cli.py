@@ -833,3 +833,18 @@ def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
     assert all("environment_changed" not in (s.flags or "") for s in run.samples)
     assert {check.session for check in run.checks} == {0}
     assert not list(path.glob(".lock*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "./nothing"], r"there is no folder './nothing'"),
+        (["--attention", "spda"], r"no implementation 'spda'; did you mean 'sdpa'\?"),
+    ],
+)
+def test_a_dry_run_sees_names_that_cannot_be_right(
+    call: Call, engine: FakeEngine, arguments: list[str], said: str
+) -> None:
+    called = call("sweep", "-d", "cpu", "--dry-run", *arguments)
+    assert called.code == 2
+    assert re.search(said, called.err)
