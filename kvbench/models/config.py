@@ -33,7 +33,6 @@ _LOADING_ERRORS = (
     LookupError,
     ArithmeticError,
     AssertionError,
-    AttributeError,
     ImportError,
     RuntimeError,
     SafetensorError,

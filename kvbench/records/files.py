@@ -62,11 +62,8 @@ class CsvAppender:
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
-<<<<<<< HEAD
-        self._places: list[int | None] | None = None
-=======
         self._path = path
->>>>>>> w-secure
+        self._places: list[int | None] | None = None
         self._file = path.open("ab", buffering=0)
         try:
             if os.fstat(self._file.fileno()).st_size == 0:
@@ -106,18 +103,16 @@ class CsvAppender:
         """Close the file."""
         self._file.close()
 
-<<<<<<< HEAD
     def _arranged(self, texts: list[str]) -> list[str]:
         if self._places is None:
             return texts
         return ["" if place is None else texts[place] for place in self._places]
-=======
+
     def _is_there(self) -> bool:
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
         except FileNotFoundError:
             return False
->>>>>>> w-secure
 
 
 def cut_torn_end(path: Path) -> int:

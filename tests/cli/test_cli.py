@@ -975,3 +975,18 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, comma
         json.loads(text)
     elif command not in ("show", "usage"):
         assert ("明天降温了" in text) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "./nothing"], r"there is no folder './nothing'"),
+        (["--attention", "spda"], r"no implementation 'spda'; did you mean 'sdpa'\?"),
+    ],
+)
+def test_a_dry_run_sees_names_that_cannot_be_right(
+    call: Call, engine: FakeEngine, arguments: list[str], said: str
+) -> None:
+    called = call("sweep", "-d", "cpu", "--dry-run", *arguments)
+    assert called.code == 2
+    assert re.search(said, called.err)
