@@ -96,8 +96,8 @@ class CaseSummary:
         default=None,
     )
     trend: float | None = column(
-        "How much the times rose over the rounds, as a share of the first (Theil and Sen's line); "
-        "null under 6 samples.",
+        "How much the times rose over the rounds: median of the last third of the samples over "
+        "that of the first, less 1; null under 6 samples.",
         default=None,
     )
     total_s_median: float | None = column("Median wall time of generate().", unit="s", default=None)
