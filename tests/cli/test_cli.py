@@ -559,6 +559,18 @@ def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     assert "NOT THE SAME WORK as without a cache" in called.out
 
 
+@pytest.mark.parametrize(("verdict", "code"), [("fail", 1), ("near_tie", 0), ("inconclusive", 0)])
+def test_samples_with_other_tokens_are_exit_code_1_where_nothing_explains_them(
+    call: Call, engine: FakeEngine, verdict: Any, code: int
+) -> None:
+    engine.tokens_of = lambda task: ("a" if task.case.cache == "off" else "b") * 16
+    engine.output_verdict = verdict
+    called = call(*SMALL)
+    assert called.code == code
+    assert ("NOT THE SAME WORK as without a cache" in called.out) is (verdict == "fail")
+    assert ("Not verified" in called.out) is (verdict == "inconclusive")
+
+
 @pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive"])
 def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdict: Any) -> None:
     engine.verdict = verdict
