@@ -165,7 +165,9 @@ class WorkerEngine:
     def verify_output(self, case: Case) -> tuple[Check, ...]:
         """Compare the outputs of a case; inconclusive if the worker is lost over it."""
         try:
-            checks: tuple[Check, ...] = self._ask("verify_output", case)
+            checks: tuple[Check, ...] = self._ask(
+                "verify_output", case, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
             detail = f"The samples have other tokens; looking at it was cut off: {lost.error}."
             fields = {"case_id": case.id, "checked_dtype": "float32"}
