@@ -31,7 +31,7 @@ from kvbench.records.events import (
     Verifying,
 )
 from kvbench.records.inspection import Inspection
-from kvbench.records.rates import Rates, keep_rates, read_rates
+from kvbench.records.rates import Rates, keep_rates, read_rates, store_problem
 from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
 from kvbench.records.writer import RunWriter, check_name, holds_run
@@ -271,11 +271,14 @@ def probe(
 
     Raises:
         UserError: a device is not present, cannot be measured, or the store is damaged.
-        OSError: the store cannot be written.
     """
-    # Before the seconds that a probe takes.
-    read_rates()
     emit = listener or _ignore
+    # Before the seconds that a probe takes. The figures are worth having without a store, too.
+    problem = store_problem()
+    if problem is None:
+        read_rates()
+    else:
+        emit(Notice(f"the rates will not be stored: {problem}"))
     with closing(engine or WorkerEngine(stop=stop)) as engine:
         machine = engine.environment()
         present = tuple(d.name for d in machine.devices)
@@ -285,7 +288,12 @@ def probe(
         for name in names:
             emit(Notice(f"probing {name} ({machine.hardware(name)}) ..."))
             found.append(engine.probe(name))
-            keep_rates(found[-1])
+            if problem is None:
+                try:
+                    keep_rates(found[-1])
+                except OSError as error:
+                    # The disk may have become full meanwhile.
+                    emit(Notice(f"the rates of {name} were not stored: {error.strerror or error}"))
         return tuple(found)
 
 

@@ -7,7 +7,8 @@ from kvbench.strategies import STRATEGIES
 __all__ = ["DESCRIPTIONS"]
 
 DESCRIPTIONS: dict[str, str] = {
-    "model": "Built-in architecture (see `kvbench models`), hub id, or local folder.",
+    "model": "Built-in architecture (see `kvbench models`), hub id (org/name, or org/name@REVISION "
+    "for a branch, tag or commit), local folder, or .gguf file.",
     "weights": "pretrained or random; by default random for a built-in architecture, else "
     "pretrained.",
     "device": "cpu, cuda, cuda:1, ..., or auto: every kind that is present.",

@@ -650,3 +650,36 @@ def test_a_grid_of_astronomical_size_is_counted_and_not_built() -> None:
     keys = {"device": "cpu", "batch_size": axis, "prompt_tokens": axis, "max_new_tokens": axis}
     with pytest.raises(UserError, match="over 10,000"):
         Plan.parse(keys).cases()
+
+
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [
+        ("a,b", ("a,b",)),
+        ("a,b,gpt2", ("a,b", "gpt2")),
+        ("gpt2, a,b", ("gpt2", "a,b")),
+        ("x,y", ("x", "y")),
+        (["a,b", "x,y"], ("a,b", "x", "y")),
+        ("./a,b/m,1.gguf,gpt2", ("./a,b/m,1.gguf", "gpt2")),
+        ("gpt2," * 40 + "gpt2", ("gpt2",) * 41),
+        ("\0,x", ("\0", "x")),
+    ],
+)
+def test_a_comma_in_the_name_of_what_exists_splits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any, models: tuple[str, ...]
+) -> None:
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "a,b" / "m,1.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    if "\0" in given:
+        with pytest.raises(UserError, match="control characters"):
+            Plan.parse({"model": given})
+    else:
+        assert Plan.parse({"model": given}).model == models
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt_or_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfw5 w17\r\nw6\n")
+    (tmp_path / "plan.yaml").write_bytes(b"\xef\xbb\xbfprompt_file: p.txt\n")
+    (prompt,) = Plan.load(tmp_path / "plan.yaml").prompts
+    assert prompt.texts == ("w5 w17", "w6")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,3 +209,20 @@ def _vary(model: PreTrainedModel) -> None:
             weight.normal_(0, 1)
         else:
             weight.normal_(0, 1.5 * weight.shape[1] ** -0.5)
+
+
+def hub_cache(root: Path, repository: str, commits: dict[str, Path], **refs: str) -> None:
+    """Lay out a folder as the hub's client keeps what it has fetched.
+
+    Args:
+        root: the cache.
+        repository: `owner/name`.
+        commits: a folder with the files of each commit.
+        refs: the commits of branches and tags.
+    """
+    here = root / f"models--{repository.replace('/', '--')}"
+    (here / "refs").mkdir(parents=True)
+    for commit, files in commits.items():
+        shutil.copytree(files, here / "snapshots" / commit)
+    for name, commit in refs.items():
+        (here / "refs" / name).write_text(commit)

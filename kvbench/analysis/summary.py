@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,12 @@ class CaseSummary:
     kv_cache_bytes: int | None = column(
         "Exact size of the cache at the end.", unit="bytes", default=None
     )
+    cache_allocated_bytes: int | None = column(
+        "Exact size of the memory that the cache takes, used or not.", unit="bytes", default=None
+    )
+    cache_host_bytes: int | None = column(
+        "CUDA: the part of it in host memory.", unit="bytes", default=None
+    )
     weights_bytes: int | None = column(
         "Size of parameters and buffers.", unit="bytes", default=None
     )
@@ -159,6 +166,21 @@ class CaseSummary:
     )
     energy_j_per_token: float | None = column(
         "Median energy of the board per new token.", unit="J", default=None
+    )
+    energy_ratio: float | None = column(
+        "Energy per token of the strategy off over this one's, same case otherwise.", default=None
+    )
+    cold_s: float | None = column(
+        "First pass in a process: total_s of the first full-length warm-up; null where warm-ups "
+        "were short.",
+        unit="s",
+        default=None,
+    )
+    cold_after: str | None = column("What had run in that process before it.", default=None)
+    compile_s: float | None = column(
+        "Time that warm-ups and samples spent compiling; null for what does not compile.",
+        unit="s",
+        default=None,
     )
     flops: int | None = column(
         "FLOPs of one generation in closed form; this and what follows is null where theory or the "
@@ -232,6 +254,7 @@ def _summarise(
         "samples": len(everything),
         "cold_starts": len(everything) - len(counted),
         "cold_start_s": _median(s.total_s for s in everything if s.sample_id in cold),
+        **_first_pass(members),
     }
     if not counted:
         return CaseSummary(**known)
@@ -247,6 +270,8 @@ def _summarise(
         "itl_s_median": _median(s.itl_s for s in counted),
         "tokens_per_s_median": _median(s.tokens_per_s for s in counted),
         "kv_cache_bytes": _last(s.kv_cache_bytes for s in counted),
+        "cache_allocated_bytes": _last(s.cache_allocated_bytes for s in counted),
+        "cache_host_bytes": _last(s.cache_host_bytes for s in counted),
         "weights_bytes": _last(s.weights_bytes for s in counted),
         "energy_j_per_token": _median(_joules_per_token(s) for s in counted),
     }
@@ -264,8 +289,10 @@ def _speedup(
     rounds = {_round(s): s.total_s for s in on if s.total_s}
     pairs = [(s.total_s, rounds[_round(s)]) for s in off if s.total_s and _round(s) in rounds]
     outputs = {s.output_sha256 for s in (*counted, *baseline)}
+    joules = [_median(map(_joules_per_token, samples)) for samples in (off, on)]
     known: dict[str, Any] = {
         "speedup_rounds": len(pairs),
+        "energy_ratio": joules[0] / joules[1] if joules[0] and joules[1] else None,
         "same_output": None if None in outputs else len(outputs) == 1,
     }
     if not pairs:
@@ -278,6 +305,17 @@ def _speedup(
         "speedup_ci95_high": found.high,
         "speedup_round_min": min(ratios),
         "speedup_round_max": max(ratios),
+    }
+
+
+def _first_pass(members: Sequence[Sample]) -> dict[str, Any]:
+    """Return the time of the first full-length warm-up, and of all compiling."""
+    full = [s for s in members if s.phase == "warmup" and s.cold_after and s.total_s]
+    compiling = [s.compile_s for s in members if s.compile_s is not None]
+    return {
+        "cold_s": full[0].total_s if full else None,
+        "cold_after": full[0].cold_after if full else None,
+        "compile_s": math.fsum(compiling) if compiling else None,
     }
 
 

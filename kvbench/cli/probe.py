@@ -28,7 +28,7 @@ def probe(
 
     from kvbench import api, console
     from kvbench.errors import check_choice
-    from kvbench.records.rates import store_path
+    from kvbench.records.rates import read_rates, store_path, store_problem
 
     check_choice("--format", "format", output, ("table", "json"))
     as_json = output == "json"
@@ -40,4 +40,6 @@ def probe(
     if as_json:
         console.print_json([dataclasses.asdict(rates) for rates in found], indent=2)
     else:
-        console.print_rates(console.make_console(), found, store_path())
+        known = () if store_problem() else read_rates()
+        stored = store_path() if all(rates in known for rates in found) else None
+        console.print_rates(console.make_console(), found, stored)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +25,7 @@ __all__ = ["sweep"]
 
 Texts = list[str] | None
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def sweep(
@@ -103,7 +106,7 @@ def sweep(
     Without a file: GPT-2's architecture with random weights, 10, 50 and 100 new tokens, 3
     repeats, every device that is present; options change that one by one.
 
-    Ctrl-C, or SIGTERM, stops after the sample in flight and prints how to go on; a second one
+    Ctrl-C, SIGTERM or SIGHUP stops after the sample in flight and prints how to go on; a second one
     stops at once.
 
     Exit codes: 0 all cases were measured, 1 some failed or a cache did other work, 2 wrong usage or
@@ -211,6 +214,16 @@ def _check_resume(
             raise UserError(f"--resume names a run that has its plan: leave {what} out.")
 
 
+def _leave_a_terminal_that_is_gone() -> None:
+    """Print to nowhere from now on, so that the run can be ended as after any other stop."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
 def _exit_code(run: Run) -> int:
     if run.info.state == "interrupted":
         return 130
@@ -230,13 +243,20 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        if signum == signal.SIGHUP:
+            _leave_a_terminal_that_is_gone()
         print(
             "\nStopping after the sample in flight; press Ctrl-C again to stop at once.",
             file=sys.stderr,
         )
 
-    # SIGTERM is how a batch system says that the time is up.
-    before = {number: signal.signal(number, on_interrupt) for number in _STOP_SIGNALS}
+    # SIGTERM is how a batch system says that the time is up, SIGHUP how a terminal says that it is
+    # closed; `nohup` has SIGHUP ignored, and it stays so.
+    before = {
+        number: signal.signal(number, on_interrupt)
+        for number in _STOP_SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield lambda: asked
     finally:

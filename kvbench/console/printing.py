@@ -269,8 +269,11 @@ def print_models(console: Console, dtype: str) -> None:
     print_table(console, Table(heads, rows, (False, True, True, True, True), caption))
 
 
-def print_rates(console: Console, found: Sequence[Rates], stored: Path) -> None:
-    """What `kvbench probe` ends with: the rates beside published peaks, doubts, and the store."""
+def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -> None:
+    """What `kvbench probe` ends with: the rates beside published peaks, doubts, and the store.
+
+    `stored` is None where they could not be stored.
+    """
     print_table(console, rates_table(found))
     console.print()
     print_sentences(console, (f"{rates.device}: {rates.hardware}" for rates in found))
@@ -278,7 +281,10 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path) -> None:
     if doubts:
         console.print("\nTo know:")
         print_sentences(console, (f"- {line}" for line in doubts))
-    console.print(f"\nStored in {stored}; sweeps on this machine record it.", soft_wrap=True)
+    if stored is None:
+        console.print("\nNot stored: sweeps on this machine do not record it.", soft_wrap=True)
+    else:
+        console.print(f"\nStored in {stored}; sweeps on this machine record it.", soft_wrap=True)
 
 
 def print_estimate(console: Console, found: Estimate) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ from kvbench.records.sample import Sample, Stage, sample_of, utc_now
 from kvbench.strategies import strategy
 
 __all__ = ["LocalEngine"]
+
+_log = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -205,8 +208,15 @@ class LocalEngine:
         limit = position_limit(config)
         if source.gguf_file is not None:
             return _Known(None, limit, quantized=True)
-        with loading(source):
-            parameters = parameter_count(config, self._trust_remote_code)
+        parameters = None
+        try:
+            with loading(source):
+                parameters = parameter_count(config, self._trust_remote_code)
+        except UserError:
+            raise
+        except Exception:
+            # A fault in the model's own code: loading it meets the same one, and its rows say so.
+            _log.debug("%s cannot be counted", source.name, exc_info=True)
         return _Known(parameters, limit, quantization_of(config) is not None)
 
     def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
@@ -255,7 +265,7 @@ class LocalEngine:
 
 
 class _Known(NamedTuple):
-    """A model that generates: parameters (None for a GGUF file), positions, quantized or not."""
+    """A model that generates: parameters, if they can be counted, positions, quantized or not."""
 
     parameters: int | None
     limit: PositionLimit
@@ -363,6 +373,8 @@ class _OpenModel:
                 "flags": flags,
             }
         )
+        if task.phase == "measure" and fields.get("compilations"):
+            fields["flags"] = f"{flags} recompiled".strip()
         fields["flags"] = self._flags(task.case, fields, generation.state)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (

@@ -33,7 +33,6 @@ _LOADING_ERRORS = (
     LookupError,
     ArithmeticError,
     AssertionError,
-    AttributeError,
     ImportError,
     RuntimeError,
     SafetensorError,
@@ -203,8 +202,8 @@ def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: boo
         return
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise UserError(
-            f"model: {name} ({kind}) is a model of images and text; of those only the ones that "
-            "Transformers can load as a text model are loaded, such as gemma3."
+            f"model: {name} ({kind}) is a model of images and text that Transformers cannot load "
+            "as a text model; give one that it can, such as gemma3, or a decoder such as gpt2."
         )
     raise UserError(
         f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2."

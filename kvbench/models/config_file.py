@@ -10,7 +10,13 @@ from typing import Any
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
 from kvbench.input_file import read_text
-from kvbench.models.source import MAX_CONFIG_BYTES, ModelSource, locate, refuse_pointer
+from kvbench.models.source import (
+    MAX_CONFIG_BYTES,
+    ModelSource,
+    locate,
+    refuse_pointer,
+    user_path,
+)
 
 __all__ = ["find_config"]
 
@@ -23,7 +29,7 @@ def find_config(name: str) -> Mapping[str, Any]:
     """
     if name in CATALOGUE:
         return CATALOGUE[name].config
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file() and path.suffix == ".json":
         return _read(path)
     source = locate(name, "pretrained")

@@ -20,6 +20,7 @@ __all__ = [
     "locate",
     "refuse_pointer",
     "refuse_pointers",
+    "user_path",
 ]
 
 MAX_CONFIG_BYTES = 16 << 20
@@ -74,7 +75,7 @@ def locate(name: str, weights: str) -> ModelSource:
     """
     if name in CATALOGUE:
         return _builtin(CATALOGUE[name], weights)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return _folder(name, path)
     if path.is_file() and path.suffix == ".gguf":
@@ -149,6 +150,15 @@ def refuse_pointer(path: Path) -> None:
                 f"model: {path} is a Git LFS pointer and not the file itself: run `git lfs pull` "
                 f"in {path.parent}."
             )
+
+
+def user_path(name: str) -> Path:
+    """A name as a path, `~` taken as the user's folder where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        # No such user, or no home directory.
+        return Path(name)
 
 
 def _builtin(architecture: Architecture, weights: str) -> ModelSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import os
@@ -61,6 +62,7 @@ class CsvAppender:
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self._path = path
         self._places: list[int | None] | None = None
         self._file = path.open("ab", buffering=0)
         try:
@@ -79,8 +81,11 @@ class CsvAppender:
         """Write rows and wait until the disk has them.
 
         Raises:
-            OSError: they could not be written, as on a full disk; the file is as it was before.
+            OSError: they could not be written, as on a full disk; the file is as it was before. Or
+                it is no longer there: a file that is open can be written to after its removal.
         """
+        if not self._is_there():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         buffer = io.StringIO(newline="")
         csv.writer(buffer).writerows(self._arranged([to_text(v) for v in row]) for row in rows)
         content = buffer.getvalue().encode("utf-8", "backslashreplace")
@@ -102,6 +107,12 @@ class CsvAppender:
         if self._places is None:
             return texts
         return ["" if place is None else texts[place] for place in self._places]
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
 
 def cut_torn_end(path: Path) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,15 @@ from kvbench.input_file import read_regular
 from kvbench.records.files import write_atomically
 from kvbench.text import clip
 
-__all__ = ["STATE_VARIABLE", "Rates", "find_rates", "keep_rates", "read_rates", "store_path"]
+__all__ = [
+    "STATE_VARIABLE",
+    "Rates",
+    "find_rates",
+    "keep_rates",
+    "read_rates",
+    "store_path",
+    "store_problem",
+]
 
 STATE_VARIABLE = "KVBENCH_STATE"
 """The environment variable that names another folder for what kvbench keeps of a machine."""
@@ -96,19 +106,46 @@ class Rates:
     reference: str | None = None
 
 
-def store_path() -> Path:
-    """The file of this machine's probes, in the user's state folder or in KVBENCH_STATE."""
+def store_path() -> Path | None:
+    """The file of this machine's probes, in the user's state folder or in KVBENCH_STATE.
+
+    None where there is neither: a container may run as a user who has no home.
+    """
     folder = os.environ.get(STATE_VARIABLE)
-    return (Path(folder) if folder else platformdirs.user_state_path("kvbench")) / "rates.json"
+    if folder:
+        return Path(folder) / "rates.json"
+    try:
+        return platformdirs.user_state_path("kvbench") / "rates.json"
+    except RuntimeError:
+        return None
+
+
+def store_problem() -> str | None:
+    """Why rates cannot be stored here, in words; None if they can."""
+    file = store_path()
+    if file is None:
+        return f"there is no home directory; set HOME or {STATE_VARIABLE}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Only trying shows it: a file system may be read-only whatever its permissions say.
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.exists():
+            file.open("rb").close()
+    except OSError as error:
+        return f"{file}: {error.strerror or error}"
+    return None
 
 
 def read_rates() -> tuple[Rates, ...]:
-    """All that was probed on this machine; nothing where nothing was.
+    """All that was probed on this machine; nothing where nothing was or could be stored.
 
     Raises:
         UserError: the file cannot be read or is damaged.
     """
     file = store_path()
+    if file is None:
+        return ()
     try:
         keys = json.loads(read_regular(file, _MAX_BYTES, "store of rates"))
     except (FileNotFoundError, NotADirectoryError):
@@ -138,6 +175,8 @@ def keep_rates(rates: Rates) -> Path:
         OSError: the file cannot be written.
     """
     file = store_path()
+    if file is None:
+        raise OSError(errno.ENOENT, str(store_problem()))
     file.parent.mkdir(parents=True, exist_ok=True)
     # Two probes at once are not to lose one of the two.
     with FileLock(file.with_name(file.name + ".lock")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from kvbench.errors import UserError
 from kvbench.input_file import read_regular
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
+from kvbench.records.contradictions import check_samples
 from kvbench.records.environment import Environment
 from kvbench.records.finding import Finding
 from kvbench.records.rows import as_rows, read_columns
@@ -163,24 +163,13 @@ def load_run(path: str | Path) -> Run:
 
     Raises:
         UserError: there is no run there, it is of a newer format, or a value in samples.csv is
-            wrong; the sentence names the line and the column, or the sample.
+            wrong or contradicts others; the sentence names the line and the column, or the sample.
     """
     path = Path(path)
     info = load_info(path)
     columns = read_columns(path / "samples.csv", Sample)
-    _check_samples(path / "samples.csv", columns)
+    check_samples(path / "samples.csv", columns, info.cases, 1 + len(info.resumes))
     return Run(path, info, columns)
-
-
-def _check_samples(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse what each value allows by itself and a row, or two, do not."""
-    twice = [name for name, count in Counter(columns["sample_id"]).items() if count > 1]
-    if twice:
-        raise UserError(f"{file}: the sample {twice[0]} stands there twice.")
-    names = ("sample_id", "phase", "status", "total_s")
-    for sample_id, *measured, total in zip(*(columns[name] for name in names), strict=True):
-        if total is None and measured == ["measure", "ok"]:
-            raise UserError(f"{file}: the sample {sample_id} is ok, and has no total_s.")
 
 
 def load_checks(path: Path) -> tuple[Check, ...]:

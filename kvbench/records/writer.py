@@ -170,7 +170,11 @@ class RunWriter:
     def keep_log(self, title: str, text: str) -> None:
         """Keep what a lost worker said last, for a person to look at."""
         if text.strip():
-            with (self.path / _WORKER_LOG).open("a", encoding="utf-8", errors="replace") as file:
+            log = self.path / _WORKER_LOG
+            with (
+                self._told(_WORKER_LOG),
+                log.open("a", encoding="utf-8", errors="replace") as file,
+            ):
                 file.write(f"{title}\n{text.rstrip()}\n\n")
 
     def finish(self, state: str, notes: Iterable[str] = ()) -> None:
@@ -272,6 +276,12 @@ class RunWriter:
         try:
             yield
         except OSError as error:
+            if not (self.path / "run.json").exists() or isinstance(error, FileNotFoundError):
+                # Room would not help, and nothing is left to go on with here.
+                raise UserError(
+                    f"{self.path / name} is no longer there: the run was removed or moved while "
+                    "it was measured, and nothing more can be written to it."
+                ) from error
             raise UserError(
                 f"{self.path / name} cannot be written: {error.strerror or error}. What was "
                 f"measured before is kept; make room and go on with --resume {self.path}."

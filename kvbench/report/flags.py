@@ -25,6 +25,7 @@ FLAGS: dict[str, str] = {
     "a run with one",
     "state_not_counted": "the model keeps tensors on its modules that may be state: kv_cache_bytes "
     "is without them",
+    "recompiled": "code was compiled during a timed run, although a warm-up had the same shapes",
     "environment_changed": "taken after a forced resume, on a machine or with software other than "
     "the run began with",
     "plan_changed": "taken after a forced resume with another plan than the run began with, such "

@@ -135,6 +135,9 @@ _COLUMNS = (
     _field("cache MiB", "kv_cache_bytes", mib),
     _field("peak MiB", "memory_peak_bytes", mib),
     _field("J/token", "energy_j_per_token", significant),
+    _field("energy", "energy_ratio", times),
+    _field("first pass", "cold_s", seconds),
+    _field("compiling", "compile_s", seconds),
     _field("flags", "flags", numeric=False),
 )
 

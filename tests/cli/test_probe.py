@@ -12,7 +12,7 @@ from kvbench import api
 from kvbench.cli import main
 from kvbench.errors import UserError
 from kvbench.records.environment import Device
-from kvbench.records.rates import STATE_VARIABLE, Rates, read_rates
+from kvbench.records.rates import STATE_VARIABLE, Rates, keep_rates, read_rates, store_path
 from tests.fakes import FakeEngine, make_environment, make_rates
 
 
@@ -195,3 +195,73 @@ def test_a_newer_probe_does_not_stop_a_resume(engine: FakeEngine, tmp_path: Path
     again = api.resume(tmp_path / "run", engine=engine)
     assert again.info.state == "finished"
     assert again.info.environment.rates == (make_rates(),)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any user id in a container: no HOME, and no entry in the list of users."""
+    for name in ("HOME", "XDG_STATE_HOME", STATE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+
+
+def test_a_user_without_a_home_gets_the_figures(
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, homeless: None
+) -> None:
+    code, out, _ = call(capsys, "probe", "-d", "cpu")
+    assert (code, engine.probed) == (0, ["cpu"])
+    first, *_, last = out.strip().splitlines()
+    assert first.startswith("the rates will not be stored: there is no home directory; set HOME")
+    assert last == "Not stored: sweeps on this machine do not record it."
+    assert "20.0" in out
+
+
+def test_a_user_without_a_home_has_no_stored_rates(
+    capsys: pytest.CaptureFixture[str], homeless: None
+) -> None:
+    assert store_path() is None
+    assert read_rates() == ()
+    assert call(capsys, "estimate", "gpt2")[0] == 0
+    with pytest.raises(OSError, match="no home directory"):
+        keep_rates(make_rates())
+
+
+def test_a_store_that_cannot_be_written_is_said_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path
+) -> None:
+    # A file where the folder should be: this holds for root, too.
+    store.parent.write_text("in the way")
+    code, out, _ = call(capsys, "probe", "-d", "cpu")
+    assert code == 0
+    first, second, *_, last = out.strip().splitlines()
+    assert first.startswith(f"the rates will not be stored: {store}: ")
+    assert second.startswith("probing cpu")
+    assert last.startswith("Not stored")
+
+
+def test_a_store_that_fails_at_the_end_costs_no_figures(
+    capsys: pytest.CaptureFixture[str],
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+) -> None:
+    def full(rates: Rates) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(api, "keep_rates", full)
+    code, out, _ = call(capsys, "probe", "-d", "cpu")
+    assert code == 0
+    assert "the rates of cpu were not stored: No space left on device" in out
+    assert "Not stored" in out
+
+
+def test_a_tilde_without_a_home_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], homeless: None
+) -> None:
+    for name in ("~/model", "~nobody-of-that-name/model"):
+        code, _, err = call(capsys, "estimate", name)
+        assert (code, err) == (2, f"kvbench: model: there is no folder '{name}'.\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import GPT2LMHeadModel
 
 from kvbench.case import AUTO, Case, Prompt
@@ -36,6 +37,7 @@ from tests.tiny import (
     checkpoint,
     config_folder,
     group,
+    hub_cache,
     key,
     task,
     word_tokenizer,
@@ -289,6 +291,40 @@ def test_an_encoder_has_a_table_of_its_own(
     name = config_folder(tmp_path, BART)
     one = case(name, prompt=Prompt.of_tokens(prompt), max_new_tokens=new_tokens)
     assert measured(engine, one).status == status
+
+
+LED: dict[str, Any] = {
+    "model_type": "led",
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "vocab_size": 97,
+    "max_encoder_position_embeddings": 64,
+    "max_decoder_position_embeddings": 48,
+    "attention_window": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new_tokens", "error"),
+    [
+        (64, 48, None),
+        (8, 60, "8 prompt tokens and 60 new ones need 60 positions; {name} has 48."),
+        (65, 3, "65 prompt tokens need as many positions; {name} has 64."),
+    ],
+)
+def test_each_side_of_led_has_a_table_under_a_name_of_its_own(
+    engine: LocalEngine, tmp_path: Path, prompt: int, new_tokens: int, error: str | None
+) -> None:
+    name = config_folder(tmp_path, LED)
+    one = case(name, prompt=Prompt.of_tokens(prompt), max_new_tokens=new_tokens)
+    sample = measured(engine, one)
+    assert sample.status == ("unsupported" if error else "ok")
+    assert sample.error == (error and error.format(name=name))
 
 
 @pytest.mark.parametrize("cache", ["off", "dynamic"])
@@ -569,6 +605,8 @@ def test_a_model_that_breaks_in_its_own_code_fails_to_load_as_crashed(
         raise AttributeError("no such thing")
 
     monkeypatch.setattr(GPT2LMHeadModel, "__init__", broken)
+    # It is no reason to refuse the other models of a plan.
+    engine.check([group(case(gpt2))])
     failed = engine.open(key(gpt2))
     assert isinstance(failed, LoadFailed)
     assert (failed.status, failed.error) == ("crashed", "AttributeError: no such thing")
@@ -696,3 +734,46 @@ def test_a_config_that_makes_no_model_is_refused(
 ) -> None:
     text = refusal(engine, case(config_folder(tmp_path, GPT2, **wrong)))
     assert text.startswith("model: ")
+
+
+def test_what_became_of_quantized_weights_is_a_notice(engine: LocalEngine, tmp_path: Path) -> None:
+    config = {"quant_method": "mxfp4", "modules_to_not_convert": []}
+    name = config_folder(tmp_path, LLAMA, quantization_config=config)
+    loaded = engine.open(key(name))
+    assert isinstance(loaded, ModelLoaded)
+    assert any("quantized with mxfp4" in notice for notice in loaded.notices)
+
+
+def test_quantized_weights_may_fit_where_the_same_in_full_would_not(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    name = config_folder(
+        tmp_path, GPT2, vocab_size=2**40, quantization_config={"quant_method": "gptq", "bits": 4}
+    )
+    engine.check([group(case(name, weights="pretrained"))])
+    assert "GiB" in refusal(engine, case(name))
+
+
+def test_weights_that_were_not_fetched_are_refused_beforehand(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    name = config_folder(tmp_path, GPT2)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "Git LFS pointer" in refusal(engine, case(name, weights="pretrained"))
+    engine.check([group(case(name))])
+
+
+def test_the_commit_of_a_hub_id_is_in_each_row(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "c" * 40
+    checkpoint(tmp_path / "model", GPT2)
+    hub_cache(tmp_path / "hub", "someone/tiny", {commit: tmp_path / "model"}, v1=commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    one = case("someone/tiny@v1", weights="pretrained")
+    engine.check([group(one)])
+    assert measured(engine, one).model_commit == commit
+    failed = measure(engine, dataclasses.replace(one, max_new_tokens=100))
+    assert (failed.status, failed.model_commit) == ("unsupported", commit)
+    local = case(str(tmp_path / "model"), weights="pretrained")
+    assert measured(engine, local).model_commit is None

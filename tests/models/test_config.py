@@ -8,13 +8,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import dynamic_module_utils
 
 from kvbench.errors import UserError
-from kvbench.models.config import PositionLimit, load_config, loading, position_limit, read_config
+from kvbench.models.config import (
+    PositionLimit,
+    commit_of,
+    load_config,
+    loading,
+    position_limit,
+    read_config,
+)
 from kvbench.models.source import ModelSource, locate
-from tests.tiny import BART, GPT2, LLAMA, MISTRAL, OPT, T5, config_folder
+from tests.tiny import BART, GPT2, LLAMA, MISTRAL, OPT, T5, config_folder, hub_cache
 
 CUSTOM = {
     "model_type": "kvbench-test-custom",
@@ -172,3 +184,85 @@ def test_the_text_part_of_a_larger_model_gives_the_limit(tmp_path: Path) -> None
     name = config_folder(tmp_path, {"model_type": "gemma3", "text_config": text})
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gemma3"
     assert position_limit(load_config(locate(name, "random"))) == PositionLimit("rotary", 321)
+
+
+def test_a_model_of_images_and_text_is_told_apart(tmp_path: Path) -> None:
+    config = {"model_type": "llava", "text_config": LLAMA}
+    text = refusal(config_folder(tmp_path, config))
+    assert "(llava) is a model of images and text" in text
+    assert "such as gemma3" in text
+
+
+@pytest.mark.parametrize(("kind", "text"), [("gemma3", "gemma3_text"), ("llama4", "llama4_text")])
+def test_one_that_transformers_loads_as_a_text_model_is_accepted(
+    tmp_path: Path, kind: str, text: str
+) -> None:
+    part = {"model_type": text, "num_hidden_layers": 2}
+    config = load_config(
+        locate(config_folder(tmp_path, {"model_type": kind, "text_config": part}), "random")
+    )
+    assert config.model_type == kind
+
+
+def test_a_config_that_git_lfs_has_not_fetched_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "config.json is a Git LFS pointer" in refusal(str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [AssertionError, ZeroDivisionError])
+def test_what_a_model_asserts_of_its_sizes_is_told_too(error: type[Exception]) -> None:
+    text = explained(error("heads do not divide"), ValueError())
+    assert text == "model: mine cannot be loaded: heads do not divide."
+
+
+def test_a_revision_that_the_hub_does_not_have_is_told_apart() -> None:
+    source = ModelSource("someone/mine@v9", "someone/mine", revision="v9")
+    with pytest.raises(UserError) as caught, loading(source):
+        raise OSError("none") from RevisionNotFoundError("none", response=RESPONSE)
+    assert str(caught.value) == "model: 'someone/mine' has no branch, tag or commit 'v9'."
+
+
+def test_a_long_reason_is_cut_between_words() -> None:
+    text = explained(OSError("word " * 100), ValueError())
+    assert text.endswith("word word ...")
+    assert len(text) < 250
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub with a model at a commit and an adapter at another."""
+    root = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    config_folder(tmp_path / "model", GPT2)
+    hub_cache(root, "someone/tiny", {COMMIT: tmp_path / "model"}, main=COMMIT, v1=COMMIT)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "someone/tiny"}'
+    )
+    hub_cache(root, "someone/lora", {COMMIT: tmp_path / "adapter"}, main=COMMIT)
+    return root
+
+
+@pytest.mark.parametrize("name", ["someone/tiny", "someone/tiny@v1", f"someone/tiny@{COMMIT}"])
+def test_a_hub_id_means_a_commit(hub: Path, name: str) -> None:
+    source = locate(name, "pretrained")
+    assert load_config(source).model_type == "gpt2"
+    assert commit_of(source) == COMMIT
+
+
+def test_what_is_not_from_the_hub_has_no_commit(hub: Path, tmp_path: Path) -> None:
+    assert commit_of(locate(str(tmp_path / "model"), "random")) is None
+    assert commit_of(locate("gpt2", "random")) is None
+    assert commit_of(locate("someone/other", "pretrained")) is None
+
+
+def test_a_revision_missing_offline_is_told_with_its_name(hub: Path) -> None:
+    assert refusal("someone/tiny@v2", "pretrained").startswith("model: 'someone/tiny@v2' is not in")
+
+
+def test_an_adapter_on_the_hub_is_told_as_one(hub: Path) -> None:
+    text = refusal("someone/lora", "pretrained")
+    assert text.startswith("model: someone/lora is an adapter for someone/tiny, not a whole model")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -24,6 +25,7 @@ from tests.tiny import (
     LLAMA,
     checkpoint,
     config_folder,
+    hub_cache,
     inputs_of,
     key,
     load,
@@ -268,3 +270,108 @@ def test_generation_settings_in_config_json_are_not_used(tmp_path: Path) -> None
     # Older checkpoints keep them there.
     config_folder(tmp_path, GPT2, repetition_penalty=1.8, no_repeat_ngram_size=1, min_length=50)
     assert torch.equal(run(load(name, "pretrained"), inputs, "dynamic", 20).new_ids, expected)
+
+
+FP8 = {
+    "quant_method": "fp8",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+}
+WIDE = LLAMA | {
+    "hidden_size": 128,
+    "head_dim": 32,
+    "intermediate_size": 256,
+    "tie_word_embeddings": False,
+}
+
+
+def quantized_checkpoint(path: Path) -> str:
+    """A folder whose matrices are stored in eight bits, with a scale for each block."""
+    name = checkpoint(path, WIDE)
+    file = path / "model.safetensors"
+    tensors: dict[str, torch.Tensor] = {}
+    for key_, tensor in load_file(file).items():
+        if "proj" in key_:
+            blocks = [-(-size // 128) for size in tensor.shape]
+            tensors[key_] = tensor.to(torch.float8_e4m3fn)
+            tensors[key_.replace(".weight", ".weight_scale_inv")] = torch.ones(blocks)
+        else:
+            tensors[key_] = tensor.to(torch.bfloat16)
+    save_file(tensors, file, {"format": "pt"})
+    config_folder(path, WIDE, quantization_config=FP8)
+    return name
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float64", "bfloat16"])
+def test_the_dtype_of_a_configuration_does_not_matter(tmp_path: Path, dtype: str) -> None:
+    # torch cannot make tensors of some that a config.json may name.
+    name = config_folder(tmp_path, LLAMA, torch_dtype=dtype)
+    loaded = load(name)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert parameter_count(load_config(loaded.source)) == loaded.parameters
+
+
+def test_random_weights_of_a_quantized_checkpoint_are_said_not_to_be(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, WIDE, quantization_config=FP8)
+    loaded = load(name, dtype="bfloat16")
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+    assert loaded.notices == (
+        f"{name}: config.json describes weights quantized with fp8; the random weights are not "
+        "quantized, but bfloat16.",
+    )
+    assert load(config_folder(tmp_path / "plain", WIDE)).notices == ()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="quantized weights stay so where a GPU is")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_a_cpu_has_to_dequantize_have_the_dtype_of_the_key(
+    tmp_path: Path, dtype: str
+) -> None:
+    name = quantized_checkpoint(tmp_path)
+    loaded = load(name, "pretrained", dtype=dtype)
+    assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, dtype)}
+    assert loaded.notices == (
+        f"{name}: the weights are stored quantized with fp8 and were loaded dequantized, as "
+        f"{dtype}.",
+    )
+    assert run(loaded, inputs_of(loaded, PROMPT), "dynamic", 4).new_ids.shape == (1, 4)
+
+
+def test_weights_of_another_vocabulary_are_told_with_both_shapes(tmp_path: Path) -> None:
+    checkpoint(tmp_path, LLAMA, vocab_size=320)
+    name = config_folder(tmp_path, LLAMA, vocab_size=300)
+    assert refusal(name) == (
+        f"model: {name}: lm_head.weight is [320, 64] in the weights and [300, 64] by the "
+        "configuration, and 1 more differ: the two do not belong together."
+    )
+
+
+def test_weights_that_git_lfs_has_not_fetched_are_told(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "run `git lfs pull`" in refusal(name)
+    assert load(name).parameters > 0
+
+
+def test_an_adapter_is_not_loaded_as_a_model(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    assert "is an adapter for some/base" in refusal(name)
+
+
+def test_a_revision_of_a_hub_id_is_loaded_and_its_commit_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = "a" * 40, "b" * 40
+    folders = {commit: tmp_path / commit for commit in (old, new)}
+    names = {
+        commit: checkpoint(path, GPT2, seed) for seed, (commit, path) in enumerate(folders.items())
+    }
+    hub_cache(tmp_path / "hub", "someone/tiny", folders, main=new, v1=old)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, commit in (("someone/tiny", new), ("someone/tiny@v1", old)):
+        loaded = load(name, "pretrained")
+        assert loaded.commit == commit
+        assert same_weights(loaded, load(names[commit], "pretrained"))
+    assert load(names[old], "pretrained").commit is None
+    assert not same_weights(load(names[old], "pretrained"), load(names[new], "pretrained"))

@@ -10,10 +10,10 @@ import torch
 from kvbench.case import DEFAULT_PROMPT, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.models.config import PositionLimit
+from kvbench.models.positions import PositionLimit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import locate
-from tests.tiny import GPT2, T5, config_folder, key, load, unloaded, word_tokenizer
+from tests.tiny import GPT2, LLAMA, T5, config_folder, key, load, unloaded, word_tokenizer
 
 SHORT, LONG = "w5 w17", "w7 w8 w9 w10"
 TWO = Prompt("file:two", (SHORT, LONG))
@@ -237,3 +237,38 @@ def test_smollm2_is_padded_on_the_left() -> None:
     encoder = Encoder(unloaded("smollm2-135m", "pretrained"), seed=0)
     mask = encoder.encode(Prompt("file:x", ("Hello", DEFAULT_PROMPT)), 2).attention_mask
     assert mask.tolist() == [[0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]]
+
+
+def test_a_folder_without_a_tokenizer_is_told_in_a_whole_sentence(tmp_path: Path) -> None:
+    source = locate(config_folder(tmp_path, LLAMA), "random")
+    with pytest.raises(UserError) as caught:
+        check_prompt(source, Prompt.of_text(SHORT), NO_LIMIT)
+    assert str(caught.value) == (
+        f"prompt: {tmp_path} has no tokenizer to read a text with: give --prompt-tokens N, or add "
+        "the tokenizer's files to the folder."
+    )
+
+
+def test_a_tokenizer_that_cannot_be_loaded_can_be_done_without(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    (tmp_path / "tokenizer.json").write_text("{not json")
+    with pytest.raises(UserError) as caught:
+        check_prompt(locate(name, "random"), Prompt.of_text(SHORT), NO_LIMIT)
+    text = str(caught.value)
+    assert text.startswith(f"prompt: the tokenizer of {name} cannot be loaded")
+    assert "--prompt-tokens N needs none" in text
+
+
+def test_a_tokenizer_that_git_lfs_has_not_fetched_is_told(tmp_path: Path) -> None:
+    name = config_folder(tmp_path, GPT2)
+    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"tokenizer\.model is a Git LFS pointer"):
+        check_prompt(locate(name, "random"), Prompt.of_text(SHORT), NO_LIMIT)
+
+
+def test_an_encoder_with_a_table_of_its_own_limits_the_prompt(tmp_path: Path) -> None:
+    source = locate(config_folder(tmp_path, GPT2), "random")
+    shorter = PositionLimit("absolute", 48, 64)
+    check_prompt(source, Prompt.of_tokens(64), shorter)
+    with pytest.raises(UserError, match=r"65 tokens and .* only 64 positions"):
+        check_prompt(source, Prompt.of_tokens(65), shorter)

@@ -9,7 +9,7 @@ import pytest
 
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.models.source import locate
+from kvbench.models.source import check_weights, locate
 
 
 @pytest.fixture
@@ -162,3 +162,81 @@ def test_a_typo_of_a_builtin_name_gets_a_hint(elsewhere: Path) -> None:
 def test_what_can_be_a_hub_id_is_taken_as_one(elsewhere: Path, name: str) -> None:
     source = locate(name, "pretrained")
     assert (source.name, source.place, source.builtin) == (name, name, None)
+
+
+def test_a_hub_id_may_name_a_revision(elsewhere: Path) -> None:
+    source = locate("someone/some-model@refs/pr/3", "pretrained")
+    assert (source.place, source.revision) == ("someone/some-model", "refs/pr/3")
+    assert source.hub_name == source.name == "someone/some-model@refs/pr/3"
+    assert locate("someone/some-model", "pretrained").revision is None
+
+
+def test_a_builtin_name_with_a_revision_is_its_hub_id(elsewhere: Path) -> None:
+    source = locate("gpt2@v1", "pretrained")
+    assert (source.place, source.revision) == (CATALOGUE["gpt2"].hub_id, "v1")
+    assert source.builtin is None
+
+
+@pytest.mark.parametrize("revision", ["", "a b", "-x", "../x", "v1@v2"])
+def test_what_can_be_no_revision_is_refused(elsewhere: Path, revision: str) -> None:
+    text = refusal(f"someone/some-model@{revision}")
+    assert text == (
+        f"model: '{revision}' is not a branch, tag or commit; write someone/some-model@main."
+    )
+
+
+def test_a_folder_may_have_an_at_sign_in_its_name(elsewhere: Path) -> None:
+    (elsewhere / "mine@home").mkdir()
+    (elsewhere / "mine@home" / "config.json").touch()
+    source = locate("mine@home", "random")
+    assert (source.place, source.revision) == ("mine@home", None)
+
+
+def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    assert refusal(str(tmp_path)).startswith(
+        f"model: {tmp_path} is an adapter for some/base, not a whole model: merge it"
+    )
+
+
+@pytest.mark.parametrize("text", ["{not json", "[]", "{}", '{"base_model_name_or_path": 5}'])
+def test_an_adapter_that_names_no_base_is_one_too(tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    assert f"{tmp_path} is an adapter, not a whole model" in refusal(str(tmp_path))
+
+
+def test_an_adapter_beside_a_config_has_no_weights_of_a_model(tmp_path: Path) -> None:
+    for name in ("config.json", "adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).touch()
+    source = locate(str(tmp_path), "pretrained")
+    with pytest.raises(UserError, match="is an adapter, not a whole model"):
+        check_weights(source)
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    check_weights(source)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model-00001-of-00002.safetensors"])
+def test_a_pointer_of_git_lfs_is_no_weights(tmp_path: Path, file: str) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / file).write_text(POINTER)
+    with pytest.raises(UserError) as caught:
+        check_weights(locate(str(tmp_path), "pretrained"))
+    assert str(caught.value) == (
+        f"model: {tmp_path / file} is a Git LFS pointer and not the file itself: run `git lfs "
+        f"pull` in {tmp_path}."
+    )
+
+
+def test_a_pointer_in_place_of_a_gguf_file_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_text(POINTER)
+    with pytest.raises(UserError, match="Git LFS pointer"):
+        check_weights(locate(str(tmp_path), "pretrained"))
+
+
+def test_a_pointer_beside_the_file_that_is_loaded_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "other.gguf").write_text(POINTER)
+    check_weights(locate(str(tmp_path / "m.gguf"), "pretrained"))

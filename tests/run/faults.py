@@ -31,7 +31,7 @@ from typing import Any, Literal, cast
 
 import psutil
 
-from kvbench.case import Group, ModelKey, Task
+from kvbench.case import Case, Group, ModelKey, Task
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded
@@ -118,13 +118,17 @@ class LightEngine:
         self._begin("open", self._script.load_s)
         return ModelLoaded(key, 0.01, 1000, 4000, needs_memory_pass=True)
 
-    def verify(self, cache: str, *sizes: int) -> tuple[Check, ...]:
+    def verify(self, cache: str, *sizes: object) -> tuple[Check, ...]:
         self._begin("verify", self._script.verify_s)
         key = ModelKey("gpt2", "random", "cpu", "float32", "auto")
         return (
             check_of(key, cache, "logits", "pass", "As scripted."),
             check_of(key, cache, "leak", "pass", "Nothing is left."),
         )
+
+    def verify_output(self, case: Case) -> tuple[Check, ...]:
+        self._begin("verify_output", 0.0)
+        return (check_of(case.model_key, case.cache, "output", "near_tie", "As scripted."),)
 
     def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
         started_at, start = utc_now(), time.perf_counter()

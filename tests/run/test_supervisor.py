@@ -589,6 +589,26 @@ def test_a_worker_that_is_stopped_for_good_is_a_timeout(engine: WorkerEngine, li
     assert is_gone(pid)
 
 
+def test_a_look_at_other_tokens_that_is_lost_accuses_nobody(
+    engine: WorkerEngine, light: Light
+) -> None:
+    light(Script(exits={"verify_output": 3}))
+    one = case("gpt2")
+    opened(engine, one)
+    (check,) = engine.verify_output(one)
+    assert (check.check, check.verdict, check.case_id) == ("output", "inconclusive", one.id)
+    assert "ended by itself with code 3" in check.detail
+    assert engine.open_model is None
+
+
+def test_a_verification_that_is_lost_is_not_finished(engine: WorkerEngine, light: Light) -> None:
+    light(Script(exits={"verify": 3}))
+    one = case("gpt2")
+    opened(engine, one)
+    (check,) = engine.verify("dynamic", reach=one)
+    assert (check.check, check.verdict) == ("logits", "not_finished")
+
+
 @pytest.mark.parametrize("method", ["environment", "check", "open", "verify"])
 def test_stop_ends_at_once_what_is_not_worth_waiting_for(light: Light, method: str) -> None:
     seconds = {{"open": "load_s"}.get(method, f"{method}_s"): FOREVER_S}

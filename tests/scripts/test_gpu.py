@@ -28,7 +28,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "GRACE_S", 0.5)
+    monkeypatch.setattr(module, "GRACE_S", 2.0)
     return module
 
 

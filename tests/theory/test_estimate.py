@@ -177,3 +177,33 @@ def test_a_size_is_read(text: str, size: int) -> None:
 def test_what_is_no_size_is_a_sentence(text: str) -> None:
     with pytest.raises(UserError, match=r"--x: .* is no size; write 80GiB or 24GB"):
         parse_bytes("--x", text)
+
+
+def test_no_more_positions_are_named_than_the_model_has() -> None:
+    unknown = of("gpt2", memory_bytes=80 * GIB).longest_context
+    assert unknown is not None and unknown > 1024
+    config = CATALOGUE["gpt2"].config
+    known = Architecture.from_config(config)
+    whole = estimate("m", known, Work(), memory_bytes=80 * GIB, max_positions=max_positions(config))
+    assert (whole.longest_context, whole.max_positions) == (1024, 1024)
+    tight = estimate("m", known, Work(), memory_bytes=GIB // 2 + 2**25, max_positions=1024)
+    assert tight.longest_context is not None and tight.longest_context < 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "gpt2"}, 1024),
+        ({"model_type": "opt"}, 2048),
+        ({"model_type": "gpt2", "n_positions": 64}, 64),
+        ({"model_type": "led", "max_decoder_position_embeddings": 48}, 48),
+        ({"model_type": "mpt", "max_seq_len": 90}, 90),
+        ({"model_type": "x", "text_config": {"max_position_embeddings": 7}}, 7),
+        ({"model_type": "x", "max_position_embeddings": -1}, None),
+        ({"model_type": "mamba"}, None),
+    ],
+)
+def test_positions_are_found_under_each_spelling(
+    config: dict[str, Any], positions: int | None
+) -> None:
+    assert max_positions(config) == positions

@@ -135,11 +135,11 @@ _OUTPUT_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "near_tie")
 
 
 def _verdict_at(one: Divergence) -> Verdict:
-    # In the prefill there is no step before to take the floor from; nothing is cached yet either.
-    known = math.isfinite(one.floor.rms)
-    if known and one.floor.rms > SMALLEST_FAULT:
+    # Infinite where the model gives no numbers without a cache either.
+    if one.floor.rms > SMALLEST_FAULT:
         return "inconclusive"
-    rounding = NEAR_TIE_ROUNDINGS * one.floor.rms if known else 0.0
+    # In the prefill there is no step before to take the floor from; nothing is cached yet either.
+    rounding = NEAR_TIE_ROUNDINGS * one.floor.rms if math.isfinite(one.floor.rms) else 0.0
     ties = all(it.margin_over_std <= max(NEAR_TIE, rounding) for it in one.partings)
     return "near_tie" if ties and one.error.rms <= _rms_limit(one.floor) else "fail"
 

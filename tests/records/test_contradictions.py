@@ -1,0 +1,197 @@
+"""Edits of samples.csv that each value allows, and the row, the case or run.json does not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvbench.errors import UserError
+from kvbench.records.run import load_run
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = sorted((ROOT / "golden").iterdir())
+
+Rows = list[dict[str, str]]
+
+
+def measured(rows: Rows, cache: str = "dynamic") -> dict[str, str]:
+    """A timed sample in the middle of a case: its third, of more than one token."""
+    found = [r for r in rows if (r["phase"], r["status"], r["cache"]) == ("measure", "ok", cache)]
+    return next(r for r in found if r["repeat"] == "2")
+
+
+def put(**values: object) -> Callable[[Rows], None]:
+    def edit(rows: Rows) -> None:
+        measured(rows).update({name: str(value) for name, value in values.items()})
+
+    return edit
+
+
+def scaled(name: str, by: float) -> Callable[[Rows], None]:
+    def edit(rows: Rows) -> None:
+        row = measured(rows)
+        row[name] = repr(float(row[name]) * by)
+
+    return edit
+
+
+def less(name: str) -> Callable[[Rows], None]:
+    def edit(rows: Rows) -> None:
+        row = measured(rows)
+        row[name] = str(int(row[name]) - 1)
+
+    return edit
+
+
+def whole_case(**values: str) -> Callable[[Rows], None]:
+    def edit(rows: Rows) -> None:
+        case = measured(rows)["case_id"]
+        for row in rows:
+            if row["case_id"] == case:
+                row.update(values)
+
+    return edit
+
+
+def swapped(*names: str) -> Callable[[Rows], None]:
+    """Figures of another case in the place of one's own."""
+
+    def edit(rows: Rows) -> None:
+        one, other = measured(rows), measured(rows, "off")
+        for name in names:
+            one[name], other[name] = other[name], one[name]
+
+    return edit
+
+
+def renamed_case(rows: Rows) -> None:
+    case = measured(rows)["case_id"]
+    for row in rows:
+        if row["case_id"] == case:
+            row["sample_id"] = row["sample_id"].replace(case, "0123456789")
+            row["case_id"] = "0123456789"
+
+
+def from_a_failed_one(rows: Rows) -> None:
+    measured(rows)["status"] = "oom"
+
+
+EDITS: dict[str, tuple[Callable[[Rows], None], str]] = {
+    "TTFT beyond the total": (put(ttft_s=999.0), "ttft_s is longer than total_s"),
+    "a billion tokens per second": (put(tokens_per_s=1e9), "tokens_per_s is not"),
+    "tokens per second, a little": (scaled("tokens_per_s", 1.001), "tokens_per_s is not"),
+    "total alone, faster": (scaled("total_s", 0.5), "tokens_per_s is not|ttft_s is longer"),
+    "total alone, slower": (scaled("total_s", 1.05), "tokens_per_s is not"),
+    "TTFT alone": (scaled("ttft_s", 0.5), "itl_s is not"),
+    "ITL alone": (scaled("itl_s", 0.9), "itl_s is not"),
+    "one token": (put(new_tokens=1), "new_tokens is not max_new_tokens"),
+    "a token less": (less("new_tokens"), "new_tokens is not max_new_tokens"),
+    "more tokens": (put(new_tokens=999), "new_tokens is not max_new_tokens"),
+    "no tokens": (put(new_tokens=""), "no new_tokens"),
+    "no total": (put(total_s=""), "no total_s"),
+    "another batch": (put(batch_size=64), "batch_size is not that of the other samples"),
+    "another length": (put(max_new_tokens=7), "max_new_tokens is not that of the other samples"),
+    "another model": (put(model="llama"), "model is not that of the other samples"),
+    "another dtype": (put(dtype="bfloat16"), "dtype is not that of the other samples"),
+    "another device": (put(device="cuda"), "device is not that of the other samples"),
+    "other weights": (put(weights="pretrained"), "weights is not that of the other samples"),
+    "another attention": (put(attention="eager"), "attention is not that of the other samples"),
+    "another strategy": (put(cache="off", use_cache="false"), "cache is not that of the other"),
+    "another prompt": (put(prompt="text:Hi"), "prompt is not that of the other samples"),
+    "another length of the prompt": (put(prompt_tokens=600), "prompt_tokens is not that"),
+    "a whole case of another model": (whole_case(model="llama"), "that of its case in run.json"),
+    "a whole case in another dtype": (whole_case(dtype="float16"), "that of its case in run.json"),
+    "a whole case with another name": (renamed_case, "case_id is not that of its model"),
+    "use_cache turned": (put(use_cache="false"), "use_cache is false with the strategy dynamic"),
+    "the other case's id": (put(case_id="0123456789"), "its name is not made of"),
+    "another repeat": (put(repeat=77), "its name is not made of"),
+    "another phase": (put(phase="warmup"), "its name is not made of"),
+    "a second attempt": (put(attempt=1), "its name is not made of"),
+    "peak below before": (put(rss_peak_bytes=1), "rss_peak_bytes is less than rss_before_bytes"),
+    "before above peak": (put(rss_before_bytes=1 << 50), "rss_peak_bytes is less than"),
+    "a GPU's memory on a CPU": (put(nvml_peak_bytes=5), "ran on a CPU, and has nvml_peak_bytes"),
+    "a GPU's clock on a CPU": (put(gpu_sm_clock_mhz=5), "ran on a CPU, and has gpu_sm_clock_mhz"),
+    "other weights bytes": (put(weights_bytes=1), "weights_bytes is not that of the other samples"),
+    "a session that never was": (put(session=9), "its session is 9, and run.json has 1"),
+    "no time": (put(started_at="yesterday"), "no time in ISO 8601"),
+    "no digest": (put(output_sha256="same"), "output_sha256 is no digest"),
+    "ok with an error": (put(error="boom"), "it is ok, and has an error"),
+    "ok with a stage": (put(stage="decode"), "it is ok, and has an error"),
+    "ok with bytes of an OOM": (put(oom_bytes=5), "its status is ok, and it has oom_bytes"),
+    "failed with a time": (from_a_failed_one, "its status is oom, and it has a total_s"),
+    "compiling longer than all": (put(compile_s=999.0), "compile_s is longer than total_s"),
+    "more than all processors": (put(other_cpu_share=3.0), "other_cpu_share is more than 1"),
+    "times of another case": (
+        swapped("total_s", "ttft_s", "itl_s", "started_at", "batch_size"),
+        "tokens_per_s is not|batch_size is not",
+    ),
+    "an integer of 400 digits": (put(new_tokens="9" * 400), "new_tokens is not max_new_tokens"),
+}
+
+
+def edited(folder: Path, edit: Callable[[Rows], None]) -> Path:
+    run = folder / "run"
+    shutil.copytree(ROOT / "golden" / "gpt2-cpu", run)
+    with (run / "samples.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows, names = list(reader), reader.fieldnames or []
+    edit(rows)
+    with (run / "samples.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    return run
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_hand_edit_is_not_believed(tmp_path: Path, edit: str) -> None:
+    change, what = EDITS[edit]
+    run = edited(tmp_path, change)
+    with pytest.raises(UserError, match=what) as caught:
+        load_run(run)
+    text = str(caught.value)
+    assert text.startswith(f"{run / 'samples.csv'}: the sample ")
+    assert " contradicts itself: " in text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("run", GOLDEN, ids=lambda run: run.name)
+def test_a_run_as_it_was_measured_is_read(run: Path) -> None:
+    assert load_run(run).samples
+
+
+def test_what_may_differ_is_believed(tmp_path: Path) -> None:
+    # NVML's use is of all processes; the counts of the kernel are late by some pages.
+    def edit(rows: Rows) -> None:
+        row = measured(rows)
+        row["rss_peak_bytes"] = str(int(row["rss_before_bytes"]) - (1 << 20))
+        row["output_sha256"] = "f" * 16
+        row["load_average"] = "99.5"
+        row["flags"] = "a:b of_later_versions"
+
+    assert load_run(edited(tmp_path, edit)).samples
+
+
+def test_a_case_that_run_json_no_longer_plans_is_known_by_its_id(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda rows: None)
+    keys = json.loads((run / "run.json").read_text())
+    keys["cases"] = keys["cases"][:1]
+    (run / "run.json").write_text(json.dumps(keys))
+    assert load_run(run).samples
+
+
+def test_the_first_row_of_several_is_named(tmp_path: Path) -> None:
+    def edit(rows: Rows) -> None:
+        for row in rows[3:]:
+            row["tokens_per_s"] = "1e9"
+
+    run = edited(tmp_path, edit)
+    with (run / "samples.csv").open(newline="") as file:
+        third = list(csv.DictReader(file))[3]["sample_id"]
+    with pytest.raises(UserError, match=f"the sample {third} "):
+        load_run(run)
