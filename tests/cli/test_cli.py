@@ -47,7 +47,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
 
 @pytest.fixture(autouse=True)
 def signals_are_restored() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
@@ -329,7 +329,7 @@ def test_the_command_line_is_recorded(
     assert load_run(Path("results/run")).info.command == ("kvbench", *SMALL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_interrupt_ends_the_sweep_after_the_sample(
     call: Call, engine: FakeEngine, number: signal.Signals
 ) -> None:
@@ -838,6 +838,35 @@ def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
     assert all("environment_changed" not in (s.flags or "") for s in run.samples)
     assert {check.session for check in run.checks} == {0}
     assert not list(path.glob(".lock*"))
+
+
+def test_a_program_that_is_not_to_hear_of_a_closed_terminal_does_not(engine: FakeEngine) -> None:
+    from kvbench.cli.sweep import _interruptible
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _interruptible() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert not asked()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_is_no_longer_written_to(tmp_path: Path) -> None:
+    code = (
+        "import os, pty, signal, sys\n"
+        "master, slave = pty.openpty()\n"
+        "for number in (1, 2): os.dup2(slave, number)\n"
+        "os.close(slave)\n"
+        "from kvbench.cli.sweep import _interruptible\n"
+        "with _interruptible() as asked:\n"
+        "    os.close(master)\n"
+        "    signal.raise_signal(signal.SIGHUP)\n"
+        "    for stream in (sys.stdout, sys.stderr): print('on it goes', file=stream, flush=True)\n"
+        "    os._exit(7 if asked() else 1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 7
 
 
 # What nobody foresaw
