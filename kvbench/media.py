@@ -32,9 +32,10 @@ def for_terminal(text: str) -> str:
 def for_csv(text: str) -> str:
     """Return the text of a cell so that a spreadsheet does not take it for a formula.
 
-    An apostrophe in front says "text" there. Numbers are not passed through here.
+    An apostrophe in front says "text" there. Numbers are not passed through here. A cell may have
+    several lines.
     """
-    return printable("'" + text if text.startswith(_FORMULA) else text)
+    return for_terminal("'" + text if text.startswith(_FORMULA) else text)
 
 
 def for_markdown(text: str) -> str:
@@ -54,8 +55,8 @@ def for_json(document: str, encoding: str | None = None) -> str:
 
 def _fits(character: str, encoding: str | None) -> bool:
     if character.isascii():
-        # Control characters among them are escaped already, by JSON's own rule.
-        return True
+        # Control characters among them are escaped already, by JSON's own rule; all but this one.
+        return character != "\x7f"
     try:
         character.encode(encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -64,4 +65,4 @@ def _fits(character: str, encoding: str | None) -> bool:
 
 
 def _escaped(character: str) -> str:
-    return json.dumps(character)[1:-1]
+    return r"\u007f" if character == "\x7f" else json.dumps(character)[1:-1]

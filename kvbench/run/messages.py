@@ -7,7 +7,7 @@ from typing import Any
 
 from kvbench.records.sample import Stage
 
-__all__ = ["Failed", "Reached", "Refused", "Reply", "Request", "Result"]
+__all__ = ["Failed", "Reached", "Refused", "Reply", "Request", "Result", "Started"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,11 @@ class Request:
     arguments: tuple[Any, ...]
     seed: int
     trust_remote_code: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The worker has imported what it needs and begins with its first request; comes once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ def reach_of(cases: Sequence[Case], cache: str, repeats: int) -> Case | None:
         None where it would be no more than what is looked at in any case.
     """
     own = [case for case in cases if case.cache == cache]
-    if not own:
+    # A further shape would have to be compiled.
+    if not own or strategy(cache).compiles:
         return None
     samples = sum(_cost(case) for case in cases if case.cache in (cache, BASELINE))
     far = max(own, key=lambda case: (case.max_new_tokens, case.batch_size, _prompt(case)))

@@ -28,7 +28,7 @@ from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
 from kvbench.run.engine import Interrupted
-from kvbench.run.messages import Failed, Reached, Refused, Reply, Request
+from kvbench.run.messages import Failed, Reached, Refused, Reply, Request, Started
 
 __all__ = ["WorkerEngine"]
 
@@ -43,6 +43,9 @@ _START = (
 
 The current folder is left out, since it may hold files from anywhere; see kvbench.import_path.
 """
+
+_START_TIMEOUT_S = 300.0
+"""A new worker may take so long for its imports before the limit of its first request begins."""
 
 _POLL_S = 0.2
 _LAST_WORDS_BYTES = 16_384
@@ -131,7 +134,10 @@ class WorkerEngine:
             )
         except _Lost as lost:
             # Out of memory and time-outs are findings; another loss may be no fault of the model's.
-            return LoadFailed(key, lost.status, lost.error, died=lost.status == "crashed")
+            hint = "; case_timeout limits loading too" if lost.status == "timeout" else ""
+            return LoadFailed(
+                key, lost.status, f"{lost.error}{hint}", died=lost.status == "crashed"
+            )
         if isinstance(opened, ModelLoaded):
             self._open_model = key
         return opened
@@ -159,7 +165,9 @@ class WorkerEngine:
     def verify_output(self, case: Case) -> tuple[Check, ...]:
         """Compare the outputs of a case; inconclusive if the worker is lost over it."""
         try:
-            checks: tuple[Check, ...] = self._ask("verify_output", case)
+            checks: tuple[Check, ...] = self._ask(
+                "verify_output", case, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
             detail = f"The samples have other tokens; looking at it was cut off: {lost.error}."
             fields = {"case_id": case.id, "checked_dtype": "float32"}
@@ -278,6 +286,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         # Without a name, so that it is gone with the two processes that hold it.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._started = False
         self._kills = _oom_kills()
         # Above the standard streams, which Popen sets up in the child: where they are closed here,
         # a new socket gets one of their numbers.
@@ -301,17 +310,22 @@ class _Worker:
         self._connection = Connection(ours.detach())
 
     def ask(self, request: Request, timeout_s: float | None, stop: Callable[[], bool]) -> Reply:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        # Imports take seconds, on a busy machine many; they are no part of what is asked.
+        deadline = _deadline(timeout_s, 0.0 if self._started else _START_TIMEOUT_S)
         stage: Stage | None = None
         self._kills = _oom_kills()
         try:
             self._connection.send(request)
             while True:
                 if self._connection.poll(_wait_s(deadline)):
-                    message: Reply | Reached = self._connection.recv()
-                    if not isinstance(message, Reached):
+                    message: Reply | Reached | Started = self._connection.recv()
+                    if isinstance(message, Started):
+                        self._started = True
+                        deadline = _deadline(timeout_s)
+                    elif isinstance(message, Reached):
+                        stage = message.stage
+                    else:
                         return message
-                    stage = message.stage
                 elif deadline is not None and time.monotonic() >= deadline:
                     raise _Lost("timeout", f"no result after {timeout_s:g} s", "", stage)
                 elif stop():
@@ -358,6 +372,10 @@ class _Worker:
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - _LAST_WORDS_BYTES))
         return self._log.read().decode("utf-8", "replace")
+
+
+def _deadline(timeout_s: float | None, more_s: float = 0.0) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s + more_s
 
 
 def _wait_s(deadline: float | None) -> float:

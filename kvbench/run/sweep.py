@@ -277,6 +277,10 @@ class _GroupRun:
             self.alive = sample.status == "ok"
         self._record(arm, sample, times, again=lost and sample.status == "crashed")
         self._check_output(arm)
+        if not lost and self.engine.open_model is None:
+            # The check has cost the process, which says so itself.
+            self._cool()
+            self.alive = False
         if sample.status == "oom" and not self.conduct.keep_going_after_oom:
             self._skip_larger(arm.case, sample)
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from kvbench.errors import UserError
-from kvbench.run.messages import Failed, Reached, Refused, Reply, Request, Result
+from kvbench.run.messages import Failed, Reached, Refused, Reply, Request, Result, Started
 
 if TYPE_CHECKING:
     from kvbench.measure.engine import LocalEngine
@@ -36,7 +36,9 @@ def main(descriptor: int) -> None:
         while True:
             request: Request = connection.recv()
             try:
-                engine = engine or _engine(connection, request)
+                if engine is None:
+                    engine = _engine(connection, request)
+                    connection.send(Started())
                 reply = _answer(engine, request)
             except UserError as error:
                 reply = Refused(str(error))

@@ -47,7 +47,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
 
 @pytest.fixture(autouse=True)
 def signals_are_restored() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
@@ -329,7 +329,7 @@ def test_the_command_line_is_recorded(
     assert load_run(Path("results/run")).info.command == ("kvbench", *SMALL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_interrupt_ends_the_sweep_after_the_sample(
     call: Call, engine: FakeEngine, number: signal.Signals
 ) -> None:
@@ -559,6 +559,18 @@ def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     assert "NOT THE SAME WORK as without a cache" in called.out
 
 
+@pytest.mark.parametrize(("verdict", "code"), [("fail", 1), ("near_tie", 0), ("inconclusive", 0)])
+def test_samples_with_other_tokens_are_exit_code_1_where_nothing_explains_them(
+    call: Call, engine: FakeEngine, verdict: Any, code: int
+) -> None:
+    engine.tokens_of = lambda task: ("a" if task.case.cache == "off" else "b") * 16
+    engine.output_verdict = verdict
+    called = call(*SMALL)
+    assert called.code == code
+    assert ("NOT THE SAME WORK as without a cache" in called.out) is (verdict == "fail")
+    assert ("Not verified" in called.out) is (verdict == "inconclusive")
+
+
 @pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive"])
 def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdict: Any) -> None:
     engine.verdict = verdict
@@ -728,7 +740,8 @@ def test_a_disk_that_is_full_is_one_sentence_and_costs_nothing(
     assert call("sweep", "--resume", "results/run", "--quiet").code == 0
     run = load_run(Path("results/run"))
     assert run.samples[: len(before.samples)] == before.samples
-    assert Counter(s.phase for s in run.samples)["measure"] == 100
+    # The disk may have been full within a round, which is then taken again.
+    assert Counter(s.phase for s in run.samples)["measure"] in (100, 101)
     ids = [s.sample_id for s in run.samples]
     assert len(set(ids)) == len(ids)
 
@@ -825,6 +838,35 @@ def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
     assert all("environment_changed" not in (s.flags or "") for s in run.samples)
     assert {check.session for check in run.checks} == {0}
     assert not list(path.glob(".lock*"))
+
+
+def test_a_program_that_is_not_to_hear_of_a_closed_terminal_does_not(engine: FakeEngine) -> None:
+    from kvbench.cli.sweep import _interruptible
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _interruptible() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert not asked()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_is_no_longer_written_to(tmp_path: Path) -> None:
+    code = (
+        "import os, pty, signal, sys\n"
+        "master, slave = pty.openpty()\n"
+        "for number in (1, 2): os.dup2(slave, number)\n"
+        "os.close(slave)\n"
+        "from kvbench.cli.sweep import _interruptible\n"
+        "with _interruptible() as asked:\n"
+        "    os.close(master)\n"
+        "    signal.raise_signal(signal.SIGHUP)\n"
+        "    for stream in (sys.stdout, sys.stderr): print('on it goes', file=stream, flush=True)\n"
+        "    os._exit(7 if asked() else 1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 7
 
 
 # What nobody foresaw

@@ -182,7 +182,7 @@ def test_compare_fails_where_a_case_of_a_has_failed_in_b(runs: Path, tmp_path: P
 def test_a_threshold_of_nothing_is_taken_as_it_is(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    slightly = [dataclasses.replace(s, total_s=1.03 * (s.total_s or 0)) for s in grid(repeats=30)]
+    slightly = grid(lambda case: 1.03 * time_of(case), repeats=30)
     a, b = save(tmp_path / "a", grid(repeats=30)), save(tmp_path / "b", slightly)
     run_cli("compare", a, b, option, "0%", "-f", "json")
     rows = json.loads(capsys.readouterr().out)["rows"]

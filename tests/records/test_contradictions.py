@@ -92,7 +92,7 @@ EDITS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "one token": (put(new_tokens=1), "new_tokens is not max_new_tokens"),
     "a token less": (less("new_tokens"), "new_tokens is not max_new_tokens"),
     "more tokens": (put(new_tokens=999), "new_tokens is not max_new_tokens"),
-    "no tokens": (put(new_tokens=""), "no new_tokens"),
+    "no tokens": (put(new_tokens=""), "has itl_s and no new_tokens"),
     "no total": (put(total_s=""), "no total_s"),
     "another batch": (put(batch_size=64), "batch_size is not that of the other samples"),
     "another length": (put(max_new_tokens=7), "max_new_tokens is not that of the other samples"),

@@ -16,6 +16,7 @@ from kvbench.case import Prompt
 from kvbench.records.check import Check, check_of
 from kvbench.records.columns import columns_of
 from kvbench.records.finding import Finding
+from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.run import (
     FORMAT,
     Resume,
@@ -104,7 +105,10 @@ def test_every_column_comes_back_with_its_type(tmp_path: Path) -> None:
     filled |= {"phase": "memory", "method": "each", "status": "mismatch", "stage": "prefill"}
     filled |= {"weights": "pretrained"}
     samples = (Sample(**filled), sample_of(make_task(), status="oom"))
-    back = load_run(write_run(tmp_path / "run", samples)).samples
+    # As a table: no sample could be all of this.
+    back = as_rows(
+        read_columns(write_run(tmp_path / "run", samples) / "samples.csv", Sample), Sample
+    )
     assert back == samples
     assert [type(v) for v in dataclasses.astuple(back[0])] == [
         type(v) for v in dataclasses.astuple(samples[0])
@@ -379,7 +383,8 @@ def test_a_sample_that_is_ok_has_a_time(run: Path) -> None:
     rows[2][rows[0].index("total_s")] = ""
     write_rows(run / "samples.csv", rows)
     assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'}: the sample {rows[2][0]} is ok, and has no total_s."
+        f"{run / 'samples.csv'}: the sample {rows[2][0]} contradicts itself: it is ok, and has "
+        "no total_s."
     )
 
 
@@ -387,7 +392,7 @@ def test_a_sample_stands_there_once(run: Path) -> None:
     rows = rows_of(run / "samples.csv")
     write_rows(run / "samples.csv", [*rows, rows[1]])
     assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'}: the sample {rows[1][0]} stands there twice."
+        f"{run / 'samples.csv'}: the sample {rows[1][0]} contradicts itself: it is there twice."
     )
 
 

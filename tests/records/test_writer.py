@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -584,3 +585,29 @@ def test_something_else_in_its_place_is_refused(tmp_path: Path, kind: str) -> No
         rf"{re.escape(str(path))} exists and is no run: choose another --name or --out\.",
         sentence(lambda: holds_run(path)),
     )
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_folder_that_disappears_is_said_with_the_next_row(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(UserError) as caught, RunWriter.create(path, make_info()) as writer:
+        writer.append(timed_sample(make_task(make_case()), 1.0), [0.5, 1.0])
+        if how == "removed":
+            shutil.rmtree(path)
+        else:
+            path.rename(tmp_path / "elsewhere")
+        if how == "replaced":
+            shutil.copytree(tmp_path / "elsewhere", path)
+        # The files are still open, and a write to them would succeed.
+        writer.append(timed_sample(make_task(make_case(), 1), 1.0), [0.5, 1.0])
+    assert "is no longer there: the run was removed or moved while" in str(caught.value)
+    assert "make room" not in str(caught.value)
+
+
+def test_the_words_of_a_lost_worker_have_no_place_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="is no longer there"),
+        RunWriter.create(tmp_path / "run", make_info()) as writer,
+    ):
+        shutil.rmtree(tmp_path / "run")
+        writer.keep_log("title", "text")

@@ -186,6 +186,17 @@ def light_main(descriptor: int) -> None:
     worker.main(descriptor)
 
 
+def slow_main(descriptor: int) -> None:
+    """The worker around a light engine, which takes seconds for its imports."""
+
+    def engine(connection: Connection, request: Request) -> Any:
+        time.sleep(3)
+        return LightEngine(lambda stage: connection.send(Reached(stage)))
+
+    worker._engine = engine
+    worker.main(descriptor)
+
+
 def device_fault_main(descriptor: int) -> None:
     """The worker, in which GPT-2 meets what looks like a fault of a GPU when it runs."""
     from transformers import GPT2LMHeadModel

@@ -729,7 +729,12 @@ def test_a_step_that_hangs_is_ended_and_is_charged_to_no_case(
         # A finding about the model: it is not loaded once more, and each case says so.
         assert called.code == 1
         assert Counter((s.phase, s.status, s.stage, s.error) for s in run.samples) == {
-            ("measure", "timeout", "load", "no result after 1 s"): 6
+            (
+                "measure",
+                "timeout",
+                "load",
+                "no result after 1 s; case_timeout limits loading too",
+            ): 6
         }
     else:
         assert statuses(run) == {case["case_id"]: {"ok"} for case in run.info.cases}
@@ -966,7 +971,7 @@ def test_a_resume_that_is_refused_leaves_no_file_open(light: Light) -> None:
     [
         lambda entry: entry.pop("prompt"),
         lambda entry: entry.update(prompt=3),
-        lambda entry: entry.update(unknown=3),
+        lambda entry: entry.update(batch_size=7),
         lambda entry: entry.update(batch_size="many"),
     ],
 )

@@ -37,6 +37,7 @@ from tests.run.faults import (
     light_main,
     mark_environment,
     marked,
+    slow_main,
     start,
     wait_until,
 )
@@ -470,7 +471,8 @@ def test_a_load_past_its_time_is_a_timeout_and_its_worker_is_gone(
             os.kill(pid, signal.SIGSTOP)
         key = case("gpt2").model_key
         # No fault that another try would mend.
-        assert engine.open(key) == LoadFailed(key, "timeout", "no result after 0.5 s", died=False)
+        error = "no result after 0.5 s; case_timeout limits loading too"
+        assert engine.open(key) == LoadFailed(key, "timeout", error, died=False)
         assert engine.open_model is None and is_gone(pid)
     finally:
         engine.close()
@@ -487,6 +489,31 @@ def test_a_check_past_its_time_is_cut_off(light: Light) -> None:
         assert check.verdict != "pass"
         assert "no result after 5 s" in check.detail
         assert engine.open_model is None and is_gone(pid)
+    finally:
+        engine.close()
+
+
+def test_the_start_of_a_worker_is_no_part_of_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "_START", start(slow_main))
+    engine = WorkerEngine(step_timeout_s=1)
+    try:
+        # The first request is the load, as after a worker was lost.
+        opened(engine, case("gpt2"))
+    finally:
+        engine.close()
+
+
+def test_a_worker_that_does_not_start_is_ended_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "_START", start(slow_main))
+    monkeypatch.setattr(supervisor, "_START_TIMEOUT_S", 0.25)
+    engine = WorkerEngine(step_timeout_s=0.25)
+    try:
+        failed = engine.open(case("gpt2").model_key)
+        assert isinstance(failed, LoadFailed) and failed.status == "timeout"
     finally:
         engine.close()
 

@@ -1424,8 +1424,8 @@ class Unlucky(FakeEngine):
             return LoadFailed(key, kind, "As scripted.", died=kind == "crashed")
         return super().open(key)
 
-    def verify(self, *arguments: Any) -> tuple[Check, ...]:
-        checks = super().verify(*arguments)
+    def verify(self, *arguments: Any, **options: Any) -> tuple[Check, ...]:
+        checks = super().verify(*arguments, **options)
         if self.mishap("crashed", "idle"):
             self.lose()
         return checks
