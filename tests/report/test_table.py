@@ -138,7 +138,7 @@ def test_the_caption_says_what_the_numbers_are() -> None:
         "Times: median of 10 samples, ± half the distance from smallest to largest. "
         "Speed-up: off over cached, estimated from the ratios within rounds (95 % interval); it "
         "may differ from the ratio of the medians. "
-        "tok/s, cache and memory: the cached arm."
+        "tok/s, cache, memory and J/tok: with the cache."
     )
 
 
