@@ -471,3 +471,44 @@ print("drawn:", "matplotlib" in sys.modules)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["loaded: []", "drawn: True"]
+
+
+# What ended in a traceback
+
+GOLDEN = ROOT / "tests" / "golden" / "gpt2-cpu"
+
+
+@pytest.mark.parametrize("option", ["-n", "-b", "--prompt-tokens"])
+def test_an_estimate_of_no_size_that_there_is(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    sentence = refused(capsys, "estimate", "gpt2", option, "99999999999999999999999")
+    assert "99999999999999999999999 is larger than 2,147,483,647." in sentence
+
+
+def test_a_flag_may_have_a_colon(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    samples = [dataclasses.replace(s, flags="a:b odd: :3 x:y:9") for s in grid()]
+    run = save(tmp_path / "run", samples)
+    assert run_cli("report", run) == 0
+    assert run_cli("show", run) == 0
+    assert "a:b, 42 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [str(10**23), "-5", "0", "1.5", str(2**64)])
+def test_a_token_of_no_number_that_there_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, value: str
+) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    rows = rows_of(tmp_path / "run" / "tokens.csv")
+    rows[4][1] = value
+    write_rows(tmp_path / "run" / "tokens.csv", rows)
+    assert "tokens.csv line 5, column new_token: " in refused(capsys, "report", tmp_path / "run")
+
+
+def test_a_planned_case_without_a_device_is_left_out(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    keys = json.loads((tmp_path / "run" / "run.json").read_text())
+    del keys["cases"][0]["device"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(keys))
+    assert run_cli("report", tmp_path / "run") == 0
+    assert run_cli("show", tmp_path / "run") == 0
