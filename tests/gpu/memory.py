@@ -37,10 +37,13 @@ def emptied() -> Held:
 
 
 def live_tensors(kind: str) -> list[str]:
-    """Return the type, shape and dtype of each tensor that is alive on devices of a kind."""
+    """Return the type, shape and dtype of each tensor that is alive on devices of a kind.
+
+    Numbers are left out: libraries keep some as tensors without a shape.
+    """
     return [
         f"{type(one).__name__} {tuple(one.shape)} {one.dtype}"
         for one in gc.get_objects()
         # By its type: to ask some objects of libraries for their class imports things, or warns.
-        if issubclass(type(one), torch.Tensor) and one.device.type == kind
+        if issubclass(type(one), torch.Tensor) and one.ndim and one.device.type == kind
     ]

@@ -12,7 +12,10 @@ from kvbench.records.sample import Sample
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes by which memory grew during a sample, as NVML and as torch's allocator have it."""
+    """Bytes by which memory grew during a sample, as NVML and as torch's allocator have it.
+
+    `cache` is the part of the cache on the device.
+    """
 
     sample_id: str
     nvml: int
@@ -29,7 +32,9 @@ def growths(run: Run) -> list[Growth]:
         reserved = _difference(s.torch_peak_reserved_bytes, s.torch_reserved_before_bytes)
         allocated = _difference(s.torch_peak_allocated_bytes, s.torch_before_bytes)
         if None not in (nvml, reserved, allocated, s.kv_cache_bytes):
-            found.append(Growth(s.sample_id, nvml, reserved, allocated, s.kv_cache_bytes))
+            # What an offloaded cache keeps in host memory takes nothing of the device.
+            here = s.kv_cache_bytes - (s.cache_host_bytes or 0)
+            found.append(Growth(s.sample_id, nvml, reserved, allocated, here))
     return found
 
 

@@ -270,6 +270,8 @@ def test_nothing_is_counted_where_it_is_not_wanted() -> None:
     assert (compiled.count, compiled.seconds) == (0, 0.0)
 
 
+# Torch's compiler warns that float32 products could be made coarser.
+@pytest.mark.filterwarnings("ignore:TensorFloat32")
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ON_CUDA)
 def test_a_strategy_on_a_gpu_is_what_its_name_says(tmp_path: Path, name: str) -> None:

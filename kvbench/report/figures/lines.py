@@ -235,8 +235,9 @@ def _looks(lines: Sequence[tuple[str, tuple[object, ...]]]) -> list[Look]:
     The strategy is told by the colour and the marker, the rest by the dash, and by other markers
     when all dashes are taken. With one strategy alone the colour tells the rest too.
     """
-    # All that there are, so that a strategy has its colour in all charts.
-    caches = list(dict.fromkeys([*STRATEGIES, *(cache for cache, _ in lines)]))
+    # `off` and `dynamic` have their colors in all charts, whatever else is drawn; there are more
+    # strategies than colors.
+    caches = list(dict.fromkeys([*list(STRATEGIES)[:2], *(cache for cache, _ in lines)]))
     drawn = len({cache for cache, _ in lines})
     rests = list(dict.fromkeys(rest for _, rest in lines))
     all_looks = [Look(*numbers) for numbers in itertools.product(range(KINDS), repeat=3)]
