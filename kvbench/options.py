@@ -14,7 +14,8 @@ DESCRIPTIONS: dict[str, str] = {
     "device": "cpu, cuda, cuda:1, ..., or auto: every kind that is present.",
     "dtype": "float32, bfloat16 or float16.",
     "attention": "Attention implementation: sdpa, eager, ..., or auto: what Transformers takes.",
-    "cache": f"Cache strategy: {', '.join(STRATEGIES)}.",
+    "cache": f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
+    "model can run.",
     "use_cache": "Another spelling of cache: true is dynamic, false is off.",
     "batch_size": "Sequences generated at once. Lists and ranges: 1,2,4 or 1-32*2.",
     "prompt": "Prompt text; repeat the option for several.",

@@ -20,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
+from kvbench.caches import ALL, expand, strategy
 from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan_file import as_list, read_plan_file, read_prompts
 from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
-from kvbench.strategies import strategy
 from kvbench.text import clip
 
 __all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
@@ -92,7 +92,7 @@ def _caches(value: Any) -> Any:
 def _canonical(name: Any) -> Any:
     """Return a strategy's canonical name, so that two spellings are one case."""
     # What is no text is refused by its type.
-    return strategy(name).name if isinstance(name, str) and name else name
+    return strategy(name).name if isinstance(name, str) and name not in ("", ALL) else name
 
 
 def _number(value: Any) -> Any:
@@ -315,7 +315,7 @@ class Plan(BaseModel):
             _unique(self.batch_size),
             self.prompts,
             _unique(self.max_new_tokens),
-            _unique(self.cache),
+            expand(self.cache),
         )
         count = math.prod(len(axis) for axis in axes)
         if count > MANY_CASES and not allow_many:

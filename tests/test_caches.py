@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kvbench.caches import (
+    ALL,
     BASELINE,
     STRATEGIES,
     CacheStrategy,
@@ -14,6 +15,8 @@ from kvbench.caches import (
     Need,
     Parameter,
     Situation,
+    expand,
+    may_be_left_out,
     strategy,
 )
 from kvbench.errors import UserError
@@ -42,13 +45,20 @@ def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:
         description="X.",
         body="a:b",
         needs=(
-            Need(lambda here, _: here.windows, "the model has no window."),
-            Need(lambda here, _: here.device == "cuda", "it needs a CUDA device."),
+            Need(lambda here, _: here.windows, "the model has no window.", "a window"),
+            Need(
+                lambda here, _: here.device == "cuda",
+                "it needs a CUDA device.",
+                "CUDA",
+                of_machine=True,
+            ),
         ),
     )
     assert entry.unmet(Situation(device="cpu")) == "x: the model has no window."
     assert entry.unmet(Situation(device="cpu", windows=True)) == "x: it needs a CUDA device."
     assert entry.unmet(Situation(device="cuda", windows=True)) is None
+    assert entry.unmet_here(Situation(device="cuda")) is None
+    assert entry.unmet_here(Situation(device="cpu")) == "x: it needs a CUDA device."
 
 
 @pytest.mark.parametrize("name", ["off", "dynamic"])
@@ -59,7 +69,7 @@ def test_what_does_not_compile_warms_up_shortly_and_loses_nothing(name: str) -> 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_each_description_is_one_line_and_a_sentence(name: str) -> None:
-    description = strategy(name).description
+    description = STRATEGIES[name].description
     assert description.endswith(".")
     assert "\n" not in description
 
@@ -139,3 +149,23 @@ def test_a_wrong_parameter_is_one_sentence(given: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         strategy(given)
     assert str(caught.value).startswith(said)
+
+
+# All
+
+
+def test_all_is_every_strategy_with_each_choice_that_must_be_made() -> None:
+    names = expand(["static", ALL])
+    assert names[0] == "static"
+    assert len(set(names)) == len(names)
+    assert {name.split(":")[0] for name in names} == set(STRATEGIES)
+    assert "quantized:backend=fp8" in names
+    plan = Plan.parse({"cache": "all", "device": "cpu"})
+    assert plan.cache == (ALL,)
+    assert tuple(dict.fromkeys(case.cache for case in plan.cases())) == expand([ALL])
+
+
+def test_only_what_all_has_added_may_be_left_out() -> None:
+    assert may_be_left_out("offloaded", ["off", ALL])
+    assert not may_be_left_out("off", ["off", ALL])
+    assert not may_be_left_out("offloaded", ["off", "offloaded"])

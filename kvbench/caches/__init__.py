@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situation
-from kvbench.caches.registry import BASELINE, STRATEGIES, strategy
+from kvbench.caches.registry import (
+    ALL,
+    BASELINE,
+    STRATEGIES,
+    expand,
+    may_be_left_out,
+    strategy,
+)
 
 __all__ = [
+    "ALL",
     "BASELINE",
     "STRATEGIES",
     "CacheStrategy",
@@ -13,5 +21,7 @@ __all__ = [
     "Need",
     "Parameter",
     "Situation",
+    "expand",
+    "may_be_left_out",
     "strategy",
 ]

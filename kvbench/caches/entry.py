@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -99,10 +99,14 @@ class Need:
     Attributes:
         met: whether a situation meets it, with these settings.
         sentence: what is shown where it is not met; the strategy's name goes in front.
+        label: what is needed, in a few words for tables.
+        of_machine: whether it is about the machine and its software, not about the model.
     """
 
     met: Callable[[Situation, Settings], bool]
     sentence: str
+    label: str
+    of_machine: bool = False
 
 
 def kept_nothing(layer: KeptLayer) -> int:
@@ -187,7 +191,12 @@ class CacheStrategy:
 
     def unmet(self, situation: Situation) -> str | None:
         """Return why this strategy cannot run in a situation, as a sentence; None if it can."""
-        missing = next(
-            (need for need in self.needs if not need.met(situation, self.settings)), None
-        )
+        return self._first_unmet(self.needs, situation)
+
+    def unmet_here(self, situation: Situation) -> str | None:
+        """Return the same for what the machine lacks, whatever the model."""
+        return self._first_unmet([need for need in self.needs if need.of_machine], situation)
+
+    def _first_unmet(self, needs: Iterable[Need], situation: Situation) -> str | None:
+        missing = next((need for need in needs if not need.met(situation, self.settings)), None)
         return None if missing is None else f"{self.name}: {missing.sentence}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterable
 
 from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, kept_nothing
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
-__all__ = ["BASELINE", "STRATEGIES", "strategy"]
+__all__ = ["ALL", "BASELINE", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
 
 BASELINE = "off"
 """The strategy that others are compared with."""
@@ -16,12 +17,17 @@ BASELINE = "off"
 CACHE_OBJECTS = Need(
     lambda here, _: here.cache_objects,
     "this model makes a cache of its own and takes no cache object of Transformers.",
+    "cache objects",
 )
 
 
-CUDA = Need(lambda here, _: here.device == "cuda", "it needs a CUDA device.")
+CUDA = Need(
+    lambda here, _: here.device == "cuda", "it needs a CUDA device.", "CUDA", of_machine=True
+)
 DECODER_ONLY = Need(
-    lambda here, _: not here.encoder_decoder, "it does not take encoder-decoder models."
+    lambda here, _: not here.encoder_decoder,
+    "it does not take encoder-decoder models.",
+    "a decoder",
 )
 
 
@@ -85,6 +91,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 Need(
                     lambda here, _: here.windows,
                     "this model has no sliding window, so it is the same as dynamic.",
+                    "a sliding window",
                 ),
                 CACHE_OBJECTS,
                 DECODER_ONLY,
@@ -120,16 +127,53 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 Need(
                     lambda here, _: not here.windows,
                     "Transformers' quantized cache knows no sliding windows.",
+                    "no sliding window",
                 ),
                 Need(
                     lambda here, _: at_least(here.versions.get("transformers"), (5, 18)),
                     "backend fp8 needs Transformers 5.18 or later.",
+                    "Transformers 5.18",
+                    of_machine=True,
                 ),
             ),
             kept=lambda layer: layer.seen * layer.numbers,
         ),
     )
 }
+
+
+ALL = "all"
+"""In place of names: every strategy. Those that cannot run here are left out, with a row each."""
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of strategies, each once, with every strategy in place of `all`.
+
+    A parameter that must be given takes each of its choices.
+    """
+    found: list[str] = []
+    for name in names:
+        found += (
+            [one for entry in STRATEGIES.values() for one in _every(entry)]
+            if name == ALL
+            else [name]
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def may_be_left_out(cache: str, names: Container[str]) -> bool:
+    """Return whether a strategy is there only because `names` has `all` in it."""
+    return ALL in names and cache not in names
+
+
+def _every(entry: CacheStrategy) -> list[str]:
+    found = [entry.name]
+    for parameter in entry.parameters:
+        if parameter.default is None:
+            found = [
+                f"{name}:{parameter.name}={value}" for name in found for value in parameter.choices
+            ]
+    return [strategy(name).name for name in found]
 
 
 def strategy(name: str) -> CacheStrategy:

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import kvbench
+from kvbench.cli.caches import caches
 from kvbench.cli.compare import compare
 from kvbench.cli.env import env
 from kvbench.cli.estimate import estimate
@@ -76,6 +77,7 @@ app.command()(runs)
 app.command()(verify)
 app.command()(inspect)
 app.command()(models)
+app.command()(caches)
 app.command()(env)
 app.command()(estimate)
 app.command()(probe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvbench.console.inspection import inspection_printer, print_inspection
 from kvbench.console.printing import (
     make_console,
+    print_caches,
     print_cases,
     print_checks,
     print_comparison,
@@ -30,6 +31,7 @@ __all__ = [
     "inspection_printer",
     "make_console",
     "make_view",
+    "print_caches",
     "print_cases",
     "print_checks",
     "print_comparison",

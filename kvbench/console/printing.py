@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kvbench.analysis.expected import summarise_run
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import ALL, Situation, expand, strategy
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.rates import rates_doubts, rates_line, rates_table
@@ -39,6 +40,7 @@ from kvbench.theory.estimate import Estimate
 
 __all__ = [
     "make_console",
+    "print_caches",
     "print_cases",
     "print_checks",
     "print_comparison",
@@ -167,7 +169,7 @@ def _print_results(console: Console, run: Run, cases: Sequence[CaseSummary]) -> 
         print_sentences(console, (f"- {line}" for line in doubtful))
     failed = failures(cases)
     if failed:
-        console.print(f"\n{len(failed)} of {len(run.info.cases)} cases failed:")
+        console.print(f"\n{len(failed)} of {len(run.info.cases)} cases have no result:")
         print_sentences(console, (f"- {line}" for line in failed))
 
 
@@ -300,6 +302,28 @@ def print_estimate(console: Console, found: Estimate) -> None:
     if found.notes:
         console.print()
         print_sentences(console, found.notes)
+
+
+def print_caches(console: Console, environment: Environment) -> None:
+    """What `kvbench caches` shows: a row per strategy, then what this machine lacks for each."""
+    kinds = dict.fromkeys(device.name.split(":")[0] for device in environment.devices)
+    rows, lacking = [], []
+    for name in expand([ALL]):
+        entry = strategy(name)
+        reasons = [
+            entry.unmet_here(Situation(device=kind, versions=environment.versions))
+            for kind in kinds
+        ]
+        here = [kind for kind, reason in zip(kinds, reasons, strict=True) if reason is None]
+        lacking += [] if here else [reason for reason in reasons if reason][:1]
+        needs = ", ".join(need.label for need in entry.needs) or "-"
+        exact = "lossy" if entry.lossy else "exact"
+        rows.append((name, exact, ", ".join(here) or "no", needs, entry.description))
+    heads = ("cache", "tokens", "here", "needs", "what it does")
+    print_table(console, Table(heads, tuple(rows), (False,) * len(heads), ""))
+    if lacking:
+        console.print()
+        print_sentences(console, lacking)
 
 
 def print_environment(console: Console, environment: Environment) -> None:

@@ -30,7 +30,9 @@ def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary], name: str | No
         parts.append(f"Reasons to doubt:\n\n{lines}")
     failed = failures(cases)
     if failed:
-        parts.append("What failed:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in failed))
+        parts.append(
+            "Cases without a result:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in failed)
+        )
     expected = expectation_sentences(cases, info)
     if expected:
         parts.append("Expected:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in expected))

@@ -552,6 +552,27 @@ def test_a_case_that_failed_in_any_way_is_exit_code_1(
     assert call(*SMALL, "--quiet").code == 1
 
 
+def test_what_all_leaves_out_is_a_row_and_no_failure(call: Call, engine: FakeEngine) -> None:
+    engine.failure = lambda task: (
+        ("unsupported", "load", "It needs a GPU.") if task.case.cache == "offloaded" else None
+    )
+    called = call("sweep", "-n", "4", "-r", "1", "-d", "cpu", "--cache", "all")
+    assert called.code == 0
+    assert "It needs a GPU." in called.out
+    named = call("sweep", "-n", "4", "-r", "1", "-d", "cpu", "--cache", "off,offloaded")
+    assert named.code == 1
+
+
+def test_the_cache_strategies_are_listed_with_what_this_machine_lacks(
+    call: Call, engine: FakeEngine
+) -> None:
+    called = call("caches")
+    assert called.code == 0
+    rows = [line.split() for line in called.out.splitlines()]
+    assert ["dynamic", "exact", "cpu,", "cuda"] in [row[:4] for row in rows]
+    assert ["offloaded", "exact", "cuda"] in [row[:3] for row in rows]
+
+
 def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
     engine.verdict = "fail"
     called = call(*SMALL)

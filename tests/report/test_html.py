@@ -267,10 +267,10 @@ def failing(status: Any = "oom", error: str | None = "no room", **fields: Any) -
 def test_what_failed_is_told_with_its_reason() -> None:
     text = page(run_of([*grid(), *failing()])).text
     assert (
-        "What failed, and why oom: gpt2 on cpu, float32, cache dynamic, 999 new tokens: no room"
+        "Cases without a result oom: gpt2 on cpu, float32, cache dynamic, 999 new tokens: no room"
         in text
     )
-    assert "What failed" not in page(run_of(grid())).text
+    assert "Cases without a result" not in page(run_of(grid())).text
 
 
 def test_a_run_in_which_all_failed_has_a_page() -> None:

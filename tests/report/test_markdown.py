@@ -181,7 +181,7 @@ def test_failures_are_a_list() -> None:
     text = summary_markdown(make_info(), [*pair(), failed])
     kinds = [token.type for token in parsed(text)]
     assert kinds.count("list_item_open") == 1
-    assert "What failed:" in list(inlines(text))
+    assert "Cases without a result:" in list(inlines(text))
 
 
 def test_a_device_is_told_once() -> None:

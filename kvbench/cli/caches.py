@@ -1,0 +1,17 @@
+"""`kvbench caches`: the cache strategies, and which of them this machine has."""
+
+from __future__ import annotations
+
+from kvbench.cli.options import Debug
+
+__all__ = ["caches"]
+
+
+def caches(debug: Debug = False) -> None:
+    """List the cache strategies with what they need, and whether this machine has it.
+
+    What a model must have is checked when it is loaded.
+    """
+    from kvbench import api, console
+
+    console.print_caches(console.make_console(), api.environment())
