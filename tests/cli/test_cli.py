@@ -281,14 +281,20 @@ def test_an_interrupt_while_verifying_is_exit_code_130(
 
 
 def test_a_sweep_prints_table_answer_and_files(call: Call, engine: FakeEngine) -> None:
-    called = call(*SMALL)
+    called = call(*SMALL, "-r", "6")
     assert (called.code, called.err) == (0, "")
     assert "[2/2] cpu: " in called.out
     assert "2.00x (2.00-2.00)" in called.out
     answer = "On cpu, with the cache, 5 new tokens of gpt2 take 5.00 ms instead of 10.0 ms: 2.00"
     assert answer in called.out
     assert f"  {Path('results/run/summary.md')}" in called.out.splitlines()
-    assert len(load_run(Path("results/run")).samples) == 6
+    assert len(load_run(Path("results/run")).samples) == 14
+
+
+def test_too_few_samples_are_no_claim(call: Call, engine: FakeEngine) -> None:
+    called = call(*SMALL)
+    assert "2.00x (" not in called.out
+    assert "5 new tokens of gpt2: too few samples for a claim (2 shared rounds, 6 are" in called.out
 
 
 def test_quiet_leaves_the_progress_out(call: Call, engine: FakeEngine) -> None:

@@ -78,7 +78,8 @@ def names(found: tuple[Case, ...]) -> list[str]:
 @pytest.fixture
 def strategies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, lossy in (("static", False), ("quantized", True)):
-        monkeypatch.setitem(STRATEGIES, name, CacheStrategy(name, True, ".", lossy=lossy))
+        entry = CacheStrategy(name=name, description=".", body="a:b", lossy=lossy)
+        monkeypatch.setitem(STRATEGIES, name, entry)
 
 
 @pytest.mark.usefixtures("strategies")

@@ -24,6 +24,10 @@ class InProcess(LocalEngine):
     def open_model(self) -> ModelKey | None:
         return self._open.loaded.key if self._open else None
 
+    @property
+    def process(self) -> int:
+        return 1
+
     def measure(self, task: Any, timeout_s: float | None = None) -> Any:
         return super().measure(task)
 
