@@ -15,6 +15,8 @@ import torch
 import transformers
 
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
+from kvbench.devices.faults import is_device_fault
+from kvbench.devices.meters import Meter, make_meter, trust_flags
 from kvbench.errors import UserError
 from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
 from kvbench.measure.caches import situation_of
@@ -24,13 +26,11 @@ from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
-from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
 from kvbench.measure.state import ModuleState
 from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.models.config import load_config, loading, quantization_of
-from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt

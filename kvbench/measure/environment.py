@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from kvbench.devices.host import cpu_governor, high_water_mark_works
+from kvbench.devices.nvml import Nvml, NvmlUnavailable
+from kvbench.devices.present import present_devices, why_no_cuda
 from kvbench.errors import UserError
-from kvbench.measure.devices import present_devices, why_no_cuda
-from kvbench.measure.host import cpu_governor, high_water_mark_works
-from kvbench.measure.nvml import Nvml, NvmlUnavailable
 from kvbench.records.environment import Device, Environment
 from kvbench.records.rates import Rates, find_rates, read_rates
 from kvbench.version import __version__

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from kvbench.measure import host
+from kvbench.devices import host
+from kvbench.devices.faults import is_device_fault
+from kvbench.devices.meters import make_meter, trust_flags
 from kvbench.measure.environment import describe_device
-from kvbench.measure.meters import make_meter, trust_flags
-from kvbench.models.faults import is_device_fault
 from kvbench.records.rates import Rates
 from kvbench.records.sample import utc_now
 

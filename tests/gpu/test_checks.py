@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from kvbench.case import Prompt
+from kvbench.devices.meters import CudaMeter
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import generate
-from kvbench.measure.meters import CudaMeter
 from kvbench.models.prompts import Encoder
 from kvbench.records.run import Run, load_run
 from kvbench.strategies import strategy

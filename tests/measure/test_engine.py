@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from transformers import GPT2LMHeadModel
 
 from kvbench.case import AUTO, Case, Prompt
+from kvbench.devices import host
 from kvbench.errors import UserError
 from kvbench.measure import engine as engine_module
-from kvbench.measure import host
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.records.events import LoadFailed, ModelLoaded

@@ -14,12 +14,13 @@ import pytest
 import torch
 import transformers
 
-from kvbench.measure import environment, host
+from kvbench.devices import host
+from kvbench.devices.nvml import Nvml
+from kvbench.measure import environment
 from kvbench.measure.environment import describe_device, read_environment
-from kvbench.measure.nvml import Nvml
 from kvbench.records.rates import STATE_VARIABLE, Rates, keep_rates
+from tests.devices.fake_nvml import FakeNvml, NVMLError
 from tests.fakes import make_rates
-from tests.measure.fake_nvml import FakeNvml, NVMLError
 
 
 @pytest.fixture

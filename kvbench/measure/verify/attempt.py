@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from kvbench.devices.faults import is_device_fault
 from kvbench.measure.failures import classify
-from kvbench.models.faults import is_device_fault
 from kvbench.records.check import Verdict
 
 __all__ = ["Outcome", "attempt"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-from kvbench.measure.host import release_memory
+from kvbench.devices.host import release_memory
 
 __all__ = ["in_float32"]
 

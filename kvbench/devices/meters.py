@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from kvbench.case import Phase
-from kvbench.measure import host
-from kvbench.measure.nvml import Nvml, NvmlDevice, NvmlUnavailable
+from kvbench.devices import host
+from kvbench.devices.nvml import Nvml, NvmlDevice, NvmlUnavailable
 
 __all__ = ["METERS", "CpuMeter", "CudaMeter", "Meter", "make_meter", "trust_flags"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kvbench.measure.devices import present_devices, why_no_cuda
+from kvbench.devices.present import present_devices, why_no_cuda
 
 
 def cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

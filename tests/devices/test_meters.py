@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from kvbench.measure import host, meters
-from kvbench.measure.meters import CpuMeter, CudaMeter, make_meter, trust_flags
-from kvbench.measure.nvml import Nvml, NvmlUnavailable
-from tests.measure.fake_nvml import FakeNvml, NotSupported, process
+from kvbench.devices import host, meters
+from kvbench.devices.meters import CpuMeter, CudaMeter, make_meter, trust_flags
+from kvbench.devices.nvml import Nvml, NvmlUnavailable
+from tests.devices.fake_nvml import FakeNvml, NotSupported, process
 
 MIB = 2**20
 CPU = torch.device("cpu")
