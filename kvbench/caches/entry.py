@@ -17,6 +17,7 @@ __all__ = [
     "Situation",
     "kept_as_seen",
     "kept_nothing",
+    "needs_kind",
 ]
 
 Settings = Mapping[str, int | str]
@@ -103,6 +104,11 @@ class Need:
 
     met: Callable[[Situation, Settings], bool]
     sentence: str
+
+
+def needs_kind(device: str, sentence: str) -> Need:
+    """Return the need for one kind of device, by its name in kvbench/device_kinds.py."""
+    return Need(lambda here, _: here.device == device, sentence)
 
 
 def kept_nothing(layer: KeptLayer) -> int:

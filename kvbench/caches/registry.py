@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, kept_nothing
+from kvbench.caches.entry import (
+    CacheStrategy,
+    KeptLayer,
+    Need,
+    Parameter,
+    kept_nothing,
+    needs_kind,
+)
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
@@ -19,7 +26,7 @@ CACHE_OBJECTS = Need(
 )
 
 
-CUDA = Need(lambda here, _: here.device == "cuda", "it needs a CUDA device.")
+CUDA = needs_kind("cuda", "it needs a CUDA device.")
 DECODER_ONLY = Need(
     lambda here, _: not here.encoder_decoder, "it does not take encoder-decoder models."
 )

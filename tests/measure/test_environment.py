@@ -14,10 +14,11 @@ import pytest
 import torch
 import transformers
 
-from kvbench.devices import host
+from kvbench.devices import cuda, host
 from kvbench.devices.nvml import Nvml
+from kvbench.devices.registry import describe_device
 from kvbench.measure import environment
-from kvbench.measure.environment import describe_device, read_environment
+from kvbench.measure.environment import read_environment
 from kvbench.records.rates import STATE_VARIABLE, Rates, keep_rates
 from tests.devices.fake_nvml import FakeNvml, NVMLError
 from tests.fakes import make_rates
@@ -31,7 +32,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def driver(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml) -> None:
-    monkeypatch.setattr(environment, "Nvml", lambda: Nvml(fake))
+    monkeypatch.setattr(cuda, "Nvml", lambda: Nvml(fake))
 
 
 @pytest.mark.usefixtures("bare")
@@ -86,8 +87,8 @@ def test_an_environment_is_plain_data() -> None:
 
 @pytest.mark.usefixtures("bare")
 def test_a_governor_and_a_mark_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "cpu_governor", lambda: None)
-    monkeypatch.setattr(environment, "high_water_mark_works", lambda: False)
+    monkeypatch.setattr(host, "cpu_governor", lambda: None)
+    monkeypatch.setattr(host, "high_water_mark_works", lambda: False)
     starts = {sentence.split(":")[0] for sentence in read_environment().missing}
     assert starts == {"CUDA", "NVML", "CPU governor", "High-water mark"}
 
@@ -96,8 +97,8 @@ def test_a_governor_and_a_mark_that_are_missing_are_told(monkeypatch: pytest.Mon
 def test_a_governor_and_a_mark_that_are_there_are_not_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(environment, "cpu_governor", lambda: "performance")
-    monkeypatch.setattr(environment, "high_water_mark_works", lambda: True)
+    monkeypatch.setattr(host, "cpu_governor", lambda: "performance")
+    monkeypatch.setattr(host, "high_water_mark_works", lambda: True)
     found = read_environment()
     assert found.governor == "performance"
     assert {sentence.split(":")[0] for sentence in found.missing} == {"CUDA", "NVML"}
