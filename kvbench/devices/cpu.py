@@ -13,6 +13,7 @@ from kvbench.device_kinds import HOST
 from kvbench.devices import host
 from kvbench.devices.backend import Level, Survey
 from kvbench.devices.meter import Readings
+from kvbench.devices.rapl import Rapl
 from kvbench.records.environment import Device
 
 __all__ = ["CpuBackend", "CpuMeter"]
@@ -40,6 +41,9 @@ class CpuBackend:
             missing.append(
                 "High-water mark: /proc/self/clear_refs cannot be used; memory is polled."
             )
+        problem = Rapl().problem
+        if problem is not None:
+            missing.append(f"CPU energy: {problem}.")
         return Survey(missing=tuple(missing), governor=host.cpu_governor())
 
     def describe(self, name: str) -> Device:
@@ -86,7 +90,7 @@ class CpuBackend:
 
 
 class CpuMeter:
-    """Resident set, its high-water mark, and who else used the processors."""
+    """Resident set and its high-water mark, energy, and who else used the processors."""
 
     processor_s: Callable[[], float] | None = staticmethod(time.process_time)
 
@@ -101,6 +105,9 @@ class CpuMeter:
         self._before = 0
         self._poller: host.RssPoller | None = None
         self._share = host.CpuShare()
+        self._rapl = Rapl()
+        self._energy: tuple[int, ...] | None = None
+        self._start_s = 0.0
 
     def synchronise(self) -> None:
         """Nothing to wait for: the CPU works in the calling thread."""
@@ -115,15 +122,21 @@ class CpuMeter:
             host.reset_peak_rss()
         self._before = host.rss_bytes()
         self._share = host.CpuShare()
+        self._energy = self._rapl.read()
+        self._start_s = time.perf_counter()
 
     def finish(self) -> Readings:
-        """The high-water mark of the run."""
+        """The high-water mark of the run, and the energy of the processor packages."""
+        seconds = time.perf_counter() - self._start_s
+        joules, energy_method = self._rapl.joules(self._energy, self._rapl.read(), seconds)
         others = self._share.others()
         peak, method = self._peak()
         return Readings(
             memory_method=method,
             rss_before_bytes=self._before,
             rss_peak_bytes=peak,
+            energy_j=joules,
+            energy_method=energy_method,
             other_cpu_share=others,
             load_average=host.load_average(),
             cpu_governor=host.cpu_governor(),

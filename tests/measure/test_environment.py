@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from kvbench.devices import cuda, host
+from kvbench.devices import cuda, host, rapl
 from kvbench.devices.nvml import Nvml
 from kvbench.devices.registry import describe_device
 from kvbench.measure import environment
@@ -28,6 +28,7 @@ from tests.fakes import make_rates
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with neither a driver nor a CUDA device."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(rapl, "_POWERCAP", Path("no-such-folder"))
     driver(monkeypatch, FakeNvml(nvmlInit=NVMLError("Library Not Found")))
 
 
@@ -90,7 +91,7 @@ def test_a_governor_and_a_mark_that_are_missing_are_told(monkeypatch: pytest.Mon
     monkeypatch.setattr(host, "cpu_governor", lambda: None)
     monkeypatch.setattr(host, "high_water_mark_works", lambda: False)
     starts = {sentence.split(":")[0] for sentence in read_environment().missing}
-    assert starts == {"CUDA", "NVML", "CPU governor", "High-water mark"}
+    assert starts == {"CUDA", "NVML", "CPU governor", "High-water mark", "CPU energy"}
 
 
 @pytest.mark.usefixtures("bare")
@@ -101,7 +102,11 @@ def test_a_governor_and_a_mark_that_are_there_are_not_missing(
     monkeypatch.setattr(host, "high_water_mark_works", lambda: True)
     found = read_environment()
     assert found.governor == "performance"
-    assert {sentence.split(":")[0] for sentence in found.missing} == {"CUDA", "NVML"}
+    assert {sentence.split(":")[0] for sentence in found.missing} == {
+        "CUDA",
+        "NVML",
+        "CPU energy",
+    }
 
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
