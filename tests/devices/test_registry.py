@@ -13,6 +13,7 @@ import torch
 from kvbench.device_kinds import HOST, KINDS, DeviceKind, first_name, is_device_name, kind_of
 from kvbench.devices import host
 from kvbench.devices.backend import Backend, Level
+from kvbench.devices.faults import is_device_fault
 from kvbench.devices.meter import Readings
 from kvbench.devices.registry import (
     backend_of,
@@ -21,7 +22,14 @@ from kvbench.devices.registry import (
     present_devices,
     release_memory,
 )
+from kvbench.errors import UserError
+from kvbench.measure.environment import read_environment
+from kvbench.plan import Plan, choose_devices
+from kvbench.records.rates import _key_of
 from kvbench.records.sample import Sample
+from kvbench.run.warmup import scope_of
+from kvbench.theory.peaks import rates_named
+from tests.tiny import case
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 
@@ -136,3 +144,23 @@ def test_memory_is_given_back_on_every_kind(monkeypatch: pytest.MonkeyPatch) -> 
     release_memory()
     # Garbage is collected first: what it frees can then be given back.
     assert calls == ["host", "cuda"]
+
+
+def test_a_new_kind_is_one_entry_and_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = DeviceKind(
+        name="dummy",
+        backend="tests.devices.dummy:DummyBackend",
+        memory_label="DRAM",
+        half_needs_full_warmup=False,
+    )
+    monkeypatch.setitem(KINDS, "dummy", kind)
+    assert present_devices()[-2:] == ("dummy", "dummy:1")
+    assert Plan(device=["auto"]).needs_devices()
+    assert choose_devices(["auto", "dummy:0"], ("cpu", "dummy")) == ("cpu", "dummy")
+    assert is_device_fault(RuntimeError("DUMMY_BROKEN"))
+    assert "dummy" in [device.name for device in read_environment().devices]
+    half = case("gpt2", device="dummy:1", dtype="bfloat16")
+    assert scope_of(half, "auto") == "short"
+    assert _key_of("dummy", "D", "uuid", 4) == ("dummy", "D", "uuid")
+    with pytest.raises(UserError, match="dummy:1 was not probed here"):
+        rates_named(["dummy:1"])
