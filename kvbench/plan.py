@@ -23,6 +23,7 @@ from pydantic import (
 from kvbench.caches import ALL, expand, strategy
 from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
+from kvbench.device_kinds import KINDS, first_name, kind_of
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan_file import as_list, read_plan_file, read_prompts
@@ -293,7 +294,7 @@ class Plan(BaseModel):
 
     def needs_devices(self) -> bool:
         """Whether the devices that are present matter: not if the plan names only the CPU."""
-        return set(self.device) != {"cpu"}
+        return not all(kind_of(name).is_host for name in self.device)
 
     def cases(
         self, present: Sequence[str] = ("cpu",), *, allow_many: bool = False
@@ -376,9 +377,9 @@ def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, 
     names: list[str] = []
     for name in wanted:
         # cuda:0 and cuda are one device and must be one case.
-        name = "cuda" if name == "cuda:0" else name
+        name = first_name(name)
         if name == "auto":
-            names.extend(kind for kind in ("cpu", "cuda") if kind in present)
+            names.extend(kind for kind in KINDS if kind in present)
         elif name in present:
             names.append(name)
         else:

@@ -17,6 +17,7 @@ __all__ = [
     "Situation",
     "kept_as_seen",
     "kept_nothing",
+    "needs_kind",
 ]
 
 Settings = Mapping[str, int | str]
@@ -107,6 +108,11 @@ class Need:
     sentence: str
     label: str
     of_machine: bool = False
+
+
+def needs_kind(device: str, sentence: str, label: str) -> Need:
+    """Return the need for one kind of device, by its name in kvbench/device_kinds.py."""
+    return Need(lambda here, _: here.device == device, sentence, label, of_machine=True)
 
 
 def kept_nothing(layer: KeptLayer) -> int:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
-from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, kept_nothing
+from kvbench.caches.entry import (
+    CacheStrategy,
+    KeptLayer,
+    Need,
+    Parameter,
+    kept_nothing,
+    needs_kind,
+)
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
@@ -21,9 +28,7 @@ CACHE_OBJECTS = Need(
 )
 
 
-CUDA = Need(
-    lambda here, _: here.device == "cuda", "it needs a CUDA device.", "CUDA", of_machine=True
-)
+CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
 DECODER_ONLY = Need(
     lambda here, _: not here.encoder_decoder,
     "it does not take encoder-decoder models.",

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from kvbench.device_kinds import kind_of
+
 __all__ = ["allocated_bytes", "cache_bytes", "cache_class", "cache_layers", "cache_tensors"]
 
 
@@ -46,17 +48,17 @@ def cache_bytes(cache: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in cache_tensors(cache))
 
 
-def allocated_bytes(cache: Any, kind: str | None = None) -> int:
+def allocated_bytes(cache: Any, *, on_host: bool = False) -> int:
     """Return the bytes of the storages behind a cache's tensors, each once; 0 for None.
 
     Args:
         cache: the cache object.
-        kind: count only those on this kind of device, such as `cpu`.
+        on_host: count only those in host memory.
     """
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in cache_tensors(cache)
-        if kind is None or tensor.device.type == kind
+        if not on_host or kind_of(str(tensor.device)).is_host
     }
     return sum(storages.values())
 

@@ -10,27 +10,27 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import huggingface_hub
-import psutil
 import torch
 import transformers
 
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
+from kvbench.device_kinds import kind_of
+from kvbench.devices.faults import is_device_fault
+from kvbench.devices.meter import Meter, Readings, trust_flags
+from kvbench.devices.registry import backend_of, make_meter, release_memory
 from kvbench.errors import UserError
 from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
 from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
-from kvbench.measure.compiling import counting_compilations
+from kvbench.measure.compiling import Compiled, counting_compilations
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
-from kvbench.measure.meters import Meter, make_meter, trust_flags
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
-from kvbench.measure.state import ModuleState
 from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.models.config import load_config, loading, quantization_of
-from kvbench.models.faults import is_device_fault
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
@@ -116,7 +116,7 @@ class LocalEngine:
         if isinstance(opened, LoadFailed):
             # Only now: while it was handled, the exception held what was loaded so far.
             if self.healthy:
-                _free(torch.device(key.device))
+                release_memory()
             return opened
         self._open = opened
         loaded, meter = opened.loaded, opened.meter
@@ -135,7 +135,7 @@ class LocalEngine:
         """Run a task: its sample and the seconds to each token. A failure is a sample too."""
         sample, times = self._measure(task)
         if sample.status != "ok" and self.healthy:
-            _free(self._model.loaded.device)
+            release_memory()
         return sample, times
 
     def verify(
@@ -242,14 +242,14 @@ class LocalEngine:
             fields |= model.past_positions(case, inputs)
             stage = "prefill"
             self._on_stage(stage)
-            generation, readings = model.run(task, inputs, clock)
+            observed = model.run(task, inputs, clock)
         except Exception as error:
             # Whatever a model raises is this sample's fault, and its row says what it was; the
             # sweep goes on. Interrupts are not Exceptions and pass through.
             failure = self._classify(error)
             fields |= failure._asdict() | {"stage": "decode" if clock.tokens else stage}
             return sample_of(task, started_at=started_at, **fields), ()
-        return model.sample(task, started_at, fields, generation, readings)
+        return model.sample(task, started_at, fields, observed)
 
     def _classify(self, error: Exception) -> Failure:
         failure = classify(error)
@@ -272,15 +272,22 @@ class _Known(NamedTuple):
     quantized: bool
 
 
+class _Observed(NamedTuple):
+    """A generation that ended, and what was seen around it; `compiled` where code may be."""
+
+    generation: Generation
+    readings: Readings
+    paused: bool
+    compiled: Compiled | None
+
+
 @dataclasses.dataclass
 class _OpenModel:
     loaded: LoadedModel
     encoder: Encoder
     meter: Meter
 
-    def run(
-        self, task: Task, inputs: Inputs, clock: TokenClock
-    ) -> tuple[Generation, dict[str, Any]]:
+    def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> _Observed:
         """Generate, with the readings of the meter around it."""
         entry = strategy(task.case.cache)
         self.meter.start(task.phase)
@@ -302,11 +309,12 @@ class _OpenModel:
         readings = self.meter.finish()
         # A compiler may work in processes of its own, while this one waits.
         stood_still = not compiled.count and paused(clock.ticks, clock.used)
-        if stood_still or suspended_s() - slept > LEAST_PAUSE_S:
-            readings["flags"] = "paused"
-        if entry.compiles:
-            readings |= {"compilations": compiled.count, "compile_s": compiled.seconds}
-        return generation, readings
+        return _Observed(
+            generation,
+            readings,
+            paused=stood_still or suspended_s() - slept > LEAST_PAUSE_S,
+            compiled=compiled if entry.compiles else None,
+        )
 
     def check_cache(self, cache: str) -> None:
         """Refuse a cache strategy that this device or this model cannot run.
@@ -349,33 +357,34 @@ class _OpenModel:
         task: Task,
         started_at: str,
         fields: dict[str, Any],
-        generation: Generation,
-        readings: dict[str, Any],
+        observed: _Observed,
     ) -> tuple[Sample, tuple[float, ...]]:
         """The sample of a generation that ended, and its token times."""
+        generation = observed.generation
         times = generation.token_times
-        flags = " ".join(filter(None, (one.get("flags") for one in (fields, readings))))
         fields = (
             fields
-            | readings
+            | dataclasses.asdict(observed.readings)
             | {
                 "new_tokens": generation.new_tokens,
                 "attention_used": self.loaded.attention,
                 "output_sha256": generation.output_sha256,
                 "kv_cache_bytes": cache_bytes(generation.cache) + generation.state.bytes,
                 "cache_allocated_bytes": allocated_bytes(generation.cache) + generation.state.bytes,
-                "cache_host_bytes": allocated_bytes(generation.cache, "cpu")
-                if self.loaded.device.type != "cpu"
-                else None,
+                "cache_host_bytes": None
+                if kind_of(str(self.loaded.device)).is_host
+                else allocated_bytes(generation.cache, on_host=True),
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,
-                "flags": flags,
             }
         )
-        if task.phase == "measure" and fields.get("compilations"):
-            fields["flags"] = f"{flags} recompiled".strip()
-        fields["flags"] = self._flags(task.case, fields, generation.state)
+        if observed.compiled is not None:
+            fields |= {
+                "compilations": observed.compiled.count,
+                "compile_s": observed.compiled.seconds,
+            }
+        fields["flags"] = self._flags(task, fields, observed)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (
                 f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
@@ -395,24 +404,22 @@ class _OpenModel:
         fields |= _times(generation, task.case.batch_size)
         return sample_of(task, started_at=started_at, **fields), times
 
-    def _flags(self, case: Case, fields: dict[str, Any], state: ModuleState) -> str | None:
-        flags = [*(fields.get("flags") or "").split(), *trust_flags(fields)]
+    def _flags(self, task: Task, fields: dict[str, Any], observed: _Observed) -> str | None:
+        case, flags = task.case, (fields.get("flags") or "").split()
+        if observed.paused:
+            flags.append("paused")
+        if task.phase == "measure" and observed.compiled is not None and observed.compiled.count:
+            flags.append("recompiled")
+        flags += trust_flags(observed.readings)
         if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
         # Some models hand out a cache object that they never fill.
         signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
         if signs != {strategy(case.cache).use_cache}:
             flags.append("cache_not_as_asked")
-        if state.unknown:
+        if observed.generation.state.unknown:
             flags.append("state_not_counted")
         return " ".join(flags) or None
-
-
-def _free(device: torch.device) -> None:
-    """Give back what a failed run or load has left in memory."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _quieten() -> None:
@@ -432,24 +439,14 @@ def _times(generation: Generation, batch_size: int) -> dict[str, Any]:
 
 
 def _check_dtype(key: ModelKey) -> None:
-    device = torch.device(key.device)
-    if key.dtype != "bfloat16" or device.type != "cuda":
-        return
-    with torch.cuda.device(device):
-        # torch emulates it on older GPUs, many times slower than what people would compare with.
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError(
-                f"dtype: {torch.cuda.get_device_name()} ({key.device}) has no bfloat16: use "
-                "float16 or float32."
-            )
+    reason = backend_of(key.device).lacks(key.dtype, torch.device(key.device))
+    if reason is not None:
+        raise UserError(reason)
 
 
 def _check_fits(key: ModelKey, parameters: int) -> None:
     needed = parameters * torch.finfo(getattr(torch, key.dtype)).bits // 8
-    if key.device == "cpu":
-        available = psutil.virtual_memory().available
-    else:
-        available = torch.cuda.mem_get_info(torch.device(key.device))[0]
+    available = backend_of(key.device).free_bytes(torch.device(key.device))
     if needed > available:
         raise UserError(
             f"model: the weights of {key.model} need {needed / 2**30:.1f} GiB in {key.dtype} and "

@@ -5,20 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
+from collections.abc import Iterable
 
 import psutil
 import torch
 
+from kvbench.devices.host import processor_name
+from kvbench.devices.registry import backends, describe_device, present_devices
 from kvbench.errors import UserError
-from kvbench.measure.devices import present_devices, why_no_cuda
-from kvbench.measure.host import cpu_governor, high_water_mark_works
-from kvbench.measure.nvml import Nvml, NvmlUnavailable
 from kvbench.records.environment import Device, Environment
 from kvbench.records.rates import Rates, find_rates, read_rates
 from kvbench.version import __version__
 
-__all__ = ["describe_device", "read_environment"]
+__all__ = ["read_environment"]
 
 _PACKAGES = (
     "torch",
@@ -40,56 +39,36 @@ _PACKAGES = (
 
 def read_environment() -> Environment:
     """The environment of this process now."""
-    missing = [why_no_cuda()]
-    nvml_version = driver = None
-    try:
-        nvml = Nvml()
-    except NvmlUnavailable as error:
-        missing.append(str(error))
-    else:
-        nvml_version, driver = nvml.library_version(), nvml.driver_version()
-        nvml.close()
-    if cpu_governor() is None:
-        missing.append("CPU governor: the system does not show one, as in most virtual machines.")
-    if not high_water_mark_works():
-        missing.append("High-water mark: /proc/self/clear_refs cannot be used; memory is polled.")
+    # What an accelerator lacks is named first.
+    surveys = [backend.survey() for backend in reversed(backends())]
+    missing = [sentence for survey in surveys for sentence in survey.missing]
     devices = tuple(describe_device(name) for name in present_devices())
     return Environment(
         platform=platform.platform(),
         python=platform.python_version(),
-        cpu=_cpu_name(),
+        cpu=processor_name(),
         logical_cpus=psutil.cpu_count() or 1,
         physical_cpus=psutil.cpu_count(logical=False),
         usable_cpus=_usable_cpus(),
         memory_bytes=psutil.virtual_memory().total,
         threads=torch.get_num_threads(),
-        governor=cpu_governor(),
+        governor=_first(survey.governor for survey in surveys),
         devices=devices,
-        cuda=torch.version.cuda,
-        driver=driver,
-        nvml=nvml_version,
+        cuda=_first(survey.cuda for survey in surveys),
+        driver=_first(survey.driver for survey in surveys),
+        nvml=_first(survey.nvml for survey in surveys),
         versions=_versions(),
         rates=_known_rates(devices, missing),
-        missing=tuple(sentence for sentence in missing if sentence),
+        missing=tuple(missing),
     )
 
 
-def describe_device(name: str) -> Device:
-    """The hardware behind the name of a device that is present."""
-    if name == "cpu":
-        memory = psutil.virtual_memory().total
-        return Device(name="cpu", hardware=_cpu_name(), memory_bytes=memory)
-    properties = torch.cuda.get_device_properties(torch.device(name))
-    return Device(
-        name=name,
-        hardware=properties.name,
-        memory_bytes=properties.total_memory,
-        uuid=str(properties.uuid),
-        compute_capability=f"{properties.major}.{properties.minor}",
-    )
+def _first(values: Iterable[str | None]) -> str | None:
+    """The one value that a kind of device gave."""
+    return next((value for value in values if value is not None), None)
 
 
-def _known_rates(devices: tuple[Device, ...], missing: list[str | None]) -> tuple[Rates, ...]:
+def _known_rates(devices: tuple[Device, ...], missing: list[str]) -> tuple[Rates, ...]:
     """What was probed of these devices before; a store that is damaged is only missing."""
     try:
         stored = read_rates()
@@ -118,17 +97,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        # Not Linux: platform knows what there is to know.
-        return platform.processor() or platform.machine()
-    return platform.processor() or platform.machine()
 
 
 def _usable_cpus() -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kvbench.devices.faults import bytes_asked_for, is_out_of_memory
 from kvbench.errors import UserError
-from kvbench.models.faults import bytes_asked_for, is_out_of_memory
 from kvbench.records.sample import Status
 
 __all__ = ["Failure", "classify"]

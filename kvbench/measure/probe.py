@@ -12,21 +12,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch.nn import functional
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from kvbench.measure import host
-from kvbench.measure.environment import describe_device
-from kvbench.measure.meters import make_meter, trust_flags
-from kvbench.models.faults import is_device_fault
+from kvbench.device_kinds import kind_of
+from kvbench.devices import host
+from kvbench.devices.faults import is_device_fault
+from kvbench.devices.meter import Readings, trust_flags
+from kvbench.devices.registry import backend_of, describe_device, make_meter
 from kvbench.records.rates import Rates
 from kvbench.records.sample import utc_now
 
 __all__ = ["Effort", "probe_device", "working_set_bytes"]
 
-_MIB, _GIB = 1 << 20, 1 << 30
+_MIB = 1 << 20
 _COLUMNS = 4096
 _DTYPES = ("float32", "bfloat16", "float16")
 _FEW = 16
@@ -117,15 +117,11 @@ def probe_device(
 def working_set_bytes(device: torch.device) -> tuple[int, str | None]:
     """Bytes to read for a rate of memory and not of caches; a note where memory is short of it.
 
-    CPU: four times the last-level caches and at least 256 MiB. CUDA: sixteen times the L2 cache,
-    whose replacement is not simply the oldest first, and at least 1 GiB. Never more than a quarter
-    of the memory that is free.
+    As many as the kind of device wants, and never more than a quarter of the memory that is free.
     """
-    if device.type == "cpu":
-        wanted = max(256 * _MIB, 4 * host.last_level_cache_bytes())
-    else:
-        wanted = max(_GIB, 16 * torch.cuda.get_device_properties(device).L2_cache_size)
-    most = _free_bytes(device) // 4
+    backend = backend_of(device)
+    wanted = backend.working_set_bytes(device)
+    most = backend.free_bytes(device) // 4
     if wanted <= most:
         return wanted, None
     return most, (
@@ -152,8 +148,9 @@ class _Probe:
         self._bytes, note = working_set_bytes(device)
         if effort.working_set_bytes is not None:
             self._bytes, note = min(effort.working_set_bytes, self._bytes), None
+        self._kind = kind_of(str(device))
         # On a GPU small runs are queued together: the wait for it takes as long as they do.
-        self._batch_s = 0.0 if device.type == "cpu" else 0.01
+        self._batch_s = 0.01 if self._kind.queues_work else 0.0
         self._keep(note)
 
     def rates(self, device: str) -> Rates:
@@ -180,7 +177,7 @@ class _Probe:
             layer_s=layer,
             few_rows_s_per_byte=few,
             measured_at=utc_now(),
-            threads=torch.get_num_threads() if device == "cpu" else None,
+            threads=torch.get_num_threads() if self._kind.is_host else None,
             torch=torch.__version__,
             method=self._method(read, copy, products),
             repeats=min(figure.repeats for figure in (*figures.values(), launch)),
@@ -263,7 +260,7 @@ class _Probe:
         return max(figures, key=lambda figure: figure.rate)
 
     def _sizes(self, dtype: torch.dtype) -> Iterator[int]:
-        most = _free_bytes(self._device) // 4
+        most = backend_of(self._device).free_bytes(self._device) // 4
         n = self._effort.smallest
         while n == self._effort.smallest or 3 * n * n * dtype.itemsize <= most:
             yield n
@@ -323,7 +320,7 @@ class _Probe:
         A CPU packs the matrix anew for each product of more than one row, which writes it and reads
         it again. A GPU does not.
         """
-        if product is None or self._device.type != "cpu":
+        if product is None or not self._kind.is_host:
             return None
         matrix = self._filled("float32")
         rows = matrix[:_FEW].clone()
@@ -368,10 +365,7 @@ class _Probe:
         return self._clock() - start
 
     def _has_bfloat16(self) -> bool:
-        if self._device.type == "cpu":
-            return True
-        with torch.cuda.device(self._device):
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return backend_of(self._device).lacks("bfloat16", self._device) is None
 
     def _keep(self, note: str | None) -> None:
         if note is not None:
@@ -390,11 +384,11 @@ class _Probe:
         )
 
 
-def _with_readings(rates: Rates, load: float | None, readings: dict[str, Any]) -> Rates:
+def _with_readings(rates: Rates, load: float | None, readings: Readings) -> Rates:
     return dataclasses.replace(
         rates,
         load_average=load,
-        other_cpu_share=readings["other_cpu_share"],
+        other_cpu_share=readings.other_cpu_share,
         flags=tuple(trust_flags(readings)),
     )
 
@@ -411,9 +405,3 @@ def _enough(times: list[float], batch: int, effort: Effort) -> bool:
 def _quartiles(times: list[float]) -> tuple[float, float, float]:
     q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
     return q1, median, q3
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cpu":
-        return psutil.virtual_memory().available
-    return torch.cuda.mem_get_info(device)[0]

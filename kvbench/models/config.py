@@ -19,8 +19,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from kvbench.devices.faults import is_device_fault, is_out_of_memory
 from kvbench.errors import UserError
-from kvbench.models.faults import is_device_fault, is_out_of_memory
 from kvbench.models.gguf_file import refuse_incomplete
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.source import ModelSource, is_adapter, refuse_pointers

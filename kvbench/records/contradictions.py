@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kvbench.case import Case, Prompt
+from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.strategies import BASELINE
 from kvbench.text import clip
@@ -194,7 +195,7 @@ def _memory(columns: Columns) -> Found:
     ):
         low, high = _numbers(columns, before), _numbers(columns, peak)
         yield from _where(high + slack < low, f"{peak} is less than {before}")
-    on_cpu = _equal(columns, "device", "cpu")
+    on_cpu = np.array([kind_of(name).is_host for name in columns["device"]], dtype=bool)
     for name in columns:
         if name.startswith(("torch_", "nvml_", "gpu_")):
             there = np.array([value is not None for value in columns[name]], dtype=bool)

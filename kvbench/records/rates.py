@@ -16,6 +16,7 @@ import platformdirs
 from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError
 
+from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.input_file import read_regular
 from kvbench.records.files import write_atomically
@@ -215,8 +216,8 @@ def _key_of(
     device: str, hardware: str, uuid: str | None, threads: int | None
 ) -> tuple[object, ...]:
     # A GPU's name moves with CUDA_VISIBLE_DEVICES, and a CPU's threads count for its rates.
-    on_cpu = device == "cpu"
-    return ("cpu", hardware, threads) if on_cpu else ("cuda", hardware, uuid)
+    kind = kind_of(device)
+    return kind.name, hardware, threads if kind.is_host else uuid
 
 
 def _damaged(file: Path, problem: str) -> UserError:

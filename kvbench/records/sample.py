@@ -229,11 +229,15 @@ class Sample:
 
     # Energy
     energy_j: Amount | None = column(
-        "Energy of the whole board during the run; null under 1 s or without a counter.",
+        "Energy during the run. CUDA: of the whole board, null under 1 s. CPU: of all processor "
+        "packages, other processes included, null under 0.1 s. Null where no counter can be read; "
+        "never an estimate.",
         unit="J",
         default=None,
     )
-    energy_method: str | None = column("How it was read.", default=None)
+    energy_method: str | None = column(
+        "How it was read: nvml-total-energy, rapl-package, or none: and why.", default=None
+    )
 
     # Trust
     gpu_other_processes: Number | None = column(

@@ -26,6 +26,7 @@ from kvbench.analysis.compare import (
     mean_ratio,
 )
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv, for_markdown
 from kvbench.records.changes import changes, environment_changes
@@ -223,7 +224,7 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
             return (value,)
         if by == "prompt":
             return (values[value].prompt_tokens or 0, value)
-        return (value not in (BASELINE, "cpu"), *order(values[value]))
+        return (value not in (BASELINE, HOST), *order(values[value]))
 
     return [
         Side(str(value), tuple(_where(run, by, value) for run in runs))

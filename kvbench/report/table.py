@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kvbench.analysis.cases import describe, varied
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
+from kvbench.device_kinds import kind_of
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import Pair, pairs, speedup_interval
@@ -133,7 +134,7 @@ def _cached_head(cases: Sequence[CaseSummary]) -> str:
 
 
 def _memory_head(cases: Sequence[CaseSummary]) -> str:
-    kinds = {"RSS" if c.device == "cpu" else "VRAM" for c in cases}
+    kinds = {kind_of(c.device).memory_label for c in cases}
     return f"{'/'.join(sorted(kinds))} MiB"
 
 

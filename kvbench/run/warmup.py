@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from kvbench.case import Case
+from kvbench.device_kinds import kind_of
 from kvbench.strategies import strategy
 
 __all__ = ["SHORT_TOKENS", "Scope", "covered", "longest", "scope_of", "warmup_tokens"]
@@ -27,8 +28,8 @@ def scope_of(case: Case, warmup: str) -> Scope:
     """Return how a case is warmed up under the plan's `warmup`: auto, full or a number."""
     if strategy(case.cache).warmup == "full" and warmup in ("auto", "full"):
         return "length"
-    half_on_a_gpu = case.device != "cpu" and case.dtype != "float32"
-    return "shape" if warmup == "full" or (warmup == "auto" and half_on_a_gpu) else "short"
+    slow = kind_of(case.device).half_needs_full_warmup and case.dtype != "float32"
+    return "shape" if warmup == "full" or (warmup == "auto" and slow) else "short"
 
 
 def warmup_tokens(case: Case, warmup: str) -> int:

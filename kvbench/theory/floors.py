@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.records.rates import Rates
 from kvbench.theory.architecture import Architecture
@@ -186,7 +187,7 @@ def _beyond(
         return None
     beyond = np.full(len(rows), len(architecture.layers) * rates.layer_s)
     beyond[0] += len(architecture.encoder) * rates.layer_s
-    if rates.device.startswith("cuda"):
+    if kind_of(rates.device).queues_work:
         # Layers are launched while the device still works on those before: the longer of the two.
         beyond = np.maximum(beyond - steps, 0.0)
     elif rates.few_rows_s_per_byte is not None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from kvbench.device_kinds import first_name, is_device_name
 from kvbench.errors import UserError, did_you_mean
 from kvbench.records.environment import Environment
 from kvbench.records.rates import Rates, read_rates
@@ -104,7 +105,7 @@ def rates_for(environment: Environment, device: str) -> Rates | None:
         environment: of the run.
         device: as in a case: `cpu`, `cuda`, `cuda:1`, ...
     """
-    name = "cuda" if device == "cuda:0" else device
+    name = first_name(device)
     for rates in environment.rates:
         if rates.device == name:
             return rates
@@ -142,7 +143,7 @@ def _named(name: str, probed: Iterable[Rates]) -> Rates:
     here = {rates.device: rates for rates in probed}
     if name in here:
         return here[name]
-    if name.split(":")[0] in ("cpu", "cuda"):
+    if is_device_name(name):
         raise UserError(f"--device: {name} was not probed here: run kvbench probe.")
     found = published(name)
     if found is None:

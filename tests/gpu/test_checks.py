@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from kvbench.case import Prompt
+from kvbench.devices.cuda import CudaMeter
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import generate
-from kvbench.measure.meters import CudaMeter
 from kvbench.models.prompts import Encoder
 from kvbench.records.run import Run, load_run
 from kvbench.strategies import strategy
@@ -76,10 +76,10 @@ def test_the_energy_counter_agrees_with_the_power_readings(meter: CudaMeter) -> 
     start = time.perf_counter()
     watts = keep_busy(meter, 4.0, board)
     fields, seconds = meter.finish(), time.perf_counter() - start
-    assert fields["energy_method"] == "nvml-total-energy"
-    ratio = fields["energy_j"] / (statistics.fmean(watts) * seconds)
+    assert fields.energy_method == "nvml-total-energy" and fields.energy_j is not None
+    ratio = fields.energy_j / (statistics.fmean(watts) * seconds)
     print(
-        f"\nenergy: counter {fields['energy_j']:.0f} J over {seconds:.2f} s, {len(watts)} power "
+        f"\nenergy: counter {fields.energy_j:.0f} J over {seconds:.2f} s, {len(watts)} power "
         f"readings of {min(watts):.0f} to {max(watts):.0f} W: ratio {ratio:.3f}"
     )
     # The counter moves every 100 ms or so: up to 3 % of the window.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from kvbench.devices.nvml import Nvml, NvmlDevice, NvmlUnavailable
 from kvbench.measure.engine import LocalEngine
-from kvbench.measure.nvml import Nvml, NvmlDevice, NvmlUnavailable
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from kvbench.case import Case, Prompt
+from kvbench.devices.nvml import NVML_USED, NVML_USED_AND_RESERVED, Nvml, NvmlUnavailable
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.measure.generate import Generation, generate
-from kvbench.measure.nvml import NVML_USED, NVML_USED_AND_RESERVED, Nvml, NvmlUnavailable
 from kvbench.models.load import LoadedModel
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
@@ -47,7 +47,7 @@ PROMPT = [5, 17, 9, 300, 44]
 LOOK = """
 import os, sys
 import pynvml, torch
-from kvbench.measure.nvml import Nvml
+from kvbench.devices.nvml import Nvml
 
 def look(visible):
     os.environ["CUDA_VISIBLE_DEVICES"] = visible

@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from transformers import GPT2LMHeadModel
 
 from kvbench.case import AUTO, Case, Prompt
+from kvbench.devices import host, rapl
 from kvbench.errors import UserError
 from kvbench.measure import engine as engine_module
-from kvbench.measure import host
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.records.events import LoadFailed, ModelLoaded
@@ -126,8 +126,23 @@ def test_a_sample_has_all_that_a_cpu_can_tell(engine: LocalEngine, gpt2: str) ->
 
 def test_a_sample_has_nothing_that_a_cpu_cannot_tell(engine: LocalEngine, gpt2: str) -> None:
     names = filled(measured(engine, case(gpt2)))
-    assert not {name for name in names if name.startswith(("torch_", "nvml_", "gpu_", "energy_"))}
+    assert not {name for name in names if name.startswith(("torch_", "nvml_", "gpu_"))}
     assert "compile_s" not in names
+
+
+def test_a_sample_on_a_cpu_has_its_energy_or_says_why_not(
+    engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rapl, "_POWERCAP", tmp_path / "powercap")
+    monkeypatch.setattr(rapl, "MIN_SECONDS", 0.0)
+    without = measured(engine, case(gpt2))
+    assert (without.energy_j, without.energy_method) == (None, "none: no RAPL counter")
+    zone = tmp_path / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "9" * 12), ("energy_uj", 7)):
+        (zone / name).write_text(f"{text}\n")
+    with_counter = measured(engine, case(gpt2))
+    assert (with_counter.energy_j, with_counter.energy_method) == (0.0, "rapl-package")
 
 
 def test_a_sample_says_which_task_it_was(engine: LocalEngine, gpt2: str) -> None:

@@ -14,23 +14,26 @@ import pytest
 import torch
 import transformers
 
-from kvbench.measure import environment, host
-from kvbench.measure.environment import describe_device, read_environment
-from kvbench.measure.nvml import Nvml
+from kvbench.devices import cuda, host, rapl
+from kvbench.devices.nvml import Nvml
+from kvbench.devices.registry import describe_device
+from kvbench.measure import environment
+from kvbench.measure.environment import read_environment
 from kvbench.records.rates import STATE_VARIABLE, Rates, keep_rates
+from tests.devices.fake_nvml import FakeNvml, NVMLError
 from tests.fakes import make_rates
-from tests.measure.fake_nvml import FakeNvml, NVMLError
 
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with neither a driver nor a CUDA device."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(rapl, "_POWERCAP", Path("no-such-folder"))
     driver(monkeypatch, FakeNvml(nvmlInit=NVMLError("Library Not Found")))
 
 
 def driver(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml) -> None:
-    monkeypatch.setattr(environment, "Nvml", lambda: Nvml(fake))
+    monkeypatch.setattr(cuda, "Nvml", lambda: Nvml(fake))
 
 
 @pytest.mark.usefixtures("bare")
@@ -85,21 +88,25 @@ def test_an_environment_is_plain_data() -> None:
 
 @pytest.mark.usefixtures("bare")
 def test_a_governor_and_a_mark_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "cpu_governor", lambda: None)
-    monkeypatch.setattr(environment, "high_water_mark_works", lambda: False)
+    monkeypatch.setattr(host, "cpu_governor", lambda: None)
+    monkeypatch.setattr(host, "high_water_mark_works", lambda: False)
     starts = {sentence.split(":")[0] for sentence in read_environment().missing}
-    assert starts == {"CUDA", "NVML", "CPU governor", "High-water mark"}
+    assert starts == {"CUDA", "NVML", "CPU governor", "High-water mark", "CPU energy"}
 
 
 @pytest.mark.usefixtures("bare")
 def test_a_governor_and_a_mark_that_are_there_are_not_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(environment, "cpu_governor", lambda: "performance")
-    monkeypatch.setattr(environment, "high_water_mark_works", lambda: True)
+    monkeypatch.setattr(host, "cpu_governor", lambda: "performance")
+    monkeypatch.setattr(host, "high_water_mark_works", lambda: True)
     found = read_environment()
     assert found.governor == "performance"
-    assert {sentence.split(":")[0] for sentence in found.missing} == {"CUDA", "NVML"}
+    assert {sentence.split(":")[0] for sentence in found.missing} == {
+        "CUDA",
+        "NVML",
+        "CPU energy",
+    }
 
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
+from kvbench.devices import host
 from kvbench.measure import engine as engine_module
-from kvbench.measure import host
 from kvbench.measure import probe as module
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.probe import Effort, probe_device, working_set_bytes

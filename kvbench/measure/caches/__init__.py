@@ -12,6 +12,7 @@ import importlib.metadata
 from typing import Any, cast
 
 from kvbench.caches import CacheStrategy, Situation
+from kvbench.device_kinds import kind_of
 from kvbench.measure.caches.call import Body, Call
 from kvbench.models.load import LoadedModel
 
@@ -46,7 +47,7 @@ def situation_of(loaded: LoadedModel) -> Situation:
     )
     model: Any = loaded.model
     return Situation(
-        device=loaded.device.type,
+        device=kind_of(str(loaded.device)).name,
         versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         encoder_decoder=loaded.is_encoder_decoder,
         windows=windows,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
-
+from kvbench.devices.faults import is_device_fault
+from kvbench.devices.registry import release_memory
 from kvbench.measure.failures import classify
-from kvbench.models.faults import is_device_fault
 from kvbench.records.check import Verdict
 
 __all__ = ["Outcome", "attempt"]
@@ -52,9 +50,7 @@ def attempt(work: Callable[[], T], *, blame_cache: bool = False) -> T | Outcome:
             out_of_memory=failure.status == "oom",
         )
     # Only now: while it was handled, the exception held what was made so far.
-    gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        # After a fault of the device there may be nothing left to free.
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()
+    # After a fault of the device there may be nothing left to free.
+    with contextlib.suppress(RuntimeError):
+        release_memory()
     return outcome

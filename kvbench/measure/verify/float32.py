@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import psutil
 import torch
 
-from kvbench.measure.host import release_memory
+from kvbench.devices.registry import backend_of, release_memory
 
 __all__ = ["in_float32"]
 
@@ -38,7 +37,8 @@ def in_float32(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
     finally:
         # A cast that ran out of memory half-way has left the rest untouched.
         _cast([group for group in storages if group[0].dtype == torch.float32], dtype)
-        _give_back(storages)
+        # A measurement after this one is to find memory as it would like to.
+        release_memory()
 
 
 def _storages(model: torch.nn.Module, dtype: torch.dtype) -> list[list[torch.Tensor]]:
@@ -71,25 +71,11 @@ def _check_room(storages: list[list[torch.Tensor]]) -> None:
     grown = sum(size * 4 // tensor.element_size() - size for size, tensor in sizes)
     needed = int(_MARGIN * (grown + max(size for size, _ in sizes)))
     device = storages[0][0].device
-    available = _available(device)
+    backend = backend_of(device)
+    # What torch keeps for itself and does not use is free too.
+    available = backend.free_bytes(device) + backend.reusable_bytes(device)
     if needed > available:
         raise MemoryError(
             f"the weights in float32 need {needed / 2**30:.1f} GiB more and {device} has "
             f"{available / 2**30:.1f} GiB free"
         )
-
-
-def _available(device: torch.device) -> int:
-    if device.type == "cpu":
-        return int(psutil.virtual_memory().available)
-    # What torch keeps for itself and does not use is free too.
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
-
-
-def _give_back(storages: list[list[torch.Tensor]]) -> None:
-    """Leave memory as a measurement after this one would like to find it."""
-    if storages and storages[0][0].is_cuda:
-        torch.cuda.empty_cache()
-    else:
-        release_memory()

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from scipy import stats
 
+from kvbench.devices.registry import backend_of
 from kvbench.measure.cache import cache_bytes, cache_tensors
 from kvbench.measure.generate import generate
-from kvbench.measure.host import release_memory, rss_bytes
 from kvbench.measure.state import ModuleState
 from kvbench.measure.verify.runs import Work
 from kvbench.strategies import CacheStrategy
@@ -158,11 +158,10 @@ def _are_same(some: list[weakref.ref[Any]], others: list[weakref.ref[Any]]) -> b
 
 
 def _level(device: torch.device) -> _Level:
-    if device.type == "cuda":
-        gc.collect()
-        return _Level(tensor_bytes(), torch.cuda.memory_allocated(device), None)
-    release_memory()
-    return _Level(tensor_bytes(), None, rss_bytes())
+    gc.collect()
+    tensors = tensor_bytes()
+    level = backend_of(device).level(device)
+    return _Level(tensors, level.allocated, level.resident)
 
 
 def _growth(levels: Sequence[int]) -> int:

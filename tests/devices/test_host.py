@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvbench.measure import host
-from kvbench.measure.host import CpuShare, RssPoller
+from kvbench.devices import host
+from kvbench.devices.host import CpuShare, RssPoller
 
 MIB = 2**20
 SIZE = 64 * MIB

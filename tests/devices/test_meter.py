@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from kvbench.measure import host, meters
-from kvbench.measure.meters import CpuMeter, CudaMeter, make_meter, trust_flags
-from kvbench.measure.nvml import Nvml, NvmlUnavailable
-from tests.measure.fake_nvml import FakeNvml, NotSupported, process
+from kvbench.devices import cuda, host, rapl
+from kvbench.devices.cpu import CpuMeter
+from kvbench.devices.cuda import CudaMeter
+from kvbench.devices.meter import Readings, trust_flags
+from kvbench.devices.nvml import Nvml, NvmlUnavailable
+from kvbench.devices.registry import make_meter
+from tests.devices.fake_nvml import FakeNvml, NotSupported, process
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -32,6 +37,12 @@ def touch(mib: int) -> None:
     block = torch.ones(mib * MIB // 4)
     time.sleep(0.05)
     assert block[0] == 1
+
+
+@pytest.fixture(autouse=True)
+def no_rapl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without energy counters; test_rapl.py has those with them."""
+    monkeypatch.setattr(rapl, "_POWERCAP", Path("no-such-folder"))
 
 
 @pytest.fixture
@@ -70,12 +81,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def cuda_meter(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, seconds: float = 2.0) -> CudaMeter:
     """A meter on a fake board, whose runs take so many seconds."""
     readings = iter([50.0, 50.0 + seconds])
-    monkeypatch.setattr(meters, "Nvml", lambda: Nvml(nvml))
-    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    monkeypatch.setattr(cuda, "Nvml", lambda: Nvml(nvml))
+    monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     return CudaMeter(CUDA)
 
 
-def measured(meter: CudaMeter) -> dict[str, Any]:
+def read(readings: Readings) -> dict[str, Any]:
+    """What was read, without what every machine may or may not show."""
+    fields = dataclasses.asdict(readings)
+    return {k: v for k, v in fields.items() if v is not None and k not in HOST_FIELDS}
+
+
+def measured(meter: CudaMeter) -> Readings:
     meter.start("measure")
     return meter.finish()
 
@@ -84,73 +101,78 @@ def without_nvml(monkeypatch: pytest.MonkeyPatch) -> CudaMeter:
     def unavailable() -> Nvml:
         raise NvmlUnavailable("NVML: no driver.")
 
-    monkeypatch.setattr(meters, "Nvml", unavailable)
+    monkeypatch.setattr(cuda, "Nvml", unavailable)
     return CudaMeter(CUDA)
 
 
 def test_each_kind_of_device_has_its_meter(
     monkeypatch: pytest.MonkeyPatch, calls: list[str]
 ) -> None:
-    monkeypatch.setattr(meters, "Nvml", lambda: Nvml(FakeNvml()))
+    monkeypatch.setattr(cuda, "Nvml", lambda: Nvml(FakeNvml()))
     assert isinstance(make_meter(CPU), CpuMeter)
     assert isinstance(make_meter(CUDA), CudaMeter)
 
 
 @needs_mark
 def test_the_cpu_gives_its_high_water_mark() -> None:
-    meter = CpuMeter(CPU)
+    meter = CpuMeter()
     meter.start("measure")
     touch(64)
     fields = meter.finish()
-    assert set(fields) == {"rss_before_bytes", "rss_peak_bytes", "memory_method"} | HOST_FIELDS
-    assert fields["memory_method"] == "vmhwm"
-    assert abs(fields["rss_peak_bytes"] - fields["rss_before_bytes"] - 64 * MIB) < 8 * MIB
+    assert set(read(fields)) == {
+        "rss_before_bytes",
+        "rss_peak_bytes",
+        "memory_method",
+        "energy_method",
+    }
+    assert fields.memory_method == "vmhwm"
+    assert abs(fields.rss_peak_bytes - fields.rss_before_bytes - 64 * MIB) < 8 * MIB
 
 
 @needs_mark
 def test_each_run_has_a_peak_of_its_own() -> None:
-    meter = CpuMeter(CPU)
+    meter = CpuMeter()
     meter.start("measure")
     touch(64)
     first = meter.finish()
     meter.start("measure")
     second = meter.finish()
-    assert first["rss_peak_bytes"] - second["rss_peak_bytes"] > 48 * MIB
+    assert first.rss_peak_bytes - second.rss_peak_bytes > 48 * MIB
 
 
 @needs_mark
 def test_with_a_high_water_mark_there_is_nothing_to_say() -> None:
-    meter = CpuMeter(CPU)
+    meter = CpuMeter()
     assert not meter.needs_memory_pass
     assert meter.notice is None
 
 
 @pytest.mark.usefixtures("no_mark")
 def test_without_a_high_water_mark_a_pass_of_its_own_is_polled() -> None:
-    meter = CpuMeter(CPU)
+    meter = CpuMeter()
     assert meter.needs_memory_pass
     assert "polled in a pass of its own" in (meter.notice or "")
     meter.start("memory")
     touch(64)
     fields = meter.finish()
-    assert fields["memory_method"] == "rss-polled"
-    assert abs(fields["rss_peak_bytes"] - fields["rss_before_bytes"] - 64 * MIB) < 8 * MIB
+    assert fields.memory_method == "rss-polled"
+    assert abs(fields.rss_peak_bytes - fields.rss_before_bytes - 64 * MIB) < 8 * MIB
 
 
 @pytest.mark.usefixtures("no_mark")
 @pytest.mark.parametrize("phase", ["warmup", "measure"])
 def test_no_thread_watches_a_timed_run(phase: Any) -> None:
-    meter = CpuMeter(CPU)
+    meter = CpuMeter()
     before = threading.active_count()
     meter.start(phase)
     assert threading.active_count() == before
     fields = meter.finish()
-    assert set(fields) == {"rss_before_bytes"} | HOST_FIELDS
+    assert set(read(fields)) == {"rss_before_bytes", "energy_method"}
 
 
 @pytest.mark.usefixtures("no_mark")
 def test_cancelling_ends_the_thread_that_watches() -> None:
-    meter = CpuMeter(CPU)
+    meter = CpuMeter()
     before = threading.active_count()
     meter.start("memory")
     assert threading.active_count() == before + 1
@@ -158,26 +180,22 @@ def test_cancelling_ends_the_thread_that_watches() -> None:
     meter.cancel()
     assert threading.active_count() == before
     meter.start("measure")
-    assert "rss_peak_bytes" not in meter.finish()
+    assert meter.finish().rss_peak_bytes is None
 
 
 def test_a_cuda_run_has_all_columns(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     nvml = FakeNvml(**{ENERGY: [5000, 8500]})
     fields = measured(cuda_meter(monkeypatch, nvml))
-    host_part = {name: fields.pop(name) for name in HOST_FIELDS}
-    assert set(host_part) == HOST_FIELDS
-    assert fields == {
+    assert read(fields) == {
         "torch_before_bytes": 100,
         "torch_reserved_before_bytes": 150,
         "torch_peak_allocated_bytes": 300,
         "torch_peak_reserved_bytes": 400,
         "nvml_before_bytes": 10000,
         "nvml_peak_bytes": 10000,
-        "nvml_process_bytes": None,
         "memory_method": "nvml-used-v2",
         "energy_j": 3.5,
         "energy_method": "nvml-total-energy",
-        "gpu_other_processes": None,
         "gpu_throttle_reasons": "none",
         "gpu_sm_clock_mhz": 1980,
         "gpu_temperature_c": 45,
@@ -223,9 +241,9 @@ def test_energy_is_null_under_a_second(
 ) -> None:
     nvml = FakeNvml(**{ENERGY: [10_000, 12_500]})
     fields = measured(cuda_meter(monkeypatch, nvml, seconds))
-    assert fields.get("energy_j") == joules
+    assert fields.energy_j == joules
     expected = "none: window under 1 s" if joules is None else "nvml-total-energy"
-    assert fields["energy_method"] == expected
+    assert fields.energy_method == expected
 
 
 def test_energy_is_null_without_a_counter(
@@ -233,15 +251,15 @@ def test_energy_is_null_without_a_counter(
 ) -> None:
     nvml = FakeNvml(**{ENERGY: NotSupported("Not Supported")})
     fields = measured(cuda_meter(monkeypatch, nvml))
-    assert fields.get("energy_j") is None
-    assert fields["energy_method"] == "none: no counter"
+    assert fields.energy_j is None
+    assert fields.energy_method == "none: no counter"
 
 
 def test_a_counter_that_stood_still_is_zero_joules(
     monkeypatch: pytest.MonkeyPatch, calls: list[str]
 ) -> None:
     nvml = FakeNvml(**{ENERGY: [0, 0]})
-    assert measured(cuda_meter(monkeypatch, nvml))["energy_j"] == 0.0
+    assert measured(cuda_meter(monkeypatch, nvml)).energy_j == 0.0
 
 
 def test_without_nvml_torch_is_read_alone(
@@ -250,10 +268,10 @@ def test_without_nvml_torch_is_read_alone(
     meter = without_nvml(monkeypatch)
     assert (meter.notice or "").startswith("NVML: no driver. Memory of the whole GPU")
     fields = measured(meter)
-    assert fields["memory_method"] == "torch-allocator"
-    assert fields["torch_peak_reserved_bytes"] == 400
-    assert fields["nvml_before_bytes"] is None
-    assert not {name for name in fields if name.startswith("gpu_")}
+    assert fields.memory_method == "torch-allocator"
+    assert fields.torch_peak_reserved_bytes == 400
+    assert fields.nvml_before_bytes is None
+    assert not {name for name in read(fields) if name.startswith("gpu_")}
     meter.close()
 
 
@@ -285,7 +303,7 @@ def test_neighbours_on_the_board_are_counted(
     monkeypatch: pytest.MonkeyPatch, calls: list[str]
 ) -> None:
     nvml = FakeNvml(nvmlDeviceGetComputeRunningProcesses=[process(-1), process(-2)])
-    assert measured(cuda_meter(monkeypatch, nvml))["gpu_other_processes"] == 1
+    assert measured(cuda_meter(monkeypatch, nvml)).gpu_other_processes == 1
 
 
 @pytest.mark.parametrize(
@@ -307,4 +325,4 @@ def test_neighbours_on_the_board_are_counted(
     ],
 )
 def test_doubts_become_flags(fields: dict[str, Any], flags: list[str]) -> None:
-    assert trust_flags(fields) == flags
+    assert trust_flags(Readings(**fields)) == flags

@@ -6,26 +6,21 @@ import re
 
 import torch
 
-__all__ = ["bytes_asked_for", "is_device_fault", "is_out_of_memory"]
+from kvbench.devices.registry import backends
 
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",
-    "can't allocate memory",
-    "not enough memory",
-    # CUDA's runtime and cuBLAS, outside torch's allocator, which has a class of its own.
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
+__all__ = ["bytes_asked_for", "is_device_fault", "is_out_of_memory"]
 
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _ASKED = re.compile(rf"[Tt]ried to allocate (?P<number>[\d.]+) (?P<unit>{'|'.join(_UNITS)})")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the CPU or on a GPU."""
+    """Return whether memory ran out, on any kind of device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(
+        backend.is_out_of_memory(error) for backend in backends()
+    )
 
 
 def bytes_asked_for(error: BaseException) -> int | None:
@@ -40,7 +35,7 @@ def bytes_asked_for(error: BaseException) -> int | None:
 
 
 def is_device_fault(error: BaseException) -> bool:
-    """Whether a GPU reported an error of its own, after which its context may be dead."""
+    """Return whether a device reported an error of its own, after which it may be dead."""
     return isinstance(error, RuntimeError) and any(
-        mark in str(error) for mark in ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
+        backend.is_fault(error) for backend in backends()
     )

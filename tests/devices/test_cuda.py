@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kvbench.measure.devices import present_devices, why_no_cuda
+from kvbench.devices.cuda import why_no_cuda
+from kvbench.devices.registry import present_devices
 
 
 def cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kvbench.devices.faults import bytes_asked_for, is_device_fault, is_out_of_memory
 from kvbench.errors import UserError
-from kvbench.models.faults import bytes_asked_for, is_device_fault, is_out_of_memory
 
 
 @pytest.mark.parametrize(

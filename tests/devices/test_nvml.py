@@ -10,15 +10,15 @@ import pynvml
 import pytest
 import torch
 
-from kvbench.measure import nvml as nvml_module
-from kvbench.measure.nvml import (
+from kvbench.devices import nvml as nvml_module
+from kvbench.devices.nvml import (
     NVML_USED,
     NVML_USED_AND_RESERVED,
     Nvml,
     NvmlDevice,
     NvmlUnavailable,
 )
-from tests.measure.fake_nvml import FakeNvml, NotSupported, NVMLError, process
+from tests.devices.fake_nvml import FakeNvml, NotSupported, NVMLError, process
 
 OURS = os.getpid()
 EVENTS = "nvmlDeviceGetCurrentClocksEventReasons"

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import gc
 import os
+import platform
 import threading
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "last_level_cache_bytes",
     "load_average",
     "peak_rss_bytes",
+    "processor_name",
     "release_memory",
     "reset_peak_rss",
     "rss_bytes",
@@ -151,6 +153,18 @@ def cpu_governor() -> str | None:
         return _GOVERNOR.read_text().strip()
     except OSError:
         return None
+
+
+def processor_name() -> str:
+    """Return the processor's model."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        # Not Linux: platform knows what there is to know.
+        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def last_level_cache_bytes() -> int:

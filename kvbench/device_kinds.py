@@ -1,0 +1,69 @@
+"""The kinds of device, as far as they are known without torch: one entry each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["HOST", "KINDS", "DeviceKind", "first_name", "is_device_name", "kind_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKind:
+    """What holds for every device of a kind. The defaults are those of an accelerator.
+
+    Attributes:
+        name: the first part of a device's name in a case: `cuda` of `cuda:1`.
+        backend: where the measuring wing finds what talks to such a device, `module:class`; see
+            kvbench/devices/. A string, so that the entry needs no torch.
+        is_host: whether it is the machine's own processors and memory.
+        memory_label: what tables call the memory that a case takes.
+        half_needs_full_warmup: whether the first pass over each new length is slow in half
+            precision, so that a warm-up has to reach every length that is timed.
+        queues_work: whether work is queued, so that launches overlap with what the device does.
+    """
+
+    name: str
+    backend: str = ""
+    is_host: bool = False
+    memory_label: str = "VRAM"
+    half_needs_full_warmup: bool = True
+    queues_work: bool = False
+
+
+KINDS: dict[str, DeviceKind] = {
+    kind.name: kind
+    for kind in (
+        DeviceKind(
+            name="cpu",
+            backend="kvbench.devices.cpu:CpuBackend",
+            is_host=True,
+            memory_label="RSS",
+            half_needs_full_warmup=False,
+        ),
+        DeviceKind(name="cuda", backend="kvbench.devices.cuda:CudaBackend", queues_work=True),
+    )
+}
+"""All kinds by name, in the order in which `auto` takes them."""
+
+HOST = next(kind.name for kind in KINDS.values() if kind.is_host)
+"""The name of the one device that every machine has."""
+
+
+def kind_of(device: str) -> DeviceKind:
+    """Return the kind of a device by its name in a case, such as `cuda:1`.
+
+    A kind that is not registered, as in a run of another version, has the defaults.
+    """
+    name = device.partition(":")[0]
+    return KINDS.get(name) or DeviceKind(name=name)
+
+
+def is_device_name(name: str) -> bool:
+    """Return whether a name is that of a device, present or not: `cpu`, `cuda:7`."""
+    return name.partition(":")[0] in KINDS
+
+
+def first_name(name: str) -> str:
+    """Return the one name that a device has in cases: `cuda` for `cuda:0`."""
+    kind = kind_of(name)
+    return kind.name if not kind.is_host and name == f"{kind.name}:0" else name

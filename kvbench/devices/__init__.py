@@ -1,0 +1,1 @@
+"""The devices that generations run on: one file for each kind."""

@@ -1,0 +1,64 @@
+"""The backends of all kinds of device, found by the names that their entries give."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import cast
+
+import torch
+
+from kvbench.device_kinds import KINDS, kind_of
+from kvbench.devices.backend import Backend
+from kvbench.devices.meter import Meter
+from kvbench.records.environment import Device
+
+__all__ = [
+    "backend_of",
+    "backends",
+    "describe_device",
+    "make_meter",
+    "present_devices",
+    "release_memory",
+]
+
+
+@functools.cache
+def _load(path: str) -> Backend:
+    module, _, name = path.partition(":")
+    return cast("Backend", getattr(importlib.import_module(module), name)())
+
+
+def backends() -> tuple[Backend, ...]:
+    """Return the backend of each kind, present or not."""
+    return tuple(_load(kind.backend) for kind in KINDS.values())
+
+
+def backend_of(device: torch.device | str) -> Backend:
+    """Return what talks to a device of this kind."""
+    return _load(kind_of(str(device)).backend)
+
+
+def present_devices() -> tuple[str, ...]:
+    """Return `cpu`, then `cuda`, `cuda:1`, ... as far as there are any."""
+    return tuple(name for backend in backends() for name in backend.present())
+
+
+def describe_device(name: str) -> Device:
+    """Return the hardware behind the name of a device that is present."""
+    return backend_of(name).describe(name)
+
+
+def make_meter(device: torch.device) -> Meter:
+    """Return what reads a device around a run."""
+    return backend_of(device).meter(device)
+
+
+def release_memory() -> None:
+    """Collect garbage and give back what allocators keep, on every device.
+
+    Raises:
+        RuntimeError: a device has reported a fault and takes nothing more.
+    """
+    for backend in backends():
+        backend.release()

@@ -1,0 +1,1 @@
+"""Tests of kvbench.measure; a package, so that file names may repeat elsewhere in the tree."""
