@@ -1,4 +1,4 @@
-"""What the samples of a pair allow to be said of its speed-up."""
+"""What the samples of a pair allow to be said of its speed-up, and of its energy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Literal
 
 from kvbench.analysis.summary import CaseSummary
 
-__all__ = ["MOST_DISAGREEMENT", "Claim", "claim"]
+__all__ = ["MOST_DISAGREEMENT", "Claim", "EnergyClaim", "claim", "energy_claim"]
 
 Claim = Literal["faster", "slower", "unclear", "disagree", "too_few"]
+EnergyClaim = Literal["less", "more", "unclear", "disagree", "too_few"]
 
 MOST_DISAGREEMENT = 1.5
 """Where the upper end of the interval is over this many times the lower one, nothing is claimed."""
@@ -22,11 +23,29 @@ def claim(case: CaseSummary) -> Claim | None:
     """
     if case.speedup is None:
         return None
-    low, high = case.speedup_ci95_low, case.speedup_ci95_high
+    side = _side(case.speedup_ci95_low, case.speedup_ci95_high)
+    return "faster" if side == "above" else "slower" if side == "below" else side
+
+
+def energy_claim(case: CaseSummary) -> EnergyClaim | None:
+    """Return what can be claimed of a case's energy per token, by the same rules.
+
+    None where the energy of the case or of the strategy off was not measured.
+    """
+    if case.energy_ratio is None:
+        return None
+    side = _side(case.energy_ratio_ci95_low, case.energy_ratio_ci95_high)
+    return "less" if side == "above" else "more" if side == "below" else side
+
+
+def _side(
+    low: float | None, high: float | None
+) -> Literal["above", "below", "unclear", "disagree", "too_few"]:
+    """Return on which side of 1 an interval of ratios lies, or why it carries no claim."""
     if low is None or high is None:
         return "too_few"
     if high > MOST_DISAGREEMENT * low:
         return "disagree"
     if low <= 1 <= high:
         return "unclear"
-    return "faster" if low > 1 else "slower"
+    return "above" if low > 1 else "below"

@@ -11,6 +11,7 @@ import numpy as np
 
 from kvbench.analysis.cases import ReadingOrder, describe, varied
 from kvbench.analysis.cold import cold_rows
+from kvbench.analysis.metrics import METRICS, Metric
 from kvbench.analysis.statistics import (
     PAIRED_LEVEL,
     geometric_mean,
@@ -46,7 +47,7 @@ __all__ = [
     "mean_ratio",
 ]
 
-Judgement = Literal["faster", "slower", "same", "unclear"]
+Judgement = Literal["faster", "slower", "less", "more", "same", "unclear"]
 
 _CASE = (
     "model",
@@ -107,6 +108,10 @@ class Comparison:
 
     a: str = column("Side A: a run, or a value of the axis.")
     b: str = column("Side B.")
+    metric: str = column(
+        "What the ratio, its interval and the verdict are of: time, or energy per token.",
+        default="time",
+    )
     model: str | None = column("As in samples.csv; null where it is what differs.", default=None)
     weights: str | None = column("As in samples.csv.", default=None)
     device: str | None = column("As in samples.csv.", default=None)
@@ -116,21 +121,29 @@ class Comparison:
     batch_size: int | None = column("As in samples.csv.", unit="sequences", default=None)
     prompt: str | None = column("As in samples.csv.", default=None)
     max_new_tokens: int | None = column("As in samples.csv.", unit="tokens", default=None)
-    a_samples: int = column("Counted samples of A, without cold ones.", unit="samples")
-    b_samples: int = column("Counted samples of B, without cold ones.", unit="samples")
+    a_samples: int = column(
+        "Counted samples of A that have the metric, without cold ones.", unit="samples"
+    )
+    b_samples: int = column("The same of B.", unit="samples")
     a_cold_starts: int = column("Cold samples of A, left out.", unit="samples", default=0)
     b_cold_starts: int = column("Cold samples of B, left out.", unit="samples", default=0)
     rounds: int | None = column(
-        "Rounds that the ratio is estimated from, both sides timed in each by one worker process "
+        "Rounds that the ratio is estimated from, both sides taken in each by one worker process "
         "of one run; null where the sides share no rounds by design, such as two runs.",
         unit="rounds",
         default=None,
     )
     a_total_s: float = column("Median wall time of A.", unit="s")
     b_total_s: float = column("Median wall time of B.", unit="s")
+    a_energy_j_per_token: float | None = column(
+        "Median energy of A per new token.", unit="J", default=None
+    )
+    b_energy_j_per_token: float | None = column(
+        "Median energy of B per new token.", unit="J", default=None
+    )
     ratio: float = column(
-        "Time of B over that of A: below 1, B is faster. With rounds, the Hodges-Lehmann estimate "
-        "of the ratios within them; else the ratio of the medians."
+        "The metric of B over that of A: below 1, B is faster, or takes less energy. With rounds, "
+        "the Hodges-Lehmann estimate of the ratios within them; else the ratio of the medians."
     )
     ratio_ci95_low: float | None = column(
         "95 % interval of the ratio: with rounds, by the exact signed-rank distribution, null "
@@ -145,8 +158,9 @@ class Comparison:
         default=None,
     )
     verdict: Judgement | None = column(
-        "faster or slower: B is, past the threshold and beyond chance. same: the whole interval "
-        "lies within the threshold. unclear: neither. null: the sides are not like each other.",
+        "faster or slower (of energy: less or more): B is, past the threshold and beyond chance. "
+        "same: the whole interval lies within the threshold. unclear: neither. null: the sides are "
+        "not like each other.",
         default=None,
     )
     samples_needed: int | None = column(
@@ -183,7 +197,11 @@ class Unmatched:
 
 
 def compare(
-    base: Side, *others: Side, by: str = "run", rule: Rule | None = None
+    base: Side,
+    *others: Side,
+    by: str = "run",
+    rule: Rule | None = None,
+    metric: str = "time",
 ) -> tuple[tuple[Comparison, ...], tuple[Unmatched, ...]]:
     """Compare each other side B with side A (`base`), case by case.
 
@@ -191,18 +209,20 @@ def compare(
     each by model and size. Sides on a CPU and on a GPU are not like each other and get no verdict.
 
     Raises:
-        UserError: there is no such axis.
+        UserError: there is no such axis or metric.
     """
     check_choice("--by", "axis", by, AXES)
+    check_choice("--metric", "metric", metric, METRICS)
+    chosen = METRICS[metric]
     sides = [_Cases(side, by) for side in (base, *others)]
     everything = [case.first for side in sides for case in side.found.values()]
     order, differing = ReadingOrder(everything), varied(everything)
     matches: list[_Match] = []
     unmatched: list[Unmatched] = []
     for other in sides[1:]:
-        matches += _matches(sides[0], other, by, order)
+        matches += _matches(sides[0], other, by, order, chosen)
         for here, there in ((sides[0], other), (other, sides[0])):
-            unmatched += _unmatched(here, there, order, differing)
+            unmatched += _unmatched(here, there, order, differing, chosen)
     rows = _judged(matches, by, rule or Rule())
     return tuple(rows), tuple(dict.fromkeys(unmatched))
 
@@ -219,22 +239,39 @@ _NO_REASON = "no reason given"
 
 
 @dataclass(slots=True)
+class _Readings:
+    """A metric of the samples that count and are not cold.
+
+    Attributes:
+        values: all of them.
+        rounds: the same, by run, session, worker and round.
+    """
+
+    values: list[float] = field(default_factory=list)
+    rounds: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _Case:
     """The samples of one case on one side.
 
     Attributes:
         first: the first of them.
         failure: what the first that failed says; None if none did.
-        times: those that count and are not cold, seconds.
-        rounds: the same, by run, session, worker and round.
+        timed: how many count and are not cold.
+        readings: what was read of those, by the metric and by the way in which it was read.
+        missing: why a metric is missing in some of them, by the metric.
         cold: how many are cold.
         peaks: of memory, bytes, by the way in which they were read.
     """
 
     first: Sample
     failure: str | None = None
-    times: list[float] = field(default_factory=list)
-    rounds: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+    timed: int = 0
+    readings: dict[str, dict[str, _Readings]] = field(
+        default_factory=lambda: {name: {} for name in METRICS}
+    )
+    missing: dict[str, str] = field(default_factory=dict)
     cold: int = 0
     peaks: dict[str, list[int]] = field(default_factory=dict)
 
@@ -254,6 +291,10 @@ class _Cases:
         statuses, errors = columns["status"], columns["error"]
         peaks = {kind: columns[peak] for kind, (peak, _) in MEMORY_COLUMNS.items()}
         methods = columns["memory_method"]
+        metrics = {
+            name: (metric.values(columns), metric.methods(columns))
+            for name, metric in METRICS.items()
+        }
         sessions, workers, rounds = columns["session"], columns["worker"], columns["round"]
         latest = latest_rows(columns)
         counted = frozenset(
@@ -272,8 +313,16 @@ class _Cases:
             if row in cold:
                 case.cold += 1
             elif row in counted:
-                case.times.append(totals[row])
-                case.rounds[run, sessions[row], workers[row], rounds[row]] = totals[row]
+                case.timed += 1
+                place = run, sessions[row], workers[row], rounds[row]
+                for name, (figures, ways) in metrics.items():
+                    figure, way = figures[row], ways[row]
+                    if figure is None:
+                        case.missing[name] = way
+                        continue
+                    readings = case.readings[name].setdefault(way, _Readings())
+                    readings.values.append(figure)
+                    readings.rounds[place] = figure
             if phases[row] != "warmup":
                 for kind, values in peaks.items():
                     if values[row] is not None:
@@ -292,25 +341,34 @@ class _Match:
     p_value: float
 
 
-def _matches(base: _Cases, other: _Cases, by: str, order: ReadingOrder) -> list[_Match]:
+def _matches(
+    base: _Cases, other: _Cases, by: str, order: ReadingOrder, metric: Metric
+) -> list[_Match]:
     pairs = [
         (base.found[key], other.found[key]) for key in base.by_order(order) if key in other.found
     ]
-    return [_match(base.name, a, other.name, b, by) for a, b in pairs if a.times and b.times]
+    return [
+        _match(base.name, a, other.name, b, by, metric)
+        for a, b in pairs
+        if _common(a, b, metric) is not None
+    ]
 
 
-def _match(name_a: str, a: _Case, name_b: str, b: _Case, by: str) -> _Match:
-    ratio, p_value = _paired(a, b) if by in PAIRED_AXES else _unpaired(a, b)
+def _match(name_a: str, a: _Case, name_b: str, b: _Case, by: str, metric: Metric) -> _Match:
+    way = _common(a, b, metric)
+    assert way is not None
+    here, there = (case.readings[metric.name][way] for case in (a, b))
+    ratio, p_value = (_paired if by in PAIRED_AXES else _unpaired)(here, there)
     case = {name: getattr(a.first, name) for name in _CASE if name != by}
     row = Comparison(
         a=name_a,
         b=name_b,
-        a_samples=len(a.times),
-        b_samples=len(b.times),
+        metric=metric.name,
+        a_samples=len(here.values),
+        b_samples=len(there.values),
         a_cold_starts=a.cold,
         b_cold_starts=b.cold,
-        a_total_s=float(np.median(a.times)),
-        b_total_s=float(np.median(b.times)),
+        **_medians(a, b),
         **ratio,
         **_memory(a, b),
         **case,
@@ -318,11 +376,34 @@ def _match(name_a: str, a: _Case, name_b: str, b: _Case, by: str) -> _Match:
     return _Match(row, p_value)
 
 
-def _paired(a: _Case, b: _Case) -> tuple[dict[str, Any], float]:
+def _common(a: _Case, b: _Case, metric: Metric) -> str | None:
+    """Return the way of reading that most samples of both sides have; None where none is shared."""
+    here, there = a.readings[metric.name], b.readings[metric.name]
+    return max(
+        (way for way in here if way in there),
+        key=lambda way: min(len(here[way].values), len(there[way].values)),
+        default=None,
+    )
+
+
+def _medians(a: _Case, b: _Case) -> dict[str, Any]:
+    """Return the medians of both sides of each metric, read in the way that both have."""
+    found: dict[str, Any] = {}
+    for metric in METRICS.values():
+        way = _common(a, b, metric)
+        for side, case in (("a", a), ("b", b)):
+            readings = case.readings[metric.name]
+            best = way or max(readings, key=lambda w: len(readings[w].values), default=None)
+            value = None if best is None else float(np.median(readings[best].values))
+            found[f"{side}_{metric.field}"] = value
+    return found
+
+
+def _paired(a: _Readings, b: _Readings) -> tuple[dict[str, Any], float]:
     """The ratio from the rounds that both share; without any, that of the medians and no claim."""
-    pairs = [(b.rounds[key], time) for key, time in a.rounds.items() if key in b.rounds]
+    pairs = [(b.rounds[key], value) for key, value in a.rounds.items() if key in b.rounds]
     if not pairs:
-        return {"rounds": 0, "ratio": ratio_of_medians(b.times, a.times)}, 1.0
+        return {"rounds": 0, "ratio": ratio_of_medians(b.values, a.values)}, 1.0
     above, below = zip(*pairs, strict=True)
     found = paired_ratio(above, below)
     ratio = {
@@ -334,14 +415,14 @@ def _paired(a: _Case, b: _Case) -> tuple[dict[str, Any], float]:
     return ratio, signed_rank(above, below)
 
 
-def _unpaired(a: _Case, b: _Case) -> tuple[dict[str, Any], float]:
-    low, high = ratio_interval(b.times, a.times) or (None, None)
+def _unpaired(a: _Readings, b: _Readings) -> tuple[dict[str, Any], float]:
+    low, high = ratio_interval(b.values, a.values) or (None, None)
     ratio = {
-        "ratio": ratio_of_medians(b.times, a.times),
+        "ratio": ratio_of_medians(b.values, a.values),
         "ratio_ci95_low": low,
         "ratio_ci95_high": high,
     }
-    return ratio, mann_whitney(a.times, b.times)
+    return ratio, mann_whitney(a.values, b.values)
 
 
 def _memory(a: _Case, b: _Case) -> dict[str, Any]:
@@ -379,12 +460,13 @@ def _with_verdict(row: Comparison, p_value: float, rule: Rule, rows: int) -> Com
 
 
 def _verdict(row: Comparison, p_value: float, rule: Rule) -> Judgement:
+    metric = METRICS[row.metric]
     most, least = 1 + rule.threshold, 1 / (1 + rule.threshold)
     if p_value < rule.level:
         if row.ratio > most:
-            return "slower"
+            return metric.higher
         if row.ratio < least:
-            return "faster"
+            return metric.lower
     low, high = row.ratio_ci95_low, row.ratio_ci95_high
     if low is not None and high is not None and least <= low and high <= most:
         return "same"
@@ -435,25 +517,41 @@ def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | Non
 
 
 def _unmatched(
-    here: _Cases, there: _Cases, order: ReadingOrder, differing: Collection[str]
+    here: _Cases,
+    there: _Cases,
+    order: ReadingOrder,
+    differing: Collection[str],
+    metric: Metric,
 ) -> list[Unmatched]:
     found = []
     for key in here.by_order(order):
-        case, failed = here.found[key], False
-        if not case.times:
-            reason, failed = case.failure or "no sample", case.failure is not None
-        elif key not in there.found:
-            reason = f"not in {there.name}"
+        case, other = here.found[key], there.found.get(key)
+        failed = case.failure is not None
+        if not case.timed:
+            reason = case.failure or "no sample"
+        elif other is None:
+            reason, failed = f"not in {there.name}", False
+        elif (lacking := _lacking(case, other, metric)) is not None:
+            reason = f"{case.failure}; {lacking}" if case.failure else lacking
         elif case.failure:
             # As an out-of-memory in a later round, which ends the case.
-            count = len(case.times)
-            still = "sample before is" if count == 1 else f"{count} samples before are"
-            reason, failed = f"{case.failure}; the {still} compared", True
+            still = "sample before is" if case.timed == 1 else f"{case.timed} samples before are"
+            reason = f"{case.failure}; the {still} compared"
         else:
-            # Where the other side has no time for it, that side tells.
+            # Where the other side lacks it, that side tells.
             continue
         found.append(Unmatched(here.name, describe(case.first, differing), reason, failed))
     return found
+
+
+def _lacking(case: _Case, other: _Case, metric: Metric) -> str | None:
+    """Why a case that was timed cannot be compared on this side; None where it can."""
+    here, there = case.readings[metric.name], other.readings[metric.name]
+    if not here:
+        return f"no {metric.name} ({case.missing[metric.name]})"
+    if not there or any(way in there for way in here):
+        return None
+    return f"{metric.name} was read in another way ({', '.join(here)}; {', '.join(there)})"
 
 
 def _kind(device: str) -> str:

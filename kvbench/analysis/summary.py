@@ -164,11 +164,36 @@ class CaseSummary:
         unit="bytes",
         default=None,
     )
-    energy_j_per_token: float | None = column(
-        "Median energy of the board per new token.", unit="J", default=None
+    energy_method: str | None = column(
+        "How the energy was read, as in samples.csv; where samples differ in it, the way that most "
+        "have, and what follows is of those.",
+        default=None,
     )
+    energy_samples: int | None = column(
+        "Counted samples with a reading, cold ones left out: short samples have none.",
+        unit="samples",
+        default=None,
+    )
+    energy_j_per_token: float | None = column(
+        "Median energy per new token.", unit="J", default=None
+    )
+    energy_j_per_token_min: float | None = column("Smallest of it.", unit="J", default=None)
+    energy_j_per_token_max: float | None = column("Largest of it.", unit="J", default=None)
     energy_ratio: float | None = column(
-        "Energy per token of the strategy off over this one's, same case otherwise.", default=None
+        "Energy per token of the strategy off over this one's, same case otherwise, read in the "
+        "same way: estimated as the speed-up is, from the ratios within rounds; the ratio of "
+        "medians where energy_rounds is 0.",
+        default=None,
+    )
+    energy_ratio_ci95_low: float | None = column(
+        "Its 95 % interval by the exact signed-rank distribution; null under 6 rounds.",
+        default=None,
+    )
+    energy_ratio_ci95_high: float | None = column("Upper end of it.", default=None)
+    energy_rounds: int | None = column(
+        "Rounds that it is estimated from: the energy of both strategies was read, neither cold.",
+        unit="rounds",
+        default=None,
     )
     cold_s: float | None = column(
         "First pass in a process: total_s of the first full-length warm-up; null where warm-ups "
@@ -273,7 +298,7 @@ def _summarise(
         "cache_allocated_bytes": _last(s.cache_allocated_bytes for s in counted),
         "cache_host_bytes": _last(s.cache_host_bytes for s in counted),
         "weights_bytes": _last(s.weights_bytes for s in counted),
-        "energy_j_per_token": _median(_joules_per_token(s) for s in counted),
+        **_energy(counted),
     }
     known |= _memory(members) | _speedup(everything, _counted(baseline), cold)
     return CaseSummary(**known)
@@ -289,11 +314,10 @@ def _speedup(
     rounds = {_round(s): s.total_s for s in on if s.total_s}
     pairs = [(s.total_s, rounds[_round(s)]) for s in off if s.total_s and _round(s) in rounds]
     outputs = {s.output_sha256 for s in (*counted, *baseline)}
-    joules = [_median(map(_joules_per_token, samples)) for samples in (off, on)]
     known: dict[str, Any] = {
         "speedup_rounds": len(pairs),
-        "energy_ratio": joules[0] / joules[1] if joules[0] and joules[1] else None,
         "same_output": None if None in outputs else len(outputs) == 1,
+        **_energy_ratio(off, on),
     }
     if not pairs:
         return known | {"speedup": ratio_of_medians(_totals(off), _totals(on))}
@@ -370,10 +394,58 @@ def _flags(counted: Sequence[Sample], times: Sequence[float], cold: int) -> dict
     }
 
 
-def _joules_per_token(sample: Sample) -> float | None:
-    if sample.energy_j is None:
-        return None
-    return sample.energy_j / (sample.batch_size * sample.max_new_tokens)
+def _energy(counted: Sequence[Sample]) -> dict[str, Any]:
+    """Return the energy per token of the samples that were read in the way that most were."""
+    by_method = _joules_by_method(counted)
+    if not by_method:
+        return {}
+    method = max(by_method, key=lambda name: len(by_method[name]))
+    joules = [one for _, one in by_method[method]]
+    return {
+        "energy_method": method,
+        "energy_samples": len(joules),
+        "energy_j_per_token": _median(joules),
+        "energy_j_per_token_min": min(joules),
+        "energy_j_per_token_max": max(joules),
+    }
+
+
+def _energy_ratio(off: Sequence[Sample], on: Sequence[Sample]) -> dict[str, Any]:
+    """Return the ratio of energies that were read in the same way, as the speed-up is estimated."""
+    above, below = _joules_by_method(off), _joules_by_method(on)
+    shared = [name for name in above if name in below]
+    if not shared:
+        return {}
+    method = max(shared, key=lambda name: min(len(above[name]), len(below[name])))
+    # A counter that stood still has no ratio.
+    first, second = ([one for one in arm[method] if one[1] > 0] for arm in (above, below))
+    if not first or not second:
+        return {}
+    rounds = dict(second)
+    pairs = [(joules, rounds[place]) for place, joules in first if place in rounds]
+    if not pairs:
+        ratio = ratio_of_medians([j for _, j in first], [j for _, j in second])
+        return {"energy_rounds": 0, "energy_ratio": ratio}
+    found = paired_ratio(*zip(*pairs, strict=True))
+    return {
+        "energy_rounds": len(pairs),
+        "energy_ratio": found.ratio,
+        "energy_ratio_ci95_low": found.low,
+        "energy_ratio_ci95_high": found.high,
+    }
+
+
+_Joules = list[tuple[tuple[int, int, int], float]]
+"""Joules per token of samples, each with its round."""
+
+
+def _joules_by_method(samples: Sequence[Sample]) -> dict[str | None, _Joules]:
+    found: dict[str | None, _Joules] = {}
+    for sample in samples:
+        if sample.energy_j is not None:
+            joules = sample.energy_j / (sample.batch_size * sample.max_new_tokens)
+            found.setdefault(sample.energy_method, []).append((_round(sample), joules))
+    return found
 
 
 def pair_key(record: Sample | CaseSummary) -> tuple[object, ...]:

@@ -27,6 +27,9 @@ def compare(
             "batch_size, prompt or max_new_tokens; by default run."
         ),
     ] = None,
+    metric: Annotated[
+        str, option("What is compared: time, or energy (joules per new token).")
+    ] = "time",
     threshold: Annotated[
         str | None,
         option(
@@ -47,11 +50,14 @@ def compare(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Compare the times and the memory of saved runs, case by case.
+    """Compare the times and the memory of saved runs, or their energy, case by case.
 
     A verdict is faster or slower only if the ratio moves past the threshold and a Mann-Whitney
     test, corrected over all rows, finds p < 0.01; same if the whole interval lies within it;
     else unclear. CPU against GPU gets no verdict. What stands on one side only is listed.
+
+    With --metric energy, ratios, intervals and verdicts (less or more) are of the energy per new
+    token, where both sides have read it in the same way. --fail-on-slower is about time even then.
 
     With --fail-on-..., what could not be looked at fails too: a case that failed in B alone, a run
     that is not finished, no case in common, a median past the limit of so few samples that no test
@@ -74,7 +80,8 @@ def compare(
     more_memory = parse_share("--fail-on-more-memory", fail_on_more_memory)
     given = (parse_share("--threshold", threshold), slower)
     share = next((value for value in given if value is not None), Rule().threshold)
-    result = compare_runs([load_run(path) for path in runs], by, share)
+    loaded = [load_run(path) for path in runs]
+    result = compare_runs(loaded, by, share, metric)
     text = render(result, output)
     if text is None:
         console.print_comparison(console.make_console(), result)
@@ -88,6 +95,7 @@ def compare(
         console.print_unmatched(errors, result)
     if chart is not None:
         write_chart(result, chart)
-    failed = regressions(result, slower, more_memory)
+    timed = result if metric == "time" else compare_runs(loaded, by, share)
+    failed = regressions(timed, slower, more_memory)
     console.print_sentences(errors, failed)
     raise typer.Exit(1 if failed else 0)

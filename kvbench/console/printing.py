@@ -202,7 +202,7 @@ def print_comparison(console: Console, result: Result) -> None:
     if result.rows:
         print_table(console, comparison_table(result))
     else:
-        console.print("No case was timed on both sides.")
+        console.print("No case could be compared.")
     if result.unmatched:
         console.print()
         print_unmatched(console, result)

@@ -25,6 +25,7 @@ from kvbench.analysis.compare import (
     least_each,
     mean_ratio,
 )
+from kvbench.analysis.metrics import METRICS, Metric
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
@@ -38,7 +39,7 @@ from kvbench.report.figures import image_kind, to_bytes
 from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
-from kvbench.report.units import seconds, significant
+from kvbench.report.units import amount, significant
 from kvbench.strategies import BASELINE
 from kvbench.text import clip, shorten
 
@@ -70,6 +71,7 @@ class Result:
         threshold: the share from which on a ratio counts.
         sides: the names of the sides, A first.
         incomplete: the runs that are not finished, or were not when they were copied.
+        metric: what the ratios are of.
     """
 
     by: str
@@ -79,28 +81,36 @@ class Result:
     threshold: float
     sides: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
+    metric: str = "time"
 
 
-def compare_runs(runs: Sequence[Run], by: str | None = None, threshold: float = 0.05) -> Result:
+def compare_runs(
+    runs: Sequence[Run],
+    by: str | None = None,
+    threshold: float = 0.05,
+    metric: str = "time",
+) -> Result:
     """Compare the first of several runs with the others, or the values of an axis.
 
     Raises:
-        UserError: there is no such axis, or nothing on it to compare.
+        UserError: there is no such axis or metric, or nothing on it to compare.
     """
     by = by or "run"
     check_choice("--by", "axis", by, AXES)
+    check_choice("--metric", "metric", metric, METRICS)
     sides = _sides(runs, by)
     if len(sides) < 2:
         raise UserError(_nothing(runs, by))
-    rows, unmatched = compare(*sides, by=by, rule=Rule(threshold))
+    _check_measured(sides, METRICS[metric])
+    rows, unmatched = compare(*sides, by=by, rule=Rule(threshold), metric=metric)
     incomplete = tuple(run.info.name for run in runs if run.info.state != "finished")
     names = tuple(side.name for side in sides)
-    return Result(by, _differences(runs), rows, unmatched, threshold, names, incomplete)
+    return Result(by, _differences(runs), rows, unmatched, threshold, names, incomplete, metric)
 
 
 def comparison_table(result: Result) -> Table:
     """The rows as text, the geometric means last; what is the same in each row is left out."""
-    shown = [column for column in _COLUMNS if column.shown(result.rows)]
+    shown = [column for column in _columns(METRICS[result.metric]) if column.shown(result.rows)]
     rows = [tuple(column.cell(row) for column in shown) for row in result.rows]
     for sides, mean in geometric_means(result).items():
         if sum((row.a, row.b) == sides for row in result.rows) > 1:
@@ -232,6 +242,40 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
     ]
 
 
+def _check_measured(sides: Sequence[Side], metric: Metric) -> None:
+    """Refuse a metric that side A lacks altogether, or all the others do.
+
+    Raises:
+        UserError: there is nothing to compare, with the reasons that the samples give.
+    """
+    if metric.method is None:
+        # Whatever was measured has it.
+        return
+    lacking = [side for side in sides if not _has(side, metric)]
+    if sides[0] not in lacking and len(lacking) < len(sides) - 1:
+        return
+    reasons = dict.fromkeys(
+        way
+        for side in lacking
+        for run in side.runs
+        for way, value in zip(metric.methods(run), metric.values(run), strict=True)
+        if value is None
+    )
+    names = ", ".join(side.name for side in lacking)
+    raise UserError(
+        f"--metric {metric.name}: nothing to compare, since no sample of {names} has it "
+        f"({'; '.join(reasons) or 'no samples'})."
+    )
+
+
+def _has(side: Side, metric: Metric) -> bool:
+    return any(
+        value is not None and phase == "measure"
+        for run in side.runs
+        for value, phase in zip(metric.values(run), run["phase"], strict=True)
+    )
+
+
 def _examples(run: Run) -> list[Sample]:
     """A sample of each case; with and without the length of its prompt, where that is not known."""
     cases = zip(run.columns["case_id"], run.columns["prompt_tokens"], strict=True)
@@ -327,7 +371,7 @@ def _verdict(row: Comparison) -> str:
     return f"unclear, {least}{row.samples_needed} {what} would tell"
 
 
-_COLUMNS = (
+_CASE_COLUMNS = (
     _field("B", "b"),
     _field("model", "model"),
     _field("weights", "weights"),
@@ -338,15 +382,28 @@ _COLUMNS = (
     _field("prompt", "prompt"),
     _field("batch", "batch_size", True),
     _field("tokens", "max_new_tokens", True),
-    _Column("time of A", lambda row: seconds(row.a_total_s)),
-    _Column("time of B", lambda row: seconds(row.b_total_s)),
-    _Column("samples", _samples),
-    _Column(_RATIO, _ratio),
-    _Column(
-        "memory", lambda row: "-" if row.memory_ratio is None else significant(row.memory_ratio)
-    ),
-    _Column("verdict", _verdict, numeric=False),
 )
+
+
+def _columns(metric: Metric) -> tuple[_Column, ...]:
+    """What a comparison of this metric shows."""
+
+    def median_of(side: str) -> _Column:
+        name = f"{side}_{metric.field}"
+        head = f"{metric.head} of {side.upper()}"
+        return _Column(head, lambda row: amount(getattr(row, name), metric.unit))
+
+    return (
+        *_CASE_COLUMNS,
+        median_of("a"),
+        median_of("b"),
+        _Column("samples", _samples),
+        _Column(_RATIO, _ratio),
+        _Column(
+            "memory", lambda row: "-" if row.memory_ratio is None else significant(row.memory_ratio)
+        ),
+        _Column("verdict", _verdict, numeric=False),
+    )
 
 
 def _labels(rows: Sequence[Comparison]) -> list[str]:
@@ -407,7 +464,9 @@ def _caption(result: Result) -> str:
         if paired
         else "ratio of medians, with its 95 % bootstrap interval"
     )
-    caption = f"{sides}. Ratio: time of B over that of A, {how}; below 1, B is faster."
+    metric = METRICS[result.metric]
+    what = metric.label.lower()
+    caption = f"{sides}. Ratio: {what} of B over that of A, {how}; below 1, {metric.below}."
     if any(row.verdict for row in result.rows):
         test = "Wilcoxon signed-rank" if paired else "Mann-Whitney"
         caption += (

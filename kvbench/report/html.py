@@ -16,7 +16,7 @@ from kvbench.report.expected import expectation_sentences
 from kvbench.report.figures import Drawing, Material
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
-from kvbench.report.table import failures, pair_table, speedup_text, time_text
+from kvbench.report.table import energy_text, failures, pair_table, speedup_text, time_text
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import answers, proof, shown_findings
 from kvbench.text import printable, shorten
@@ -135,7 +135,9 @@ _COLUMNS = (
     _field("cache MiB", "kv_cache_bytes", mib),
     _field("peak MiB", "memory_peak_bytes", mib),
     _field("J/token", "energy_j_per_token", significant),
-    _field("energy", "energy_ratio", times),
+    _Column(
+        "less energy", lambda run, case: case.energy_ratio, lambda case, value: energy_text(case)
+    ),
     _field("first pass", "cold_s", seconds),
     _field("compiling", "compile_s", seconds),
     _field("flags", "flags", numeric=False),

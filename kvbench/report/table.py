@@ -11,11 +11,19 @@ from kvbench.analysis.summary import CaseSummary
 from kvbench.device_kinds import kind_of
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
-from kvbench.report.words import Pair, pairs, speedup_interval
+from kvbench.report.words import Pair, energy_interval, pairs, speedup_interval
 from kvbench.strategies import BASELINE
 from kvbench.text import shorten
 
-__all__ = ["Table", "check_table", "failures", "pair_table", "speedup_text", "time_text"]
+__all__ = [
+    "Table",
+    "check_table",
+    "energy_text",
+    "failures",
+    "pair_table",
+    "speedup_text",
+    "time_text",
+]
 
 
 @dataclass(frozen=True)
@@ -105,12 +113,20 @@ def time_text(case: CaseSummary | None) -> str:
 
 def speedup_text(case: CaseSummary) -> str:
     """`3.15x (2.96-3.31)`, `3.15x` where rounds are too few for an interval, or a dash."""
-    if case.speedup is None:
+    return _ratio_text(case.speedup, speedup_interval(case))
+
+
+def energy_text(case: CaseSummary) -> str:
+    """The same of the energy without the cache over that with it."""
+    return _ratio_text(case.energy_ratio, energy_interval(case))
+
+
+def _ratio_text(ratio: float | None, interval: tuple[float, float] | None) -> str:
+    if ratio is None:
         return "-"
-    interval = speedup_interval(case)
     if interval is None:
-        return times(case.speedup)
-    return f"{times(case.speedup)} ({significant(interval[0])}-{significant(interval[1])})"
+        return times(ratio)
+    return f"{times(ratio)} ({significant(interval[0])}-{significant(interval[1])})"
 
 
 def _warm(case: CaseSummary) -> int:
@@ -161,9 +177,16 @@ _COLUMNS = (
     _Column(_named("needs MiB"), lambda p: _needed(p[1]), only_if_said=True),
     _Column(_memory_head, lambda p: _either(p, "memory_peak_bytes", mib)),
     _Column(
-        _named("J/tok"), lambda p: _either(p, "energy_j_per_token", significant), only_if_said=True
+        _named("off J/tok"),
+        lambda p: _joules(p[1] if p[1].cache == BASELINE else p[0]),
+        only_if_said=True,
     ),
-    _Column(_named("energy"), lambda p: _either(p, "energy_ratio", times), only_if_said=True),
+    _Column(
+        _named("J/tok"),
+        lambda p: "-" if p[1].cache == BASELINE else _joules(p[1]),
+        only_if_said=True,
+    ),
+    _Column(_named("less energy"), lambda p: energy_text(p[1]), only_if_said=True),
     _Column(_named("flags"), _shown_flags, False, only_if_said=True),
 )
 
@@ -172,6 +195,11 @@ def _allocated(case: CaseSummary) -> str:
     """What the cache takes, where that is not what a step attends to."""
     allocated = case.cache_allocated_bytes
     return "-" if allocated is None or allocated == case.kv_cache_bytes else mib(allocated)
+
+
+def _joules(case: CaseSummary | None) -> str:
+    joules = None if case is None else case.energy_j_per_token
+    return "-" if joules is None else significant(joules)
 
 
 def _needed(case: CaseSummary) -> str:
@@ -213,5 +241,10 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
             "whole GPU (NVML). "
         )
     if any(c.energy_ratio is not None for c in cases):
-        text += "energy: joules per token without the cache over those with it. "
+        text += (
+            "less energy: joules per token without the cache over those with it, estimated as the "
+            "speed-up is. "
+        )
+    if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
+        text += "J/tok is of the samples that were long enough to read it. "
     return text + "tok/s, cache, memory and J/tok: with the cache."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-__all__ = ["mib", "seconds", "significant", "times"]
+__all__ = ["amount", "mib", "seconds", "significant", "times"]
 
 MIB = 1 << 20
 
@@ -31,3 +31,8 @@ def mib(value: int | float) -> str:
 def times(value: float) -> str:
     """A ratio: `3.42x`."""
     return f"{significant(value)}x"
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit: `5.32 s`, `850 ms`, `0.84 J`."""
+    return seconds(value) if unit == "s" else f"{significant(value)} {unit}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from kvbench.analysis.cases import named, varied
-from kvbench.analysis.claims import Claim, claim
+from kvbench.analysis.claims import Claim, claim, energy_claim
 from kvbench.analysis.cold import COLD_FACTOR
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary, pair_key
@@ -16,7 +16,16 @@ from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
 from kvbench.strategies import BASELINE
 
-__all__ = ["Pair", "answers", "pairs", "proof", "proofs", "shown_findings", "speedup_interval"]
+__all__ = [
+    "Pair",
+    "answers",
+    "energy_interval",
+    "pairs",
+    "proof",
+    "proofs",
+    "shown_findings",
+    "speedup_interval",
+]
 
 Pair = tuple[CaseSummary | None, CaseSummary]
 """The uncached case, if it was measured, and a cached one of the same key."""
@@ -90,6 +99,13 @@ def speedup_interval(case: CaseSummary) -> tuple[float, float] | None:
     return case.speedup_ci95_low, case.speedup_ci95_high
 
 
+def energy_interval(case: CaseSummary) -> tuple[float, float] | None:
+    """The 95 % interval of the energy ratio; None with too few rounds for one."""
+    if case.energy_ratio_ci95_low is None or case.energy_ratio_ci95_high is None:
+        return None
+    return case.energy_ratio_ci95_low, case.energy_ratio_ci95_high
+
+
 def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
     assert off.total_s_median and on.total_s_median
     tokens = f"{on.max_new_tokens} new tokens"
@@ -105,7 +121,7 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
     elif found == "disagree":
         answer = (
             f"{subject}: no claim, since the rounds disagree by half or more: {_spread(on)} times "
-            "as fast (95 % interval)."
+            f"as fast (95 % interval){_energy(on)}."
         )
     else:
         cost = (
@@ -123,10 +139,31 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
 def _verdict(case: CaseSummary, found: Claim | None) -> str:
     assert case.speedup
     words = {"unclear": "no clear difference, ", "slower": "slower, "}.get(found or "", "")
-    answer = f"{words}{significant(case.speedup)} times as fast (95 % interval {_spread(case)})"
-    if case.energy_ratio is not None:
-        answer += f", with {significant(1 / case.energy_ratio)} times the energy"
-    return answer
+    ratio = f"{significant(case.speedup)} times as fast (95 % interval {_spread(case)})"
+    return f"{words}{ratio}{_energy(case)}"
+
+
+def _energy(case: CaseSummary) -> str:
+    """What the strategy takes in energy, to go on with; nothing where it was not measured."""
+    found = energy_claim(case)
+    if found is None:
+        return ""
+    if found == "too_few":
+        return f"; too few rounds with energy for a claim ({case.energy_rounds or 0})"
+    assert case.energy_ratio
+    low, high = energy_interval(case) or (math.nan, math.nan)
+    if found == "less":
+        interval = f"{significant(low)} to {significant(high)}"
+        return f", {significant(case.energy_ratio)} times less energy (95 % interval {interval})"
+    # More is not a share of less: how much of the energy of off it takes.
+    interval = f"{significant(1 / high)} to {significant(1 / low)}"
+    if found == "more":
+        return f", {significant(1 / case.energy_ratio)} times the energy (95 % interval {interval})"
+    doubt = {
+        "unclear": "no clear difference in energy",
+        "disagree": "no claim about energy, since the rounds disagree by half or more",
+    }[found]
+    return f"; {doubt} (95 % interval {interval} times that of {BASELINE})"
 
 
 def _spread(case: CaseSummary) -> str:

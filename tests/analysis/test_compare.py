@@ -19,6 +19,7 @@ from kvbench.analysis.compare import (
     compare,
     mean_ratio,
 )
+from kvbench.analysis.metrics import METRICS, Metric
 from kvbench.analysis.statistics import (
     holm,
     mann_whitney,
@@ -530,3 +531,141 @@ def test_the_mean_of_the_comparison_the_other_way_is_the_inverse() -> None:
     assert there is not None and back is not None
     assert there == pytest.approx(math.prod(factors) ** 0.25)
     assert there * back == pytest.approx(1.0)
+
+
+# Energy
+
+
+def powered(
+    case: Case, joules: list[float | None], method: str | None = "counter", drift: float = 0.0
+) -> list[Sample]:
+    """Samples of a second each with their energy per new token; null with the reason `method`."""
+    tokens = case.batch_size * case.max_new_tokens
+    return [
+        timed_sample(
+            make_task(case, repeat),
+            1.0,
+            energy_j=None if one is None else one * tokens * (1 + drift * repeat),
+            energy_method=method,
+        )
+        for repeat, one in enumerate(joules)
+    ]
+
+
+def joules_of(factor: float, count: int = 10) -> list[float | None]:
+    return [factor * QUIET[i % len(QUIET)] for i in range(count)]
+
+
+def test_energy_is_compared_per_new_token_of_the_batch() -> None:
+    case = make_case(batch_size=4)
+    a, b = side("a", powered(case, joules_of(2.0))), side("b", powered(case, joules_of(5.0)))
+    (row,), unmatched = compare(a, b, metric="energy")
+    assert unmatched == ()
+    assert (row.metric, row.verdict) == ("energy", "more")
+    assert row.a_energy_j_per_token == pytest.approx(float(np.median(times(2.0))))
+    assert row.b_energy_j_per_token == pytest.approx(float(np.median(times(5.0))))
+    assert row.ratio == pytest.approx(2.5)
+    assert (row.ratio_ci95_low, row.ratio_ci95_high) == pytest.approx(
+        ratio_interval(times(5.0), times(2.0))
+    )
+    assert (row.a_total_s, row.b_total_s) == (1.0, 1.0)
+    ((back,), _) = compare(b, a, metric="energy")
+    assert (back.verdict, back.p_value) == ("less", row.p_value)
+
+
+def test_a_comparison_of_times_has_the_energy_too() -> None:
+    case = make_case()
+    row = only(side("a", powered(case, joules_of(2.0))), side("b", arm(case, times())))
+    assert (row.metric, row.ratio) == ("time", pytest.approx(1.0005))
+    assert row.a_energy_j_per_token is not None and row.b_energy_j_per_token is None
+
+
+def test_energy_is_paired_within_rounds_where_times_are() -> None:
+    """A board that draws three times as much at the end changes both sides alike."""
+    off, on = make_case(cache="off"), make_case()
+    a = side("off", powered(off, joules_of(2.0), drift=0.2))
+    b = side("dynamic", powered(on, joules_of(1.0)[::-1], drift=0.2))
+    ((row,), _) = compare(a, b, by="cache", metric="energy")
+    above, below = (
+        [one.energy_j or 0.0 for one in found]
+        for found in (
+            powered(on, joules_of(1.0)[::-1], drift=0.2),
+            powered(off, joules_of(2.0), drift=0.2),
+        )
+    )
+    found = paired_ratio(above, below)
+    assert (row.rounds, row.verdict) == (10, "less")
+    assert (row.ratio, row.ratio_ci95_low, row.ratio_ci95_high) == pytest.approx(
+        (found.ratio, found.low, found.high)
+    )
+    assert 0.47 < found.ratio < 0.53
+
+
+def test_rounds_in_which_a_side_has_no_energy_do_not_count() -> None:
+    off, on = make_case(cache="off"), make_case()
+    gaps = [None if i in (1, 4) else 1.0 for i in range(10)]
+    a, b = side("off", powered(off, joules_of(2.0))), side("dynamic", powered(on, gaps))
+    ((row,), _) = compare(a, b, by="cache", metric="energy")
+    assert (row.a_samples, row.b_samples, row.rounds) == (10, 8, 8)
+
+
+def test_a_counter_that_stood_still_has_no_ratio() -> None:
+    case = make_case()
+    a = side("a", powered(case, joules_of(2.0)))
+    b = side("b", powered(case, [0.0, *joules_of(2.0)]))
+    ((row,), _) = compare(a, b, metric="energy")
+    assert (row.a_samples, row.b_samples, row.ratio) == (10, 10, pytest.approx(1.0))
+
+
+def test_energy_is_compared_only_where_it_was_read_in_the_same_way() -> None:
+    case = make_case()
+    a = side("a", powered(case, joules_of(2.0), "board"))
+    b = side("b", powered(case, joules_of(2.0), "package"))
+    rows, unmatched = compare(a, b, metric="energy")
+    assert rows == ()
+    assert [(one.side, one.reason, one.failed) for one in unmatched] == [
+        ("a", "energy was read in another way (board; package)", False),
+        ("b", "energy was read in another way (package; board)", False),
+    ]
+
+
+def test_of_several_ways_the_one_that_both_sides_have_is_compared() -> None:
+    case = make_case()
+    mixed = [*powered(case, joules_of(9.0, 3), "package"), *powered(case, joules_of(2.0), "board")]
+    mixed = [dataclasses.replace(s, repeat=i, round=i) for i, s in enumerate(mixed)]
+    a, b = side("a", mixed), side("b", powered(case, joules_of(4.0), "board"))
+    ((row,), unmatched) = compare(a, b, metric="energy")
+    assert unmatched == ()
+    assert (row.a_samples, row.ratio) == (10, pytest.approx(2.0))
+
+
+def test_a_case_without_energy_is_listed_with_the_reason() -> None:
+    off, on = make_case(cache="off"), make_case()
+    a = side("a", powered(off, joules_of(2.0)), powered(on, joules_of(1.0)))
+    b = side("b", powered(off, joules_of(2.0)), powered(on, [None] * 9, "none: too short"))
+    rows, unmatched = compare(a, b, metric="energy")
+    assert [row.cache for row in rows] == ["off"]
+    assert [(one.side, one.reason) for one in unmatched] == [("b", "no energy (none: too short)")]
+
+
+def test_a_case_that_failed_and_has_no_energy_says_both() -> None:
+    case = make_case()
+    a = side("a", powered(case, joules_of(2.0)))
+    b = side("b", powered(case, [None], None), failed(case, repeat=1))
+    rows, (one,) = compare(a, b, metric="energy")
+    assert rows == ()
+    assert (one.side, one.reason) == ("b", "oom: no room; no energy (not recorded)")
+    assert one.failed
+
+
+def test_there_is_no_other_metric() -> None:
+    with pytest.raises(UserError, match="no metric 'mass'; known: time, energy"):
+        compare(side("a"), side("b"), metric="mass")
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_the_columns_of_a_metric_are_there(metric: Metric) -> None:
+    names = {field.name for field in dataclasses.fields(Comparison)}
+    assert {f"a_{metric.field}", f"b_{metric.field}"} <= names
+    samples = {field.name for field in dataclasses.fields(Sample)}
+    assert {metric.column, *filter(None, [metric.method])} <= samples

@@ -12,7 +12,7 @@ import pytest
 from kvbench.analysis.expected import summarise
 from kvbench.analysis.statistics import paired_ratio
 from kvbench.analysis.summary import CaseSummary, summarise_cases
-from kvbench.case import Prompt
+from kvbench.case import Case, Prompt
 from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of
 from tests.fakes import arm, make_case, make_task, timed_sample, write_run
@@ -103,7 +103,68 @@ def test_energy_is_per_new_token_of_the_whole_batch() -> None:
         timed_sample(make_task(case, i), 1.0, energy_j=joules)
         for i, joules in enumerate([100.0, 400.0, 200.0, None])
     ]
-    assert summary_of(samples).energy_j_per_token == 1.0
+    found = summary_of(samples)
+    assert found.energy_j_per_token == 1.0
+    assert (found.energy_j_per_token_min, found.energy_j_per_token_max) == (0.5, 2.0)
+    assert (found.samples, found.energy_samples) == (4, 3)
+
+
+def powered(case: Case, joules: Sequence[float | None], method: str = "counter") -> list[Sample]:
+    return [
+        timed_sample(make_task(case, i), 1.0, energy_j=one, energy_method=method)
+        for i, one in enumerate(joules)
+    ]
+
+
+def test_the_energy_ratio_is_estimated_within_rounds() -> None:
+    """A board that warms up draws more in both strategies alike: the ratio stays."""
+    off = [200.0, 260.0, 338.0, 439.0, 571.0, 742.0, 965.0]
+    on = [100.0, 135.0, 165.0, 220.0, 290.0, 360.0, 490.0]
+    case = summary_of([*powered(OFF, off), *powered(ON, on)])
+    found = paired_ratio(off, on)
+    assert (case.energy_ratio, case.energy_rounds) == (found.ratio, 7)
+    assert (case.energy_ratio_ci95_low, case.energy_ratio_ci95_high) == (found.low, found.high)
+    assert found.low is not None and 1.9 < found.low < case.energy_ratio < 2.1
+    assert case.energy_method == "counter"
+    uncached = summary_of([*powered(OFF, off), *powered(ON, on)], "off")
+    assert (uncached.energy_ratio, uncached.energy_rounds) == (None, None)
+
+
+@pytest.mark.parametrize("missing", [None, 0.0], ids=["not read", "stood still"])
+def test_a_round_without_a_reading_is_no_round_of_the_energy_ratio(missing: float | None) -> None:
+    case = summary_of([*powered(OFF, [200.0] * 7), *powered(ON, [missing, *[100.0] * 6])])
+    assert (case.speedup_rounds, case.energy_rounds) == (7, 6)
+    assert (case.energy_ratio_ci95_low, case.energy_ratio_ci95_high) == (2.0, 2.0)
+    few = summary_of([*powered(OFF, [200.0] * 6), *powered(ON, [missing, *[100.0] * 5])])
+    assert (few.energy_ratio, few.energy_ratio_ci95_low, few.energy_rounds) == (2.0, None, 5)
+
+
+def test_without_a_shared_round_the_energy_ratio_is_that_of_the_medians() -> None:
+    case = summary_of([*powered(OFF, [200.0, None]), *powered(ON, [None, 50.0])])
+    assert (case.energy_ratio, case.energy_rounds, case.energy_ratio_ci95_low) == (4.0, 0, None)
+
+
+def test_energy_that_was_read_in_different_ways_has_no_ratio() -> None:
+    case = summary_of([*powered(OFF, [200.0] * 6, "board"), *powered(ON, [50.0] * 6, "package")])
+    assert (case.energy_j_per_token, case.energy_method) == (0.5, "package")
+    assert (case.energy_ratio, case.energy_rounds) == (None, None)
+
+
+def test_energy_is_that_of_the_way_in_which_most_samples_were_read() -> None:
+    samples = [*powered(ON, [900.0] * 2, "board"), *powered(ON, [50.0] * 3, "package")]
+    samples = [dataclasses.replace(s, repeat=i, round=i) for i, s in enumerate(samples)]
+    case = summary_of(samples)
+    assert (case.energy_j_per_token, case.energy_method, case.energy_samples) == (
+        0.5,
+        "package",
+        3,
+    )
+
+
+def test_what_has_no_energy_has_no_ratio() -> None:
+    for on, off in (([None] * 6, [1.0] * 6), ([1.0] * 6, [None] * 6), ([0.0] * 6, [1.0] * 6)):
+        case = summary_of([*powered(OFF, off), *powered(ON, on)])
+        assert (case.energy_ratio, case.energy_rounds) == (None, None)
 
 
 # Flags

@@ -26,6 +26,7 @@ from kvbench.report.compare import (
     render,
     write_chart,
 )
+from kvbench.report.figures.ratios import ratio_chart
 from tests.fakes import by_column, make_case, make_environment, make_task
 from tests.report.saved import grid, machine, run_of, time_of
 
@@ -546,3 +547,78 @@ def test_a_case_that_failed_is_listed_and_does_not_spoil_the_others() -> None:
     result = compare_runs([run_of(grid(), "a"), run_of([failed, *grid()], "b")])
     assert [(one.side, one.reason) for one in result.unmatched] == [("b", "oom: no room")]
     assert len(result.rows) == 6
+
+
+# Energy
+
+
+def powered(joules: float, method: str | None = "counter", **axes: Any) -> list[Sample]:
+    """Samples with so many joules per new token, and half of them with the cache."""
+    found = []
+    for s in grid(**axes):
+        cached = 0.5 if s.cache != "off" else 1.0
+        energy = None if method is None else joules * cached * s.batch_size * s.max_new_tokens
+        found.append(dataclasses.replace(s, energy_j=energy, energy_method=method))
+    return found
+
+
+def test_runs_are_compared_by_their_energy() -> None:
+    runs = [run_of(powered(2.0), "old"), run_of(powered(3.0), "new")]
+    result = compare_runs(runs, metric="energy")
+    assert {(r.metric, round(r.ratio, 9), r.verdict) for r in result.rows} == {
+        ("energy", 1.5, "more")
+    }
+    assert column(result, "energy/token of A") == ["2.00 J", "1.00 J"] * 3 + [""]
+    assert "time of A" not in comparison_table(result).heads
+    caption = comparison_table(result).caption
+    assert "Ratio: energy per token of B over that of A" in caption
+    assert "below 1, B takes less energy." in caption
+    found = list(csv.DictReader(io.StringIO(render(result, "csv") or "")))
+    assert {(row["metric"], row["a_energy_j_per_token"]) for row in found} == {
+        ("energy", "2.0"),
+        ("energy", "1.0"),
+    }
+    assert json.loads(render(result, "json") or "")["metric"] == "energy"
+
+
+def test_strategies_are_compared_by_their_energy_within_rounds() -> None:
+    result = compare_runs([run_of(powered(2.0, repeats=9))], "cache", metric="energy")
+    assert {(r.rounds, r.ratio, r.ratio_ci95_high) for r in result.rows} == {(9, 0.5, 0.5)}
+    assert "signed-rank" in comparison_table(result).caption
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "who"),
+    [
+        (None, None, "old, new"),
+        (None, "counter", "old"),
+        ("counter", None, "new"),
+    ],
+)
+def test_where_nothing_has_energy_it_is_refused(
+    first: str | None, second: str | None, who: str
+) -> None:
+    runs = [run_of(powered(2.0, first), "old"), run_of(powered(2.0, second), "new")]
+    with pytest.raises(UserError) as refused:
+        compare_runs(runs, metric="energy")
+    assert str(refused.value) == (
+        f"--metric energy: nothing to compare, since no sample of {who} has it (not recorded)."
+    )
+
+
+def test_a_side_without_energy_among_several_is_listed() -> None:
+    runs = [run_of(powered(2.0, m), name) for name, m in (("a", "x"), ("b", None), ("c", "x"))]
+    result = compare_runs(runs, metric="energy")
+    assert {(r.a, r.b) for r in result.rows} == {("a", "c")}
+    assert {(one.side, one.reason) for one in result.unmatched} == {
+        ("b", "no energy (not recorded)")
+    }
+
+
+def test_the_chart_of_energy_says_so(tmp_path: Path) -> None:
+    result = compare_runs([run_of(powered(2.0), "a"), run_of(powered(1.0), "b")], metric="energy")
+    write_chart(result, tmp_path / "ratios.svg")
+    (axes,) = ratio_chart(result.rows, ["x"] * 6, 0.05).axes
+    label = axes.get_xlabel()
+    assert label.startswith("Energy per token of B over energy per token of A")
+    assert "▼ less" in label

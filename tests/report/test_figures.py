@@ -717,11 +717,72 @@ def test_phases_are_milliseconds_to_the_first_token_and_between() -> None:
 
 def test_energy_is_joules_per_new_token_of_the_batch() -> None:
     run = run_of(with_energy(grid(batch_size=(1, 4), device=("cuda",)), 3.0))
-    (axes,) = draw("energy", run).axes
-    for line in lines_of(axes).values():
+    joules, ratio = draw("energy", run).axes
+    for line in lines_of(joules).values():
         assert points(line) == [(n, 3.0) for n in (10, 50, 100)]
-    assert len(lines_of(axes)) == 4
-    assert axes.get_ylabel() == "Energy of the board per new token (J)"
+    assert len(lines_of(joules)) == 4
+    assert joules.get_ylabel() == "Energy per new token (J)"
+    for line in lines_of(ratio).values():
+        assert points(line) == [(n, 1.0) for n in (10, 50, 100)]
+    assert len(lines_of(ratio)) == 2
+    assert ratio.get_ylabel() == "Energy without the cache / with it"
+
+
+def halved(samples: Sequence[Sample], method: str | None = "nvml-total-energy") -> list[Sample]:
+    """Samples whose energy is half with a cache, and rises from round to round."""
+    return [
+        dataclasses.replace(
+            s,
+            energy_j=s.max_new_tokens * (1.0 if s.cache == "off" else 0.5) * (1 + 0.1 * s.round),
+            energy_method=method,
+        )
+        for s in samples
+    ]
+
+
+def test_the_energy_of_one_length_is_bars_with_joules_and_ratio() -> None:
+    caches = ("off", "dynamic", "static")
+    figure = draw("energy", run_of(halved(grid(cache=caches, max_new_tokens=(100,)))))
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([1.3, 0.65, 0.65])  # type: ignore[attr-defined]
+    assert texts_of(axes) == ["1.30 J", *["0.650 J\n2.00x\n(2.00-2.00)"] * 2]
+    assert [t.get_text().replace("\n", " ") for t in axes.get_xticklabels()] == [
+        OFF,
+        ON,
+        "cache static",
+    ]
+    assert axes.get_ylim()[0] == 0
+    assert "NVML's energy counter of the whole board, lines: smallest to largest" in caption(figure)
+    assert outside(figure) == []
+    whiskers = [band(c) for c in axes.collections]
+    assert [ends for one in whiskers for ends in one.values()] == [
+        pytest.approx(ends) for ends in ((1.0, 1.6), (0.5, 0.8), (0.5, 0.8))
+    ]
+
+
+def test_lengths_that_differ_between_runs_are_no_bars() -> None:
+    runs = [
+        run_of(halved(grid(max_new_tokens=(length,))), name)
+        for length, name in ((10, "one"), (50, "other"))
+    ]
+    joules, _ = draw("energy", *runs).axes
+    assert {tuple(line.get_xdata()) for line in lines_of(joules).values()} == {(10,), (50,)}
+
+
+def test_energy_without_a_baseline_has_no_ratio() -> None:
+    samples = halved(grid(cache=("dynamic",)), "some-counter")
+    figure = draw("energy", run_of(samples))
+    (axes,) = figure.axes
+    assert "some-counter" in caption(figure) and "band" not in caption(figure)
+    assert axes.get_xlabel() == "New tokens per sequence"
+    (bars,) = draw("energy", run_of(halved(grid(cache=("dynamic",), max_new_tokens=(10,))))).axes
+    assert texts_of(bars) == ["0.650 J"]
+
+
+def test_the_energy_of_few_rounds_has_no_interval() -> None:
+    figure = draw("energy", run_of(halved(grid(max_new_tokens=(10,), repeats=3))))
+    assert texts_of(figure.axes[0])[1].endswith("\n2.00x")
+    assert "none under 6 rounds" in caption(figure)
 
 
 # All of them

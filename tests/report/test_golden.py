@@ -279,5 +279,14 @@ def test_drift_of_a_gpu_is_not_in_the_ratio() -> None:
     assert on.speedup_ci95_low is None
     (answer,) = answers(list(cases.values()))
     assert "too few samples for a claim (3 shared rounds, 6 are needed)" in answer
+    # 2287, 2476 and 2666 J without the cache, 840, 948 and 1045 J with it, 1000 tokens each.
+    assert cases["off"].energy_j_per_token == pytest.approx(2.476, abs=0.001)
+    assert on.energy_j_per_token == pytest.approx(0.948, abs=0.001)
+    assert (on.energy_method, on.energy_rounds) == ("nvml-total-energy", 3)
+    assert on.energy_ratio == pytest.approx(2.62, abs=0.01)
+    assert on.energy_ratio_ci95_low is None
+    (row,) = compare_runs([run], "cache", metric="energy").rows
+    assert row.ratio == pytest.approx(1 / on.energy_ratio)
+    assert (row.verdict, row.rounds) == ("unclear", 3)
     # A trend takes six samples to be told from chance.
     assert {case.flags for case in cases.values()} == {"undersampled"}

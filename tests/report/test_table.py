@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -184,3 +185,40 @@ def test_failures_are_told_with_their_reason() -> None:
         "oom: gpt2 on cpu, float32, cache dynamic, 100 new tokens: No memory left.",
         "timeout: gpt2 on cpu, float32, batch 2, cache off, 100 new tokens: no reason given",
     ]
+
+
+# Energy
+
+
+def powered(**fields: Any) -> list[CaseSummary]:
+    off, on = both()
+    energy = {"energy_ratio": 2.6, "energy_ratio_ci95_low": 2.4, "energy_ratio_ci95_high": 2.8}
+    off = dataclasses.replace(off, energy_j_per_token=2.477, energy_samples=10)
+    known = energy | {"energy_j_per_token": 0.948, "energy_samples": 10} | fields
+    return [off, dataclasses.replace(on, **known)]
+
+
+def test_energy_stands_for_each_strategy_with_its_ratio_and_interval() -> None:
+    table = pair_table(powered())
+    assert table.heads[-3:] == ("off J/tok", "J/tok", "less energy")
+    assert table.rows[0][-3:] == ("2.48", "0.948", "2.60x (2.40-2.80)")
+    assert "less energy: joules per token without the cache over those with it" in table.caption
+    assert "long enough" not in table.caption
+
+
+def test_energy_of_too_few_rounds_has_no_interval() -> None:
+    table = pair_table(powered(energy_ratio_ci95_low=None, energy_ratio_ci95_high=None))
+    assert cell(table, "less energy") == "2.60x"
+
+
+def test_energy_of_the_uncached_strategy_alone_is_shown() -> None:
+    off, on = powered()
+    table = pair_table([off])
+    assert (cell(table, "off J/tok"), "J/tok" in table.heads) == ("2.48", False)
+    table = pair_table([off, dataclasses.replace(on, energy_j_per_token=None, energy_ratio=None)])
+    assert table.heads[-1] == "off J/tok"
+
+
+def test_the_caption_says_that_some_samples_were_too_short_for_their_energy() -> None:
+    caption = pair_table(powered(energy_samples=2)).caption
+    assert "J/tok is of the samples that were long enough to read it." in caption

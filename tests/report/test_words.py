@@ -249,3 +249,66 @@ def test_what_was_not_verified_is_named_next_to_what_was() -> None:
 def test_where_nothing_was_found_nothing_is_said(plan: dict[str, Any]) -> None:
     # A run without a cached arm, or one that was stopped before.
     assert proofs(make_info(plan=plan)) == []
+
+
+# Energy
+
+
+def with_energy(ratio: float, low: float | None, high: float | None, **fields: Any) -> str:
+    """The end of the answer about a case with this energy ratio."""
+    energy = {
+        "energy_ratio": ratio,
+        "energy_ratio_ci95_low": low,
+        "energy_ratio_ci95_high": high,
+        "energy_rounds": 7,
+    }
+    (answer,) = answers([off(), on(**(energy | fields))])
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "words"),
+    [
+        (2.6, 2.4, 2.8, ", 2.60 times less energy (95 % interval 2.40 to 2.80)"),
+        (0.8, 0.75, 0.9, ", 1.25 times the energy (95 % interval 1.11 to 1.33)"),
+        (
+            1.04,
+            0.8,
+            1.1,
+            "; no clear difference in energy (95 % interval 0.909 to 1.25 times that of off)",
+        ),
+        (
+            2.0,
+            1.25,
+            2.5,
+            "; no claim about energy, since the rounds disagree by half or more "
+            "(95 % interval 0.400 to 0.800 times that of off)",
+        ),
+        (2.0, None, None, "; too few rounds with energy for a claim (7)"),
+    ],
+    ids=["less", "more", "unclear", "disagree", "too few"],
+)
+def test_energy_is_claimed_only_where_its_interval_carries_it(
+    ratio: float, low: float | None, high: float | None, words: str
+) -> None:
+    assert with_energy(ratio, low, high).endswith(
+        f"2.00 times as fast (95 % interval 1.90 to 2.10){words}."
+    )
+
+
+def test_energy_may_be_clear_where_time_is_not() -> None:
+    less = ", 2.60 times less energy (95 % interval 2.40 to 2.80)."
+    unclear = with_energy(2.6, 2.4, 2.8, speedup_ci95_low=0.9, speedup_ci95_high=1.2)
+    assert "no clear difference, 2.00 times as fast" in unclear and unclear.endswith(less)
+    parted = with_energy(2.6, 2.4, 2.8, speedup_ci95_low=0.9, speedup_ci95_high=2.2)
+    assert "the rounds disagree by half or more" in parted and parted.endswith(less)
+
+
+def test_without_energy_nothing_is_said_of_it() -> None:
+    (answer,) = answers([off(energy_j_per_token=2.0), on()])
+    assert "energy" not in answer
+
+
+def test_the_few_rounds_that_carry_no_claim_say_it_of_both() -> None:
+    few = with_energy(2.6, None, None, speedup_ci95_low=None, speedup_ci95_high=None)
+    assert few.endswith("too few samples for a claim (no shared round, 6 are needed).")

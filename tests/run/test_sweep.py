@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from kvbench.analysis.summary import summarise_cases
 from kvbench.case import Case, ModelKey, Prompt, Task, group_cases
 from kvbench.measure.stopping import StoppingRule
 from kvbench.records.check import Check, check_of
@@ -31,12 +34,14 @@ from kvbench.records.events import (
 from kvbench.records.run import Resume, load_checks, load_run
 from kvbench.records.sample import STATUSES, Sample, latest
 from kvbench.records.writer import RunWriter
+from kvbench.report.words import answers
 from kvbench.run.engine import Interrupted
 from kvbench.run.order import pair_up
 from kvbench.run.progress import TRIED_AGAIN, progress_of
 from kvbench.run.sweep import Conduct, Outcome, run_groups
 from tests.fakes import Failure, FakeEngine, make_case, make_environment, make_info, samples_of
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 LENGTHS = (10, 50, 100)
 THREE = StoppingRule(repeats=3)
 
@@ -1503,3 +1508,95 @@ def test_a_sweep_whose_workers_die_now_and_then_lacks_nothing_in_the_end(
     if not swept.outcome.failed and rule == "fixed":
         good = sum(map(ok, swept.measured))
         assert 0 <= good - len(whole.measured) <= len(deaths)
+
+
+# What an H100 gave
+
+
+def recorded(name: str) -> dict[str, list[float]]:
+    """The times of a run that was kept, by strategy, in the order of the rounds."""
+    found: dict[str, list[float]] = {}
+    for sample in load_run(GOLDEN / name).samples:
+        if sample.phase == "measure" and sample.total_s is not None:
+            found.setdefault(sample.cache, []).append(sample.total_s)
+    return found
+
+
+def replaying(times: dict[str, list[float]], beyond: Callable[[list[float], int], float]) -> Any:
+    """Play recorded times of each strategy, and `beyond` them what follows from them."""
+
+    def seconds(task: Task) -> float:
+        if task.phase != "measure":
+            return 0.1
+        of_case, number = times[task.case.cache], task.repeat
+        return of_case[number] if number < len(of_case) else beyond(of_case, number)
+
+    return FakeEngine(seconds=seconds)
+
+
+def as_warm(times: list[float], number: int) -> float:
+    """The later samples again, in turn."""
+    return times[1 + (number - 1) % (len(times) - 1)]
+
+
+def as_rising(times: list[float], number: int) -> float:
+    """Slower by as much in each round as in the rounds that were recorded."""
+    return times[-1] + (number - len(times) + 1) * (times[-1] - times[0]) / (len(times) - 1)
+
+
+H100 = {"device": "cuda", "max_new_tokens": 256}
+
+
+@pytest.mark.parametrize("rounds", range(1, 6))
+def test_the_first_rounds_of_a_cold_gpu_make_no_claim(sweep: Sweep, rounds: int) -> None:
+    """20.2 and then 6.7 s with the cache, 21.4 and then 6.5 s without."""
+    cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
+    engine = replaying(recorded("h100-llama-7b"), as_warm)
+    swept = sweep(cases, engine, rule=StoppingRule(repeats=rounds))
+    found = summarise_cases(swept.rows)
+    (answer,) = answers(found)
+    assert "too few samples for a claim" in answer
+    assert "times as fast" not in answer
+
+
+def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
+    cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
+    swept = sweep(cases, replaying(recorded("h100-llama-7b"), as_warm), rule=StoppingRule())
+    off, on = summarise_cases(swept.rows)
+    assert (off.cold_starts, on.cold_starts) == (1, 1)
+    assert on.speedup_rounds == on.samples - 1 >= 6
+    # The times were close; the first round alone made 0.486 of them.
+    assert on.speedup is not None and 0.92 < on.speedup < 0.99
+    assert max(off.total_s_max or 99, on.total_s_max or 99) < 7
+
+
+@pytest.mark.parametrize(
+    ("rule", "most"),
+    [
+        (StoppingRule(), None),
+        (StoppingRule(max_seconds=math.inf), 30),
+        (StoppingRule(max_repeats=12), 12),
+    ],
+    ids=["seconds", "samples", "fewer samples"],
+)
+def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
+    sweep: Sweep, rule: StoppingRule, most: int | None
+) -> None:
+    """5.9, 6.7 and 7.5 s with the cache, 7.0, 8.5 and 9.9 s without, and so on."""
+    cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
+    swept = sweep(cases, replaying(recorded("h100-gpt2-cuda"), as_rising), rule=rule)
+    assert swept.outcome.failed == 0
+    off, on = summarise_cases(swept.rows)
+    assert off.samples == on.samples
+    if most is None:
+        # One more sample like the median would have gone past the seconds of its case.
+        spent = [row.total_s or 0.0 for row in swept.measured if row.cache == "off"]
+        assert rule.max_seconds < sum(spent) + statistics.median(spent)
+        assert sum(spent[:-1]) + statistics.median(spent[:-1]) <= rule.max_seconds
+    else:
+        assert off.samples == most
+    assert ["trend" in (case.flags or "").split() for case in (off, on)] == [True, True]
+    (answer,) = answers([off, on])
+    assert "The times change over the rounds: those of off rise by" in answer
+    # Both rise, and the ratio within rounds is that of one round and not of the whole hour.
+    assert on.speedup_round_min == pytest.approx(6.98 / 5.93, abs=0.01)

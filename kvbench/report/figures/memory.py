@@ -1,4 +1,4 @@
-"""What the cache costs: memory, and energy."""
+"""What the cache costs in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvbench.strategies import BASELINE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["energy", "memory"]
+__all__ = ["memory"]
 
 
 def memory(material: Material) -> Figure | None:
@@ -51,20 +51,6 @@ def memory(material: Material) -> Figure | None:
 def _peak(case: CaseSummary) -> int | None:
     """Return what the tensors took at most: on a GPU, weights and cache and nothing else."""
     return case.memory_allocated_bytes or case.memory_peak_bytes
-
-
-def energy(material: Material) -> Figure | None:
-    """Joules of the whole board per new token against new tokens."""
-    lines = material.lines(lambda entry: entry.case.energy_j_per_token is not None)
-    if not lines:
-        return None
-    panels = device_panels(lines, ("Energy of the board per new token (J)",))
-    for (axes,), here in panels.columns:
-        for line in here:
-            axes.plot(line.sizes, line.values("energy_j_per_token"), **line_style(line))
-    from_zero(panels)
-    finish(panels.figure, panels.grid[0], entries_of(lines), "NVML's energy counter")
-    return panels.figure
 
 
 def _weights(material: Material, entries: Sequence[Entry]) -> dict[int, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvbench.analysis.compare import Comparison
+from kvbench.analysis.metrics import METRICS
 from kvbench.report.figures.labels import distinct, drawable
 from kvbench.report.figures.layout import fold, inches
 from kvbench.report.figures.style import COLOURS, chart_settings, plain_log
@@ -18,6 +19,8 @@ __all__ = ["ratio_chart"]
 _MARKS = {
     "faster": ("v", COLOURS[1]),
     "slower": ("^", COLOURS[0]),
+    "less": ("v", COLOURS[1]),
+    "more": ("^", COLOURS[0]),
     "same": ("s", COLOURS[2]),
 }
 _OTHER = ("o", "0.25")
@@ -41,7 +44,7 @@ def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: fl
     drawn = sorted(order[:_MOST_ROWS], reverse=True)
     names = distinct([drawable(label) for label in labels], "row", length=200)
     folded = [fold(names[i], _LABEL_WIDTH, 8) for i in drawn]
-    head = _head(rows)
+    head, metric = _head(rows), METRICS[rows[0].metric]
     with chart_settings():
         texts = [line for name in folded for line in name.split("\n")]
         width = 0.6 + _WIDTH + max(inches(text, 8) for text in texts)
@@ -61,7 +64,7 @@ def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: fl
         axes.set_yticks(range(len(drawn)), folded, fontsize=8)
         plain_log(axes, "x")
         axes.set_xlabel(
-            "Time of B over time of A; lines: 95 % interval\n"
+            f"{metric.label} of B over {metric.label.lower()} of A; lines: 95 % interval\n"
             + _key([rows[i].verdict for i in drawn], threshold),
             fontsize=9,
         )

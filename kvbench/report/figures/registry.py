@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from kvbench.errors import UserError, check_choice
 from kvbench.records.files import write_atomically
 from kvbench.report.figures.devices import devices
+from kvbench.report.figures.energy import energy
 from kvbench.report.figures.gains import speedup, speedup_map, throughput
 from kvbench.report.figures.material import Material
-from kvbench.report.figures.memory import energy, memory
+from kvbench.report.figures.memory import memory
 from kvbench.report.figures.phases import phases
 from kvbench.report.figures.roofline import roofline
 from kvbench.report.figures.style import chart_settings
