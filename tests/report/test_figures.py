@@ -779,6 +779,16 @@ def test_energy_without_a_baseline_has_no_ratio() -> None:
     assert texts_of(bars) == ["0.650 J"]
 
 
+def test_the_caption_says_that_some_samples_have_no_energy() -> None:
+    samples = halved(grid(max_new_tokens=(10,)))
+    assert "read in" not in caption(draw("energy", run_of(samples)))
+    short = [
+        dataclasses.replace(s, energy_j=None) if s.cache == "off" and s.round > 1 else s
+        for s in samples
+    ]
+    assert "whole board, read in 2 to 7 of these" in caption(draw("energy", run_of(short)))
+
+
 def test_the_energy_of_few_rounds_has_no_interval() -> None:
     figure = draw("energy", run_of(halved(grid(max_new_tokens=(10,), repeats=3))))
     assert texts_of(figure.axes[0])[1].endswith("\n2.00x")

@@ -151,7 +151,12 @@ def _ratio(entry: Entry) -> float | None:
 
 def _method(entries: Sequence[Entry]) -> str:
     found = dict.fromkeys(entry.case.energy_method or "unknown counter" for entry in entries)
-    return " / ".join(_METHODS.get(method, method) for method in found)
+    text = " / ".join(_METHODS.get(method, method) for method in found)
+    counts = sorted({entry.case.energy_samples or 0 for entry in entries})
+    if counts == sorted({entry.case.samples for entry in entries}):
+        return text
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{text}, read in {number} of these"
 
 
 def _few(entries: Sequence[Entry]) -> str:
