@@ -18,7 +18,7 @@ from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
 from kvbench.plan import CONDUCT, Plan, choose_devices, with_legacy
 from kvbench.records.changes import environment_changes
-from kvbench.records.check import Check
+from kvbench.records.check import Check, CheckName, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import (
     Event,
@@ -199,10 +199,19 @@ def verify(
             for cache in caches:
                 _open(engine, group.model, emit)
                 emit(Verifying(group.model, cache))
-                checks += engine.verify(cache, new_tokens, generations)
+                found = engine.verify(cache, new_tokens, generations)
+                if not found and (reason := engine.unmet(cache)) is not None:
+                    found = _not_made(group.model, cache, reason)
+                checks += found
         if not checks:
             raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
         return tuple(checks)
+
+
+def _not_made(key: ModelKey, cache: str, reason: str) -> tuple[Check, ...]:
+    """The checks of a strategy that cannot run: the first and the last of them, for all."""
+    names: tuple[CheckName, ...] = ("logits", "leak")
+    return tuple(check_of(key, cache, name, "inconclusive", reason) for name in names)
 
 
 def inspect(

@@ -48,6 +48,7 @@ class FakeEngine:
         failure: status, stage and error of a task that is to fail.
         unloadable: models that do not load, with status and error.
         refusal: what `check` raises, if anything.
+        needs: why strategies cannot run on this machine.
     """
 
     seconds: Callable[[Task], float] = seconds_of
@@ -66,6 +67,7 @@ class FakeEngine:
     probed: list[str] = field(default_factory=list)
     inspected: list[tuple[Case, int]] = field(default_factory=list)
     reached: list[Case | None] = field(default_factory=list)
+    needs: Mapping[str, str] = field(default_factory=dict)
     compared: list[Case] = field(default_factory=list)
     output_verdict: Verdict = "fail"
     tokens_of: Callable[[Task], str] = same_tokens
@@ -124,6 +126,9 @@ class FakeEngine:
             ),
         )
 
+    def unmet(self, cache: str) -> str | None:
+        return self.needs.get(cache)
+
     def verify(
         self,
         cache: str,
@@ -134,6 +139,8 @@ class FakeEngine:
         assert self.open_model is not None
         self.verified.append(cache)
         self.reached.append(reach)
+        if cache in self.needs:
+            return ()
         return (
             check_of(self.open_model, cache, "logits", self.verdict, "As scripted."),
             check_of(self.open_model, cache, "leak", "pass", "Nothing is left."),

@@ -103,7 +103,7 @@ def sweep(
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
 
-    Without a file: GPT-2's architecture with random weights, 10, 50 and 100 new tokens, 3
+    Without a file: GPT-2's architecture with random weights, 10, 25 and 50 new tokens, 6
     repeats, every device that is present; options change that one by one.
 
     Ctrl-C, SIGTERM or SIGHUP stops after the sample in flight and prints how to go on; a second one

@@ -48,7 +48,8 @@ def verify(
     The verdict rests on the logits, in float32 whatever dtype is asked for: the same tokens, step
     by step through the cache and in one forward without it.
 
-    Exit codes: 0 the same work, 1 not the same, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 no check failed, 1 not the same work, 2 wrong usage, 130 interrupted. A
+    strategy that cannot run here is not verified; that is no failure.
     """
     from kvbench import api, console
     from kvbench.plan import Plan

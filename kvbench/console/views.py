@@ -98,7 +98,8 @@ class LineView:
         elif isinstance(event, CaseEnded):
             self._done += 1
             elapsed = seconds(time.monotonic() - self._start)
-            self._print(f"[{self._done}/{self._total}] {_case_line(event)}, after {elapsed}")
+            ended = _case_line(event).removesuffix(".")
+            self._print(f"[{self._done}/{self._total}] {ended}, after {elapsed}")
         else:
             line = _line(event)
             if line:

@@ -150,7 +150,7 @@ class LocalEngine:
         There is nothing to check where the strategy cannot run: its rows will say why. `reach` is
         a case at whose length and batch it is checked as well.
         """
-        if strategy(cache).unmet(situation_of(self._model.loaded)) is not None:
+        if self.unmet(cache) is not None:
             return ()
         return verify(
             self._model.loaded,
@@ -160,6 +160,10 @@ class LocalEngine:
             seed=self._seed,
             far=None if reach is None else self._work(reach, least=2),
         )
+
+    def unmet(self, cache: str) -> str | None:
+        """Why a cache strategy cannot run on the open model, None if it can."""
+        return strategy(cache).unmet(situation_of(self._model.loaded))
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
         """Whether rounding explains that a case's tokens are not those without a cache.

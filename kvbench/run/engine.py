@@ -56,8 +56,12 @@ class Engine(Protocol):
     ) -> tuple[Check, ...]:
         """Whether the open model does the same work with a cache strategy as without.
 
-        `reach` is a case at whose length and batch it is checked as well.
+        `reach` is a case at whose length and batch it is checked as well. There are no checks of
+        what cannot run; see `unmet`.
         """
+
+    def unmet(self, cache: str) -> str | None:
+        """Why a cache strategy cannot run on the open model, None if it can."""
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
         """Whether rounding explains that a case's tokens are not those without a cache."""

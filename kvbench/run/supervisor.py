@@ -162,6 +162,18 @@ class WorkerEngine:
             return (check_of(key, cache, "logits", "not_finished", detail),)
         return checks
 
+    def unmet(self, cache: str) -> str | None:
+        """Why a strategy cannot run on the open model, None if it can.
+
+        Raises:
+            UserError: the worker was lost over it.
+        """
+        try:
+            reason: str | None = self._ask("unmet", cache)
+        except _Lost as lost:
+            raise UserError(f"Nothing can be measured: {lost.error}") from lost
+        return reason
+
     def verify_output(self, case: Case) -> tuple[Check, ...]:
         """Compare the outputs of a case; inconclusive if the worker is lost over it."""
         try:

@@ -23,7 +23,7 @@ from kvbench import api
 from kvbench.catalogue import CATALOGUE
 from kvbench.cli import app, main
 from kvbench.options import DESCRIPTIONS
-from kvbench.plan import Plan
+from kvbench.plan import QUICKSTART, Plan
 from kvbench.records.lock import RunLock
 from kvbench.records.run import load_run
 from kvbench.records.sample import STATUSES
@@ -206,6 +206,12 @@ def test_a_list_may_be_given_by_repeating_an_option(call: Call, engine: FakeEngi
     assert called.out.endswith(" 4 cases; nothing was run.\n")
 
 
+def test_the_help_says_what_is_measured_without_a_file(call: Call) -> None:
+    *lengths, last = QUICKSTART["max_new_tokens"]
+    said = f"{', '.join(map(str, lengths))} and {last} new tokens, {QUICKSTART['repeats']} repeats"
+    assert said in " ".join(call("sweep", "--help").out.split())
+
+
 # Verify
 
 
@@ -224,6 +230,18 @@ def test_a_model_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     called = call("verify", "gpt2", "-d", "cpu")
     assert called.code == 1
     assert "NOT THE SAME WORK as without a cache" in called.out
+
+
+def test_a_strategy_that_cannot_run_is_not_verified_and_says_why(
+    call: Call, engine: FakeEngine
+) -> None:
+    engine.needs = {"static-compiled": "static-compiled: it needs a CUDA device."}
+    called = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled")
+    assert called.code == 0
+    said = "Not verified: static-compiled on gpt2 (random, float32, auto) on cpu."
+    assert said in called.out and "it needs a CUDA device." in called.out
+    both = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled,dynamic").out
+    assert said in both and "Verified, the same work as without a cache: dynamic" in both
 
 
 def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> None:

@@ -201,7 +201,7 @@ def test_lines_tell_models_notices_and_cases(clock: Clock) -> None:
         "Verified, the same work as without a cache: dynamic on gpt2 (random, float32, sdpa) on "
         "cpu. Said [so].",
         "[1/2] cpu: dynamic, float32, batch 1, 100 new tokens: 500 ms, 1 sample, after 2.50 s",
-        "[2/2] cpu: off, float32, batch 1, 100 new tokens: oom: No [memory]., after 2.50 s",
+        "[2/2] cpu: off, float32, batch 1, 100 new tokens: oom: No [memory], after 2.50 s",
         "not loaded (unsupported): No such model.",
     ]
 

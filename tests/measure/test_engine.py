@@ -516,6 +516,13 @@ def test_missing_stamps_are_a_mismatch(
     assert sample.error == "8 tokens were asked for, 8 came out and 7 were stamped"
 
 
+def test_what_cannot_run_has_no_checks_but_a_reason(engine: LocalEngine, tmp_path: Path) -> None:
+    engine.open(key(config_folder(tmp_path / "m", GPT2)))
+    assert engine.verify("static-compiled") == ()
+    assert engine.unmet("static-compiled") == "static-compiled: it needs a CUDA device."
+    assert engine.unmet("dynamic") is None
+
+
 def test_a_text_without_tokens_is_unsupported(engine: LocalEngine, tmp_path: Path) -> None:
     name = config_folder(tmp_path, GPT2)
     word_tokenizer(tmp_path)
