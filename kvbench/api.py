@@ -77,7 +77,6 @@ def sweep(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
     allow_many: bool = False,
-    force: bool = False,
     command: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> Run:
@@ -92,7 +91,6 @@ def sweep(
         listener: called with each event; see kvbench.records.events.
         stop: asked between samples; True ends the sweep after the sample in flight.
         allow_many: take a grid of more than 10,000 cases.
-        force: go on with a run although its plan or the machine has changed.
         command: the command line, for run.json.
         engine: what measures; by default a worker process.
 
@@ -105,7 +103,7 @@ def sweep(
     with closing(engine or _worker(plan, stop)) as engine:
         machine = engine.environment()
         cases = plan_cases(plan, allow_many=allow_many, environment=machine)
-        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force)
+        start = _Start(plan, engine, listener or _ignore, stop, tuple(command))
         if path is not None and old is not None:
             return start.go_on(path, old, cases, machine)
         return start.begin(path or Path(out) / _default_name(cases), cases, machine)
@@ -118,7 +116,6 @@ def resume(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
     allow_many: bool = False,
-    force: bool = False,
     retry_failed: bool = False,
     command: Sequence[str] = (),
     engine: Engine | None = None,
@@ -127,10 +124,10 @@ def resume(
 
     Args:
         path: the run's folder.
-        options: keys of the plan that are to change; those that change what is measured need
-            `force`. `trust_remote_code` has to be given again.
+        options: keys of the plan that say how the run is carried out, such as `case_timeout`. A
+            key that changes what is measured is refused. `trust_remote_code` must be given again.
         retry_failed: measure all failed cases again, not only those whose process was lost.
-        listener, stop, allow_many, force, command, engine: as for `sweep`.
+        listener, stop, allow_many, command, engine: as for `sweep`.
 
     Raises:
         UserError: there is no run, it is in use, the plan or the machine has changed, or its plan
@@ -160,7 +157,7 @@ def resume(
             if set(options) - CONDUCT
             else cases_of(old)
         )
-        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force, again)
+        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), again)
         return start.go_on(path, old, cases, machine)
 
 
@@ -311,7 +308,6 @@ class _Start:
     emit: Listener
     stop: Callable[[], bool]
     command: tuple[str, ...]
-    force: bool
     again: frozenset[str] = TRIED_AGAIN
 
     def begin(self, path: Path, cases: tuple[Case, ...], machine: Environment) -> Run:
@@ -334,18 +330,17 @@ class _Start:
         """Measure what a run lacks.
 
         Raises:
-            UserError: the plan or the machine has changed, and that is not forced.
+            UserError: the plan or the machine has changed.
         """
         plan = self.plan.model_dump(mode="json")
-        other_machine = environment_changes(
-            old.environment, machine, {case.device for case in cases}
-        )
-        other_plan = plan_changes(old, plan, cases)
-        changes = [*other_plan, *other_machine]
-        if changes and not self.force:
+        changes = [
+            *plan_changes(old, plan, cases),
+            *environment_changes(old.environment, machine, {case.device for case in cases}),
+        ]
+        if changes:
             raise UserError(
-                f"{path} was begun otherwise: {'; '.join(changes)}. Choose another --name, or "
-                "--force it to go on: the later rows are then marked."
+                f"{path} was created with different settings ({'; '.join(changes)}): start a new "
+                "run with another --name, and compare the two with `kvbench compare`."
             )
         if old.state == "finished":
             run = load_run(path)
@@ -359,8 +354,6 @@ class _Start:
             started_at=utc_now(),
             kvbench=kvbench.__version__,
             command=self.command,
-            environment=machine if other_machine else None,
-            plan_changes=tuple(other_plan),
         )
         with RunWriter.reopen(path, this, plan=plan, cases=described(cases)) as writer:
             forget_report(path)

@@ -83,10 +83,6 @@ def sweep(
             "--retry-failed",
         ),
     ] = False,
-    force: Annotated[
-        bool,
-        option("Go on with a run although its plan or the machine has changed.", "--force"),
-    ] = False,
     dry_run: Annotated[
         bool, option("Print the cases and their count, and run nothing.", "--dry-run")
     ] = False,
@@ -174,7 +170,6 @@ def sweep(
             "listener": listener,
             "stop": interrupt,
             "allow_many": yes,
-            "force": force,
             "command": ("kvbench", *sys.argv[1:]),
         }
         try:

@@ -1193,8 +1193,6 @@ def test_in_another_environment_it_is_verified_again(sweep: Sweep) -> None:
     swept = sweep(grid(), engine, stop=lambda: len(engine.tasks) >= 8)
     again = start(swept.path, grid(), environment=make_environment(cpu="Another CPU"))
     assert again.engine.verified == ["dynamic"]
-    new = [row for row in again.rows if row.session == 1]
-    assert {row.flags for row in new} == {"environment_changed"}
 
 
 def test_samples_of_a_strategy_that_does_other_work_are_flagged(sweep: Sweep) -> None:
