@@ -45,7 +45,7 @@ from kvbench.strategies import BASELINE
 
 __all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
 
-_LEAST = {"new_tokens": 2, "generations": 3}
+_LEAST = {"max_new_tokens": 2, "generations": 3}
 """Two tokens for one step through the cache; three generations for a slope."""
 
 
@@ -164,7 +164,7 @@ def resume(
 def verify(
     plan: Plan,
     *,
-    new_tokens: int = 32,
+    max_new_tokens: int = 32,
     generations: int = 6,
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -176,14 +176,14 @@ def verify(
 
     Args:
         plan: models, devices, dtypes, attention implementations and strategies.
-        new_tokens: tokens per sequence that are compared.
+        max_new_tokens: tokens per sequence that are compared.
         generations: in a row, to see whether something stays behind.
         listener, stop, engine: as for `sweep`.
 
     Raises:
         UserError: a model cannot be loaded, or a number is too small.
     """
-    for name, value in (("new_tokens", new_tokens), ("generations", generations)):
+    for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
         if value < _LEAST[name]:
             raise UserError(f"{name}: {value} is too few; at least {_LEAST[name]} are needed.")
     emit = listener or _ignore
@@ -196,7 +196,7 @@ def verify(
             for cache in caches:
                 _open(engine, group.model, emit)
                 emit(Verifying(group.model, cache))
-                checks += engine.verify(cache, new_tokens, generations)
+                checks += engine.verify(cache, max_new_tokens, generations)
         if not checks:
             raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
         return tuple(checks)
@@ -205,7 +205,7 @@ def verify(
 def inspect(
     plan: Plan,
     *,
-    new_tokens: int = 5,
+    max_new_tokens: int = 5,
     layer: int = 0,
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -217,7 +217,7 @@ def inspect(
 
     Args:
         plan: one model, one device, one prompt and so on; one cache strategy beside `off`.
-        new_tokens: tokens to generate per sequence, whatever the plan says.
+        max_new_tokens: tokens to generate per sequence, whatever the plan says.
         layer: whose queries, keys and values are shown, from 0.
         listener, stop, engine: as for `sweep`.
 
@@ -225,13 +225,13 @@ def inspect(
         UserError: the plan stands for more than one case, the model cannot be loaded or fails, the
             layer is out of range, or the prompt and the new tokens exceed the model's positions.
     """
-    if new_tokens < 1:
-        raise UserError(f"new_tokens: {new_tokens} is too few; at least 1 is needed.")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.")
     emit = listener or _ignore
     with closing(engine or _worker(plan, stop)) as engine:
         planned = plan_cases(plan, environment=engine.environment())
         # The baseline is there in any case.
-        cases = [replace(case, max_new_tokens=new_tokens) for case in planned]
+        cases = [replace(case, max_new_tokens=max_new_tokens) for case in planned]
         cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
         if len(cases) != 1:
             raise UserError(

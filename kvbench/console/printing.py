@@ -38,7 +38,10 @@ from kvbench.theory.cache import cache_bytes_per_token
 from kvbench.theory.estimate import Estimate
 
 __all__ = [
+    "cases_table",
+    "environment_facts",
     "make_console",
+    "models_table",
     "print_cases",
     "print_checks",
     "print_comparison",
@@ -56,6 +59,7 @@ __all__ = [
     "print_table",
     "print_unmatched",
     "print_written",
+    "runs_table",
 ]
 
 
@@ -127,9 +131,14 @@ def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
     if not found:
         console.print(f"{folder}: no run in it.")
         return
+    print_table(console, runs_table(found))
+
+
+def runs_table(found: Sequence[Listed]) -> Table:
+    """Return a row per run."""
     rows = tuple(_run_row(run) for run in found)
     heads = ("run", "model", "devices", "cases", "started (UTC)", "state")
-    print_table(console, Table(heads, rows, (False, False, False, True, False, False), ""))
+    return Table(heads, rows, (False, False, False, True, False, False), "")
 
 
 def _run_row(run: Listed) -> tuple[str, ...]:
@@ -227,7 +236,12 @@ def print_sentences(console: Console, sentences: Iterable[str], style: str | Non
 
 
 def print_cases(console: Console, cases: Sequence[Case]) -> None:
-    """The cases of a plan, as `--dry-run` shows them; what all have in common is said once."""
+    """The cases of a plan, as `--dry-run` shows them."""
+    print_table(console, cases_table(cases))
+
+
+def cases_table(cases: Sequence[Case]) -> Table:
+    """Return a row per case; what all cases have in common is in the caption."""
     axes: dict[str, Callable[[Case], str]] = {
         "model": lambda c: c.model,
         "weights": lambda c: c.weights,
@@ -246,11 +260,16 @@ def print_cases(console: Console, cases: Sequence[Case]) -> None:
     common = ", ".join(f"{name} {axes[name](cases[0])}" for name in axes if name not in varied)
     count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
-    print_table(console, Table(tuple(shown), rows, numeric, caption))
+    return Table(tuple(shown), rows, numeric, caption)
 
 
 def print_models(console: Console, dtype: str) -> None:
     """The built-in architectures: parameters, and cache bytes per token and sequence."""
+    print_table(console, models_table(dtype))
+
+
+def models_table(dtype: str) -> Table:
+    """Return a row per built-in architecture."""
     rows = tuple(
         (
             entry.name,
@@ -266,7 +285,7 @@ def print_models(console: Console, dtype: str) -> None:
         f"Cache bytes: per token and sequence in {dtype}, keys and values of all layers. Layers "
         "with a window stop growing when it is full."
     )
-    print_table(console, Table(heads, rows, (False, True, True, True, True), caption))
+    return Table(heads, rows, (False, True, True, True, True), caption)
 
 
 def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -> None:
@@ -304,6 +323,18 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
 def print_environment(console: Console, environment: Environment) -> None:
     """What `kvbench env` shows: a line per fact, then what is missing and why."""
+    facts = environment_facts(environment)
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        shown = "-" if value is None else str(value)
+        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
+    if environment.missing:
+        console.print("\nMissing:")
+        print_sentences(console, (f"- {sentence}" for sentence in environment.missing))
+
+
+def environment_facts(environment: Environment) -> list[tuple[str, Any]]:
+    """Return the name and the value of each fact; the value is None where it is not known."""
     facts: list[tuple[str, Any]] = [
         ("platform", environment.platform),
         ("Python", environment.python),
@@ -330,11 +361,4 @@ def print_environment(console: Console, environment: Environment) -> None:
             detail.append(device.uuid)
         facts.append((f"device {device.name}", ", ".join(detail)))
         facts.append((f"rates {device.name}", rates_line(device, environment.rates)))
-    facts += list(environment.versions.items())
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        shown = "-" if value is None else str(value)
-        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
-    if environment.missing:
-        console.print("\nMissing:")
-        print_sentences(console, (f"- {sentence}" for sentence in environment.missing))
+    return [*facts, *environment.versions.items()]

@@ -125,7 +125,7 @@ def geometric_means(result: Result) -> dict[tuple[str, str], float]:
 
 
 def render(result: Result, output: str) -> str | None:
-    """The comparison as `csv`, `md` or `json`; None for `table`, which is the terminal's.
+    """The comparison as `csv`, `json` or `markdown`; None for `table`, which is the terminal's.
 
     Raises:
         UserError: there is no such format.
@@ -424,4 +424,8 @@ def _json(result: Result) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-_OUTPUTS: dict[str, Callable[[Result], str]] = {"csv": _csv, "md": _markdown, "json": _json}
+_OUTPUTS: dict[str, Callable[[Result], str]] = {
+    "csv": _csv,
+    "json": _json,
+    "markdown": _markdown,
+}

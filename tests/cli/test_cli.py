@@ -138,7 +138,7 @@ def test_models_take_a_dtype(call: Call) -> None:
 
 
 def test_the_environment_is_printed_as_text_and_as_json(call: Call, engine: FakeEngine) -> None:
-    text, as_json = call("env"), call("env", "--json")
+    text, as_json = call("env"), call("env", "-o", "json")
     assert (text.code, as_json.code) == (0, 0)
     assert "Linux-6.1" in text.out
     keys = json.loads(as_json.out)
@@ -227,9 +227,9 @@ def test_a_model_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
 
 
 def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> None:
-    called = call("verify", "gpt2", "--dtype", "float32,bfloat16", "--json")
+    called = call("verify", "gpt2", "--dtype", "float32,bfloat16", "-o", "json")
     assert called.code == 0
-    checks = [json.loads(line) for line in called.out.splitlines()]
+    checks = json.loads(called.out)
     checks = [check for check in checks if check["check"] == "logits"]
     assert [(check["device"], check["dtype"], check["cache"]) for check in checks] == [
         (device, dtype, "dynamic")
@@ -244,7 +244,7 @@ def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> No
     [
         (["gpt2", "-c", "off"], r"cache: 'off' is what the other strategies are compared with\."),
         (["gpt2", "-c", "dynamc"], r"did you mean 'dynamic'\?"),
-        (["gpt2", "-n", "1"], r"new_tokens: 1 is too few; at least 2 are needed\."),
+        (["gpt2", "-n", "1"], r"max_new_tokens: 1 is too few; at least 2 are needed\."),
         (["gpt2", "--generations", "2"], r"generations: 2 is too few; at least 3 are needed\."),
         (["gpt2", "-d", "gpu"], r"device: 'gpu' is not cpu, cuda, cuda:N or auto\."),
         (["", "-d", "cpu"], r"model: '' is not right"),
@@ -259,7 +259,7 @@ def test_a_mistake_about_what_to_verify_is_one_sentence(
 
 def test_a_model_that_cannot_be_verified_is_one_sentence(call: Call, engine: FakeEngine) -> None:
     engine.unloadable = {"gpt2": ("oom", "It does not fit.")}
-    called = call("verify", "gpt2", "-d", "cpu", "--json")
+    called = call("verify", "gpt2", "-d", "cpu", "--format", "json")
     assert (called.code, called.out) == (2, "")
     assert called.err.splitlines()[-1] == "kvbench: It does not fit."
 
@@ -299,7 +299,7 @@ def test_quiet_leaves_the_progress_out(call: Call, engine: FakeEngine) -> None:
 
 
 def test_json_is_all_that_stands_on_standard_output(call: Call, engine: FakeEngine) -> None:
-    called = call(*SMALL, "--json")
+    called = call(*SMALL, "--format", "jsonl")
     samples = load_run(Path("results/run")).samples
     assert called.code == 0
     assert [json.loads(line)["sample_id"] for line in called.out.splitlines()] == [
@@ -790,7 +790,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Called]]:
     plan = ["-m", "tiny", "--weights", "random", "-p", "4", "-n", "6", "-r", "2", "-d", "cpu"]
     calls = []
     for arguments in (
-        ["sweep", *plan, "--name", "run", "--json"],
+        ["sweep", *plan, "--name", "run", "-o", "jsonl"],
         ["sweep", "--resume", "results/run"],
     ):
         # The second finds the run as a kill in the second round leaves it.
@@ -877,7 +877,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def fault(*arguments: Any) -> None:
         raise ZeroDivisionError("the \x1b[31mmodel\n" + "x" * 100_000)
 
-    monkeypatch.setattr("kvbench.console.print_models", fault)
+    monkeypatch.setattr("kvbench.console.show_models", fault)
     return tmp_path
 
 
@@ -943,7 +943,7 @@ LONG = "x" * 100_000
                 ["gpt2", "-n", "9" * 4000],
                 ["gpt2", "--device", LONG],
                 ["gpt2", "--device-memory", LONG],
-                ["gpt2", "-f", LONG],
+                ["gpt2", "-o", LONG],
                 ["gpt2", "--chart", LONG],
                 [f"./{LONG}"],
                 [f"{LONG}.gguf"],
