@@ -22,6 +22,7 @@ from pydantic import (
 
 from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
+from kvbench.dtypes import DTYPES
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan_file import as_list, read_plan_file, read_prompts
@@ -29,9 +30,8 @@ from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.strategies import strategy
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
+__all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
 
-DTYPES = ("float32", "bfloat16", "float16")
 
 MANY_CASES = 10_000
 """A grid with more cases than this is likely a slip: it needs `allow_many`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvbench.case import Case
+from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.measure.count import count_flops
 from kvbench.measure.generate import generate
@@ -21,7 +22,6 @@ from kvbench.models.prompts import Inputs
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
 from kvbench.strategies import BASELINE, CacheStrategy, strategy
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.dtypes import dtype_bytes
 from kvbench.theory.flops import step_flops
 
 __all__ = ["inspect"]

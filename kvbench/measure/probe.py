@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from kvbench.dtypes import DTYPES
 from kvbench.measure import host
 from kvbench.measure.environment import describe_device
 from kvbench.measure.meters import make_meter, trust_flags
@@ -28,7 +29,6 @@ __all__ = ["Effort", "probe_device", "working_set_bytes"]
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _COLUMNS = 4096
-_DTYPES = ("float32", "bfloat16", "float16")
 _FEW = 16
 """Rows of a product that is still limited by bandwidth."""
 
@@ -160,7 +160,7 @@ class _Probe:
         """All figures of the device."""
         read, copy = self._best_read(), self._copy()
         products = {}
-        for dtype in _DTYPES:
+        for dtype in DTYPES:
             figure = self._product_or_note(dtype)
             if figure is not None:
                 products[dtype] = figure
