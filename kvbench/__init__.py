@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kvbench.analysis.expected import summarise
-    from kvbench.api import sweep
+    from kvbench.api import inspect, probe, resume, sweep, verify
     from kvbench.case import Case
     from kvbench.errors import UserError
     from kvbench.plan import Plan
@@ -31,9 +31,13 @@ _HOMES = {
     "Run": "kvbench.records.run",
     "Sample": "kvbench.records.sample",
     "UserError": "kvbench.errors",
+    "inspect": "kvbench.api",
     "load_run": "kvbench.records.run",
+    "probe": "kvbench.api",
+    "resume": "kvbench.api",
     "summarise": "kvbench.analysis.expected",
     "sweep": "kvbench.api",
+    "verify": "kvbench.api",
 }
 
 __all__ = [
@@ -43,9 +47,13 @@ __all__ = [
     "Sample",
     "UserError",
     "__version__",
+    "inspect",
     "load_run",
+    "probe",
+    "resume",
     "summarise",
     "sweep",
+    "verify",
 ]
 
 

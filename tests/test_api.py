@@ -32,9 +32,13 @@ PUBLIC = {
     "Sample",
     "UserError",
     "__version__",
+    "inspect",
     "load_run",
+    "probe",
+    "resume",
     "summarise",
     "sweep",
+    "verify",
 }
 FOLDER = {
     "run.json",

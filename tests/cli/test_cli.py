@@ -580,48 +580,29 @@ def test_a_sweep_that_was_not_verified_says_so(call: Call, engine: FakeEngine) -
 
 # Mistakes
 
+# One for each option and each kind of file: what a plan refuses, and in which words, is in
+# tests/test_plan.py.
 PLAN_MISTAKES = [
-    (["-m", ""], r"model: '' is not right"),
-    (["--weights", "heavy"], r"weights: 'heavy' is not right"),
-    (["-d", "gpu"], r"device: 'gpu' is not cpu, cuda, cuda:N or auto\."),
-    (["-d", "cuda:99"], r"device: 'cuda:99' is not present on this machine; present: cpu"),
-    (["--dtype", "flaot32"], r"did you mean 'float32'\?"),
-    (["-c", "dynamc"], r"did you mean 'dynamic'\?"),
-    (["-c", "zzz"], r"cache: no strategy 'zzz'; known: off, dynamic, "),
-    (["--use-cache", "maybe"], r"use_cache: 'maybe' is not true or false\."),
-    (["-c", "off", "--use-cache", "true"], r"use_cache and cache say the same thing"),
-    (["-b", "0"], r"batch_size: 0 is not right"),
-    (["-b", "two"], r"batch_size: 'two' is not a size; write 10, 10-910\+100 or 16-1024\*2\."),
-    (["-n", "5-1"], r"max_new_tokens: the range '5-1' runs backwards\."),
-    (["-n", "1-5+0"], r"max_new_tokens: the range '1-5\+0' never ends\."),
-    (["-n", "99999999999"], r"max_new_tokens: 99999999999 is larger than 2,147,483,647\."),
-    (["-n", "1-99999"], r"The grid has 199,998 cases, over 10,000: say --yes if that is meant\."),
-    (["-p", "0"], r"prompt_tokens: 0 is not right"),
-    (["--prompt", ""], r"prompt: '' is not right"),
-    (["--prompt-file", "no.txt"], r"no\.txt: there is no such prompt file\."),
-    (["--prompt-file", "empty.txt"], r"prompt_file: empty\.txt has no text in it\."),
-    (["-r", "0"], r"repeats: '0' is not right"),
-    (["-r", "x"], r"repeats: 'x' is not right"),
-    (["--seed", "-1"], r"seed: '-1' is not right"),
-    (["--case-timeout", "soon"], r"case_timeout: 'soon' is not right"),
-    (["--case-timeout", ""], r"case_timeout: '' is not right"),
-    (["--case-timeout", "0"], r"case_timeout: '0' is not right"),
-    (["--case-timeout", "-1"], r"case_timeout: '-1' is not right"),
-    (["--case-timeout", "nan"], r"case_timeout: 'nan' is not right"),
-    (["--case-timeout", "inf"], r"case_timeout: 'inf' is not right"),
-    (["case.yaml"], r"case_timeout: True is not right|True is not a number"),
-    (["keep.yaml"], r"keep_going_after_oom: 'perhaps' is not right"),
-    (["verify.yaml"], r"verify: \[.*\] is not right"),
-    (["--min-repeats", "9", "--max-repeats", "8"], r"max_repeats \(8\) is below min_repeats \(9\)"),
-    (["no.yaml"], r"no\.yaml: there is no such plan\."),
-    (["folder"], r"folder: the plan cannot be read: Is a directory\."),
-    (["typo.yaml"], r"'modle' is not a key of a plan; did you mean 'model'\?"),
-    (["unknown.yaml"], r"'zzz' is not a key of a plan\."),
-    (["twice.yaml"], r"twice\.yaml line 1: not a plan in YAML: the key 'seed' stands twice\."),
-    (["anchor.yaml"], r"anchors and aliases are not taken; write the values out\."),
-    (["list.yaml"], r"a plan is a mapping of keys to values, such as 'model: gpt2'\."),
-    (["cut.yaml"], r"cut\.yaml line 2: not a plan in YAML: "),
-    (["bytes.yaml"], r"bytes\.yaml: not UTF-8 text\."),
+    (["-m", ""], "model: "),
+    (["--weights", "heavy"], "weights: "),
+    (["-d", "gpu"], "device: "),
+    (["-d", "cuda:99"], "device: "),
+    (["--dtype", "flaot32"], "dtype: "),
+    (["-c", "dynamc"], "cache: "),
+    (["--use-cache", "maybe"], "use_cache: "),
+    (["-b", "two"], "batch_size: "),
+    (["-n", "5-1"], "max_new_tokens: "),
+    (["-n", "1-99999"], "over 10,000: say --yes"),
+    (["-p", "0"], "prompt_tokens: "),
+    (["--prompt", ""], "prompt: "),
+    (["--prompt-file", "no.txt"], r"no\.txt: "),
+    (["-r", "x"], "repeats: "),
+    (["--seed", "-1"], "seed: "),
+    (["--case-timeout", "soon"], "case_timeout: "),
+    (["--min-repeats", "9", "--max-repeats", "8"], "max_repeats "),
+    (["no.yaml"], r"no\.yaml: "),
+    (["typo.yaml"], r"'modle'"),
+    (["cut.yaml"], r"cut\.yaml line 2: "),
 ]
 RUN_MISTAKES = [
     (["--name", ""], r"--name: '' is not a plain folder name"),
@@ -640,21 +621,12 @@ RUN_MISTAKES = [
 @pytest.fixture
 def mistakes(engine: FakeEngine) -> None:
     """The files that the mistakes speak of."""
-    Path("folder").mkdir()
     Path("results/there").mkdir(parents=True)
     Path("results/there/thesis.tex").touch()
     for name, content in {
         "empty.txt": b"\n",
         "typo.yaml": b"modle: gpt2\n",
-        "unknown.yaml": b"zzz: 1\n",
-        "twice.yaml": b"seed: 1\nseed: 2\n",
-        "anchor.yaml": b"seed: &a 1\n",
-        "list.yaml": b"- seed\n",
         "cut.yaml": b"model: [a\nseed: 1\n",
-        "case.yaml": b"case_timeout: true\n",
-        "keep.yaml": b"keep_going_after_oom: perhaps\n",
-        "verify.yaml": b"verify: [yes, no]\n",
-        "bytes.yaml": b"\xff\xfe",
     }.items():
         Path(name).write_bytes(content)
 
@@ -671,17 +643,15 @@ def check_one_sentence(called: Called, pattern: str) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "pattern"), PLAN_MISTAKES)
-@pytest.mark.parametrize("mode", ["--dry-run", "--quiet"])
 def test_a_mistake_in_a_plan_is_one_sentence_and_exit_code_2(
     call: Call,
     mistakes: None,
     engine: FakeEngine,
-    mode: str,
     arguments: list[str],
     pattern: str,
 ) -> None:
     device = [] if "-d" in arguments else ["-d", "cpu"]
-    check_one_sentence(call("sweep", mode, *device, *arguments), pattern)
+    check_one_sentence(call("sweep", *device, *arguments), pattern)
     assert engine.checked == []
     assert [path.name for path in Path("results").iterdir()] == ["there"]
 
