@@ -2,9 +2,9 @@
 
 The command line is a thin skin over this:
 
-    from kvbench import Plan, sweep, summarise
+    from kvbench import Plan, sweep, summarize
     run = sweep(Plan(max_new_tokens=(50, 100), repeats=5))
-    summarise(run)
+    summarize(run)
 
 Importing the package imports none of torch, transformers, pandas and matplotlib.
 """
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from kvbench.analysis.expected import summarise
+    from kvbench.analysis.expected import summarize
     from kvbench.api import inspect, probe, resume, sweep, verify
     from kvbench.case import Case
     from kvbench.errors import UserError
@@ -35,7 +35,7 @@ _HOMES = {
     "load_run": "kvbench.records.run",
     "probe": "kvbench.api",
     "resume": "kvbench.api",
-    "summarise": "kvbench.analysis.expected",
+    "summarize": "kvbench.analysis.expected",
     "sweep": "kvbench.api",
     "verify": "kvbench.api",
 }
@@ -51,7 +51,7 @@ __all__ = [
     "load_run",
     "probe",
     "resume",
-    "summarise",
+    "summarize",
     "sweep",
     "verify",
 ]

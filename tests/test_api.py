@@ -36,7 +36,7 @@ PUBLIC = {
     "load_run",
     "probe",
     "resume",
-    "summarise",
+    "summarize",
     "sweep",
     "verify",
 }
@@ -152,9 +152,9 @@ def test_importing_does_not_import_what_is_heavy(module: str, banned: tuple[str,
 def test_a_run_is_read_and_reported_without_torch(tmp_path: Path) -> None:
     run = sweep(tmp_path, name="run")
     code = (
-        "import sys; from kvbench import load_run, summarise; "
+        "import sys; from kvbench import load_run, summarize; "
         "from kvbench.report.build import build; "
-        f"run = load_run({str(run.path)!r}); build((run,), run.path); print(len(summarise(run)), "
+        f"run = load_run({str(run.path)!r}); build((run,), run.path); print(len(summarize(run)), "
         "[n for n in ('torch', 'transformers') if n in sys.modules])"
     )
     done = subprocess.run(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.inspection import inspection_markdown, print_inspection
@@ -96,7 +96,7 @@ def show_run(run: Run, output: str) -> None:
 
 
 def _show_summaries(run: Run, output: str) -> None:
-    cases = summarise_run(run)
+    cases = summarize_run(run)
     if output == "markdown":
         print(summary_markdown(run.info, cases), end="")
     else:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import CaseSummary
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
@@ -108,7 +108,7 @@ def print_saved(console: Console, run: Run) -> None:
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
-    cases = summarise_run(run)
+    cases = summarize_run(run)
     _print_results(console, run, cases)
     bars = speedup_bars(run, cases=cases)
     if bars:
@@ -155,7 +155,7 @@ def _run_row(run: Listed) -> tuple[str, ...]:
 
 def print_run(console: Console, run: Run) -> None:
     """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
-    _print_results(console, run, summarise_run(run))
+    _print_results(console, run, summarize_run(run))
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
         _print_resume(console, run.path)
