@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kvbench
+from kvbench.caches import BASELINE
 from kvbench.case import Case, ModelKey, group_cases
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
@@ -41,7 +42,6 @@ from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.resume import cases_of, described, plan_changes
 from kvbench.run.supervisor import WorkerEngine
 from kvbench.run.sweep import Conduct, run_groups
-from kvbench.strategies import BASELINE
 
 __all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
 

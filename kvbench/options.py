@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kvbench.caches import STRATEGIES
 from kvbench.dtypes import DTYPES
-from kvbench.strategies import STRATEGIES
 
 __all__ = ["DESCRIPTIONS"]
 

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from kvbench.caches import strategy
 from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.dtypes import DTYPES
@@ -27,7 +28,6 @@ from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan_file import as_list, read_plan_file, read_prompts
 from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
-from kvbench.strategies import strategy
 from kvbench.text import clip
 
 __all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]

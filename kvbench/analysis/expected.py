@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvbench.analysis.summary import CaseSummary, pair_key, summarize_cases
+from kvbench.caches import BASELINE
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run, RunInfo
-from kvbench.strategies import BASELINE
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes
 from kvbench.theory.floors import Floor, floor, pays_from

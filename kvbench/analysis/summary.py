@@ -20,9 +20,9 @@ from kvbench.analysis.statistics import (
     ratio_of_medians,
     trend,
 )
+from kvbench.caches import BASELINE
 from kvbench.records.columns import column
 from kvbench.records.sample import Sample, Status, latest, memory_readings
-from kvbench.strategies import BASELINE
 from kvbench.theory.floors import Limit
 
 T = TypeVar("T")

@@ -14,6 +14,7 @@ import psutil
 import torch
 import transformers
 
+from kvbench.caches import strategy
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.errors import UserError
 from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
@@ -41,7 +42,6 @@ from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
-from kvbench.strategies import strategy
 
 __all__ = ["LocalEngine"]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.case import Case
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
@@ -20,7 +21,6 @@ from kvbench.measure.verify.shapes import CacheShape, LayerShape
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
-from kvbench.strategies import BASELINE, CacheStrategy, strategy
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.flops import step_flops
 

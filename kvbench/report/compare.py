@@ -26,6 +26,7 @@ from kvbench.analysis.compare import (
     mean_ratio,
 )
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.caches import BASELINE
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv, for_markdown
 from kvbench.records.changes import changes, environment_changes
@@ -38,7 +39,6 @@ from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import seconds, significant
-from kvbench.strategies import BASELINE
 from kvbench.text import clip, shorten
 
 __all__ = [

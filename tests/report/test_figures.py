@@ -26,6 +26,7 @@ from matplotlib.transforms import BboxBase
 from kvbench.analysis.compare import Comparison
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import summarize_cases
+from kvbench.caches import STRATEGIES, CacheStrategy
 from kvbench.case import Prompt
 from kvbench.errors import UserError
 from kvbench.records.run import Run, load_run
@@ -35,7 +36,6 @@ from kvbench.report.figures import style as style_module
 from kvbench.report.figures.lines import KINDS
 from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.figures.style import COLOURS
-from kvbench.strategies import STRATEGIES, CacheStrategy
 from tests.fakes import make_case, make_environment, make_rates
 from tests.report.saved import grid, machine, run_of, samples_of, save, time_of
 
