@@ -2,9 +2,9 @@
 
 The command line is a thin skin over this:
 
-    from kvbench import Plan, sweep, summarise
+    from kvbench import Plan, sweep, summarize
     run = sweep(Plan(max_new_tokens=(50, 100), repeats=5))
-    summarise(run)
+    summarize(run)
 
 Importing the package imports none of torch, transformers, pandas and matplotlib.
 """
@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from kvbench.analysis.expected import summarise
-    from kvbench.api import sweep
+    from kvbench.analysis.expected import summarize
+    from kvbench.api import inspect, probe, resume, sweep, verify
     from kvbench.case import Case
     from kvbench.errors import UserError
     from kvbench.plan import Plan
@@ -31,9 +31,13 @@ _HOMES = {
     "Run": "kvbench.records.run",
     "Sample": "kvbench.records.sample",
     "UserError": "kvbench.errors",
+    "inspect": "kvbench.api",
     "load_run": "kvbench.records.run",
-    "summarise": "kvbench.analysis.expected",
+    "probe": "kvbench.api",
+    "resume": "kvbench.api",
+    "summarize": "kvbench.analysis.expected",
     "sweep": "kvbench.api",
+    "verify": "kvbench.api",
 }
 
 __all__ = [
@@ -43,9 +47,13 @@ __all__ = [
     "Sample",
     "UserError",
     "__version__",
+    "inspect",
     "load_run",
-    "summarise",
+    "probe",
+    "resume",
+    "summarize",
     "sweep",
+    "verify",
 ]
 
 

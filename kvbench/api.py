@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kvbench
+from kvbench.caches import BASELINE
 from kvbench.case import Case, ModelKey, group_cases
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
@@ -41,11 +42,10 @@ from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.resume import cases_of, described, plan_changes
 from kvbench.run.supervisor import WorkerEngine
 from kvbench.run.sweep import Conduct, run_groups
-from kvbench.strategies import BASELINE
 
 __all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
 
-_LEAST = {"new_tokens": 2, "generations": 3}
+_LEAST = {"max_new_tokens": 2, "generations": 3}
 """Two tokens for one step through the cache; three generations for a slope."""
 
 
@@ -77,7 +77,6 @@ def sweep(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
     allow_many: bool = False,
-    force: bool = False,
     command: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> Run:
@@ -92,7 +91,6 @@ def sweep(
         listener: called with each event; see kvbench.records.events.
         stop: asked between samples; True ends the sweep after the sample in flight.
         allow_many: take a grid of more than 10,000 cases.
-        force: go on with a run although its plan or the machine has changed.
         command: the command line, for run.json.
         engine: what measures; by default a worker process.
 
@@ -105,7 +103,7 @@ def sweep(
     with closing(engine or _worker(plan, stop)) as engine:
         machine = engine.environment()
         cases = plan_cases(plan, allow_many=allow_many, environment=machine)
-        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force)
+        start = _Start(plan, engine, listener or _ignore, stop, tuple(command))
         if path is not None and old is not None:
             return start.go_on(path, old, cases, machine)
         return start.begin(path or Path(out) / _default_name(cases), cases, machine)
@@ -118,7 +116,6 @@ def resume(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
     allow_many: bool = False,
-    force: bool = False,
     retry_failed: bool = False,
     command: Sequence[str] = (),
     engine: Engine | None = None,
@@ -127,10 +124,10 @@ def resume(
 
     Args:
         path: the run's folder.
-        options: keys of the plan that are to change; those that change what is measured need
-            `force`. `trust_remote_code` has to be given again.
+        options: keys of the plan that say how the run is carried out, such as `case_timeout`. A
+            key that changes what is measured is refused. `trust_remote_code` must be given again.
         retry_failed: measure all failed cases again, not only those whose process was lost.
-        listener, stop, allow_many, force, command, engine: as for `sweep`.
+        listener, stop, allow_many, command, engine: as for `sweep`.
 
     Raises:
         UserError: there is no run, it is in use, the plan or the machine has changed, or its plan
@@ -160,14 +157,14 @@ def resume(
             if set(options) - CONDUCT
             else cases_of(old)
         )
-        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), force, again)
+        start = _Start(plan, engine, listener or _ignore, stop, tuple(command), again)
         return start.go_on(path, old, cases, machine)
 
 
 def verify(
     plan: Plan,
     *,
-    new_tokens: int = 32,
+    max_new_tokens: int = 32,
     generations: int = 6,
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -179,14 +176,14 @@ def verify(
 
     Args:
         plan: models, devices, dtypes, attention implementations and strategies.
-        new_tokens: tokens per sequence that are compared.
+        max_new_tokens: tokens per sequence that are compared.
         generations: in a row, to see whether something stays behind.
         listener, stop, engine: as for `sweep`.
 
     Raises:
         UserError: a model cannot be loaded, or a number is too small.
     """
-    for name, value in (("new_tokens", new_tokens), ("generations", generations)):
+    for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
         if value < _LEAST[name]:
             raise UserError(f"{name}: {value} is too few; at least {_LEAST[name]} are needed.")
     emit = listener or _ignore
@@ -199,7 +196,7 @@ def verify(
             for cache in caches:
                 _open(engine, group.model, emit)
                 emit(Verifying(group.model, cache))
-                found = engine.verify(cache, new_tokens, generations)
+                found = engine.verify(cache, max_new_tokens, generations)
                 if not found and (reason := engine.unmet(cache)) is not None:
                     found = _not_made(group.model, cache, reason)
                 checks += found
@@ -217,7 +214,7 @@ def _not_made(key: ModelKey, cache: str, reason: str) -> tuple[Check, ...]:
 def inspect(
     plan: Plan,
     *,
-    new_tokens: int = 5,
+    max_new_tokens: int = 5,
     layer: int = 0,
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -229,7 +226,7 @@ def inspect(
 
     Args:
         plan: one model, one device, one prompt and so on; one cache strategy beside `off`.
-        new_tokens: tokens to generate per sequence, whatever the plan says.
+        max_new_tokens: tokens to generate per sequence, whatever the plan says.
         layer: whose queries, keys and values are shown, from 0.
         listener, stop, engine: as for `sweep`.
 
@@ -237,13 +234,13 @@ def inspect(
         UserError: the plan stands for more than one case, the model cannot be loaded or fails, the
             layer is out of range, or the prompt and the new tokens exceed the model's positions.
     """
-    if new_tokens < 1:
-        raise UserError(f"new_tokens: {new_tokens} is too few; at least 1 is needed.")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.")
     emit = listener or _ignore
     with closing(engine or _worker(plan, stop)) as engine:
         planned = plan_cases(plan, environment=engine.environment())
         # The baseline is there in any case.
-        cases = [replace(case, max_new_tokens=new_tokens) for case in planned]
+        cases = [replace(case, max_new_tokens=max_new_tokens) for case in planned]
         cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
         if len(cases) != 1:
             raise UserError(
@@ -320,7 +317,6 @@ class _Start:
     emit: Listener
     stop: Callable[[], bool]
     command: tuple[str, ...]
-    force: bool
     again: frozenset[str] = TRIED_AGAIN
 
     def begin(self, path: Path, cases: tuple[Case, ...], machine: Environment) -> Run:
@@ -343,18 +339,17 @@ class _Start:
         """Measure what a run lacks.
 
         Raises:
-            UserError: the plan or the machine has changed, and that is not forced.
+            UserError: the plan or the machine has changed.
         """
         plan = self.plan.model_dump(mode="json")
-        other_machine = environment_changes(
-            old.environment, machine, {case.device for case in cases}
-        )
-        other_plan = plan_changes(old, plan, cases)
-        changes = [*other_plan, *other_machine]
-        if changes and not self.force:
+        changes = [
+            *plan_changes(old, plan, cases),
+            *environment_changes(old.environment, machine, {case.device for case in cases}),
+        ]
+        if changes:
             raise UserError(
-                f"{path} was begun otherwise: {'; '.join(changes)}. Choose another --name, or "
-                "--force it to go on: the later rows are then marked."
+                f"{path} was created with different settings ({'; '.join(changes)}): start a new "
+                "run with another --name, and compare the two with `kvbench compare`."
             )
         if old.state == "finished":
             run = load_run(path)
@@ -368,8 +363,6 @@ class _Start:
             started_at=utc_now(),
             kvbench=kvbench.__version__,
             command=self.command,
-            environment=machine if other_machine else None,
-            plan_changes=tuple(other_plan),
         )
         with RunWriter.reopen(path, this, plan=plan, cases=described(cases)) as writer:
             forget_report(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvbench.strategies import STRATEGIES
+from kvbench.caches import STRATEGIES
+from kvbench.dtypes import DTYPES
 
 __all__ = ["DESCRIPTIONS"]
 
@@ -12,7 +13,7 @@ DESCRIPTIONS: dict[str, str] = {
     "weights": "pretrained or random; by default random for a built-in architecture, else "
     "pretrained.",
     "device": "cpu, cuda, cuda:1, ..., or auto: every kind that is present.",
-    "dtype": "float32, bfloat16 or float16.",
+    "dtype": f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}.",
     "attention": "Attention implementation: sdpa, eager, ..., or auto: what Transformers takes.",
     "cache": f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
     "model can run.",

@@ -24,15 +24,15 @@ from kvbench.caches import ALL, expand, strategy
 from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.device_kinds import KINDS, first_name, kind_of
+from kvbench.dtypes import DTYPES
 from kvbench.errors import UserError, did_you_mean
 from kvbench.options import DESCRIPTIONS
 from kvbench.plan_file import as_list, read_plan_file, read_prompts
 from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "DTYPES", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
+__all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
 
-DTYPES = ("float32", "bfloat16", "float16")
 
 MANY_CASES = 10_000
 """A grid with more cases than this is likely a slip: it needs `allow_many`."""

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from kvbench import api
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import CaseSummary
 from kvbench.plan import Plan
 from kvbench.records.rates import STATE_VARIABLE
@@ -44,7 +44,7 @@ def main() -> int:
             }
         )
         run = api.sweep(plan, out=folder, name="accuracy")
-        cached = [case for case in summarise_run(run) if case.expected_speedup and case.speedup]
+        cached = [case for case in summarize_run(run) if case.expected_speedup and case.speedup]
     print("model            tokens  expected  measured  measured/expected")
     within = [told(case) for case in cached]
     print(f"wanted within {WITHIN:.0%}: {'ok' if all(within) else 'NOT MET'}")

@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 
 from kvbench.analysis.claims import claim
-from kvbench.analysis.summary import CaseSummary, summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarize_cases
 from kvbench.case import Case, Prompt, Task
 from kvbench.records.sample import Sample, sample_of
 
@@ -157,7 +157,7 @@ def summaries(
         cold_off, cold_on = kind.cold * kind.noise(rng, (2, tables, 1))
         off, on = np.hstack([truth * cold_off, off]), np.hstack([cold_on, on])
     samples = [*_samples("off", off), *_samples("dynamic", on[:, : rounds + first])]
-    return [case for case in summarise_cases(samples) if case.cache == "dynamic"]
+    return [case for case in summarize_cases(samples) if case.cache == "dynamic"]
 
 
 def _samples(cache: str, times: np.ndarray) -> Iterator[Sample]:

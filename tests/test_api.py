@@ -32,9 +32,13 @@ PUBLIC = {
     "Sample",
     "UserError",
     "__version__",
+    "inspect",
     "load_run",
-    "summarise",
+    "probe",
+    "resume",
+    "summarize",
     "sweep",
+    "verify",
 }
 FOLDER = {
     "run.json",
@@ -148,9 +152,9 @@ def test_importing_does_not_import_what_is_heavy(module: str, banned: tuple[str,
 def test_a_run_is_read_and_reported_without_torch(tmp_path: Path) -> None:
     run = sweep(tmp_path, name="run")
     code = (
-        "import sys; from kvbench import load_run, summarise; "
+        "import sys; from kvbench import load_run, summarize; "
         "from kvbench.report.build import build; "
-        f"run = load_run({str(run.path)!r}); build((run,), run.path); print(len(summarise(run)), "
+        f"run = load_run({str(run.path)!r}); build((run,), run.path); print(len(summarize(run)), "
         "[n for n in ('torch', 'transformers') if n in sys.modules])"
     )
     done = subprocess.run(
@@ -551,7 +555,7 @@ def test_a_run_folder_cannot_trust_the_code_of_a_model(tmp_path: Path) -> None:
     run, engine = trusting(tmp_path), FakeEngine()
     before = contents(run.path)
     with pytest.raises(UserError, match=r"--trust-remote-code, .*: give the option again if you"):
-        resume(run, {"repeats": 3}, engine=engine, force=True)
+        resume(run, {"repeats": 3}, engine=engine)
     assert (engine.checked, engine.opened, engine.tasks) == ([], [], [])
     assert contents(run.path) == before
 
@@ -566,7 +570,6 @@ def test_trust_that_is_taken_back_is_a_change_of_the_plan(tmp_path: Path) -> Non
     run, off = trusting(tmp_path), {"trust_remote_code": False}
     with pytest.raises(UserError, match="trust_remote_code: "):
         resume(run, off)
-    assert resume(run, off, force=True).info.plan["trust_remote_code"] is False
 
 
 def test_a_folder_left_empty_by_a_kill_is_begun_in(tmp_path: Path) -> None:
@@ -626,7 +629,7 @@ def test_an_edited_prompt_file_is_another_plan(tmp_path: Path) -> None:
     keys = {"prompt_file": str(prompts)}
     interrupted(tmp_path, keys=keys)
     prompts.write_text("Two.\n")
-    with pytest.raises(UserError, match="was begun otherwise: cases: 4 new, 4 gone"):
+    with pytest.raises(UserError, match=r"with different settings \(cases: 4 new, 4 gone\)"):
         sweep(tmp_path, name="run", keys=keys)
 
 
@@ -644,9 +647,9 @@ def test_another_plan_is_refused_with_both_values(tmp_path: Path, how: str) -> N
         else:
             sweep(tmp_path, engine, name="run", keys=keys)
     assert str(caught.value) == (
-        f"{first.path} was begun otherwise: max_new_tokens: 10,20 before, 10,20,30 now; repeats: "
-        "2 before, 3 now. Choose another --name, or --force it to go on: the later rows are then "
-        "marked."
+        f"{first.path} was created with different settings (max_new_tokens: 10,20 before, 10,20,30 "
+        "now; repeats: 2 before, 3 now): start a new run with another --name, and compare the two "
+        "with `kvbench compare`."
     )
     assert contents(first.path) == before
     assert (engine.opened, engine.closed > 0) == ([], True)
@@ -656,18 +659,6 @@ def test_a_finished_run_of_another_plan_is_refused_too(tmp_path: Path) -> None:
     run = sweep(tmp_path, name="run")
     with pytest.raises(UserError, match="repeats: 2 before, 3 now"):
         resume(run, {"repeats": 3})
-
-
-def test_another_plan_can_be_forced(tmp_path: Path) -> None:
-    first = sweep(tmp_path, name="run")
-    keys = {"repeats": 3, "max_new_tokens": "20,30"}
-    run = resume(first, keys, force=True)
-    assert run.samples[: len(first.samples)] == first.samples
-    assert Plan.parse(run.info.plan) == plan_of(**keys)
-    assert {case["max_new_tokens"] for case in run.info.cases} == {20, 30}
-    # What was measured of a case that is still planned counts.
-    counts = Counter(s.max_new_tokens for s in run.samples if s.phase == "measure")
-    assert counts == {10: 4, 20: 6, 30: 6}
 
 
 def test_how_it_is_carried_out_may_change(tmp_path: Path) -> None:
@@ -690,12 +681,6 @@ def test_use_cache_goes_over_the_cache_of_the_run(tmp_path: Path) -> None:
     run = interrupted(tmp_path)
     with pytest.raises(UserError, match="cache: off,dynamic before, off now"):
         resume(run, {"use_cache": "false"})
-
-
-def test_a_prompt_replaces_those_of_the_run(tmp_path: Path) -> None:
-    run = interrupted(tmp_path, keys={"prompt_tokens": 5})
-    resumed = resume(run, {"prompt": "Hello"}, force=True)
-    assert {case["prompt"]["label"] for case in resumed.info.cases} == {"text:Hello"}
 
 
 def test_a_run_json_without_its_cases_is_a_user_error(tmp_path: Path) -> None:
@@ -724,47 +709,11 @@ def test_another_machine_is_refused_and_what_is_otherwise_named(tmp_path: Path, 
         else:
             sweep(tmp_path, engine, name="run")
     assert str(caught.value).startswith(
-        f"{first.path} was begun otherwise: cpu: Some CPU before, Another CPU now; "
-        "torch: 2.13.0 before, 2.14.0 now. "
+        f"{first.path} was created with different settings (cpu: Some CPU before, Another CPU now; "
+        "torch: 2.13.0 before, 2.14.0 now): "
     )
     assert contents(first.path) == before
     assert engine.tasks == []
-
-
-def test_on_another_machine_it_can_be_forced_and_later_rows_are_marked(tmp_path: Path) -> None:
-    first, engine = interrupted(tmp_path), FakeEngine(machine=OTHER)
-    run = resume(first, force=True, engine=engine)
-    assert [sample.flags for sample in run.samples[:7]] == [None] * 7
-    assert {sample.flags for sample in run.samples[7:]} == {"environment_changed"}
-    assert {sample.session for sample in run.samples[7:]} == {1}
-    assert run.info.environment == make_environment()
-    assert run.info.environment_of(1) == OTHER
-    # What was proved there says nothing of here.
-    assert engine.verified == ["dynamic"]
-    # And going back is a change of nothing.
-    assert resume(run).info.state == "finished"
-
-
-def test_after_a_forced_change_of_the_plan_all_later_rows_are_marked(tmp_path: Path) -> None:
-    interrupted(tmp_path)
-    other = FakeEngine()
-    keys = {"seed": 8}
-    cut = sweep(
-        tmp_path, other, name="run", keys=keys, force=True, stop=lambda: len(other.tasks) >= 2
-    )
-    # The second start has the plan of the one before, but not of the first.
-    run = resume(cut)
-    assert run.info.state == "finished"
-    assert run.info.resumes[0].plan_changes == ("seed: 7 before, 8 now",)
-    assert [sample.flags for sample in run.samples[:7]] == [None] * 7
-    assert {sample.flags for sample in run.samples[7:]} == {"plan_changed"}
-    assert {sample.session for sample in run.samples[7:]} == {1, 2}
-
-
-def test_force_without_a_change_marks_nothing(tmp_path: Path) -> None:
-    run = resume(interrupted(tmp_path), force=True)
-    assert {sample.flags for sample in run.samples} == {None}
-    assert run.info.resumes[0].environment is None
 
 
 def test_another_gpu_does_not_matter_to_a_run_on_the_cpu(tmp_path: Path) -> None:

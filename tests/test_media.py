@@ -92,8 +92,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("show",),
         ("compare", "--by", "cache"),
         ("compare", "--by", "model"),
-        *(("compare", "--by", "cache", "--format", name) for name in ("md", "csv", "json")),
-        ("report", "--format", "md"),
+        *(("compare", "--by", "cache", "--format", name) for name in ("markdown", "csv", "json")),
+        ("report", "--format", "markdown"),
     ],
     ids=" ".join,
 )
@@ -118,7 +118,7 @@ def test_a_hostile_run_among_others_is_listed_as_text(
 
 def test_the_files_of_a_hostile_run_do_nothing(hostile: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["report", str(hostile), "--out", str(tmp_path), "--format", "md"])
+        main(["report", str(hostile), "--out", str(tmp_path), "--format", "markdown"])
     assert not ended.value.code
     text = (tmp_path / "summary.csv").read_text()
     for row in csv.reader(io.StringIO(text)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
-from kvbench.strategies import STRATEGIES
+from kvbench.caches import STRATEGIES
 from kvbench.text import shorten
 
 __all__ = ["SELDOM", "ReadingOrder", "Record", "describe", "named", "varied"]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvbench.analysis.summary import CaseSummary, pair_key, summarise_cases
+from kvbench.analysis.summary import CaseSummary, pair_key, summarize_cases
+from kvbench.caches import BASELINE
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run, RunInfo
-from kvbench.strategies import BASELINE
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes
 from kvbench.theory.floors import Floor, floor, pays_from
@@ -23,23 +23,23 @@ from kvbench.theory.peaks import rates_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HORIZON", "Expectation", "expectations", "summarise", "summarise_run"]
+__all__ = ["HORIZON", "Expectation", "expectations", "summarize", "summarize_run"]
 
 HORIZON = 1 << 16
 """As far as it is looked for the length from which a cache pays, in new tokens."""
 
 
-def summarise(run: Run) -> pd.DataFrame:
+def summarize(run: Run) -> pd.DataFrame:
     """The summary of a run as a table: a row per case, models as in the plan, then by size."""
     import pandas as pd
 
-    rows = [dataclasses.asdict(case) for case in summarise_run(run)]
+    rows = [dataclasses.asdict(case) for case in summarize_run(run)]
     return pd.DataFrame(rows, columns=[field.name for field in dataclasses.fields(CaseSummary)])
 
 
-def summarise_run(run: Run) -> tuple[CaseSummary, ...]:
+def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
     """One summary per case of a run, with the floors that theory knows."""
-    cases = summarise_cases(run.samples)
+    cases = summarize_cases(run.samples)
     known = _Known(run.info)
     floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
     off = {pair_key(case): floors[case.case_id] for case in cases if case.cache == BASELINE}

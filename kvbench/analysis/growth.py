@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.strategies import BASELINE
+from kvbench.caches import BASELINE
 
 __all__ = ["BreakEven", "Growth", "break_evens", "growths"]
 

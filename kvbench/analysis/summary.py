@@ -20,14 +20,14 @@ from kvbench.analysis.statistics import (
     ratio_of_medians,
     trend,
 )
+from kvbench.caches import BASELINE
 from kvbench.records.columns import column
 from kvbench.records.sample import Sample, Status, latest, memory_readings
-from kvbench.strategies import BASELINE
 from kvbench.theory.floors import Limit
 
 T = TypeVar("T")
 
-__all__ = ["OF_A_CASE", "CaseSummary", "pair_key", "summarise_cases"]
+__all__ = ["OF_A_CASE", "CaseSummary", "pair_key", "summarize_cases"]
 
 OF_A_CASE = ("undersampled", "trend")
 """Flags of a whole case; the others are of samples, and have their number."""
@@ -242,7 +242,7 @@ class CaseSummary:
     )
 
 
-def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
+def summarize_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
     """One summary per case: sorted by everything but size as first seen, then by size.
 
     Of a sample that was tried again the last attempt counts.
@@ -258,13 +258,13 @@ def summarise_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
         if members[0].cache == BASELINE
     }
     summaries = [
-        _summarise(members, baselines.get(pair_key(members[0]), []), cold)
+        _summarize(members, baselines.get(pair_key(members[0]), []), cold)
         for members in by_case.values()
     ]
     return tuple(sorted(summaries, key=ReadingOrder(summaries)))
 
 
-def _summarise(
+def _summarize(
     members: Sequence[Sample], baseline: Sequence[Sample], cold: Container[str]
 ) -> CaseSummary:
     everything, ended = _counted(members), [s for s in members if s.status != "ok"]

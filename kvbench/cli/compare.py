@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, option
+from kvbench.cli.options import Debug, Format, option
 
 __all__ = ["compare"]
 
@@ -44,7 +44,7 @@ def compare(
         str | None,
         option("Exit with code 1 if B needs more memory by more than this in any case."),
     ] = None,
-    output: Annotated[str, option("table, csv, md or json.", "--format", "-f")] = "table",
+    output: Format = "table",
     chart: Annotated[
         Path | None, option("Also draw the ratios with their intervals, to a .png or .svg.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, listed, option
+from kvbench.cli.options import Debug, Format, listed, option
 
 __all__ = ["estimate"]
 
@@ -39,7 +39,7 @@ def estimate(
             "-d",
         ),
     ] = None,
-    output: Annotated[str, option("table, md or json.", "--format", "-f")] = "table",
+    output: Format = "table",
     chart: Annotated[
         Path | None, option("Also draw memory against length, to a .png or .svg.")
     ] = None,
@@ -53,16 +53,13 @@ def estimate(
     Exit codes: 0 told, 2 wrong usage or a model that theory cannot read.
     """
     from kvbench import console
-    from kvbench.errors import check_choice
     from kvbench.models.config_file import find_config
-    from kvbench.report.estimate import estimate_json, estimate_markdown
     from kvbench.theory.architecture import Architecture
     from kvbench.theory.estimate import Work, max_positions, parse_bytes
     from kvbench.theory.estimate import estimate as work_out
     from kvbench.theory.peaks import rates_named
 
-    outputs = {"json": estimate_json, "md": estimate_markdown}
-    check_choice("--format", "format", output, ("table", *outputs))
+    console.check_format(output)
     config = find_config(model)
     architecture = Architecture.from_config(config)
     memory = None if device_memory is None else parse_bytes("--device-memory", device_memory)
@@ -79,9 +76,4 @@ def estimate(
         from kvbench.report.figures.estimate import write_estimate_chart
 
         write_estimate_chart(architecture, found, chart)
-    if output == "table":
-        console.print_estimate(console.make_console(), found)
-    elif output == "json":
-        console.print_json_text(outputs[output](found))
-    else:
-        print(outputs[output](found), end="")
+    console.show_estimate(found, output)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, given, option, plan_option
+from kvbench.cli.options import Debug, Format, given, option, plan_option
 
 __all__ = ["inspect"]
 
@@ -20,7 +20,9 @@ def inspect(
     prompt_tokens: Annotated[
         int | None, option("A prompt of this many fixed token ids, in place of a text.")
     ] = None,
-    new_tokens: Annotated[int, option("Steps to look at, a token each.", "--new-tokens", "-n")] = 5,
+    max_new_tokens: Annotated[
+        int, option("Steps to look at, a token each.", "--max-new-tokens", "-n")
+    ] = 5,
     layer: Annotated[
         int, option("Layer whose queries, keys and values are shown, from 0.", "--layer", "-l")
     ] = 0,
@@ -36,7 +38,7 @@ def inspect(
     trust_remote_code: Annotated[
         bool | None, plan_option("trust_remote_code", "--trust-remote-code")
     ] = None,
-    output: Annotated[str, option("table, md or json.", "--format", "-f")] = "table",
+    output: Format = "table",
     debug: Debug = False,
 ) -> None:
     """Show step by step what a model does without a cache and with one.
@@ -65,12 +67,12 @@ def inspect(
             "trust_remote_code": trust_remote_code,
         }
     )
-    printer = console.inspection_printer(output)
+    console.check_format(output)
     view = console.make_view(console.make_console(stderr=True), quiet=False, as_json=False)
     try:
         inspection = api.inspect(
-            Plan.parse(keys), new_tokens=new_tokens, layer=layer, listener=view
+            Plan.parse(keys), max_new_tokens=max_new_tokens, layer=layer, listener=view
         )
     finally:
         view.close()
-    printer(inspection)
+    console.show_inspection(inspection, output)

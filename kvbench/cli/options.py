@@ -9,7 +9,7 @@ import typer
 
 from kvbench.options import DESCRIPTIONS
 
-__all__ = ["Debug", "given", "listed", "option", "plan_option"]
+__all__ = ["Debug", "Format", "given", "listed", "option", "plan_option"]
 
 
 def plan_option(key: str, *names: str) -> Any:
@@ -27,6 +27,7 @@ def listed(values: Sequence[str] | None) -> list[str]:
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
+Format = Annotated[str, option("table, csv, json or markdown.", "--format", "-o")]
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 

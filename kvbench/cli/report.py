@@ -21,7 +21,7 @@ def report(
         option("Folder to write into; by default that of the run. Needed with several runs."),
     ] = None,
     formats: Annotated[
-        Texts, option("What to write: png, svg, html, md; by default all.", "--format", "-f")
+        Texts, option("What to write: png, svg, html, markdown; by default all.", "--format", "-o")
     ] = None,
     charts: Annotated[
         Texts, option("Only this chart; repeat the option for several.", "--chart")

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug
+from kvbench.cli.options import Debug, Format
 
 __all__ = ["runs"]
 
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder with run folders.")] = Path("results"),
+    output: Format = "table",
     debug: Debug = False,
 ) -> None:
     """List the runs in a folder: model, devices, cases, date and state, the latest first."""
     from kvbench import console
     from kvbench.records.index import list_runs
 
-    console.print_runs(console.make_console(), folder, list_runs(folder))
+    console.check_format(output)
+    console.show_runs(folder, list_runs(folder), output)

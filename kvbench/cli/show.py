@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug
+from kvbench.cli.options import Debug, Format
 
 __all__ = ["show"]
 
 
 def show(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    output: Format = "table",
     debug: Debug = False,
 ) -> None:
     """Print the table of a run, its answer in words, a small plot, what failed and how it grows."""
     from kvbench import console
     from kvbench.records.run import load_run
 
-    console.print_saved(console.make_console(), load_run(run))
+    console.check_format(output)
+    console.show_saved(load_run(run), output)

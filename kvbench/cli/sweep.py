@@ -83,22 +83,20 @@ def sweep(
             "--retry-failed",
         ),
     ] = False,
-    force: Annotated[
-        bool,
-        option("Go on with a run although its plan or the machine has changed.", "--force"),
-    ] = False,
     dry_run: Annotated[
         bool, option("Print the cases and their count, and run nothing.", "--dry-run")
     ] = False,
     yes: Annotated[bool, option("Take a grid of more than 10,000 cases.", "--yes")] = False,
     quiet: Annotated[bool, option("Print only the final table.", "--quiet", "-q")] = False,
-    as_json: Annotated[
-        bool,
+    output: Annotated[
+        str,
         option(
-            "Print one JSON object per sample on standard output, all else on standard error.",
-            "--json",
+            "table, csv, json or markdown: the summary at the end. jsonl: each sample as it ends, "
+            "an object a line. All but table leave everything else to standard error.",
+            "--format",
+            "-o",
         ),
-    ] = False,
+    ] = "table",
     debug: Debug = False,
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
@@ -147,7 +145,8 @@ def sweep(
             "verify": verify,
         }
     )
-    terminal = console.make_console(stderr=as_json)
+    console.check_format(output, "jsonl")
+    terminal = console.make_console(stderr=output != "table")
     _check_resume(resume, config, name, out, dry_run, retry_failed)
     folder = out or Path("results")
     # Where what was measured before stands, also if the sweep is stopped before it goes on. A dry
@@ -159,9 +158,9 @@ def sweep(
         plan = Plan.load(config, keys)
         cases = api.plan_cases(plan, allow_many=yes)
         check_beforehand(cases)
-        console.print_cases(terminal, cases)
+        console.show_cases(cases, output)
         return
-    view = console.make_view(terminal, quiet=quiet, as_json=as_json)
+    view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
 
     def listener(event: Event) -> None:
         nonlocal path
@@ -174,7 +173,6 @@ def sweep(
             "listener": listener,
             "stop": interrupt,
             "allow_many": yes,
-            "force": force,
             "command": ("kvbench", *sys.argv[1:]),
         }
         try:
@@ -188,7 +186,7 @@ def sweep(
             raise typer.Exit(130) from None
         finally:
             view.close()
-    console.print_run(terminal, run)
+    console.show_run(run, output)
     raise typer.Exit(_exit_code(run))
 
 

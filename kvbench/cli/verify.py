@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, given, option, plan_option
+from kvbench.cli.options import Debug, Format, given, option, plan_option
 
 __all__ = ["verify"]
 
@@ -24,8 +23,8 @@ def verify(
     dtype: Annotated[Texts, plan_option("dtype")] = None,
     attention: Annotated[Texts, plan_option("attention")] = None,
     cache: Annotated[Texts, plan_option("cache", "--cache", "-c")] = None,
-    new_tokens: Annotated[
-        int, option("New tokens to compare, per sequence.", "--new-tokens", "-n")
+    max_new_tokens: Annotated[
+        int, option("New tokens to compare, per sequence.", "--max-new-tokens", "-n")
     ] = 32,
     generations: Annotated[
         int, option("Generations in a row to look for a leak in.", "--generations")
@@ -34,13 +33,7 @@ def verify(
     trust_remote_code: Annotated[
         bool | None, plan_option("trust_remote_code", "--trust-remote-code")
     ] = None,
-    as_json: Annotated[
-        bool,
-        option(
-            "Print one JSON object per check on standard output, all else on standard error.",
-            "--json",
-        ),
-    ] = False,
+    output: Format = "table",
     debug: Debug = False,
 ) -> None:
     """Check that a cache changes nothing but time: tokens, logits, shapes, leaks.
@@ -66,21 +59,18 @@ def verify(
             "trust_remote_code": trust_remote_code,
         }
     )
-    terminal = console.make_console(stderr=as_json)
+    console.check_format(output)
+    terminal = console.make_console(stderr=output != "table")
     view = console.make_view(terminal, quiet=False, as_json=False)
     try:
         checks = api.verify(
             # Token ids in place of a prompt: a folder may have no tokenizer.
             Plan.parse({"model": [model], "prompt_tokens": 8, "max_new_tokens": 8} | keys),
-            new_tokens=new_tokens,
+            max_new_tokens=max_new_tokens,
             generations=generations,
             listener=view,
         )
     finally:
         view.close()
-    if as_json:
-        for check in checks:
-            console.print_json(dataclasses.asdict(check))
-    else:
-        console.print_checks(terminal, checks)
+    console.show_checks(checks, output)
     raise typer.Exit(1 if failed(checks) else 0)

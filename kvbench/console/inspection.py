@@ -10,41 +10,24 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kvbench.console.printing import make_console, print_json, print_sentences
-from kvbench.errors import check_choice
+from kvbench.console.printing import print_sentences
 from kvbench.records.inspection import (
     Arm,
     CacheLayers,
     Inspection,
     Shape,
     Step,
-    as_json,
 )
 from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import significant
 from kvbench.text import clip, printable
 
-__all__ = ["inspection_printer", "print_inspection"]
+__all__ = ["inspection_markdown", "print_inspection"]
 
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _ALIKE = 1e-3
 """Above it a difference is more than rounding in float32."""
-
-
-def inspection_printer(output: str) -> Callable[[Inspection], None]:
-    """What prints an inspection as `table`, `md` or `json`.
-
-    Raises:
-        UserError: there is no such format.
-    """
-    printers = {
-        "table": lambda inspection: print_inspection(make_console(), inspection),
-        "md": lambda inspection: print(_markdown(inspection)),
-        "json": lambda inspection: print_json(as_json(inspection)),
-    }
-    check_choice("--format", "format", output, printers)
-    return printers[output]
 
 
 def print_inspection(console: Console, inspection: Inspection) -> None:
@@ -67,7 +50,8 @@ def print_inspection(console: Console, inspection: Inspection) -> None:
     print_sentences(console, _ending(inspection))
 
 
-def _markdown(inspection: Inspection) -> str:
+def inspection_markdown(inspection: Inspection) -> str:
+    """Return the head, the table of all steps and what they mean."""
     rows = tuple(
         (block.title if first else "", *row)
         for block in _blocks(inspection)

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import ALL, Situation, expand, strategy
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.rates import rates_doubts, rates_line, rates_table
+from kvbench.device_kinds import kind_of
 from kvbench.media import for_json, for_terminal
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
@@ -39,7 +40,12 @@ from kvbench.theory.cache import cache_bytes_per_token
 from kvbench.theory.estimate import Estimate
 
 __all__ = [
+    "caches_found",
+    "caches_table",
+    "cases_table",
+    "environment_facts",
     "make_console",
+    "models_table",
     "print_caches",
     "print_cases",
     "print_checks",
@@ -58,6 +64,7 @@ __all__ = [
     "print_table",
     "print_unmatched",
     "print_written",
+    "runs_table",
 ]
 
 
@@ -106,7 +113,7 @@ def print_saved(console: Console, run: Run) -> None:
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
-    cases = summarise_run(run)
+    cases = summarize_run(run)
     _print_results(console, run, cases)
     bars = speedup_bars(run, cases=cases)
     if bars:
@@ -129,9 +136,14 @@ def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
     if not found:
         console.print(f"{folder}: no run in it.")
         return
+    print_table(console, runs_table(found))
+
+
+def runs_table(found: Sequence[Listed]) -> Table:
+    """Return a row per run."""
     rows = tuple(_run_row(run) for run in found)
     heads = ("run", "model", "devices", "cases", "started (UTC)", "state")
-    print_table(console, Table(heads, rows, (False, False, False, True, False, False), ""))
+    return Table(heads, rows, (False, False, False, True, False, False), "")
 
 
 def _run_row(run: Listed) -> tuple[str, ...]:
@@ -148,7 +160,7 @@ def _run_row(run: Listed) -> tuple[str, ...]:
 
 def print_run(console: Console, run: Run) -> None:
     """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
-    _print_results(console, run, summarise_run(run))
+    _print_results(console, run, summarize_run(run))
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
         _print_resume(console, run.path)
@@ -229,7 +241,12 @@ def print_sentences(console: Console, sentences: Iterable[str], style: str | Non
 
 
 def print_cases(console: Console, cases: Sequence[Case]) -> None:
-    """The cases of a plan, as `--dry-run` shows them; what all have in common is said once."""
+    """The cases of a plan, as `--dry-run` shows them."""
+    print_table(console, cases_table(cases))
+
+
+def cases_table(cases: Sequence[Case]) -> Table:
+    """Return a row per case; what all cases have in common is in the caption."""
     axes: dict[str, Callable[[Case], str]] = {
         "model": lambda c: c.model,
         "weights": lambda c: c.weights,
@@ -248,11 +265,16 @@ def print_cases(console: Console, cases: Sequence[Case]) -> None:
     common = ", ".join(f"{name} {axes[name](cases[0])}" for name in axes if name not in varied)
     count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
-    print_table(console, Table(tuple(shown), rows, numeric, caption))
+    return Table(tuple(shown), rows, numeric, caption)
 
 
 def print_models(console: Console, dtype: str) -> None:
     """The built-in architectures: parameters, and cache bytes per token and sequence."""
+    print_table(console, models_table(dtype))
+
+
+def models_table(dtype: str) -> Table:
+    """Return a row per built-in architecture."""
     rows = tuple(
         (
             entry.name,
@@ -268,7 +290,7 @@ def print_models(console: Console, dtype: str) -> None:
         f"Cache bytes: per token and sequence in {dtype}, keys and values of all layers. Layers "
         "with a window stop growing when it is full."
     )
-    print_table(console, Table(heads, rows, (False, True, True, True, True), caption))
+    return Table(heads, rows, (False, True, True, True, True), caption)
 
 
 def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -> None:
@@ -306,28 +328,67 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
 def print_caches(console: Console, environment: Environment) -> None:
     """What `kvbench caches` shows: a row per strategy, then what this machine lacks for each."""
-    kinds = dict.fromkeys(device.name.split(":")[0] for device in environment.devices)
-    rows, lacking = [], []
-    for name in expand([ALL]):
-        entry = strategy(name)
-        reasons = [
-            entry.unmet_here(Situation(device=kind, versions=environment.versions))
-            for kind in kinds
-        ]
-        here = [kind for kind, reason in zip(kinds, reasons, strict=True) if reason is None]
-        lacking += [] if here else [reason for reason in reasons if reason][:1]
-        needs = ", ".join(need.label for need in entry.needs) or "-"
-        exact = "lossy" if entry.lossy else "exact"
-        rows.append((name, exact, ", ".join(here) or "no", needs, entry.description))
-    heads = ("cache", "tokens", "here", "needs", "what it does")
-    print_table(console, Table(heads, tuple(rows), (False,) * len(heads), ""))
+    print_table(console, caches_table(environment))
+    lacking = [row["lacks"] for row in caches_found(environment) if row["lacks"]]
     if lacking:
         console.print()
         print_sentences(console, lacking)
 
 
+def caches_table(environment: Environment) -> Table:
+    """The cache strategies as a table: where each runs here, and what it needs."""
+    heads = ("cache", "tokens", "here", "needs", "what it does")
+    rows = [
+        (
+            found["cache"],
+            "exact" if found["exact"] else "lossy",
+            found["here"] or "no",
+            found["needs"] or "-",
+            found["description"],
+        )
+        for found in caches_found(environment)
+    ]
+    return Table(heads, tuple(rows), (False,) * len(heads), "")
+
+
+def caches_found(environment: Environment) -> list[dict[str, Any]]:
+    """Each cache strategy: its name, kinds of devices here that it runs on, what is lacking."""
+    kinds = dict.fromkeys(kind_of(device.name).name for device in environment.devices)
+    found = []
+    for name in expand([ALL]):
+        entry = strategy(name)
+        reasons = {
+            kind: entry.unmet_here(Situation(device=kind, versions=environment.versions))
+            for kind in kinds
+        }
+        here = [kind for kind, reason in reasons.items() if reason is None]
+        found.append(
+            {
+                "cache": name,
+                "exact": not entry.lossy,
+                "here": ", ".join(here),
+                "needs": ", ".join(need.label for need in entry.needs),
+                "lacks": None if here else next(filter(None, reasons.values()), None),
+                "description": entry.description,
+            }
+        )
+    return found
+
+
 def print_environment(console: Console, environment: Environment) -> None:
     """What `kvbench env` shows: a line per fact, then what is missing and why."""
+    facts = environment_facts(environment)
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        shown = "-" if value is None else str(value)
+        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
+    if environment.missing:
+        console.print("\nMissing:")
+        print_sentences(console, (f"- {sentence}" for sentence in environment.missing))
+
+
+def environment_facts(environment: Environment) -> list[tuple[str, Any]]:
+    """Return the name and the value of each fact; the value is None where it is not known."""
     facts: list[tuple[str, Any]] = [
         ("platform", environment.platform),
         ("Python", environment.python),
@@ -354,11 +415,4 @@ def print_environment(console: Console, environment: Environment) -> None:
             detail.append(device.uuid)
         facts.append((f"device {device.name}", ", ".join(detail)))
         facts.append((f"rates {device.name}", rates_line(device, environment.rates)))
-    facts += list(environment.versions.items())
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        shown = "-" if value is None else str(value)
-        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
-    if environment.missing:
-        console.print("\nMissing:")
-        print_sentences(console, (f"- {sentence}" for sentence in environment.missing))
+    return [*facts, *environment.versions.items()]

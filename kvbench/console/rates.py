@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kvbench.dtypes import DTYPES
 from kvbench.records.environment import Device
 from kvbench.records.rates import Rates
 from kvbench.report.table import Table
@@ -12,7 +13,6 @@ from kvbench.theory.peaks import published
 
 __all__ = ["rates_doubts", "rates_line", "rates_table"]
 
-_DTYPES = ("float32", "bfloat16", "float16")
 _CAPTION = (
     "Medians, with their quartiles. Copied bytes count twice, as read and as written. A "
     "multiply-add counts as 2; float32 on CUDA is without TF32. Layer: of a decoder in "
@@ -33,7 +33,7 @@ def rates_table(found: Sequence[Rates]) -> Table:
         "",
         "read GB/s",
         "copy GB/s",
-        *(f"{d} TFLOP/s" for d in _DTYPES),
+        *(f"{d} TFLOP/s" for d in DTYPES),
         "launch us",
         "layer us",
     )
@@ -82,7 +82,7 @@ def _figures(rates: Rates) -> dict[str, float | None]:
     figures = {
         "read": (rates.read_bytes_per_s, 1e9),
         "copy": (rates.copy_bytes_per_s, 1e9),
-        **{dtype: (rates.flops_per_s.get(dtype), 1e12) for dtype in _DTYPES},
+        **{dtype: (rates.flops_per_s.get(dtype), 1e12) for dtype in DTYPES},
         "overhead": (rates.overhead_s, 1e-6),
         "layer": (rates.layer_s, 1e-6),
     }

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from kvbench.caches import CacheStrategy
 from kvbench.measure.generate import generate
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
-from kvbench.strategies import CacheStrategy
 
 __all__ = ["count_flops"]
 

@@ -13,6 +13,7 @@ import huggingface_hub
 import torch
 import transformers
 
+from kvbench.caches import strategy
 from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.device_kinds import kind_of
 from kvbench.devices.faults import is_device_fault
@@ -41,7 +42,6 @@ from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
-from kvbench.strategies import strategy
 
 __all__ = ["LocalEngine"]
 

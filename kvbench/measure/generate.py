@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from kvbench.caches import CacheStrategy
 from kvbench.measure.caches import Call, cache_options
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.state import ModuleState, ModuleWatch
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
-from kvbench.strategies import CacheStrategy
 
 __all__ = ["Generation", "generate"]
 

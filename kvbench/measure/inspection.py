@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.case import Case
+from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.measure.count import count_flops
 from kvbench.measure.generate import generate
@@ -19,9 +21,7 @@ from kvbench.measure.verify.shapes import CacheShape, LayerShape
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
-from kvbench.strategies import BASELINE, CacheStrategy, strategy
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.dtypes import dtype_bytes
 from kvbench.theory.flops import step_flops
 
 __all__ = ["inspect"]

@@ -21,6 +21,7 @@ from kvbench.devices import host
 from kvbench.devices.faults import is_device_fault
 from kvbench.devices.meter import Readings, trust_flags
 from kvbench.devices.registry import backend_of, describe_device, make_meter
+from kvbench.dtypes import DTYPES
 from kvbench.records.rates import Rates
 from kvbench.records.sample import utc_now
 
@@ -28,7 +29,6 @@ __all__ = ["Effort", "probe_device", "working_set_bytes"]
 
 _MIB = 1 << 20
 _COLUMNS = 4096
-_DTYPES = ("float32", "bfloat16", "float16")
 _FEW = 16
 """Rows of a product that is still limited by bandwidth."""
 
@@ -157,7 +157,7 @@ class _Probe:
         """All figures of the device."""
         read, copy = self._best_read(), self._copy()
         products = {}
-        for dtype in _DTYPES:
+        for dtype in DTYPES:
             figure = self._product_or_note(dtype)
             if figure is not None:
                 products[dtype] = figure

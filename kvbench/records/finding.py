@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kvbench.caches import BASELINE
 from kvbench.records.check import Check, Verdict
-from kvbench.strategies import BASELINE
 
 __all__ = ["Finding", "findings", "not_asked"]
 

@@ -53,9 +53,10 @@ class Resume:
 
     Attributes:
         kvbench: the version of kvbench that went on; empty in runs of before it was recorded.
-        environment: null where it is that of the run.
-        plan_changes: what was otherwise in its plan, in words; the run's plan is that of its last
-            start.
+        environment: null where it is that of the run. Only versions up to 0.1 could go on with a
+            run on another machine.
+        plan_changes: what was different in its plan, in words. Only versions up to 0.1 could go on
+            with another plan; the run's plan is then that of its last start.
     """
 
     started_at: str

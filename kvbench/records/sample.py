@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
+from kvbench.caches import strategy
 from kvbench.case import Phase, Task
 from kvbench.records.columns import Amount, Count, Number, Seconds, column
-from kvbench.strategies import strategy
 
 __all__ = [
     "MEMORY_COLUMNS",

@@ -27,15 +27,11 @@ from kvbench.records.files import (
 from kvbench.records.finding import Finding, findings
 from kvbench.records.lock import RunLock
 from kvbench.records.run import MAX_INFO_BYTES, Resume, RunInfo, load_checks, load_info, load_run
-from kvbench.records.sample import Sample, utc_now, with_flag
+from kvbench.records.sample import Sample, utc_now
 from kvbench.records.tokens import TOKEN_COLUMNS
 from kvbench.text import clip
 
-__all__ = ["ENVIRONMENT_CHANGED", "PLAN_CHANGED", "RunWriter", "check_name", "holds_run"]
-
-ENVIRONMENT_CHANGED, PLAN_CHANGED = "environment_changed", "plan_changed"
-"""The flags of samples that were taken in another environment, or with another plan, than the run
-began with."""
+__all__ = ["RunWriter", "check_name", "holds_run"]
 
 _HEADERS = {
     "samples.csv": [c.name for c in columns_of(Sample)],
@@ -128,7 +124,7 @@ class RunWriter:
         Raises:
             UserError: it cannot be written; what was written before is whole.
         """
-        sample = self._stamped(sample)
+        sample = dataclasses.replace(sample, session=self.session)
         # Tokens first: a sample that is in samples.csv has all of its tokens.
         rows = [(sample.sample_id, i, seconds) for i, seconds in enumerate(token_times, start=1)]
         self._write("tokens.csv", rows)
@@ -261,15 +257,6 @@ class RunWriter:
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
         with self._told(name):
             self._table(name).append(rows)
-
-    def _stamped(self, sample: Sample) -> Sample:
-        if not self.session:
-            return sample
-        if self.info.resumes[-1].environment is not None:
-            sample = with_flag(sample, ENVIRONMENT_CHANGED)
-        if any(resume.plan_changes for resume in self.info.resumes):
-            sample = with_flag(sample, PLAN_CHANGED)
-        return dataclasses.replace(sample, session=self.session)
 
     @contextlib.contextmanager
     def _told(self, name: str) -> Iterator[None]:

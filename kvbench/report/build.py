@@ -20,7 +20,7 @@ from kvbench.report.markdown import summary_markdown
 
 __all__ = ["FORMATS", "build", "forget_report", "is_built"]
 
-FORMATS = ("png", "svg", "html", "md")
+FORMATS = ("png", "svg", "html", "markdown")
 _IMAGES = ("png", "svg")
 _REPORT = "report.html"
 
@@ -39,7 +39,7 @@ def build(
     Args:
         runs: one or more; several are put on the same axes.
         out: the folder, made if need be.
-        formats: of the charts `png` and `svg`; `html` is report.html, `md` summary.md.
+        formats: of the charts `png` and `svg`; `html` is report.html, `markdown` summary.md.
         charts: names of charts; by default all whose data exist.
 
     Raises:
@@ -51,14 +51,14 @@ def build(
     check_real_folder(out / CHARTS_FOLDER)
     material = Material(tuple(runs))
     check_charts(charts or ())
-    drawn = list(draw_charts(material, charts)) if set(formats) - {"md"} else []
+    drawn = list(draw_charts(material, charts)) if set(formats) - {"markdown"} else []
     missing = set(charts or ()) - {drawing.chart.name for drawing in drawn}
-    if missing and set(formats) - {"md"}:
+    if missing and set(formats) - {"markdown"}:
         raise UserError(f"--chart: there are no data for {', '.join(sorted(missing))} here.")
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
-    if "md" in formats:
+    if "markdown" in formats:
         paths.append(out / "summary.md")
         parts = (
             summary_markdown(run.info, cases, name)

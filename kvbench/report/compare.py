@@ -27,6 +27,7 @@ from kvbench.analysis.compare import (
 )
 from kvbench.analysis.metrics import METRICS, Metric
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.caches import BASELINE
 from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv, for_markdown
@@ -40,7 +41,6 @@ from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
 from kvbench.report.units import amount, significant
-from kvbench.strategies import BASELINE
 from kvbench.text import clip, shorten
 
 __all__ = [
@@ -136,7 +136,7 @@ def geometric_means(result: Result) -> dict[tuple[str, str], float]:
 
 
 def render(result: Result, output: str) -> str | None:
-    """The comparison as `csv`, `md` or `json`; None for `table`, which is the terminal's.
+    """The comparison as `csv`, `json` or `markdown`; None for `table`, which is the terminal's.
 
     Raises:
         UserError: there is no such format.
@@ -484,4 +484,8 @@ def _json(result: Result) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-_OUTPUTS: dict[str, Callable[[Result], str]] = {"csv": _csv, "md": _markdown, "json": _json}
+_OUTPUTS: dict[str, Callable[[Result], str]] = {
+    "csv": _csv,
+    "json": _json,
+    "markdown": _markdown,
+}

@@ -26,6 +26,7 @@ FLAGS: dict[str, str] = {
     "state_not_counted": "the model keeps tensors on its modules that may be state: kv_cache_bytes "
     "is without them",
     "recompiled": "code was compiled during a timed run, although a warm-up had the same shapes",
+    # The next two are in runs of version 0.1 only, which could force a resume.
     "environment_changed": "taken after a forced resume, on a machine or with software other than "
     "the run began with",
     "plan_changed": "taken after a forced resume with another plan than the run began with, such "

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from kvbench.analysis.cases import describe, varied
 from kvbench.analysis.growth import Growth, break_evens, growths
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import BASELINE
 from kvbench.report.units import significant
-from kvbench.strategies import BASELINE
 
 __all__ = ["growth_sentences"]
 

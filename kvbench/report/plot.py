@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kvbench.analysis.summary import CaseSummary, summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarize_cases
 from kvbench.records.run import Run
 from kvbench.report.figures.lines import Line, has_pair, lines_of, texts_of, timed
 from kvbench.report.units import times
@@ -25,7 +25,7 @@ def speedup_bars(
     One block for each line along new tokens, headed by its label. Empty without a speed-up.
     `cases` is the summary of the run, for who has it already.
     """
-    found = summarise_cases(run.samples) if cases is None else cases
+    found = summarize_cases(run.samples) if cases is None else cases
     entries = timed(run.info.name, run.info, found)
     # A terminal has glyphs that the font of the charts lacks.
     texts = texts_of(entries, printable)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from kvbench.analysis.cases import describe, varied
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import BASELINE
 from kvbench.device_kinds import kind_of
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import Pair, energy_interval, pairs, speedup_interval
-from kvbench.strategies import BASELINE
 from kvbench.text import shorten
 
 __all__ = [

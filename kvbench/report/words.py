@@ -10,11 +10,11 @@ from kvbench.analysis.claims import Claim, claim, energy_claim
 from kvbench.analysis.cold import COLD_FACTOR
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary, pair_key
+from kvbench.caches import BASELINE
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding, not_asked
 from kvbench.records.run import RunInfo
 from kvbench.report.units import MIB, seconds, significant
-from kvbench.strategies import BASELINE
 
 __all__ = [
     "Pair",

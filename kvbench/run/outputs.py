@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kvbench.caches import BASELINE, strategy
 from kvbench.case import Case
 from kvbench.records.sample import Sample
-from kvbench.strategies import BASELINE, strategy
 
 __all__ = ["differing"]
 

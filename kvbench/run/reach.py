@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from kvbench.caches import BASELINE, strategy
 from kvbench.case import Case
-from kvbench.strategies import BASELINE, strategy
 
 __all__ = ["reach_of"]
 

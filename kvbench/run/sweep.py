@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kvbench.caches import BASELINE
 from kvbench.case import Case, Group, Task
 from kvbench.measure.stopping import StoppingRule
 from kvbench.records.events import (
@@ -30,7 +31,6 @@ from kvbench.run.outputs import differing
 from kvbench.run.progress import MOST_LOSSES, CaseProgress
 from kvbench.run.reach import reach_of
 from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
-from kvbench.strategies import BASELINE
 
 __all__ = ["Conduct", "Outcome", "run_groups"]
 

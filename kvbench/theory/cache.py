@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvbench.caches import KeptLayer, strategy
+from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.dtypes import DTYPE_BYTES, dtype_bytes
 from kvbench.theory.layers import Attention
 
 __all__ = [
-    "DTYPE_BYTES",
     "cache_bytes",
     "cache_bytes_per_token",
     "check_work",

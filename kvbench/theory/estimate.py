@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from kvbench.caches import BASELINE
+from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.ranges import MAX_SIZE
 from kvbench.records.rates import Rates
-from kvbench.strategies import BASELINE
 from kvbench.text import clip
 from kvbench.theory.architecture import FAMILIES, Architecture
 from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
-from kvbench.theory.dtypes import dtype_bytes
 from kvbench.theory.fields import SPELLINGS
 from kvbench.theory.floors import Limit, floor, pays_from
 from kvbench.theory.flops import generation_flops, kv_projection_flops

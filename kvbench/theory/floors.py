@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 
 from kvbench.device_kinds import kind_of
+from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.records.rates import Rates
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes, check_work, uses_cache
-from kvbench.theory.dtypes import dtype_bytes
 from kvbench.theory.flops import step_flops
 from kvbench.theory.layers import Attention, Experts, Layer
 from kvbench.theory.weights import parameters
@@ -77,11 +77,6 @@ class Floor:
     def seconds(self) -> float:
         """Seconds that the generation takes at least."""
         return float(self.steps.sum())
-
-    @property
-    def intensity(self) -> float:
-        """FLOPs per byte, over all steps."""
-        return float(self.flops.sum() / self.moved.sum())
 
     def mbu(self, seconds: float) -> float:
         """Share of the bandwidth that a run of so many seconds used (model bandwidth use)."""

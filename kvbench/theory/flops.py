@@ -15,19 +15,7 @@ from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import check_work, uses_cache
 from kvbench.theory.layers import Attention, Layer, Linear
 
-__all__ = ["generation_flops", "kv_projection_flops", "prefill_flops", "step_flops"]
-
-
-def prefill_flops(architecture: Architecture, batch: int, prompt_tokens: int) -> int:
-    """FLOPs up to the first new token, the same with a cache and without.
-
-    In an encoder-decoder these are the encoder's and those of the decoder's start position.
-
-    Raises:
-        UserError: the architecture has parts that theory cannot count, or a size less than 1.
-    """
-    check_work(prompt_tokens=prompt_tokens)
-    return step_flops(architecture, "off", batch, prompt_tokens, 0)
+__all__ = ["generation_flops", "kv_projection_flops", "step_flops"]
 
 
 def step_flops(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.dtypes import dtype_bytes
 
 __all__ = ["parameters", "weights_bytes"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvbench.analysis.expected import expectations, summarise, summarise_run
+from kvbench.analysis.expected import expectations, summarize, summarize_run
 from kvbench.analysis.summary import CaseSummary
 from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
@@ -35,7 +35,7 @@ def probed(samples: Any = None, **info: Any) -> Run:
 
 
 def arms(run: Run, tokens: int = 100) -> tuple[CaseSummary, CaseSummary]:
-    found = {c.cache: c for c in summarise_run(run) if c.max_new_tokens == tokens}
+    found = {c.cache: c for c in summarize_run(run) if c.max_new_tokens == tokens}
     return found["off"], found["dynamic"]
 
 
@@ -60,14 +60,14 @@ def test_the_speedup_to_be_expected_is_the_ratio_of_the_floors() -> None:
 
 
 def test_without_the_uncached_arm_there_is_a_floor_and_no_speedup() -> None:
-    (on,) = summarise_run(probed(grid(cache=("dynamic",), max_new_tokens=(100,))))
+    (on,) = summarize_run(probed(grid(cache=("dynamic",), max_new_tokens=(100,))))
     assert on.floor_s is not None and on.expected_speedup is None
 
 
 def test_what_was_measured_stays_as_it_is() -> None:
-    bare = [c.total_s_median for c in summarise_run(run_of(grid()))]
-    assert [c.total_s_median for c in summarise_run(probed())] == bare
-    assert all(c.floor_s is None for c in summarise_run(run_of(grid())))
+    bare = [c.total_s_median for c in summarize_run(run_of(grid()))]
+    assert [c.total_s_median for c in summarize_run(probed())] == bare
+    assert all(c.floor_s is None for c in summarize_run(run_of(grid())))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_was_measured_stays_as_it_is() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_theory_cannot_tell_is_null(run: Run, why: str) -> None:
-    found = {(c.floor_s, c.mbu, c.limited_by, c.flops) for c in summarise_run(run)}
+    found = {(c.floor_s, c.mbu, c.limited_by, c.flops) for c in summarize_run(run)}
     assert found == {(None,) * 4}, why
 
 
@@ -97,13 +97,13 @@ def test_the_configuration_that_was_recorded_is_what_counts() -> None:
 
 def test_a_configuration_that_theory_cannot_read_has_no_floor() -> None:
     run = probed(grid(model=("m",)), configs={"m": {"model_type": "bart"}})
-    assert {case.floor_s for case in summarise_run(run)} == {None}
+    assert {case.floor_s for case in summarize_run(run)} == {None}
 
 
 def test_published_peaks_take_the_place_of_a_probe() -> None:
     environment = make_environment(devices=(Device(name="cuda", hardware="Tesla T4"),))
     run = run_of(grid(device=("cuda",)), environment=environment)
-    assert {case.rates for case in summarise_run(run)} == {"published"}
+    assert {case.rates for case in summarize_run(run)} == {"published"}
 
 
 def test_what_limits_each_arm() -> None:
@@ -121,18 +121,18 @@ def test_what_limits_each_arm() -> None:
 
 def test_an_expectation_is_told_of_the_longest_length() -> None:
     run = probed(grid(batch_size=(1, 2)))
-    found = expectations(summarise_run(run), run.info)
+    found = expectations(summarize_run(run), run.info)
     assert [(one.on.batch_size, one.on.max_new_tokens) for one in found] == [(1, 100), (2, 100)]
     assert {one.off.cache for one in found} == {"off"}
     assert [one.rates for one in found] == [rates()] * 2
-    assert expectations(summarise_run(run_of(grid())), run.info) == ()
+    assert expectations(summarize_run(run_of(grid())), run.info) == ()
 
 
 def test_overhead_moves_the_length_from_which_it_pays() -> None:
     """20 ms a step on a board that reads GPT-2 in half a millisecond."""
     fast = rates(read_bytes_per_s=1e12, flops_per_s={"float32": 50e12})
     run = probed(grid(lambda case: 0.02 * case.max_new_tokens), rates=(fast,))
-    (one,) = expectations(summarise_run(run), run.info)
+    (one,) = expectations(summarize_run(run), run.info)
     assert one.on.limited_by == "overhead"
     assert one.overhead_s == pytest.approx(0.02)
     off, on = (floor(GPT2, name, 1, 6, 1 << 16, "float32", fast) for name in ("off", "dynamic"))
@@ -141,6 +141,6 @@ def test_overhead_moves_the_length_from_which_it_pays() -> None:
 
 
 def test_the_table_has_the_floors() -> None:
-    table = summarise(probed())
+    table = summarize(probed())
     assert table["floor_s"].notna().all()
     assert set(table["rates"]) == {"probe"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from kvbench.analysis.expected import summarise
+from kvbench.analysis.expected import summarize
 from kvbench.analysis.statistics import paired_ratio
-from kvbench.analysis.summary import CaseSummary, summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarize_cases
 from kvbench.case import Case, Prompt
 from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of
@@ -21,7 +21,7 @@ OFF, ON = make_case(cache="off"), make_case(cache="dynamic")
 
 
 def summary_of(samples: Sequence[Sample], cache: str = "dynamic") -> CaseSummary:
-    (found,) = [case for case in summarise_cases(samples) if case.cache == cache]
+    (found,) = [case for case in summarize_cases(samples) if case.cache == cache]
     return found
 
 
@@ -505,7 +505,7 @@ def test_cases_are_read_by_size_with_the_baseline_first() -> None:
         ]
     ]
     samples = [sample for case in cases for sample in arm(case, [1.0])]
-    assert [(c.batch_size, c.max_new_tokens, c.cache) for c in summarise_cases(samples)] == [
+    assert [(c.batch_size, c.max_new_tokens, c.cache) for c in summarize_cases(samples)] == [
         (1, 20, "dynamic"),
         (1, 100, "off"),
         (1, 100, "dynamic"),
@@ -526,22 +526,22 @@ def test_cases_are_read_by_size_with_the_baseline_first() -> None:
 def test_all_but_sizes_are_in_the_order_of_the_plan(field: str, values: list[str]) -> None:
     """Loaded models are run in the order of the plan, so that is how they are first seen."""
     samples = [s for value in values for s in arm(make_case(**{field: value}), [1.0])]
-    assert [getattr(case, field) for case in summarise_cases(samples)] == values
+    assert [getattr(case, field) for case in summarize_cases(samples)] == values
 
 
 def test_the_order_of_the_samples_within_a_model_does_not_matter() -> None:
     cases = [make_case(cache=c, max_new_tokens=n) for n in (30, 10, 20) for c in ("dynamic", "off")]
     samples = [sample for case in cases for sample in arm(case, [1.0, 2.0])]
-    assert summarise_cases(reversed(samples)) == summarise_cases(samples)
+    assert summarize_cases(reversed(samples)) == summarize_cases(samples)
 
 
 def test_no_samples_make_no_summary() -> None:
-    assert summarise_cases([]) == ()
+    assert summarize_cases([]) == ()
 
 
 def test_the_table_has_a_row_per_case_and_a_column_per_field(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "run", [*arm(OFF, [4.0] * 5), *arm(ON, [2.0] * 5)]))
-    table = summarise(run)
+    table = summarize(run)
     assert list(table.columns) == [f.name for f in dataclasses.fields(CaseSummary)]
     assert list(table["cache"]) == ["off", "dynamic"]
     assert list(table["total_s_median"]) == [4.0, 2.0]
@@ -549,5 +549,5 @@ def test_the_table_has_a_row_per_case_and_a_column_per_field(tmp_path: Path) -> 
 
 
 def test_the_table_of_an_empty_run_has_all_columns(tmp_path: Path) -> None:
-    table = summarise(load_run(write_run(tmp_path / "run", [])))
+    table = summarize(load_run(write_run(tmp_path / "run", [])))
     assert (len(table), len(table.columns)) == (0, len(dataclasses.fields(CaseSummary)))

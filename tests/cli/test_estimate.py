@@ -112,7 +112,10 @@ def test_a_chart_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (("gpt2", "--device-memory", "lots"), "--device-memory: 'lots' is no size"),
         (("gpt2", "--device", "cpu"), "--device: cpu was not probed here: run kvbench probe."),
         (("gpt2", "--device", "H10O PCIe"), "did you mean 'H100 PCIe'?"),
-        (("gpt2", "--format", "xml"), "--format: no format 'xml'; known: table, json, md."),
+        (
+            ("gpt2", "--format", "xml"),
+            "no format 'xml'; known: table, csv, json, markdown.",
+        ),
         (("gpt2", "--chart", "x.pdf"), "neither a .png nor a .svg"),
         (("nowhere/at/all",), "there is no folder"),
     ],

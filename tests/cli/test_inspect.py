@@ -62,7 +62,7 @@ def test_every_option_reaches_the_case(
         "attention": "eager",
         "cache": "dynamic",
         "batch-size": "3",
-        "new-tokens": "7",
+        "max-new-tokens": "7",
         "layer": "2",
         "seed": "11",
     }
@@ -103,7 +103,7 @@ def test_a_number_of_tokens_stands_for_a_prompt(
 def test_json_is_all_that_standard_output_gets(
     engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = call(capsys, "gpt2", "-f", "json")
+    code, out, _ = call(capsys, "gpt2", "-o", "json")
     assert (code, json.loads(out)["model"]) == (0, "gpt2")
 
 
@@ -123,7 +123,7 @@ def test_json_is_all_that_standard_output_gets(
         (["gpt2", "--prompt-tokens", "0"], r"prompt_tokens: 0 is not right"),
         (["gpt2", "--prompt", "a", "--prompt-tokens", "3"], r"One case beside 'off' .* name 2"),
         (["gpt2", "--weights", "heavy"], r"weights: 'heavy' is not right"),
-        (["gpt2", "-f", "csv"], r"--format: no format 'csv'; known: table, md, json\."),
+        (["gpt2", "-o", "xml"], r"no format 'xml'; known: table, csv, json, markdown\."),
         ([""], r"model: '' is not right"),
     ],
 )
@@ -180,7 +180,7 @@ def program(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_real_inspection_ends_well(tiny: Path) -> None:
-    done = program(tiny, "--prompt-tokens", "3", "-n", "4", "-l", "1", "-f", "json")
+    done = program(tiny, "--prompt-tokens", "3", "-n", "4", "-l", "1", "-o", "json")
     assert done.returncode == 0, done.stderr
     known = json.loads(done.stdout)
     assert (known["layer"], known["layers"], known["same_tokens"]) == (1, 2, True)

@@ -81,7 +81,7 @@ def test_json_is_one_document_on_standard_output(
         (["-d", "cuda:7"], "device: 'cuda:7' is not present on this machine; present: cpu, cuda."),
         (
             ["--format", "jsn"],
-            "--format: no format 'jsn'; known: table, json; did you mean 'json'?",
+            "--format: no format 'jsn'; known: table, csv, json, markdown; did you mean 'json'?",
         ),
     ],
 )

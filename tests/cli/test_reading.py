@@ -66,7 +66,7 @@ def test_report_writes_into_the_run_and_says_what(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(runs / "base", tmp_path / "run")
-    assert run_cli("report", run, "--format", "md,svg", "--chart", "phases,speedup") == 0
+    assert run_cli("report", run, "--format", "markdown,svg", "--chart", "phases,speedup") == 0
     written = {line.strip() for line in capsys.readouterr().out.splitlines()}
     assert written == {
         str(run / name)
@@ -77,7 +77,7 @@ def test_report_writes_into_the_run_and_says_what(
 
 def test_report_of_several_runs_goes_into_a_folder(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    assert run_cli("report", runs / "base", runs / "slower", "--out", out, "-f", "md") == 0
+    assert run_cli("report", runs / "base", runs / "slower", "--out", out, "-o", "markdown") == 0
     assert {row[0] for row in rows_of(out / "summary.csv")} == {"run", "base", "slower"}
     assert not (runs / "base" / "summary.csv").exists()
 
@@ -92,7 +92,10 @@ def test_report_of_several_runs_needs_a_folder(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--format", "pgn"), "no format 'pgn'; known: png, svg, html, md; did you mean 'png'?"),
+        (
+            ("--format", "pgn"),
+            "known: png, svg, html, markdown; did you mean 'png'?",
+        ),
         (("--chart", "speed"), "no chart 'speed'; known: total_time, token_latency"),
         (("--chart", "total_time,speedpu"), "did you mean 'speedup'?"),
     ],
@@ -152,7 +155,7 @@ def test_compare_fails_where_it_is_asked_to(
     code: int,
     output: str,
 ) -> None:
-    assert run_cli("compare", runs / "base", runs / other, *options, "-f", output) == code
+    assert run_cli("compare", runs / "base", runs / other, *options, "-o", output) == code
     captured = capsys.readouterr()
     # The reasons go where they do not disturb what is read by a program.
     assert len(captured.err.splitlines()) == (6 if code else 0)
@@ -239,7 +242,7 @@ def test_a_threshold_of_nothing_is_taken_as_it_is(
 ) -> None:
     slightly = grid(lambda case: 1.03 * time_of(case), repeats=30)
     a, b = save(tmp_path / "a", grid(repeats=30)), save(tmp_path / "b", slightly)
-    run_cli("compare", a, b, option, "0%", "-f", "json")
+    run_cli("compare", a, b, option, "0%", "-o", "json")
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["verdict"] for row in rows} == {"slower"}
 
@@ -251,12 +254,12 @@ def test_compare_prints_csv_for_programs(runs: Path, capsys: pytest.CaptureFixtu
 
 
 def test_compare_prints_markdown_for_people(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli("compare", runs / "base", runs / "slower", "--format", "md") == 0
+    assert run_cli("compare", runs / "base", runs / "slower", "--format", "markdown") == 0
     assert "| verdict |" in capsys.readouterr().out
 
 
 def test_compare_along_an_axis_of_one_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli("compare", runs / "base", "--by", "cache", "-f", "json") == 0
+    assert run_cli("compare", runs / "base", "--by", "cache", "-o", "json") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [(row["a"], row["b"], row["cache"]) for row in rows] == [("off", "dynamic", None)] * 3
 
@@ -282,11 +285,14 @@ def test_compare_draws_the_ratios(runs: Path, tmp_path: Path) -> None:
         (("--by", "run"), "give a second run, or --by"),
         ((), "give a second run, or --by"),
         (("--by", "device"), "there is only cpu here"),
-        (("--by", "cache", "--format", "jsno"), "no format 'jsno'; known: table, csv, md, json"),
+        (
+            ("--by", "cache", "--format", "jsno"),
+            "known: table, csv, json, markdown; did you mean",
+        ),
         (("--by", "cache", "--fail-on-slower", "much"), "--fail-on-slower: 'much' is no share"),
         (("--by", "cache", "--fail-on-more-memory", "-1%"), "--fail-on-more-memory: '-1%'"),
         (("--by", "cache", "--threshold", "x"), "--threshold: 'x' is no share"),
-        (("--by", "cache", "-f", "json", "--chart", "a.pdf"), "neither a .png nor a .svg"),
+        (("--by", "cache", "-o", "json", "--chart", "a.pdf"), "neither a .png nor a .svg"),
     ],
 )
 def test_compare_of_what_there_is_not_is_a_sentence(
@@ -371,7 +377,7 @@ def test_runs_looks_in_results_by_itself(
 # Runs that are damaged
 
 
-COMMANDS = (("report", "--format", "md"), ("show",), ("compare", "--by", "cache"))
+COMMANDS = (("report", "--format", "markdown"), ("show",), ("compare", "--by", "cache"))
 
 Change = Callable[[Path], None]
 

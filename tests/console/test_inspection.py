@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kvbench.console.inspection import inspection_printer, print_inspection
-from kvbench.errors import UserError
+from kvbench.console.formats import show_inspection
+from kvbench.console.inspection import print_inspection
 from kvbench.records.inspection import Arm, CacheLayers, Inspection
 from tests.console.test_printing import HOSTILE, console, output
 from tests.fakes import make_inspection, make_step
@@ -198,7 +200,7 @@ def test_hostile_texts_are_shown_as_they_are_and_escaped() -> None:
 
 
 def test_json_is_one_valid_line(capsys: pytest.CaptureFixture[str]) -> None:
-    inspection_printer("json")(make_inspection(model="\ud800"))
+    show_inspection(make_inspection(model="\ud800"), "json")
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     known = json.loads(out)
@@ -214,7 +216,7 @@ def test_json_is_one_valid_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_markdown_has_a_row_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a|b`c\n```\nd"
     seen = with_last(make_inspection(model=hostile), "off", texts=(hostile,))
-    inspection_printer("md")(seen)
+    show_inspection(seen, "markdown")
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3 * 8 + 4
@@ -223,6 +225,10 @@ def test_markdown_has_a_row_for_each_row(capsys: pytest.CaptureFixture[str]) -> 
     assert [line for line in out.splitlines() if line.startswith("```")] == ["```text", "```"] * 2
 
 
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no format 'jsn'; known: table, md, json; did you mean"):
-        inspection_printer("jsn")
+def test_csv_has_a_row_for_each_strategy_and_step(capsys: pytest.CaptureFixture[str]) -> None:
+    show_inspection(make_inspection(), "csv")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["strategy"], row["step"]) for row in rows] == [
+        (strategy, str(step)) for strategy in ("off", "dynamic") for step in (1, 2, 3)
+    ]
+    assert rows[-1]["cache_shape"] == "[3, 2, 1, 2, 6, 8]"

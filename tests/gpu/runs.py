@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.records.run import Run
 from kvbench.records.sample import Sample
 
@@ -44,7 +44,7 @@ def wrong_caches(run: Run) -> list[str]:
     Raises:
         AssertionError: theory knows the cache of no case.
     """
-    known = [c for c in summarise_run(run) if c.samples and c.expected_cache_bytes is not None]
+    known = [c for c in summarize_run(run) if c.samples and c.expected_cache_bytes is not None]
     cached = [case for case in known if case.use_cache]
     assert cached
     return [

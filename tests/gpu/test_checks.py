@@ -15,13 +15,13 @@ import pynvml
 import pytest
 import torch
 
+from kvbench.caches import strategy
 from kvbench.case import Prompt
 from kvbench.devices.cuda import CudaMeter
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import generate
 from kvbench.models.prompts import Encoder
 from kvbench.records.run import Run, load_run
-from kvbench.strategies import strategy
 from tests.gpu.memory import MIB
 from tests.gpu.runs import cold_cases, growths, timed, wrong_caches
 from tests.tiny import load

@@ -14,6 +14,7 @@ import pynvml
 import pytest
 import torch
 
+from kvbench.caches import strategy
 from kvbench.case import Case, Prompt
 from kvbench.devices.nvml import NVML_USED, NVML_USED_AND_RESERVED, Nvml, NvmlUnavailable
 from kvbench.measure.clock import TokenClock
@@ -23,7 +24,6 @@ from kvbench.measure.generate import Generation, generate
 from kvbench.models.load import LoadedModel
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
-from kvbench.strategies import strategy
 from tests.tiny import (
     ARCHITECTURES,
     GPT2,

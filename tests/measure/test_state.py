@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from kvbench.caches import strategy
 from kvbench.measure.cache import cache_bytes
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.state import ModuleState, ModuleWatch
 from kvbench.measure.verify.leak import find_leak
 from kvbench.measure.verify.runs import make_work
-from kvbench.strategies import strategy
 from tests.tiny import GPT2, LLAMA, T5, Config, case, config_folder, inputs_of, load, run, task
 
 RECURRENT_GEMMA: Config = {

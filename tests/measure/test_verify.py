@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from kvbench.caches import STRATEGIES, CacheStrategy
 from kvbench.errors import UserError
 from kvbench.measure.verify import verify
 from kvbench.models.load import LoadedModel
 from kvbench.records.check import Check, failed
 from kvbench.records.finding import findings
-from kvbench.strategies import STRATEGIES, CacheStrategy
 from tests.measure import verify_faults as faults
 from tests.tiny import BART, GPT2, LLAMA, MISTRAL, T5, VOCABULARY, Config, config_folder, load
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kvbench.caches import STRATEGIES, CacheStrategy, strategy
 from kvbench.measure.verify.leak import Leak, find_leak, rss_growth, tensor_bytes
 from kvbench.measure.verify.runs import make_work
-from kvbench.strategies import STRATEGIES, CacheStrategy, strategy
 from tests.tiny import LLAMA, config_folder, load
 
 MIB = 2**20

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kvbench.caches import strategy
 from kvbench.measure.verify import far, verify_output, work_of
 from kvbench.measure.verify.attempt import Outcome
 from kvbench.measure.verify.compare import UNKNOWN, Distance, Parting
@@ -16,7 +17,6 @@ from kvbench.measure.verify.judge import judge_output
 from kvbench.measure.verify.outputs import Divergence, Outputs
 from kvbench.measure.verify.runs import Work, generate_ids, greedy, make_work, one_forward
 from kvbench.models.load import LoadedModel
-from kvbench.strategies import strategy
 from tests.measure import verify_faults as faults
 from tests.measure.test_verify_ties import STEP, TOKENS, tied
 from tests.tiny import GPT2, LLAMA, T5, Config, config_folder, load

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, Cache
 
+from kvbench.caches import strategy
 from kvbench.measure.verify.arms import Arms
 from kvbench.measure.verify.expected import LayerPlan, cross_layers, decoder_layers
 from kvbench.measure.verify.judge import judge_shape
@@ -24,7 +25,6 @@ from kvbench.measure.verify.shapes import (
     read_shape,
     wrong_shape,
 )
-from kvbench.strategies import strategy
 from tests.tiny import GPT2, LLAMA, MISTRAL, T5, Config, config_folder, load
 
 FULL = LayerPlan("full", None, 2, 16)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from kvbench.caches import strategy
 from kvbench.measure.verify import verify
 from kvbench.measure.verify.compare import Distance, distance, partings
 from kvbench.measure.verify.runs import Run, Work, forced, greedy, make_work, one_forward
 from kvbench.models.load import LoadedModel
 from kvbench.records.check import Check, failed
-from kvbench.strategies import strategy
 from tests.tiny import GPT2, LLAMA, T5, config_folder, load
 
 OFF, DYNAMIC = strategy("off"), strategy("dynamic")

@@ -76,7 +76,7 @@ def test_charts_are_not_drawn_through_a_link(run: Path, outside: Path) -> None:
 @pytest.mark.parametrize("name", ["summary.csv", "summary.md", "report.html"])
 def test_what_is_derived_replaces_a_link(run: Path, outside: Path, name: str) -> None:
     link(run / name, outside / "mine")
-    build([load_run(run)], run, formats=["md", "html"])
+    build([load_run(run)], run, formats=["markdown", "html"])
     assert not (run / name).is_symlink()
     assert (outside / "mine").read_text() == "keep me"
 

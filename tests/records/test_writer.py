@@ -20,7 +20,7 @@ from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.lock import RunLock
 from kvbench.records.run import Resume, load_checks, load_info, load_run
-from kvbench.records.writer import ENVIRONMENT_CHANGED, RunWriter, check_name, holds_run
+from kvbench.records.writer import RunWriter, check_name, holds_run
 from tests.fakes import (
     arm,
     make_case,
@@ -243,28 +243,6 @@ def test_what_changes_with_a_resume_stands_in_run_json(run: Path) -> None:
     with reopen(run, plan={"seed": 7}, cases=({"device": "cuda"},)):
         info = load_info(run)
     assert (info.plan, info.cases) == ({"seed": 7}, ({"device": "cuda"},))
-
-
-def test_rows_of_another_environment_are_flagged(run: Path) -> None:
-    def append(environment: Environment | None, repeat: int, flags: str | None = None) -> None:
-        with reopen(run, environment) as writer:
-            writer.append(timed_sample(make_task(repeat=repeat), 0.5, flags=flags))
-
-    append(None, 2)
-    append(OTHER, 3)
-    append(OTHER, 4, "busy_cpu")
-    append(None, 5)
-    flags = [sample.flags for sample in load_run(run).samples]
-    changed = ENVIRONMENT_CHANGED
-    assert flags == [None, None, None, changed, f"busy_cpu {changed}", None]
-    info = load_info(run)
-    assert [info.environment_of(session) for session in range(5)] == [
-        info.environment,
-        info.environment,
-        OTHER,
-        OTHER,
-        info.environment,
-    ]
 
 
 # Mending

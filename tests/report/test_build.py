@@ -64,10 +64,10 @@ def test_by_default_all_is_written(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("formats", "files"),
     [
-        (("md",), ["summary.csv", "summary.md"]),
+        (("markdown",), ["summary.csv", "summary.md"]),
         (("html",), ["summary.csv", "report.html"]),
         (("svg",), ["summary.csv", "charts/phases.svg"]),
-        (("png", "md"), ["summary.csv", "summary.md", "charts/phases.png"]),
+        (("png", "markdown"), ["summary.csv", "summary.md", "charts/phases.png"]),
         ((), ["summary.csv"]),
     ],
 )
@@ -96,10 +96,10 @@ def test_for_words_alone_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.Mo
     for name, chart in figures.CHARTS.items():
         broken = figures.Chart(chart.name, chart.title, chart.question, lambda material: 1 / 0)  # type: ignore[arg-type,return-value]
         monkeypatch.setitem(figures.CHARTS, name, broken)
-    assert built(tmp_path, run_of(grid()), formats=("md",)) == ["summary.csv", "summary.md"]
+    assert built(tmp_path, run_of(grid()), formats=("markdown",)) == ["summary.csv", "summary.md"]
 
 
-@pytest.mark.parametrize("formats", [("pgn",), ("md", "pgn")])
+@pytest.mark.parametrize("formats", [("pgn",), ("markdown", "pgn")])
 def test_a_format_that_there_is_not_is_a_sentence_and_nothing_is_written(
     tmp_path: Path, formats: tuple[str, ...]
 ) -> None:
@@ -113,7 +113,7 @@ def test_a_format_that_there_is_not_is_a_sentence_and_nothing_is_written(
     [
         ("svg",),
         FORMATS,
-        ("md",),
+        ("markdown",),
     ],
 )
 def test_a_chart_that_there_is_not_is_a_sentence_and_nothing_is_written(
@@ -145,7 +145,7 @@ def test_the_summary_has_a_row_for_each_case(tmp_path: Path) -> None:
 
 def test_the_summary_of_several_runs_says_which(tmp_path: Path) -> None:
     runs = [run_of(grid(), "one"), run_of(grid(lambda case: 3 * time_of(case)), "two")]
-    build(runs, tmp_path, formats=("md",))
+    build(runs, tmp_path, formats=("markdown",))
     rows = rows_of(tmp_path / "summary.csv")
     assert list(rows[0])[:2] == ["run", "case_id"]
     assert [row["run"] for row in rows] == ["one"] * 6 + ["two"] * 6
@@ -160,7 +160,7 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_words_of_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
-    build([run_of(grid(), "same"), run_of(grid(), "same")], tmp_path, formats=("md",))
+    build([run_of(grid(), "same"), run_of(grid(), "same")], tmp_path, formats=("markdown",))
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     heads = [line for line in text.splitlines() if line.startswith("# ")]
     assert len(set(heads)) == 2
@@ -192,7 +192,7 @@ def test_what_is_derived_comes_back_the_same_after_it_was_deleted(
 
 def test_what_was_measured_is_not_touched(folder: Path, tmp_path: Path) -> None:
     before = hashes(folder)
-    build([load_run(folder)], tmp_path, formats=("md",))
+    build([load_run(folder)], tmp_path, formats=("markdown",))
     assert hashes(folder) == before
 
 

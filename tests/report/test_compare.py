@@ -348,7 +348,7 @@ def test_markdown_is_the_table_with_what_was_left_out() -> None:
     runs[1] = dataclasses.replace(
         runs[1], info=dataclasses.replace(runs[1].info, environment=make_environment(threads=9))
     )
-    text = render(compare_runs(runs), "md")
+    text = render(compare_runs(runs), "markdown")
     assert text is not None
     lines = text.splitlines()
     assert lines[0] == "- threads: 2 in A, 9 in B"
@@ -359,13 +359,13 @@ def test_markdown_is_the_table_with_what_was_left_out() -> None:
 
 def test_markdown_of_hostile_names_has_no_html() -> None:
     runs = [run_of(grid(), "<img src=x>"), run_of(grid(max_new_tokens=(10,)), "b")]
-    text = render(compare_runs(runs), "md")
+    text = render(compare_runs(runs), "markdown")
     assert text is not None
     assert "<img" not in text.replace(r"\<img", "")
 
 
 def test_markdown_of_nothing_matched_is_no_broken_sentence() -> None:
-    text = render(result_of(unmatched=(Unmatched("a", "x", "y"),)), "md")
+    text = render(result_of(unmatched=(Unmatched("a", "x", "y"),)), "markdown")
     assert text is not None
     assert "\n. Ratio" not in text
 

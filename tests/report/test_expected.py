@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.report.expected import expectation_sentences
 from kvbench.theory.floors import floor
 from tests.analysis.test_expected import GPT2, probed, rates
@@ -13,7 +13,7 @@ def told(**fields: object) -> list[str]:
     # Ten times as slow as usual: not below its floor.
     known = {"samples": grid(lambda case: 10 * time_of(case))} | fields
     run = probed(**known)  # type: ignore[arg-type]
-    return expectation_sentences(summarise_run(run), run.info)
+    return expectation_sentences(summarize_run(run), run.info)
 
 
 def test_what_is_expected_stands_beside_what_was_measured() -> None:
@@ -31,7 +31,7 @@ def test_what_is_expected_stands_beside_what_was_measured() -> None:
 
 def test_without_rates_nothing_is_told() -> None:
     run = run_of(grid())
-    assert expectation_sentences(summarise_run(run), run.info) == []
+    assert expectation_sentences(summarize_run(run), run.info) == []
 
 
 def test_overhead_is_told_with_the_length_from_which_it_pays() -> None:

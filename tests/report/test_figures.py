@@ -24,8 +24,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import BboxBase
 
 from kvbench.analysis.compare import Comparison
-from kvbench.analysis.expected import summarise_run
-from kvbench.analysis.summary import summarise_cases
+from kvbench.analysis.expected import summarize_run
+from kvbench.analysis.summary import summarize_cases
+from kvbench.caches import STRATEGIES, CacheStrategy
 from kvbench.case import Prompt
 from kvbench.errors import UserError
 from kvbench.records.run import Run, load_run
@@ -35,7 +36,6 @@ from kvbench.report.figures import style as style_module
 from kvbench.report.figures.lines import KINDS
 from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.figures.style import COLOURS
-from kvbench.strategies import STRATEGIES, CacheStrategy
 from tests.fakes import make_case, make_environment, make_rates
 from tests.report.saved import grid, machine, run_of, samples_of, save, time_of
 
@@ -217,7 +217,7 @@ def test_total_time_is_seconds_against_new_tokens_linear_and_logarithmic() -> No
 
 def test_error_bars_are_the_quartiles() -> None:
     run = run_of(grid(max_new_tokens=(100,)))
-    cases = {case.cache: case for case in summarise_cases(run.samples)}
+    cases = {case.cache: case for case in summarize_cases(run.samples)}
     for bar in draw("total_time", run).axes[0].containers:
         assert isinstance(bar, ErrorbarContainer)
         case = cases["off" if bar.get_label() == OFF else "dynamic"]
@@ -301,7 +301,7 @@ def test_speedup_is_off_over_cached_with_the_line_at_one() -> None:
 def test_the_band_of_the_speedup_is_its_interval() -> None:
     run = run_of(grid())
     (found,) = bands(draw("speedup", run).axes[0])
-    for case in summarise_cases(run.samples):
+    for case in summarize_cases(run.samples):
         if case.cache == "dynamic":
             ends = (case.speedup_ci95_low, case.speedup_ci95_high)
             assert found[case.max_new_tokens] == pytest.approx(ends)
@@ -1331,7 +1331,7 @@ def test_floors_are_dashed_beside_what_was_measured(everything: Run) -> None:
         ("speedup", "expected_speedup"),
         ("memory", "expected_cache_bytes"),
     ):
-        cases = [case for case in summarise_run(everything) if getattr(case, field) is not None]
+        cases = [case for case in summarize_run(everything) if getattr(case, field) is not None]
         cached = [case for case in cases if name == "total_time" or case.cache != "off"]
         found = {
             round(float(y), 9)
@@ -1365,7 +1365,7 @@ def test_the_roof_has_its_ridge_where_bandwidth_meets_arithmetic() -> None:
     assert roof.get_label() == "roof, float32, as probed"
     assert (10.0, pytest.approx(0.1)) in list(zip(*roof.get_data(), strict=True))
     arms = {line.get_label(): line for line in axes.lines if line is not roof}
-    cases = {(c.cache, c.max_new_tokens): c for c in summarise_run(run)}
+    cases = {(c.cache, c.max_new_tokens): c for c in summarize_run(run)}
     for cache, label in (("off", OFF), ("dynamic", ON)):
         found = list(zip(*arms[label].get_data(), strict=True))
         expected = [cases[cache, n] for n in (10, 50, 100)]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kvbench.analysis.latency import latencies
-from kvbench.analysis.summary import CaseSummary, summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarize_cases
 from kvbench.records.run import FORMAT, Run, load_run
 from kvbench.records.sample import latest
 from kvbench.report.build import build
@@ -38,7 +38,7 @@ def faults() -> Run:
 
 
 def by_case(run: Run) -> dict[tuple[str, int, int], CaseSummary]:
-    return {(c.cache, c.batch_size, c.max_new_tokens): c for c in summarise_cases(run.samples)}
+    return {(c.cache, c.batch_size, c.max_new_tokens): c for c in summarize_cases(run.samples)}
 
 
 @pytest.mark.parametrize("name", ["gpt2-cpu", "gpt2-faults"])
@@ -101,12 +101,12 @@ def test_the_medians_are_those_of_the_file(cpu: Run) -> None:
     for row in rows:
         if row[at["phase"]] == "measure" and row[at["status"]] == "ok":
             times.setdefault(row[at["case_id"]], []).append(float(row[at["total_s"]]))
-    found = {case.case_id: case.total_s_median for case in summarise_cases(cpu.samples)}
+    found = {case.case_id: case.total_s_median for case in summarize_cases(cpu.samples)}
     assert found == pytest.approx({name: statistics.median(t) for name, t in times.items()})
 
 
 def test_its_answer_its_proof_and_its_flags(cpu: Run) -> None:
-    cases = summarise_cases(cpu.samples)
+    cases = summarize_cases(cpu.samples)
     (answer,) = answers(cases)
     # In round 2 the ratio was 3.36 / 2.02, in round 5 7.83 / 3.35: a factor of 1.5 between them.
     assert answer == (
@@ -233,7 +233,7 @@ def test_the_arms_of_the_sweep_are_compared(cpu: Run) -> None:
     assert result.unmatched == ()
     speedups = {
         (case.batch_size, case.max_new_tokens): case.speedup
-        for case in summarise_cases(cpu.samples)
+        for case in summarize_cases(cpu.samples)
         if case.speedup
     }
     for row in result.rows:
@@ -251,7 +251,7 @@ def test_cold_samples_of_a_gpu_make_no_claim() -> None:
     Round 0 does not count all the same, and in round 1 the times were 6.54 and 6.68.
     """
     run = load_run(GOLDEN / "h100-llama-7b")
-    cases = {case.cache: case for case in summarise_cases(run.samples)}
+    cases = {case.cache: case for case in summarize_cases(run.samples)}
     off, on = cases["off"], cases["dynamic"]
     assert (off.flags, off.cold_starts) == ("undersampled cold_start:1", 1)
     assert off.cold_start_s == pytest.approx(21.4, abs=0.01)
@@ -271,7 +271,7 @@ def test_cold_samples_of_a_gpu_make_no_claim() -> None:
 def test_drift_of_a_gpu_is_not_in_the_ratio() -> None:
     """Off rose as 6.98, 8.52, 9.94 s and dynamic as 5.93, 6.65, 7.50: three rounds, no claim."""
     run = load_run(GOLDEN / "h100-gpt2-cuda")
-    cases = {case.cache: case for case in summarise_cases(run.samples)}
+    cases = {case.cache: case for case in summarize_cases(run.samples)}
     on = cases["dynamic"]
     # The median of the six geometric means of 1.177, 1.281 and 1.325.
     assert on.speedup == pytest.approx(1.265, abs=0.002)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvbench.analysis.summary import CaseSummary, summarise_cases
+from kvbench.analysis.summary import CaseSummary, summarize_cases
 from kvbench.report.growth import growth_sentences
 from tests.fakes import make_summary
 from tests.report.saved import grid
@@ -79,7 +79,7 @@ def test_nothing_is_said_of_nothing() -> None:
 
 
 def test_a_whole_run_is_told() -> None:
-    sentences = growth_sentences(summarise_cases(grid()))
+    sentences = growth_sentences(summarize_cases(grid()))
     assert [s.split(":")[0] for s in sentences] == [
         "gpt2 on cpu, float32, cache off",
         "gpt2 on cpu, float32, cache dynamic",
@@ -89,7 +89,7 @@ def test_a_whole_run_is_told() -> None:
 
 
 def test_lines_that_differ_in_their_prompt_are_told_apart() -> None:
-    sentences = growth_sentences(summarise_cases(grid(prompt=("one", "two"), cache=("dynamic",))))
+    sentences = growth_sentences(summarize_cases(grid(prompt=("one", "two"), cache=("dynamic",))))
     assert len(set(sentences)) == 2
 
 

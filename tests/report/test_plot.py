@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvbench.analysis.summary import summarise_cases
+from kvbench.analysis.summary import summarize_cases
 from kvbench.case import Case
 from kvbench.report import plot
 from kvbench.report.plot import speedup_bars
@@ -78,8 +78,8 @@ def test_without_a_pair_there_is_no_plot() -> None:
 
 def test_a_summary_that_there_is_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(grid())
-    expected, cases = speedup_bars(run), summarise_cases(run.samples)
-    monkeypatch.setattr(plot, "summarise_cases", lambda samples: 1 / 0)
+    expected, cases = speedup_bars(run), summarize_cases(run.samples)
+    monkeypatch.setattr(plot, "summarize_cases", lambda samples: 1 / 0)
     assert speedup_bars(run, cases=cases) == expected
     assert expected
 

@@ -814,42 +814,6 @@ def tear(path: Path, keep: Callable[[int], int]) -> int:
     return left
 
 
-# A plan, or a machine, that has changed
-
-
-def test_a_changed_plan_is_refused_and_can_be_forced(light: Light, call: Call) -> None:
-    stop_after(Path("results"), Plan.parse(GRID), samples=7)
-    command = ["sweep", "-d", "cpu", "-n", "2,3,5", "-r", "2", "-p", "5", "--name", "run"]
-    said = call(*command).sentence
-    assert "results/run was begun otherwise: max_new_tokens: 2,3,4 before, 2,3,5 now." in said
-    assert "--force" in said
-    before = load_run("results/run")
-    assert before.info.resumes == ()
-    assert call(*command, "--force").code == 0
-    run = load_run("results/run")
-    assert_sound(run)
-    assert run.samples[:7] == before.samples
-    assert {s.session for s in run.samples[7:]} == {1}
-    counts = Counter(s.max_new_tokens for s in run.samples if s.phase == "measure")
-    assert (counts[2], counts[3], counts[5]) == (4, 4, 4)
-
-
-def test_a_changed_machine_is_refused_and_when_forced_the_later_rows_are_marked(
-    light: Light, call: Call
-) -> None:
-    stop_after(Path("results"), Plan.parse(GRID), samples=7)
-    light(Script(versions={"torch": "3.0"}))
-    for command in (["sweep", "--resume", "results/run"], [*OPTIONS, "--name", "run"]):
-        assert "begun otherwise: torch: 2.0 before, 3.0 now." in call(*command).sentence
-    assert call("sweep", "--resume", "results/run", "--force").code == 0
-    run = load_run("results/run")
-    assert_sound(run)
-    assert [(s.session, s.flags) for s in run.samples[:7]] == [(0, None)] * 7
-    assert {(s.session, s.flags) for s in run.samples[7:]} == {(1, "environment_changed")}
-    assert run.info.environment_of(1).versions["torch"] == "3.0"
-    assert len(measured(run)) == 12
-
-
 # Faults that were found while these tests were written
 
 

@@ -76,3 +76,51 @@ def test_another_version_of_kvbench_goes_on_with_a_run(tmp_path: Path) -> None:
     run = api.resume(path, engine=FakeEngine(machine=machine))
     assert run.info.resumes[-1].environment is None
     assert "environment_changed" not in "".join(sample.flags or "" for sample in run.samples)
+
+
+def forced(path: Path) -> Path:
+    """A run as version 0.1 left it that was forced onto another machine, then another plan."""
+    shutil.copytree(GOLDEN / "gpt2-cpu", path)
+    info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    other = info["environment"] | {"cpu": "Another CPU"}
+    start = {"started_at": "2026-11-01T00:00:00+00:00", "command": ["kvbench"]}
+    info["resumes"] = [
+        start | {"environment": other, "plan_changes": []},
+        start | {"environment": None, "plan_changes": ["seed: 7 before, 8 now"]},
+    ]
+    (path / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    table = path / "samples.csv"
+    with table.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    marks = {-2: ("1", "environment_changed"), -1: ("2", "plan_changed")}
+    for number, (session, flag) in marks.items():
+        rows[number][header.index("session")] = session
+        rows[number][header.index("flags")] = flag
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def test_a_run_that_an_older_version_forced_is_read_and_reported(tmp_path: Path) -> None:
+    run = load_run(forced(tmp_path / "run"))
+    assert [one.cpu for one in run.info.environments] == [run.info.environment.cpu, "Another CPU"]
+    assert run.info.environment_of(1).cpu == "Another CPU"
+    assert run.info.environment_of(2) == run.info.environment
+    assert run.info.resumes[1].plan_changes == ("seed: 7 before, 8 now",)
+    build((run,), run.path, formats=("markdown",))
+    summary = (run.path / "summary.md").read_text(encoding="utf-8")
+    assert "taken after a forced resume, on a machine or with software other than" in summary
+    assert "taken after a forced resume with another plan" in summary
+
+
+def test_a_run_that_an_older_version_forced_is_resumed_where_it_began(tmp_path: Path) -> None:
+    path = forced(tmp_path / "run")
+    table = path / "samples.csv"
+    rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join(rows[:-2]), encoding="utf-8")
+    machine = load_run(path).info.environment
+    run = api.resume(path, engine=FakeEngine(machine=machine))
+    assert run.info.state == "finished"
+    new = " ".join(sample.flags or "" for sample in run.samples if sample.session == 3)
+    assert "changed" not in new
+    assert {sample.session for sample in run.samples} >= {0, 3}

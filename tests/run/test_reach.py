@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from kvbench.caches import STRATEGIES, CacheStrategy
 from kvbench.case import Case, Prompt
 from kvbench.run.outputs import differing
 from kvbench.run.reach import reach_of
-from kvbench.strategies import STRATEGIES, CacheStrategy
 from tests.fakes import make_case, make_task, timed_sample
 
 

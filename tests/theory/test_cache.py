@@ -8,8 +8,7 @@ import pytest
 
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
-from kvbench.plan import DTYPES
-from kvbench.theory.cache import DTYPE_BYTES, cache_bytes_per_token
+from kvbench.theory.cache import cache_bytes_per_token
 
 LLAMA = {
     "model_type": "llama",
@@ -50,10 +49,6 @@ def test_gpt2_agrees_with_what_was_measured() -> None:
 def test_half_the_width_is_half_the_bytes(name: str, dtype: str) -> None:
     config = CATALOGUE[name].config
     assert 2 * cache_bytes_per_token(config, dtype) == cache_bytes_per_token(config, "float32")
-
-
-def test_every_dtype_of_a_plan_has_a_size() -> None:
-    assert set(DTYPE_BYTES) == set(DTYPES)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,6 @@ def test_a_step_takes_the_longer_of_two_times() -> None:
     found = Floor(np.array([8.0, 8.0]), np.array([2.0, 100.0]), bytes_per_s=4, flops_per_s=10)
     assert found.steps.tolist() == [2.0, 10.0]
     assert found.seconds == 12.0
-    assert found.intensity == 102 / 16
     assert found.mbu(24.0) == 16 / 4 / 24
     assert found.mfu(24.0) == pytest.approx(102 / 10 / 24)
 

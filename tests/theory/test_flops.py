@@ -17,7 +17,6 @@ from kvbench.theory.architecture import Architecture
 from kvbench.theory.flops import (
     generation_flops,
     kv_projection_flops,
-    prefill_flops,
     step_flops,
 )
 from tests.theory.families import TINY, architecture, loaded, prompt
@@ -62,7 +61,6 @@ def test_each_step_is_what_torch_counts(tmp_path: Path, name: str) -> None:
             steps = [step_flops(known, cache, batch, tokens, step) for step in range(new)]
             assert counted_steps(model, batch, tokens, new, cache) == steps
             assert generation_flops(known, cache, batch, tokens, new) == sum(steps)
-        assert prefill_flops(known, batch, tokens) == steps[0]
 
 
 def test_llama_7b_keys_and_values_once() -> None:
@@ -128,7 +126,6 @@ def test_layers_that_cannot_be_counted_are_refused_by_name(name: str) -> None:
     for refused in (
         lambda known: generation_flops(known, "off", 1, 2, 3),
         lambda known: step_flops(known, "dynamic", 1, 2, 1),
-        lambda known: prefill_flops(known, 1, 2),
         lambda known: kv_projection_flops(known, 1, 2),
     ):
         with pytest.raises(UserError, match=rf"^{family}: the FLOPs cannot .*{kinds[name]}"):

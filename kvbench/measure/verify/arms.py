@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.devices.faults import is_device_fault
 from kvbench.measure.failures import classify
 from kvbench.measure.verify.attempt import Outcome, attempt
@@ -23,7 +24,6 @@ from kvbench.measure.verify.shapes import (
     noting_what_is_handed_over,
     read_shape,
 )
-from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
 __all__ = ["Arms", "Exact", "run_arms", "run_exact"]
 

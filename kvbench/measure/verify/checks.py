@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.errors import UserError
 from kvbench.measure.verify.arms import Arms, Exact, run_arms, run_exact
 from kvbench.measure.verify.attempt import Outcome, attempt
@@ -24,7 +25,6 @@ from kvbench.measure.verify.outputs import compare_outputs
 from kvbench.measure.verify.runs import Work, make_work
 from kvbench.models.load import LoadedModel
 from kvbench.records.check import CHECKS, Check, CheckName, check_of
-from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
 __all__ = ["verify", "verify_output"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from kvbench.caches import CacheStrategy
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.compare import Distance, distance
 from kvbench.measure.verify.runs import Work, generate_ids, last_logits, watching
 from kvbench.models.prompts import Inputs
-from kvbench.strategies import CacheStrategy
 
 __all__ = ["Far", "look_far"]
 

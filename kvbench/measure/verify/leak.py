@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from scipy import stats
 
+from kvbench.caches import CacheStrategy
 from kvbench.devices.registry import backend_of
 from kvbench.measure.cache import cache_bytes, cache_tensors
 from kvbench.measure.generate import generate
 from kvbench.measure.state import ModuleState
 from kvbench.measure.verify.runs import Work
-from kvbench.strategies import CacheStrategy
 
 __all__ = ["Leak", "find_leak", "rss_growth", "tensor_bytes"]
 

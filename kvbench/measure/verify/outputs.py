@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.measure.verify.compare import UNKNOWN, Distance, Parting, distance, parting_at
 from kvbench.measure.verify.runs import Work, forced_logits, generate_ids, last_logits
-from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
 __all__ = ["Divergence", "Outputs", "compare_outputs"]
 

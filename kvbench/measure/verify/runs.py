@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.errors import UserError
 from kvbench.measure.generate import generate_options
 from kvbench.models.config import position_limit
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
-from kvbench.strategies import BASELINE, CacheStrategy, strategy
 
 __all__ = [
     "Run",

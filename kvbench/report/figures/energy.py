@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.caches import BASELINE
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
 from kvbench.report.figures.lines import Entry, Line, entries_of
@@ -13,7 +14,6 @@ from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import bar_styles, line_style
 from kvbench.report.units import significant, times
 from kvbench.report.words import energy_interval
-from kvbench.strategies import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

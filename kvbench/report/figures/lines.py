@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import BASELINE, STRATEGIES
 from kvbench.records.run import RunInfo
 from kvbench.report.figures.labels import distinct, named
-from kvbench.strategies import BASELINE, STRATEGIES
 
 __all__ = [
     "KINDS",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from kvbench.analysis.expected import summarise_run
+from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.latency import Latency, latencies
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.run import Run
@@ -35,7 +35,7 @@ class Material:
     @cached_property
     def summaries(self) -> dict[str, tuple[CaseSummary, ...]]:
         """The cases of each run, by its name."""
-        return {name: summarise_run(run) for name, run in zip(self._names, self.runs, strict=True)}
+        return {name: summarize_run(run) for name, run in zip(self._names, self.runs, strict=True)}
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import BASELINE
 from kvbench.report.figures.labels import distinct
 from kvbench.report.figures.layout import device_panels, finish, from_zero
 from kvbench.report.figures.lines import Entry, entries_of, label_of
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import draw_theory, level_style, line_style
 from kvbench.report.units import MIB
-from kvbench.strategies import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

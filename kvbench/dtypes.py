@@ -1,13 +1,14 @@
-"""Bytes of one number of each dtype."""
+"""The dtypes of weights and caches, and the bytes of one number of each."""
 
 from __future__ import annotations
 
 from kvbench.errors import UserError
 from kvbench.text import clip
 
-__all__ = ["DTYPE_BYTES", "dtype_bytes"]
+__all__ = ["DTYPES", "DTYPE_BYTES", "dtype_bytes"]
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = tuple(DTYPE_BYTES)
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -16,6 +17,6 @@ def dtype_bytes(dtype: str) -> int:
     Raises:
         UserError: the dtype is unknown.
     """
-    if dtype not in DTYPE_BYTES:
-        raise UserError(f"dtype: '{clip(dtype)}' is not one of {', '.join(DTYPE_BYTES)}.")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: '{clip(dtype)}' is not one of {', '.join(DTYPES)}.")
     return DTYPE_BYTES[dtype]

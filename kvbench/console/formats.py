@@ -1,0 +1,279 @@
+"""What a command found, in the formats that all commands share: csv, json and markdown."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvbench.analysis.expected import summarize_run
+from kvbench.case import Case
+from kvbench.catalogue import CATALOGUE
+from kvbench.console.inspection import inspection_markdown, print_inspection
+from kvbench.console.printing import (
+    cases_table,
+    environment_facts,
+    make_console,
+    models_table,
+    print_cases,
+    print_checks,
+    print_environment,
+    print_estimate,
+    print_json,
+    print_json_text,
+    print_models,
+    print_rates,
+    print_run,
+    print_runs,
+    print_saved,
+    runs_table,
+)
+from kvbench.console.rates import rates_table
+from kvbench.errors import check_choice
+from kvbench.media import for_csv, for_markdown
+from kvbench.records.check import Check
+from kvbench.records.columns import to_text
+from kvbench.records.environment import Environment
+from kvbench.records.finding import findings
+from kvbench.records.index import Listed
+from kvbench.records.inspection import Arm, Inspection
+from kvbench.records.inspection import as_json as inspection_json
+from kvbench.records.rates import Rates
+from kvbench.records.run import Run
+from kvbench.report.estimate import estimate_json, estimate_markdown
+from kvbench.report.markdown import markdown_table, summary_markdown
+from kvbench.report.table import Table, check_table
+from kvbench.report.words import proof
+from kvbench.theory.cache import cache_bytes_per_token
+from kvbench.theory.estimate import UNBOUNDED, Estimate
+
+__all__ = [
+    "FORMATS",
+    "check_format",
+    "show_cases",
+    "show_checks",
+    "show_environment",
+    "show_estimate",
+    "show_inspection",
+    "show_models",
+    "show_rates",
+    "show_run",
+    "show_runs",
+    "show_saved",
+]
+
+FORMATS = ("table", "csv", "json", "markdown")
+
+Record = Mapping[str, Any]
+
+
+def check_format(output: str, *more: str) -> None:
+    """Refuse a format that there is not; `more` are those that only one command has.
+
+    Raises:
+        UserError: says which formats there are.
+    """
+    check_choice("--format", "format", output, (*FORMATS, *more))
+
+
+def show_saved(run: Run, output: str) -> None:
+    """Print a saved run: as JSON and CSV a summary per case, as in summary.csv."""
+    if output == "table":
+        print_saved(make_console(), run)
+    else:
+        _show_summaries(run, output)
+
+
+def show_run(run: Run, output: str) -> None:
+    """Print how a sweep ended: the data on standard output, the rest on standard error."""
+    print_run(make_console(stderr=output != "table"), run)
+    if output in ("csv", "json", "markdown"):
+        _show_summaries(run, output)
+
+
+def _show_summaries(run: Run, output: str) -> None:
+    cases = summarize_run(run)
+    if output == "markdown":
+        print(summary_markdown(run.info, cases), end="")
+    else:
+        _print_records([dataclasses.asdict(case) for case in cases], output)
+
+
+def show_cases(cases: Sequence[Case], output: str) -> None:
+    """Print the cases of a plan, none of which was run."""
+    records = [{"case_id": case.id} | dataclasses.asdict(case) for case in cases]
+    if output == "table":
+        print_cases(make_console(), cases)
+    elif output == "markdown":
+        _print_markdown(cases_table(cases))
+    elif output == "jsonl":
+        for record in records:
+            print_json(record)
+    else:
+        _print_records(records, output)
+
+
+def show_runs(folder: Path, found: Sequence[Listed], output: str) -> None:
+    """Print which runs a folder has."""
+    if output == "table":
+        print_runs(make_console(), folder, found)
+    elif output == "markdown":
+        print(markdown_table(runs_table(found)))
+    else:
+        _print_records([_run_record(run) for run in found], output)
+
+
+def _run_record(run: Listed) -> Record:
+    info = run.info
+    return {
+        "name": run.path.name,
+        "models": None if info is None else _distinct(info.cases, "model"),
+        "devices": None if info is None else _distinct(info.cases, "device"),
+        "cases": None if info is None else len(info.cases),
+        "started_at": None if info is None else info.started_at,
+        "state": run.state,
+    }
+
+
+def _distinct(cases: Iterable[Record], key: str) -> list[str]:
+    return list(dict.fromkeys(str(case.get(key)) for case in cases))
+
+
+def show_models(dtype: str, output: str) -> None:
+    """Print the built-in architectures."""
+    if output == "table":
+        print_models(make_console(), dtype)
+    elif output == "markdown":
+        _print_markdown(models_table(dtype))
+    else:
+        records = [
+            {
+                "model": entry.name,
+                "parameters": entry.parameters,
+                "cache_bytes_per_token": cache_bytes_per_token(entry.config, dtype),
+                "positions": entry.config.get("n_positions")
+                or entry.config.get("max_position_embeddings"),
+                "window": entry.config.get("sliding_window"),
+            }
+            for entry in CATALOGUE.values()
+        ]
+        _print_records(records, output)
+
+
+def show_environment(environment: Environment, output: str) -> None:
+    """Print the machine: as JSON as it is in run.json, as CSV and Markdown a row per fact."""
+    if output == "table":
+        print_environment(make_console(), environment)
+    elif output == "json":
+        print_json(dataclasses.asdict(environment), indent=2)
+    else:
+        facts = [
+            (name, "-" if value is None else str(value))
+            for name, value in environment_facts(environment)
+        ]
+        facts += [("missing", sentence) for sentence in environment.missing]
+        if output == "markdown":
+            _print_markdown(Table(("fact", "value"), tuple(facts), (False, False), ""))
+        else:
+            _print_csv([{"fact": name, "value": value} for name, value in facts])
+
+
+def show_rates(found: Sequence[Rates], stored: Path | None, output: str) -> None:
+    """Print what `kvbench probe` measured; `stored` is None where it could not be stored."""
+    if output == "table":
+        print_rates(make_console(), found, stored)
+    elif output == "markdown":
+        _print_markdown(rates_table(found))
+    else:
+        _print_records([dataclasses.asdict(rates) for rates in found], output)
+
+
+def show_checks(checks: Sequence[Check], output: str) -> None:
+    """Print what was verified: a row per check."""
+    if output == "table":
+        print_checks(make_console(), checks)
+    elif output == "markdown":
+        _print_markdown(check_table(checks))
+        for finding in findings(checks):
+            print(f"\n{for_markdown(proof(finding))}")
+    else:
+        _print_records([dataclasses.asdict(check) for check in checks], output)
+
+
+def show_estimate(found: Estimate, output: str) -> None:
+    """Print an estimate: as CSV a row per device, which repeats what holds for all of them."""
+    if output == "table":
+        print_estimate(make_console(), found)
+    elif output == "json":
+        print_json_text(estimate_json(found))
+    elif output == "markdown":
+        print(estimate_markdown(found), end="")
+    else:
+        whole = dataclasses.asdict(found)
+        for name in ("largest_batch", "longest_context"):
+            whole[name] = None if whole[name] == UNBOUNDED else whole[name]
+        work, floors = whole.pop("work"), whole.pop("floors")
+        common = work | {name: v for name, v in whole.items() if name not in ("formula", "notes")}
+        _print_csv([common | floor for floor in floors] or [common])
+
+
+def show_inspection(inspection: Inspection, output: str) -> None:
+    """Print an inspection: as CSV a row per strategy and step."""
+    if output == "table":
+        print_inspection(make_console(), inspection)
+    elif output == "json":
+        print_json(inspection_json(inspection))
+    elif output == "markdown":
+        print(inspection_markdown(inspection))
+    else:
+        _print_csv([*_step_records(inspection.off), *_step_records(inspection.cached)])
+
+
+def _step_records(arm: Arm) -> Iterator[Record]:
+    for number, step in enumerate(arm.steps, 1):
+        fields = dataclasses.asdict(step) | {"cache": arm.cache, "cache_shape": step.cache_shape}
+        yield {"strategy": fields.pop("cache"), "step": number} | fields
+
+
+def _print_records(records: Sequence[Record], output: str) -> None:
+    if output == "json":
+        print_json(records, indent=2)
+    else:
+        _print_csv(records)
+
+
+def _print_csv(records: Sequence[Record]) -> None:
+    flat = [dict(_flat(record)) for record in records]
+    names = list(dict.fromkeys(name for record in flat for name in record))
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow(names)
+    writer.writerows([_cell(record.get(name)) for name in names] for record in flat)
+    print(buffer.getvalue(), end="")
+
+
+def _flat(record: Record, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Give a mapping inside a record a column for each of its keys: `flops_per_s.float32`."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return for_csv(value)
+    if isinstance(value, (list, tuple)):
+        return for_csv(json.dumps(value, ensure_ascii=False))
+    return to_text(value)
+
+
+def _print_markdown(table: Table) -> None:
+    print(markdown_table(table))
+    if table.caption:
+        print(f"\n{for_markdown(table.caption)}")
