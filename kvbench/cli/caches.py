@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from kvbench.cli.options import Debug
+from kvbench.cli.options import Debug, Format
 
 __all__ = ["caches"]
 
 
-def caches(debug: Debug = False) -> None:
+def caches(output: Format = "table", debug: Debug = False) -> None:
     """List the cache strategies with what they need, and whether this machine has it.
 
     What a model must have is checked when it is loaded.
     """
     from kvbench import api, console
 
-    console.print_caches(console.make_console(), api.environment())
+    console.check_format(output)
+    console.show_caches(api.environment(), output)

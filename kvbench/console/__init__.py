@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvbench.console.formats import (
     FORMATS,
     check_format,
+    show_caches,
     show_cases,
     show_checks,
     show_environment,
@@ -18,7 +19,6 @@ from kvbench.console.formats import (
 )
 from kvbench.console.printing import (
     make_console,
-    print_caches,
     print_comparison,
     print_json_text,
     print_sentences,
@@ -35,7 +35,6 @@ __all__ = [
     "check_format",
     "make_console",
     "make_view",
-    "print_caches",
     "print_comparison",
     "print_json_text",
     "print_sentences",
@@ -43,6 +42,7 @@ __all__ = [
     "print_table",
     "print_unmatched",
     "print_written",
+    "show_caches",
     "show_cases",
     "show_checks",
     "show_environment",

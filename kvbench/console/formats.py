@@ -15,10 +15,13 @@ from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.inspection import inspection_markdown, print_inspection
 from kvbench.console.printing import (
+    caches_found,
+    caches_table,
     cases_table,
     environment_facts,
     make_console,
     models_table,
+    print_caches,
     print_cases,
     print_checks,
     print_environment,
@@ -54,6 +57,7 @@ from kvbench.theory.estimate import UNBOUNDED, Estimate
 __all__ = [
     "FORMATS",
     "check_format",
+    "show_caches",
     "show_cases",
     "show_checks",
     "show_environment",
@@ -115,6 +119,16 @@ def show_cases(cases: Sequence[Case], output: str) -> None:
             print_json(record)
     else:
         _print_records(records, output)
+
+
+def show_caches(environment: Environment, output: str) -> None:
+    """Print the cache strategies, and which of them this machine can run."""
+    if output == "table":
+        print_caches(make_console(), environment)
+    elif output == "markdown":
+        _print_markdown(caches_table(environment))
+    else:
+        _print_records(caches_found(environment), output)
 
 
 def show_runs(folder: Path, found: Sequence[Listed], output: str) -> None:
