@@ -192,7 +192,7 @@ def test_the_summary_of_the_faults(faults: Run) -> None:
 
 
 def test_the_report_of_the_faults(faults: Run, tmp_path: Path) -> None:
-    build([faults], tmp_path, formats=("md", "html"), charts=("total_time",))
+    build([faults], tmp_path, formats=("markdown", "html"), charts=("total_time",))
     for name in ("summary.md", "report.html"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         # Of off and dynamic two rounds are whole; the medians of two and five say nothing.

@@ -24,7 +24,10 @@ __all__ = ["energy"]
 _JOULES = "Energy per new token (J)"
 _RATIO = "Energy without the cache / with it"
 
-_METHODS = {"nvml-total-energy": "NVML's energy counter of the whole board"}
+_METHODS = {
+    "nvml-total-energy": "NVML's energy counter of the whole board",
+    "rapl-package": "RAPL's counters of the processor packages",
+}
 """What ways of reading are called in a caption; others by their names."""
 
 _BAR = 1.0
