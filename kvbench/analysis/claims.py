@@ -8,8 +8,10 @@ from kvbench.analysis.summary import CaseSummary
 
 __all__ = ["MOST_DISAGREEMENT", "Claim", "EnergyClaim", "claim", "energy_claim"]
 
-Claim = Literal["faster", "slower", "unclear", "disagree", "too_few"]
-EnergyClaim = Literal["less", "more", "unclear", "disagree", "too_few"]
+Claim = Literal["faster", "slower", "unclear", "disagree", "too_few", "other_work"]
+EnergyClaim = Literal["less", "more", "unclear", "disagree", "too_few", "other_work"]
+
+_VERIFY_FAILED = "verify_failed"
 
 MOST_DISAGREEMENT = 1.5
 """Where the upper end of the interval is over this many times the lower one, nothing is claimed."""
@@ -18,11 +20,14 @@ MOST_DISAGREEMENT = 1.5
 def claim(case: CaseSummary) -> Claim | None:
     """Return what can be claimed of a case's speed-up; None for a case without one.
 
+    other_work: the strategy was found to do other work than no cache, whatever its times are.
     too_few: no interval, for want of shared rounds. disagree: the rounds differ so much that the
     interval says little. unclear: the interval holds 1. faster or slower: it does not.
     """
     if case.speedup is None:
         return None
+    if _does_other_work(case):
+        return "other_work"
     side = _side(case.speedup_ci95_low, case.speedup_ci95_high)
     return "faster" if side == "above" else "slower" if side == "below" else side
 
@@ -34,8 +39,14 @@ def energy_claim(case: CaseSummary) -> EnergyClaim | None:
     """
     if case.energy_ratio is None:
         return None
+    if _does_other_work(case):
+        return "other_work"
     side = _side(case.energy_ratio_ci95_low, case.energy_ratio_ci95_high)
     return "less" if side == "above" else "more" if side == "below" else side
+
+
+def _does_other_work(case: CaseSummary) -> bool:
+    return any(flag.startswith(f"{_VERIFY_FAILED}:") for flag in (case.flags or "").split())
 
 
 def _side(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvbench.analysis.claims import claim
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import BASELINE
 
@@ -146,8 +147,8 @@ def _first_gain(line: Sequence[CaseSummary]) -> int | None:
 
 
 def _is_gain(case: CaseSummary) -> bool:
-    """Faster by more than the noise: the whole interval is on the cache's side."""
-    return case.speedup_ci95_low is not None and case.speedup_ci95_low > 1
+    """Faster by more than the noise, by the rule of the sentence after a table."""
+    return claim(case) == "faster"
 
 
 def _noise_is_known(case: CaseSummary) -> bool:

@@ -39,7 +39,7 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
         f"{arithmetic} TFLOP/s, {source}, it takes at least {seconds(on.floor_s)}, and "
         f"{seconds(off.floor_s)} without a cache. {significant(on.expected_speedup)} times as fast "
         f"is to be expected, {significant(on.speedup)} was measured"
-        f"{', which is no claim' if claim(on) in ('too_few', 'disagree') else ''}.",
+        f"{', which is no claim' if claim(on) in ('too_few', 'disagree', 'other_work') else ''}.",
         f"{_limit('Without a cache', off)} {_limit('With it', on)}",
     ]
     if any((arm.total_s_median or math.inf) < (arm.floor_s or 0.0) for arm in (off, on)):

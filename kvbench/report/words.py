@@ -118,6 +118,8 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
     if found == "too_few":
         # The times of so few samples next to each other would read as a claim.
         answer = f"{subject}: too few samples for a claim ({_rounds(on)})."
+    elif found == "other_work":
+        answer = f"{subject}: no claim, since it does other work than no cache."
     elif found == "disagree":
         answer = (
             f"{subject}: no claim, since the rounds disagree by half or more: {_spread(on)} times "

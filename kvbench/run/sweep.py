@@ -375,7 +375,12 @@ class _GroupRun:
         checks = self.engine.verify(cache, reach=self._reach(cache))
         for _ in range(_MOST_LOST_CHECKS):
             # A process may be killed over it for no fault of the strategy's.
-            if self.engine.open_model is not None or not self._is_open(arm):
+            if self.engine.open_model is not None:
+                break
+            cut = (check.detail for check in checks if check.verdict == "not_finished")
+            why = next(cut, "the worker process was lost.")
+            self.emit(Notice(f"{cache} is verified again: {why}"))
+            if not self._is_open(arm):
                 break
             # Not as far: that may be what took the memory.
             checks = self.engine.verify(cache)

@@ -198,6 +198,12 @@ def test_break_even_is_where_the_gain_begins_to_last(
     assert len(even.cases) == len(speedups)
 
 
+def test_what_carries_no_claim_is_no_gain() -> None:
+    (wide,) = break_evens(gains(2.0, 2.5, spread=0.9))
+    (other_work,) = break_evens(gains(2.0, 2.5, flags="verify_failed:6"))
+    assert (wide.new_tokens, other_work.new_tokens) == (None, None)
+
+
 def test_break_even_is_told_for_each_cached_line() -> None:
     cases = [*gains(1.5, 2.0), *gains(0.5, 1.5, batch_size=8), *gains(1.5, cache="static")]
     assert [even.new_tokens for even in break_evens(cases)] == [10, 20, 10]

@@ -103,7 +103,8 @@ def test_every_column_comes_back_with_its_type(tmp_path: Path) -> None:
     values: dict[type, Any] = {str: "x", int: 7, float: 0.75, bool: True}
     filled = {c.name: values[c.kind] for c in columns_of(Sample)}
     filled |= {"phase": "memory", "method": "each", "status": "mismatch", "stage": "prefill"}
-    filled |= {"weights": "pretrained"}
+    # The writer says which session it is.
+    filled |= {"weights": "pretrained", "session": 0}
     samples = (Sample(**filled), sample_of(make_task(), status="oom"))
     # As a table: no sample could be all of this.
     back = as_rows(

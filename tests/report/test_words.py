@@ -104,6 +104,14 @@ def test_rounds_that_disagree_by_half_carry_no_claim(low: float, high: float) ->
     )
 
 
+def test_a_strategy_that_does_other_work_carries_no_claim() -> None:
+    (answer,) = answers([off(), on(flags="busy_cpu:1 verify_failed:6")])
+    assert answer == (
+        "On cpu, with the cache, 100 new tokens of gpt2: no claim, since it does other work than "
+        "no cache."
+    )
+
+
 def test_what_the_times_show_follows_the_answer() -> None:
     found = {"cold_starts": 1, "cold_start_s": 9.0, "outliers": 2, "trend": 0.345}
     base = off(flags="cold_start:1 outlier:2 trend", **found)

@@ -1249,6 +1249,8 @@ def test_after_a_process_is_lost_over_it_it_is_verified_less_far(sweep: Sweep) -
     swept = sweep(grid(lengths=(10, 50)), Dying())
     assert [far is None for far in swept.engine.reached] == [False, True]
     assert verdicts(swept) == ["pass"]
+    said = [event.text for event in swept.events if isinstance(event, Notice)]
+    assert said == ["dynamic is verified again: Killed."]
 
 
 def other_tokens(task: Task) -> str:
