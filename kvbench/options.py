@@ -37,6 +37,6 @@ DESCRIPTIONS: dict[str, str] = {
     "Each load of a model and each verification may take as long; they count for no case.",
     "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "
     "of it; by default they are skipped.",
-    "verify": "Prove once per model and strategy that the cache does the same work; on by default.",
+    "verify": "Check that cached generation matches the baseline without a cache; on by default.",
     "trust_remote_code": "Let Transformers run code that comes with a model; off by default.",
 }

@@ -321,7 +321,7 @@ class Plan(BaseModel):
         count = math.prod(len(axis) for axis in axes)
         if count > MANY_CASES and not allow_many:
             raise UserError(
-                f"The grid has {count:,} cases, over {MANY_CASES:,}: say --yes if that is meant."
+                f"The grid has {count:,} cases, over {MANY_CASES:,}: pass --yes to run it anyway."
             )
         return tuple(
             Case(

@@ -302,7 +302,9 @@ def test_what_is_no_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     engine = FakeEngine()
-    with pytest.raises(UserError, match="run exists and is no run: choose another --name"):
+    with pytest.raises(
+        UserError, match="run exists but is not a kvbench run: choose another --name"
+    ):
         sweep(tmp_path, engine, name="run")
     assert (engine.checked, engine.opened) == ([], [])
     assert files(tmp_path) == {"run/thesis.tex"}

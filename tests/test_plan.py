@@ -635,7 +635,7 @@ def test_a_grid_over_the_limit_needs_a_word() -> None:
     with pytest.raises(UserError) as caught:
         plan.cases()
     assert str(caught.value) == (
-        "The grid has 10,002 cases, over 10,000: say --yes if that is meant."
+        "The grid has 10,002 cases, over 10,000: pass --yes to run it anyway."
     )
     assert len(plan.cases(allow_many=True)) == MANY_CASES + 2
 

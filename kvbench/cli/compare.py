@@ -33,7 +33,7 @@ def compare(
     threshold: Annotated[
         str | None,
         option(
-            "A ratio counts from this far from 1 on; by default what --fail-on-slower says, or 5%."
+            "Ignore differences smaller than this; by default what --fail-on-slower says, or 5%."
         ),
     ] = None,
     fail_on_slower: Annotated[

@@ -177,7 +177,7 @@ def _print_results(console: Console, run: Run, cases: Sequence[CaseSummary]) -> 
     print_sentences(console, proofs(run.info))
     doubtful = doubts_beside_a_table(cases)
     if doubtful:
-        console.print("\nReasons to doubt:")
+        console.print("\nWarnings:")
         print_sentences(console, (f"- {line}" for line in doubtful))
     failed = failures(cases)
     if failed:
@@ -303,7 +303,7 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -
     print_sentences(console, (f"{rates.device}: {rates.hardware}" for rates in found))
     doubts = [line for rates in found for line in rates_doubts(rates)]
     if doubts:
-        console.print("\nTo know:")
+        console.print("\nNotes:")
         print_sentences(console, (f"- {line}" for line in doubts))
     if stored is None:
         console.print("\nNot stored: sweeps on this machine do not record it.", soft_wrap=True)

@@ -69,7 +69,7 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
                 for column in missing:
                     found[column.name] += [column.default] * len(lines)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not there, so there are no rows.") from error
+        raise UserError(f"{path}: file not found.") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table in CSV: {error}.") from error
     return found

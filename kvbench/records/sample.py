@@ -86,7 +86,7 @@ class Sample:
         default=None,
     )
     flags: str | None = column(
-        "Reasons to doubt the sample, separated by spaces; see Flags in docs/columns.md.",
+        "Warnings about the sample, separated by spaces; see Flags in docs/columns.md.",
         default=None,
     )
 

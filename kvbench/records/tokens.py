@@ -44,7 +44,7 @@ def load_tokens(path: Path) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, dtype=_TYPES, index_col=False)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not there, so there are no token times.") from error
+        raise UserError(f"{path}: file not found.") from error
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         # pandas does not say where: read it once more, as text.
         _check_values(path)

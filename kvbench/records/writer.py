@@ -297,7 +297,7 @@ def holds_run(path: Path) -> bool:
     if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
         return False
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists and is no run: choose another --name or --out.")
+        raise UserError(f"{path} exists but is not a kvbench run: choose another --name or --out.")
     return False
 
 

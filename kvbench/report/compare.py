@@ -213,7 +213,7 @@ def parse_share(name: str, text: str | None) -> float | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
     share = float(match[1]) / (100 if match[2] else 1) if match else math.inf
     if match is None or not (match[2] or share < 1):
-        raise UserError(f"{name}: {clip(text)!r} is no share; write 5% or 0.05.")
+        raise UserError(f"{name}: {clip(text)!r} is not a valid percentage; use 5% or 0.05.")
     return share
 
 

@@ -27,7 +27,7 @@ def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary], name: str | No
     doubtful = doubts_beside_a_table(cases)
     if doubtful:
         lines = "\n".join(f"- {for_markdown(line)}" for line in doubtful)
-        parts.append(f"Reasons to doubt:\n\n{lines}")
+        parts.append(f"Warnings:\n\n{lines}")
     failed = failures(cases)
     if failed:
         parts.append(

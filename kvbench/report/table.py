@@ -221,7 +221,7 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
     if counts[-1] == 1:
         return "Times: one sample each; variance unknown."
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"Times: median of {number} samples, ± half the distance from smallest to largest. "
+    text = f"Times: median of {number} samples, ± half the range. "
     if any(c.cold_starts for c in cases):
         text += "Cold samples are left out. "
     known = {speedup_interval(c) is not None for c in cases if c.speedup is not None}

@@ -81,14 +81,14 @@ def proof(finding: Finding) -> str:
 
 
 _PROOFS: dict[Verdict, str] = {
-    "pass": "Verified, the same work as without a cache",
-    "near_tie": "Not verified, though tokens part at near-ties alone",
-    "exempt": "Lossy, so that its work is not the same",
+    "pass": "Verified, matches the no-cache baseline",
+    "near_tie": "Inconclusive, tokens diverge but only at near-ties",
+    "exempt": "Lossy, output may differ from the no-cache baseline",
     "inconclusive": "Not verified",
-    "not_finished": "Not verified, since the checks were cut off",
-    "not_asked": "Not verified, since it was not asked for",
-    "skipped": "Not verified, since checks were skipped",
-    "fail": "NOT THE SAME WORK as without a cache, so that its times mean nothing",
+    "not_finished": "Not verified, the checks did not finish",
+    "not_asked": "Not verified, not requested",
+    "skipped": "Not verified, checks were skipped",
+    "fail": "FAILED, output differs from the no-cache baseline and timings are not comparable",
 }
 
 

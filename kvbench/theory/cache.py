@@ -99,7 +99,7 @@ def uses_cache(strategy_name: str) -> bool:
     """
     entry = strategy(strategy_name)
     if entry.attends not in ("nothing", "seen"):
-        raise UserError(f"cache: theory does not know what a step of '{strategy_name}' costs.")
+        raise UserError(f"cache: no cost model for the cache strategy '{strategy_name}'.")
     return entry.attends == "seen"
 
 

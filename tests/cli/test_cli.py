@@ -218,7 +218,7 @@ def test_the_help_says_what_is_measured_without_a_file(call: Call) -> None:
 def test_verify_prints_the_checks_and_what_they_come_to(call: Call, engine: FakeEngine) -> None:
     called = call("verify", "gpt2", "-d", "cpu")
     assert (called.code, called.err, engine.verified) == (0, "", ["dynamic"])
-    said = "Verified, the same work as without a cache: dynamic on gpt2"
+    said = "Verified, matches the no-cache baseline: dynamic on gpt2"
     assert any(line.startswith(said) for line in called.out.splitlines())
     # Nothing is timed, and nothing written.
     assert (engine.tasks, list(Path().iterdir())) == ([], [])
@@ -229,7 +229,7 @@ def test_a_model_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     engine.verdict = "fail"
     called = call("verify", "gpt2", "-d", "cpu")
     assert called.code == 1
-    assert "NOT THE SAME WORK as without a cache" in called.out
+    assert "FAILED, output differs from the no-cache baseline" in called.out
 
 
 def test_a_strategy_that_cannot_run_is_not_verified_and_says_why(
@@ -241,7 +241,7 @@ def test_a_strategy_that_cannot_run_is_not_verified_and_says_why(
     said = "Not verified: static-compiled on gpt2 (random, float32, auto) on cpu."
     assert said in called.out and "it needs a CUDA device." in called.out
     both = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled,dynamic").out
-    assert said in both and "Verified, the same work as without a cache: dynamic" in both
+    assert said in both and "Verified, matches the no-cache baseline: dynamic" in both
 
 
 def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> None:
@@ -555,7 +555,7 @@ def test_an_interrupt_while_a_resume_begins_says_how_to_go_on(
 def test_all_well_is_exit_code_0(call: Call, engine: FakeEngine) -> None:
     called = call(*SMALL)
     assert called.code == 0
-    assert "Verified, the same work as without a cache: dynamic on gpt2" in called.out
+    assert "Verified, matches the no-cache baseline: dynamic on gpt2" in called.out
 
 
 @pytest.mark.parametrize("status", sorted(set(STATUSES) - {"ok"}))
@@ -593,7 +593,7 @@ def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEng
     engine.verdict = "fail"
     called = call(*SMALL)
     assert called.code == 1
-    assert "NOT THE SAME WORK as without a cache" in called.out
+    assert "FAILED, output differs from the no-cache baseline" in called.out
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("fail", 1), ("near_tie", 0), ("inconclusive", 0)])
@@ -604,7 +604,9 @@ def test_samples_with_other_tokens_are_exit_code_1_where_nothing_explains_them(
     engine.output_verdict = verdict
     called = call(*SMALL)
     assert called.code == code
-    assert ("NOT THE SAME WORK as without a cache" in called.out) is (verdict == "fail")
+    assert ("FAILED, output differs from the no-cache baseline" in called.out) is (
+        verdict == "fail"
+    )
     assert ("Not verified" in called.out) is (verdict == "inconclusive")
 
 
@@ -637,7 +639,7 @@ PLAN_MISTAKES = [
     (["--use-cache", "maybe"], "use_cache: "),
     (["-b", "two"], "batch_size: "),
     (["-n", "5-1"], "max_new_tokens: "),
-    (["-n", "1-99999"], "over 10,000: say --yes"),
+    (["-n", "1-99999"], "over 10,000: pass --yes"),
     (["-p", "0"], "prompt_tokens: "),
     (["--prompt", ""], "prompt: "),
     (["--prompt-file", "no.txt"], r"no\.txt: "),
@@ -657,7 +659,10 @@ RUN_MISTAKES = [
     (["--name", "a\nb"], r"--name: 'a\\nb' is not a plain folder name"),
     (["--name", "\x1b[31m"], r"--name: '\\x1b\[31m' is not a plain folder name"),
     (["--name", "x" * 300], r"--name: longer than 200 bytes"),
-    (["--name", "there"], r"results/there exists and is no run: choose another --name or --out\."),
+    (
+        ["--name", "there"],
+        r"results/there exists but is not a kvbench run: choose another --name or --out\.",
+    ),
     (["--out", "empty.txt"], r"empty\.txt/.* cannot be made: Not a directory\."),
     (["--out", "typo.yaml/deeper"], r"typo\.yaml/deeper/.* cannot be made: Not a directory\."),
 ]
@@ -836,7 +841,7 @@ def test_a_real_sweep_ends_well(real: tuple[Path, list[Called]]) -> None:
     assert {s["sample_id"] for s in samples[:4]} <= {s.sample_id for s in load_run(path).samples}
     hashes = {s["output_sha256"] for s in samples if s["phase"] == "measure"}
     assert len(hashes) == 1 and None not in hashes
-    assert "Verified, the same work as without a cache: dynamic on tiny" in swept.err
+    assert "Verified, matches the no-cache baseline: dynamic on tiny" in swept.err
 
 
 def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:

@@ -289,9 +289,12 @@ def test_compare_draws_the_ratios(runs: Path, tmp_path: Path) -> None:
             ("--by", "cache", "--format", "jsno"),
             "known: table, csv, json, markdown; did you mean",
         ),
-        (("--by", "cache", "--fail-on-slower", "much"), "--fail-on-slower: 'much' is no share"),
+        (
+            ("--by", "cache", "--fail-on-slower", "much"),
+            "--fail-on-slower: 'much' is not a valid percentage",
+        ),
         (("--by", "cache", "--fail-on-more-memory", "-1%"), "--fail-on-more-memory: '-1%'"),
-        (("--by", "cache", "--threshold", "x"), "--threshold: 'x' is no share"),
+        (("--by", "cache", "--threshold", "x"), "--threshold: 'x' is not a valid percentage"),
         (("--by", "cache", "-o", "json", "--chart", "a.pdf"), "neither a .png nor a .svg"),
     ],
 )
@@ -424,7 +427,7 @@ def replaced(old: str, new: str) -> Change:
         ("samples.csv", with_value("total_s", "-1"), "line 3, column total_s"),
         ("samples.csv", with_value("batch_size", "0"), "line 3, column batch_size"),
         ("samples.csv", table(lambda rows: [*rows, ["x"]]), "1 values in"),
-        ("samples.csv", lambda path: path.unlink(), "samples.csv: not there"),
+        ("samples.csv", lambda path: path.unlink(), "samples.csv: file not found"),
         ("samples.csv", lambda path: path.write_bytes(b"\xff\xfe"), "not a table in CSV"),
         ("run.json", lambda path: path.write_text("{"), "run.json: cannot be read"),
         ("run.json", lambda path: path.unlink(), "not a run folder, there is no run.json in it."),

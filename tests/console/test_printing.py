@@ -212,7 +212,7 @@ def test_what_was_verified_is_told_below_the_answer(tmp_path: Path) -> None:
     info = dataclasses.replace(run.info, findings=(finding,))
     print_run(to, dataclasses.replace(run, info=info))
     lines = output(to).splitlines()
-    (at,) = (i for i, line in enumerate(lines) if line.startswith("NOT THE SAME WORK"))
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("FAILED, output differs"))
     assert lines[at].endswith(f"dynamic on gpt2 (random, float32, sdpa) on cpu. Said: {HOSTILE}")
     assert lines[at - 1].startswith("On cpu, with the cache")
 

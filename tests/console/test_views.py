@@ -198,7 +198,7 @@ def test_lines_tell_models_notices_and_cases(clock: Clock) -> None:
         "loading gpt2 (random, float32, sdpa) on cpu",
         "loaded 124.4 M parameters, 475 MiB, in 500 ms",
         "NVML is not there.",
-        "Verified, the same work as without a cache: dynamic on gpt2 (random, float32, sdpa) on "
+        "Verified, matches the no-cache baseline: dynamic on gpt2 (random, float32, sdpa) on "
         "cpu. Said [so].",
         "[1/2] cpu: dynamic, float32, batch 1, 100 new tokens: 500 ms, 1 sample, after 2.50 s",
         "[2/2] cpu: off, float32, batch 1, 100 new tokens: oom: No [memory], after 2.50 s",
@@ -255,7 +255,7 @@ def test_the_bar_asks_while_a_strategy_is_verified() -> None:
     assert "cpu: dynamic, the same work as off?" in output(console)
     view(Verified(make_finding(verdict="fail", detail="It is not.")))
     view.close()
-    assert "NOT THE SAME WORK as without a cache" in output(console)
+    assert "FAILED, output differs from the no-cache baseline" in output(console)
 
 
 def test_the_bar_of_a_resumed_sweep_begins_where_it_stopped() -> None:

@@ -306,9 +306,7 @@ def test_a_missing_key_in_run_json_is_told_by_its_name(run: Path) -> None:
 
 def test_samples_that_are_not_there_are_told(run: Path) -> None:
     (run / "samples.csv").unlink()
-    assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'}: not there, so there are no rows."
-    )
+    assert sentence(lambda: load_run(run)) == (f"{run / 'samples.csv'}: file not found.")
 
 
 @pytest.mark.parametrize("name", ["cpu_governor", "attempt", "worker", "output_sha256"])
@@ -498,7 +496,7 @@ def test_the_table_of_tokens_joins_the_samples(tmp_path: Path) -> None:
 
 def test_token_times_that_are_not_there_are_told(run: Path) -> None:
     (run / "tokens.csv").unlink()
-    assert "there are no token times" in sentence(lambda: load_run(run).tokens_table)
+    assert "tokens.csv: file not found" in sentence(lambda: load_run(run).tokens_table)
 
 
 @pytest.mark.parametrize("content", ["", "sample_id,new_token,elapsed_s\na,1,0.5,6,7\n"])

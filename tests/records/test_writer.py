@@ -560,7 +560,8 @@ def test_something_else_in_its_place_is_refused(tmp_path: Path, kind: str) -> No
     else:
         path.symlink_to(tmp_path / "nothing")
     assert re.fullmatch(
-        rf"{re.escape(str(path))} exists and is no run: choose another --name or --out\.",
+        rf"{re.escape(str(path))} exists but is not a kvbench run: "
+        r"choose another --name or --out\.",
         sentence(lambda: holds_run(path)),
     )
 

@@ -510,7 +510,7 @@ def test_a_share_is_read(text: str | None, share: float | None) -> None:
     "text", ["", "%", "five", "-5%", "5%%", "1e-2", "nan", "inf", "5,5%", "٥x", "5", "1"]
 )
 def test_what_is_no_share_is_a_sentence(text: str) -> None:
-    with pytest.raises(UserError, match=r"--x: .* is no share; write 5% or 0.05"):
+    with pytest.raises(UserError, match=r"--x: .* is not a valid percentage; use 5% or 0.05"):
         parse_share("--x", text)
 
 

@@ -114,7 +114,7 @@ def test_its_answer_its_proof_and_its_flags(cpu: Run) -> None:
         "the rounds disagree by half or more: 1.55 to 2.34 times as fast (95 % interval)."
     )
     (proof,) = proofs(cpu.info)
-    assert proof.startswith("Verified, the same work as without a cache: dynamic on gpt2 (random")
+    assert proof.startswith("Verified, matches the no-cache baseline: dynamic on gpt2 (random")
     busy = sum("busy_cpu" in (s.flags or "") for s in cpu.samples if s.phase == "measure")
     flags = [flag for case in cases for flag in (case.flags or "").split()]
     counted = sum(int(flag.partition(":")[2]) for flag in flags if flag.startswith("busy_cpu"))

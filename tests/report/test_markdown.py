@@ -99,7 +99,7 @@ def test_a_hostile_finding_is_read_as_it_was_written(text: str) -> None:
     info = make_info(findings=(make_finding(model=text, detail=f"Said: {text}"),))
     shown = list(inlines(summary_markdown(info, pair())))
     assert (
-        "Verified, the same work as without a cache: dynamic on "
+        "Verified, matches the no-cache baseline: dynamic on "
         f"{text} (random, float32, sdpa) on cpu. Said: {text}"
     ) in shown
 
@@ -113,9 +113,9 @@ def test_it_says_that_nothing_was_verified() -> None:
 def test_each_finding_is_a_paragraph_of_its_own() -> None:
     info = make_info(findings=(make_finding(), make_finding(model="t5", verdict="fail")))
     shown = list(inlines(summary_markdown(info, pair())))
-    first, second = (line for line in shown if "same work" in line.lower())
-    assert first.startswith("Verified, the same work as without a cache: dynamic on gpt2 ")
-    assert second.startswith("NOT THE SAME WORK as without a cache")
+    first, second = (line for line in shown if "the no-cache baseline" in line)
+    assert first.startswith("Verified, matches the no-cache baseline: dynamic on gpt2 ")
+    assert second.startswith("FAILED, output differs from the no-cache baseline")
 
 
 def test_line_breaks_do_not_end_a_row() -> None:

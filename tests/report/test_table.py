@@ -136,7 +136,7 @@ def test_a_long_prompt_is_cut() -> None:
 
 def test_the_caption_says_what_the_numbers_are() -> None:
     assert pair_table(both()).caption == (
-        "Times: median of 10 samples, ± half the distance from smallest to largest. "
+        "Times: median of 10 samples, ± half the range. "
         "Speed-up: off over cached, estimated from the ratios within rounds (95 % interval); it "
         "may differ from the ratio of the medians. "
         "tok/s, cache, memory and J/tok: with the cache."

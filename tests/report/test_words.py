@@ -196,14 +196,17 @@ def test_without_a_pair_there_is_no_answer() -> None:
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [
-        ("pass", "Verified, the same work as without a cache"),
-        ("near_tie", "Not verified, though tokens part at near-ties alone"),
-        ("exempt", "Lossy, so that its work is not the same"),
+        ("pass", "Verified, matches the no-cache baseline"),
+        ("near_tie", "Inconclusive, tokens diverge but only at near-ties"),
+        ("exempt", "Lossy, output may differ from the no-cache baseline"),
         ("inconclusive", "Not verified"),
-        ("not_finished", "Not verified, since the checks were cut off"),
-        ("not_asked", "Not verified, since it was not asked for"),
-        ("skipped", "Not verified, since checks were skipped"),
-        ("fail", "NOT THE SAME WORK as without a cache, so that its times mean nothing"),
+        ("not_finished", "Not verified, the checks did not finish"),
+        ("not_asked", "Not verified, not requested"),
+        ("skipped", "Not verified, checks were skipped"),
+        (
+            "fail",
+            "FAILED, output differs from the no-cache baseline and timings are not comparable",
+        ),
     ],
 )
 def test_a_proof_says_what_was_found_of_what_and_why(verdict: Any, words: str) -> None:
@@ -248,7 +251,7 @@ def test_what_was_not_verified_is_named_next_to_what_was() -> None:
     info = make_info(plan={"verify": False}, findings=(make_finding(),), cases=(case,))
     assert proofs(info) == [
         proof(make_finding()),
-        "Not verified, since it was not asked for: dynamic on t5 (random, float32, sdpa) on cpu. "
+        "Not verified, not requested: dynamic on t5 (random, float32, sdpa) on cpu. "
         "Whether it does the same work was not checked (--no-verify).",
     ]
 
