@@ -215,7 +215,7 @@ def test_a_number_of_a_token_that_is_none_is_a_sentence(tmp_path: Path, value: s
 def test_a_run_without_the_table_is_a_sentence(tmp_path: Path) -> None:
     run = saved(tmp_path, FOUR)
     (run.path / "tokens.csv").unlink()
-    with pytest.raises(UserError, match=r"tokens\.csv: not there"):
+    with pytest.raises(UserError, match=r"tokens\.csv: file not found"):
         latencies(load_run(run.path), [FOUR.id])
 
 

@@ -287,7 +287,9 @@ def test_real_worker_killed_while_it_loads_and_while_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "build", lambda *arguments: [])
-    plan = real_plan(tmp_path)
+    # Large enough that it still loads when it is killed.
+    model = config_folder(tmp_path / "slow", GPT2, vocab_size=400_000)
+    plan = real_plan(tmp_path, model=model)
     engine = WorkerEngine(seed=plan.seed)
     targets = [Target("ModelLoading", delay_s=0.01), Target("SampleStarted", 3)]
     with Killer(lambda: engine.worker_pid, targets) as killer:
