@@ -126,7 +126,7 @@ def show_caches(environment: Environment, output: str) -> None:
     if output == "table":
         print_caches(make_console(), environment)
     elif output == "markdown":
-        _print_markdown(caches_table(environment))
+        _print_markdown(caches_table(caches_found(environment)))
     else:
         _print_records(caches_found(environment), output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -328,14 +328,15 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
 def print_caches(console: Console, environment: Environment) -> None:
     """What `kvbench caches` shows: a row per strategy, then what this machine lacks for each."""
-    print_table(console, caches_table(environment))
-    lacking = [row["lacks"] for row in caches_found(environment) if row["lacks"]]
+    found = caches_found(environment)
+    print_table(console, caches_table(found))
+    lacking = [row["lacks"] for row in found if row["lacks"]]
     if lacking:
         console.print()
         print_sentences(console, lacking)
 
 
-def caches_table(environment: Environment) -> Table:
+def caches_table(strategies: Iterable[Mapping[str, Any]]) -> Table:
     """The cache strategies as a table: where each runs here, and what it needs."""
     heads = ("cache", "tokens", "here", "needs", "what it does")
     rows = [
@@ -346,7 +347,7 @@ def caches_table(environment: Environment) -> Table:
             found["needs"] or "-",
             found["description"],
         )
-        for found in caches_found(environment)
+        for found in strategies
     ]
     return Table(heads, tuple(rows), (False,) * len(heads), "")
 

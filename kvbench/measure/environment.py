@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import torch
 from kvbench.devices.host import processor_name
 from kvbench.devices.registry import backends, describe_device, present_devices
 from kvbench.errors import UserError
+from kvbench.measure.packages import installed
 from kvbench.records.environment import Device, Environment
 from kvbench.records.rates import Rates, find_rates, read_rates
 from kvbench.version import __version__
@@ -90,13 +90,7 @@ def _known_rates(devices: tuple[Device, ...], missing: list[str]) -> tuple[Rates
 
 def _versions() -> dict[str, str]:
     # From the code itself: it may run from its repository, without being installed.
-    versions = {"kvbench": __version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"kvbench": __version__} | installed(_PACKAGES)
 
 
 def _usable_cpus() -> int:

@@ -7,13 +7,14 @@ the entry gives, and makes a new cache object for each call.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-import importlib.metadata
 from typing import Any, cast
 
 from kvbench.caches import CacheStrategy, Situation
 from kvbench.device_kinds import kind_of
 from kvbench.measure.caches.call import Body, Call
+from kvbench.measure.packages import installed
 from kvbench.models.load import LoadedModel
 
 __all__ = ["Body", "Call", "cache_options", "situation_of"]
@@ -30,11 +31,10 @@ _PACKAGES = ("transformers",)
 """What a strategy may need in some version."""
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+@functools.cache
+def _versions() -> dict[str, str]:
+    # Asked before every sample, and the same for as long as the process lives.
+    return installed(_PACKAGES)
 
 
 def situation_of(loaded: LoadedModel) -> Situation:
@@ -48,7 +48,7 @@ def situation_of(loaded: LoadedModel) -> Situation:
     model: Any = loaded.model
     return Situation(
         device=kind_of(str(loaded.device)).name,
-        versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        versions=_versions(),
         encoder_decoder=loaded.is_encoder_decoder,
         windows=windows,
         cache_objects=bool(model._supports_default_dynamic_cache()),
