@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from kvbench.analysis.expected import summarize
     from kvbench.api import inspect, probe, resume, sweep, verify
-    from kvbench.case import Case
     from kvbench.errors import UserError
-    from kvbench.plan import Plan
+    from kvbench.plan.case import Case
+    from kvbench.plan.plan import Plan
     from kvbench.records.run import Run, load_run
     from kvbench.records.sample import Sample
 
 _HOMES = {
-    "Case": "kvbench.case",
-    "Plan": "kvbench.plan",
+    "Case": "kvbench.plan.case",
+    "Plan": "kvbench.plan.plan",
     "Run": "kvbench.records.run",
     "Sample": "kvbench.records.sample",
     "UserError": "kvbench.errors",

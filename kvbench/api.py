@@ -14,10 +14,10 @@ from typing import Any
 
 import kvbench
 from kvbench.caches import BASELINE
-from kvbench.case import Case, ModelKey, group_cases
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
-from kvbench.plan import CONDUCT, Plan, choose_devices, with_legacy
+from kvbench.plan.case import Case, ModelKey, group_cases
+from kvbench.plan.plan import CONDUCT, Plan, choose_devices, with_legacy
 from kvbench.records.changes import environment_changes
 from kvbench.records.check import Check, CheckName, check_of
 from kvbench.records.environment import Environment

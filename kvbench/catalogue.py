@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvbench.case import DEFAULT_PROMPT
+__all__ = ["CATALOGUE", "DEFAULT_PROMPT", "Architecture"]
 
-__all__ = ["CATALOGUE", "Architecture"]
+DEFAULT_PROMPT = "What is KV caching?"
+"""The prompt where none is given; its token ids are known for the built-in architectures."""
 
 
 @dataclass(frozen=True, eq=False)  # One entry, one object: it is found by name.

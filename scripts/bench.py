@@ -34,9 +34,9 @@ def overhead(pairs: int) -> bool:
     """kvbench's measurement of a cached generation over a bare `generate` loop, one process."""
     import torch
 
-    from kvbench.case import Case, ModelKey, Prompt, Task
     from kvbench.measure.engine import LocalEngine
     from kvbench.models.load import load_model
+    from kvbench.plan.case import Case, ModelKey, Prompt, Task
 
     key = ModelKey("gpt2", "random", "cpu", "float32", "auto")
     case = Case(*_fields(key), "dynamic", 1, Prompt.of_tokens(6), NEW_TOKENS)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from kvbench.api import environment
-from kvbench.case import Case, Prompt, Task
+from kvbench.plan.case import Case, Prompt, Task
 from kvbench.records.columns import to_text
 from kvbench.records.run import RunInfo
 from kvbench.records.sample import sample_of, utc_now

@@ -14,7 +14,7 @@ import tempfile
 from kvbench import api
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import CaseSummary
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 from kvbench.records.rates import STATE_VARIABLE
 
 WITHIN = 0.25

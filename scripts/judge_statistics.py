@@ -20,7 +20,7 @@ import numpy as np
 
 from kvbench.analysis.claims import claim
 from kvbench.analysis.summary import CaseSummary, summarize_cases
-from kvbench.case import Case, Prompt, Task
+from kvbench.plan.case import Case, Prompt, Task
 from kvbench.records.sample import Sample, sample_of
 
 ROUNDS = (6, 10, 30)

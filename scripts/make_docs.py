@@ -16,8 +16,8 @@ from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import STRATEGIES
 from kvbench.cli import app
 from kvbench.cli import main as run_kvbench
-from kvbench.options import DESCRIPTIONS
-from kvbench.plan import Plan
+from kvbench.plan.options import DESCRIPTIONS
+from kvbench.plan.plan import Plan
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.sample import Sample

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.errors import UserError
+from kvbench.plan.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.records.check import Check, Verdict, check_of
 from kvbench.records.columns import columns_of
 from kvbench.records.environment import Device, Environment

@@ -16,9 +16,9 @@ import pytest
 
 import kvbench
 from kvbench import api
-from kvbench.case import Task
 from kvbench.errors import UserError
-from kvbench.plan import MANY_CASES, Plan
+from kvbench.plan.case import Task
+from kvbench.plan.plan import MANY_CASES, Plan
 from kvbench.records.events import CaseEnded, Event, Notice, SweepEnded, SweepStarted
 from kvbench.records.lock import RunLock
 from kvbench.records.run import Run, load_run
@@ -128,7 +128,7 @@ SLOW = ("pandas", "matplotlib", "scipy", "pydantic")
     [
         ("kvbench", HEAVY + SLOW),
         ("kvbench.cli", HEAVY + SLOW),
-        ("kvbench.plan", HEAVY),
+        ("kvbench.plan.plan", HEAVY),
         ("kvbench.records.run", HEAVY),
         ("kvbench.report.build", HEAVY),
         ("kvbench.console", HEAVY),
@@ -165,7 +165,7 @@ def test_a_run_is_read_and_reported_without_torch(tmp_path: Path) -> None:
 
 def test_a_supervisor_carries_a_sweep_out_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from kvbench import api, cli; from kvbench.plan import Plan; "
+        "import sys; from kvbench import api, cli; from kvbench.plan.plan import Plan; "
         "from tests.fakes import FakeEngine; "
         "plan = Plan.parse({'device': 'cpu', 'max_new_tokens': 5, 'repeats': 1}); "
         f"run = api.sweep(plan, out={str(tmp_path)!r}, engine=FakeEngine()); "

@@ -20,7 +20,7 @@ from kvbench.caches import (
     strategy,
 )
 from kvbench.errors import UserError
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 
 
 def test_each_entry_is_registered_under_its_own_name() -> None:

@@ -14,7 +14,7 @@ import pytest
 from kvbench.errors import UserError
 from kvbench.input_file import read_regular, read_text
 from kvbench.models.config_file import find_config
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 from kvbench.records.index import list_runs
 from kvbench.records.rates import STATE_VARIABLE, read_rates
 from kvbench.records.run import load_checks, load_info, load_run

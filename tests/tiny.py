@@ -12,13 +12,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from kvbench.caches import strategy
-from kvbench.case import Case, Group, ModelKey, Phase, Prompt, Task
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import Generation, generate
 from kvbench.models.config import load_config
 from kvbench.models.load import LoadedModel, load_model
 from kvbench.models.prompts import Inputs
 from kvbench.models.source import locate
+from kvbench.plan.case import Case, Group, ModelKey, Phase, Prompt, Task
 
 # Two processes with a thread for each core on a small machine wait for each other at every
 # operation: models of this size then take a hundred times as long.

@@ -50,7 +50,7 @@ def inspect(
     Exit codes: 0 shown, 2 wrong usage, 130 interrupted.
     """
     from kvbench import api, console
-    from kvbench.plan import Plan
+    from kvbench.plan.plan import Plan
 
     keys = given(
         {

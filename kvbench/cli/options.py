@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvbench.options import DESCRIPTIONS
+from kvbench.plan.options import DESCRIPTIONS
 
 __all__ = ["Debug", "Format", "given", "listed", "option", "plan_option"]
 

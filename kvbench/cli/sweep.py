@@ -112,7 +112,7 @@ def sweep(
     """
     from kvbench import api, console
     from kvbench.models.beforehand import check_beforehand
-    from kvbench.plan import Plan
+    from kvbench.plan.plan import Plan
     from kvbench.records.events import Event, SweepStarted
     from kvbench.records.writer import check_name, holds_run
     from kvbench.run.engine import Interrupted

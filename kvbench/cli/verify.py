@@ -45,7 +45,7 @@ def verify(
     strategy that cannot run here is not verified; that is no failure.
     """
     from kvbench import api, console
-    from kvbench.plan import Plan
+    from kvbench.plan.plan import Plan
     from kvbench.records.check import failed
 
     keys = given(

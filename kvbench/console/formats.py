@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from kvbench.analysis.expected import summarize_run
-from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.inspection import inspection_markdown, print_inspection
 from kvbench.console.printing import (
@@ -38,6 +37,7 @@ from kvbench.console.printing import (
 from kvbench.console.rates import rates_table
 from kvbench.errors import check_choice
 from kvbench.media import for_csv, for_markdown
+from kvbench.plan.case import Case
 from kvbench.records.check import Check
 from kvbench.records.columns import to_text
 from kvbench.records.environment import Environment

@@ -16,11 +16,11 @@ from rich.text import Text
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import ALL, Situation, expand, strategy
-from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.rates import rates_doubts, rates_line, rates_table
 from kvbench.device_kinds import kind_of
 from kvbench.media import for_json, for_terminal
+from kvbench.plan.case import Case
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.finding import findings

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from kvbench.case import Task
 from kvbench.console.printing import print_json
 from kvbench.media import for_terminal
+from kvbench.plan.case import Task
 from kvbench.records.events import (
     CaseEnded,
     Event,

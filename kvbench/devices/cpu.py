@@ -8,12 +8,12 @@ from collections.abc import Callable
 import psutil
 import torch
 
-from kvbench.case import Phase
 from kvbench.device_kinds import HOST
 from kvbench.devices import host
 from kvbench.devices.backend import Level, Survey
 from kvbench.devices.meter import Readings
 from kvbench.devices.rapl import Rapl
+from kvbench.plan.case import Phase
 from kvbench.records.environment import Device
 
 __all__ = ["CpuBackend", "CpuMeter"]

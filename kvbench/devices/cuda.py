@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from kvbench.case import Phase
 from kvbench.devices import host
 from kvbench.devices.backend import Level, Survey
 from kvbench.devices.meter import Readings
 from kvbench.devices.nvml import Nvml, NvmlDevice, NvmlUnavailable
+from kvbench.plan.case import Phase
 from kvbench.records.environment import Device
 
 __all__ = ["CudaBackend", "CudaMeter", "why_no_cuda"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from kvbench.case import Phase
+from kvbench.plan.case import Phase
 
 __all__ = ["Meter", "Readings", "trust_flags"]
 

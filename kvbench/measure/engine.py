@@ -14,7 +14,6 @@ import torch
 import transformers
 
 from kvbench.caches import strategy
-from kvbench.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.device_kinds import kind_of
 from kvbench.devices.faults import is_device_fault
 from kvbench.devices.meter import Meter, Readings, trust_flags
@@ -36,6 +35,7 @@ from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import ModelSource, check_weights, locate
+from kvbench.plan.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded

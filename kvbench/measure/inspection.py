@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvbench.caches import BASELINE, CacheStrategy, strategy
-from kvbench.case import Case
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.measure.count import count_flops
@@ -20,6 +19,7 @@ from kvbench.measure.verify.expected import decoder_layers
 from kvbench.measure.verify.shapes import CacheShape, LayerShape
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
+from kvbench.plan.case import Case
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.flops import step_flops

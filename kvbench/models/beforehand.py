@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvbench.case import AUTO, Case
 from kvbench.errors import UserError, did_you_mean
 from kvbench.models.config_file import find_config
 from kvbench.models.source import check_weights, locate
+from kvbench.plan.case import AUTO, Case
 
 __all__ = ["check_beforehand"]
 

@@ -20,7 +20,6 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
-from kvbench.case import AUTO, ModelKey
 from kvbench.errors import UserError
 from kvbench.models.config import (
     commit_of,
@@ -31,6 +30,7 @@ from kvbench.models.config import (
 )
 from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.models.weight_files import check_weight_files, no_pickles
+from kvbench.plan.case import AUTO, ModelKey
 
 _START_TOKENS = ("decoder_start_token_id", "bos_token_id")
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from kvbench.case import DEFAULT_PROMPT, Prompt
+from kvbench.catalogue import DEFAULT_PROMPT
 from kvbench.errors import UserError
 from kvbench.models.config import loading, source_options
 from kvbench.models.load import LoadedModel
 from kvbench.models.positions import PositionLimit
 from kvbench.models.source import ModelSource, refuse_pointers
+from kvbench.plan.case import Prompt
 from kvbench.text import clip
 
 __all__ = ["Encoder", "Inputs", "check_prompt"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from kvbench.case import ModelKey
+from kvbench.plan.case import ModelKey
 from kvbench.records.columns import column
 from kvbench.records.sample import utc_now
 

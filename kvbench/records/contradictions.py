@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from kvbench.caches import BASELINE
-from kvbench.case import Case, Prompt
 from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
+from kvbench.plan.case import Case, Prompt
 from kvbench.text import clip
 
 __all__ = ["check_samples"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kvbench.case import Case, ModelKey, Task
+from kvbench.plan.case import Case, ModelKey, Task
 from kvbench.records.finding import Finding
 from kvbench.records.sample import Sample, Status
 

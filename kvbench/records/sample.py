@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from kvbench.caches import strategy
-from kvbench.case import Phase, Task
+from kvbench.plan.case import Phase, Task
 from kvbench.records.columns import Amount, Count, Number, Seconds, column
 
 __all__ = [

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kvbench.case import ModelKey
 from kvbench.errors import UserError
 from kvbench.input_file import check_regular
+from kvbench.plan.case import ModelKey
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
 from kvbench.records.files import (

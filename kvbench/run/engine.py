@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from kvbench.case import Case, Group, ModelKey, Task
+from kvbench.plan.case import Case, Group, ModelKey, Task
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded

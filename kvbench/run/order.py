@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from kvbench.case import Case
+from kvbench.plan.case import Case
 
 __all__ = ["pair_up", "shuffled"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kvbench.caches import BASELINE, strategy
-from kvbench.case import Case
+from kvbench.plan.case import Case
 from kvbench.records.sample import Sample
 
 __all__ = ["differing"]

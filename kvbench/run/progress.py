@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from kvbench.case import Case, Phase, Task
 from kvbench.measure.stopping import StoppingRule
+from kvbench.plan.case import Case, Phase, Task
 from kvbench.records.sample import Sample, latest
 from kvbench.run.order import pair_up
 from kvbench.run.rounds import Round, complete_rounds, counted_rounds, next_round, round_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kvbench.caches import BASELINE, strategy
-from kvbench.case import Case
+from kvbench.plan.case import Case
 
 __all__ = ["reach_of"]
 

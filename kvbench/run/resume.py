@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from kvbench.case import Case
 from kvbench.errors import UserError
-from kvbench.plan import CONDUCT, with_legacy
+from kvbench.plan.case import Case
+from kvbench.plan.plan import CONDUCT, with_legacy
 from kvbench.records.changes import changes
 from kvbench.records.run import RunInfo
 from kvbench.text import clip

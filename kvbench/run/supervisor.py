@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kvbench.case import Case, Group, ModelKey, Task
 from kvbench.errors import UserError
 from kvbench.import_path import program_folder, without_current_folder
+from kvbench.plan.case import Case, Group, ModelKey, Task
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded

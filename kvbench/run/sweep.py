@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvbench.caches import BASELINE
-from kvbench.case import Case, Group, Task
 from kvbench.measure.stopping import StoppingRule
+from kvbench.plan.case import Case, Group, Task
 from kvbench.records.events import (
     CaseEnded,
     Listener,

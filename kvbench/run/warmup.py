@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from kvbench.caches import strategy
-from kvbench.case import Case
 from kvbench.device_kinds import kind_of
+from kvbench.plan.case import Case
 
 __all__ = ["SHORT_TOKENS", "Scope", "covered", "longest", "scope_of", "warmup_tokens"]
 

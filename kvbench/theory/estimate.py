@@ -13,7 +13,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from kvbench.caches import BASELINE
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
-from kvbench.ranges import MAX_SIZE
+from kvbench.plan.ranges import MAX_SIZE
 from kvbench.records.rates import Rates
 from kvbench.text import clip
 from kvbench.theory.architecture import FAMILIES, Architecture

@@ -27,8 +27,8 @@ from kvbench.analysis.statistics import (
     ratio_interval,
     signed_rank,
 )
-from kvbench.case import Case, Prompt
 from kvbench.errors import UserError
+from kvbench.plan.case import Case, Prompt
 from kvbench.records.sample import Sample, sample_of
 from tests.fakes import arm, by_column, make_case, make_task, timed_sample
 

@@ -8,8 +8,8 @@ import pytest
 
 from kvbench.analysis.expected import expectations, summarize, summarize_run
 from kvbench.analysis.summary import CaseSummary
-from kvbench.case import Case
 from kvbench.catalogue import CATALOGUE
+from kvbench.plan.case import Case
 from kvbench.records.environment import Device
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run

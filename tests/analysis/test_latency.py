@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from kvbench.analysis.latency import Latency, latencies
-from kvbench.case import Case
 from kvbench.errors import UserError
+from kvbench.plan.case import Case
 from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample, sample_of
 from tests.fakes import arm, make_case, make_task, timed_sample

@@ -12,7 +12,7 @@ import pytest
 from kvbench.analysis.expected import summarize
 from kvbench.analysis.statistics import paired_ratio
 from kvbench.analysis.summary import CaseSummary, summarize_cases
-from kvbench.case import Case, Prompt
+from kvbench.plan.case import Case, Prompt
 from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of
 from tests.fakes import arm, make_case, make_task, timed_sample, write_run

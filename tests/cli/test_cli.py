@@ -22,8 +22,8 @@ import kvbench
 from kvbench import api
 from kvbench.catalogue import CATALOGUE
 from kvbench.cli import app, main
-from kvbench.options import DESCRIPTIONS
-from kvbench.plan import QUICKSTART, Plan
+from kvbench.plan.options import DESCRIPTIONS
+from kvbench.plan.plan import QUICKSTART, Plan
 from kvbench.records.lock import RunLock
 from kvbench.records.run import load_run
 from kvbench.records.sample import STATUSES
@@ -628,7 +628,7 @@ def test_a_sweep_that_was_not_verified_says_so(call: Call, engine: FakeEngine) -
 # Mistakes
 
 # One for each option and each kind of file: what a plan refuses, and in which words, is in
-# tests/test_plan.py.
+# tests/plan/test_plan.py.
 PLAN_MISTAKES = [
     (["-m", ""], "model: "),
     (["--weights", "heavy"], "weights: "),

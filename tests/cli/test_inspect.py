@@ -15,7 +15,7 @@ import kvbench
 from kvbench import api
 from kvbench.cli import main
 from kvbench.errors import UserError
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 from tests.fakes import FakeEngine
 
 ROOT = Path(kvbench.__file__).parents[1]

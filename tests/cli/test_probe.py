@@ -181,7 +181,7 @@ def test_the_environment_says_what_was_probed(
 
 
 def test_a_newer_probe_does_not_stop_a_resume(engine: FakeEngine, tmp_path: Path) -> None:
-    from kvbench.plan import Plan
+    from kvbench.plan.plan import Plan
 
     plan = Plan.parse({"device": "cpu", "max_new_tokens": 5, "repeats": 1})
     engine.machine = make_environment(rates=(make_rates(),))

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvbench.case import Prompt
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.printing import (
     make_console,
@@ -24,6 +23,7 @@ from kvbench.console.printing import (
     print_table,
 )
 from kvbench.errors import UserError
+from kvbench.plan.case import Prompt
 from kvbench.records.environment import Device
 from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of

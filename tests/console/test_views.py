@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvbench.case import Case, Prompt, Task
 from kvbench.console.views import (
     Forecast,
     JsonView,
@@ -21,6 +20,7 @@ from kvbench.console.views import (
     View,
     make_view,
 )
+from kvbench.plan.case import Case, Prompt, Task
 from kvbench.records.events import (
     CaseEnded,
     Event,

@@ -24,7 +24,7 @@ from kvbench.devices.registry import (
 )
 from kvbench.errors import UserError
 from kvbench.measure.environment import read_environment
-from kvbench.plan import Plan, choose_devices
+from kvbench.plan.plan import Plan, choose_devices
 from kvbench.records.rates import _key_of
 from kvbench.records.sample import Sample
 from kvbench.run.warmup import scope_of

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from kvbench.caches import strategy
-from kvbench.case import Prompt
 from kvbench.devices.cuda import CudaMeter
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import generate
 from kvbench.models.prompts import Encoder
+from kvbench.plan.case import Prompt
 from kvbench.records.run import Run, load_run
 from tests.gpu.memory import MIB
 from tests.gpu.runs import cold_cases, growths, timed, wrong_caches

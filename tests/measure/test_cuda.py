@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from kvbench.caches import strategy
-from kvbench.case import Case, Prompt
 from kvbench.devices.nvml import NVML_USED, NVML_USED_AND_RESERVED, Nvml, NvmlUnavailable
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.measure.generate import Generation, generate
 from kvbench.models.load import LoadedModel
+from kvbench.plan.case import Case, Prompt
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
 from tests.tiny import (

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from kvbench.caches import strategy
-from kvbench.case import Prompt
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import Generation, generate
 from kvbench.models.prompts import Encoder
+from kvbench.plan.case import Prompt
 from tests.tiny import load
 
 pytestmark = pytest.mark.cuda

@@ -13,9 +13,9 @@ import pynvml
 import pytest
 import torch
 
-from kvbench.case import Case
 from kvbench.devices.nvml import NvmlDevice
 from kvbench.measure.engine import LocalEngine
+from kvbench.plan.case import Case
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
 from tests.run.faults import wait_until

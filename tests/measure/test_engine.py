@@ -17,12 +17,12 @@ import torch
 from huggingface_hub import constants
 from transformers import GPT2LMHeadModel
 
-from kvbench.case import AUTO, Case, Prompt
 from kvbench.devices import host, rapl
 from kvbench.errors import UserError
 from kvbench.measure import engine as engine_module
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
+from kvbench.plan.case import AUTO, Case, Prompt
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
 from kvbench.run.warmup import warmup_tokens

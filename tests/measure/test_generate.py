@@ -14,12 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kvbench.caches import strategy
-from kvbench.case import Prompt
 from kvbench.measure import generate as generate_module
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import Generation, generate, generate_options
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Encoder
+from kvbench.plan.case import Prompt
 from tests.tiny import (
     ARCHITECTURES,
     Config,

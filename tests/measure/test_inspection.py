@@ -16,13 +16,13 @@ import pytest
 import torch
 from transformers import AttentionInterface, Cache
 
-from kvbench.case import Case, Prompt
 from kvbench.errors import UserError
 from kvbench.measure import inspection as inspection_module
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.inspection import inspect
 from kvbench.measure.observers import watching
 from kvbench.models.load import LoadedModel
+from kvbench.plan.case import Case, Prompt
 from kvbench.records.events import ModelLoaded
 from kvbench.records.inspection import Inspection, Step, as_json
 from tests.theory.families import TINY, WINDOW

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from kvbench.case import DEFAULT_PROMPT, Case, Prompt
-from kvbench.catalogue import CATALOGUE
+from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.measure import engine as engine_module
 from kvbench.measure.cache import cache_bytes
 from kvbench.measure.engine import LocalEngine
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Encoder
+from kvbench.plan.case import Case, Prompt
 from tests.tiny import case, group, load, run, task
 
 pytestmark = pytest.mark.weights

@@ -13,12 +13,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from kvbench.case import AUTO
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
 from kvbench.models.config import load_config
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.source import locate
+from kvbench.plan.case import AUTO
 from tests.tiny import (
     ARCHITECTURES,
     GPT2,

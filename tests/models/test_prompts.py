@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvbench.case import DEFAULT_PROMPT, Prompt
-from kvbench.catalogue import CATALOGUE
+from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.errors import UserError
 from kvbench.models.positions import PositionLimit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.source import locate
+from kvbench.plan.case import Prompt
 from tests.tiny import GPT2, LLAMA, T5, config_folder, key, load, unloaded, word_tokenizer
 
 SHORT, LONG = "w5 w17", "w7 w8 w9 w10"

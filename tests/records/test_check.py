@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from kvbench.case import ModelKey
+from kvbench.plan.case import ModelKey
 from kvbench.records.check import CHECKS, VERDICTS, Check, check_of, failed
 from kvbench.records.columns import columns_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvbench.case import ModelKey
+from kvbench.plan.case import ModelKey
 from kvbench.records.check import VERDICTS, Check, check_of
 from kvbench.records.finding import findings, not_asked
 

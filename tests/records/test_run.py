@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbench.case import Prompt
+from kvbench.plan.case import Prompt
 from kvbench.records.check import Check, check_of
 from kvbench.records.columns import columns_of
 from kvbench.records.finding import Finding

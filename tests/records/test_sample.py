@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvbench.case import Prompt, Task
+from kvbench.plan.case import Prompt, Task
 from kvbench.records.columns import columns_of
 from kvbench.records.sample import STATUSES, Sample, latest, sample_of, utc_now, with_flag
 from tests.fakes import make_case, make_task

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvbench.case import Case, Prompt
+from kvbench.plan.case import Case, Prompt
 from kvbench.records.environment import Environment
 from kvbench.records.run import Run
 from kvbench.records.sample import Sample

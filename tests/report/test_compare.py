@@ -13,8 +13,8 @@ import pytest
 
 from kvbench.analysis.compare import Comparison, Unmatched
 from kvbench.analysis.statistics import holm, mann_whitney
-from kvbench.case import Case
 from kvbench.errors import UserError
+from kvbench.plan.case import Case
 from kvbench.records.sample import Sample, sample_of
 from kvbench.report.compare import (
     Result,

@@ -27,8 +27,8 @@ from kvbench.analysis.compare import Comparison
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import summarize_cases
 from kvbench.caches import STRATEGIES, CacheStrategy
-from kvbench.case import Prompt
 from kvbench.errors import UserError
+from kvbench.plan.case import Prompt
 from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample
 from kvbench.report.figures import CHARTS, Material, draw_charts, write_charts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import kvbench
-from kvbench.case import Case
+from kvbench.plan.case import Case
 from kvbench.records.run import Run
 from kvbench.records.sample import Sample, sample_of
 from kvbench.report.figures import Material, draw_charts

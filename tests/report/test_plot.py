@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvbench.analysis.summary import summarize_cases
-from kvbench.case import Case
+from kvbench.plan.case import Case
 from kvbench.report import plot
 from kvbench.report.plot import speedup_bars
 from tests.report.saved import grid, run_of, time_of

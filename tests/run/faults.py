@@ -31,7 +31,7 @@ from typing import Any, Literal, cast
 
 import psutil
 
-from kvbench.case import Case, Group, ModelKey, Task
+from kvbench.plan.case import Case, Group, ModelKey, Task
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kvbench import api
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 from kvbench.records.run import load_run
 from kvbench.records.sample import latest
 from kvbench.run.supervisor import WorkerEngine

@@ -35,7 +35,7 @@ from kvbench import api, cli
 from kvbench.analysis.summary import pair_key
 from kvbench.console import views
 from kvbench.errors import UserError
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 from kvbench.records.events import (
     CaseEnded,
     Event,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvbench import api
-from kvbench.plan import Plan, with_legacy
+from kvbench.plan.plan import Plan, with_legacy
 from kvbench.records.run import load_run
 from kvbench.report.build import build
 from kvbench.run.resume import cases_of, plan_changes

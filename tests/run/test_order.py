@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from kvbench.case import Prompt
+from kvbench.plan.case import Prompt
 from kvbench.run.order import pair_up, shuffled
 from tests.fakes import make_case
 

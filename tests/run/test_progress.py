@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kvbench.case import Case, Task
 from kvbench.measure.stopping import StoppingRule
+from kvbench.plan.case import Case, Task
 from kvbench.records.sample import STATUSES, Sample, sample_of
 from kvbench.run.progress import MOST_LOSSES, TRIED_AGAIN, CaseProgress, progress_of
 from tests.fakes import arm, make_case, make_task, timed_sample

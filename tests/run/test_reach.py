@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvbench.caches import STRATEGIES, CacheStrategy
-from kvbench.case import Case, Prompt
+from kvbench.plan.case import Case, Prompt
 from kvbench.run.outputs import differing
 from kvbench.run.reach import reach_of
 from tests.fakes import make_case, make_task, timed_sample

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbench.case import Case, Prompt
-from kvbench.plan import CONDUCT, Plan
+from kvbench.plan.case import Case, Prompt
+from kvbench.plan.plan import CONDUCT, Plan
 from kvbench.records.run import RunInfo
 from kvbench.run.resume import cases_of, described, plan_changes
 from tests.fakes import make_case, make_info

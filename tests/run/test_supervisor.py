@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
-from kvbench.case import Case, Group, Prompt
 from kvbench.errors import UserError
+from kvbench.plan.case import Case, Group, Prompt
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
 from kvbench.run import supervisor
@@ -685,7 +685,7 @@ def test_an_engine_that_is_forgotten_takes_its_worker_along(light: Light) -> Non
 
 SUPERVISOR = """
 import sys
-from kvbench.case import Case, Prompt, Task
+from kvbench.plan.case import Case, Prompt, Task
 from kvbench.run import supervisor
 from tests.run.faults import light_main, start
 case = Case("gpt2", "random", "cpu", "float32", "auto", "dynamic", 1, Prompt.of_tokens(5), 8)

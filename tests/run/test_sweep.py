@@ -15,8 +15,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kvbench.analysis.summary import summarize_cases
-from kvbench.case import Case, ModelKey, Prompt, Task, group_cases
 from kvbench.measure.stopping import StoppingRule
+from kvbench.plan.case import Case, ModelKey, Prompt, Task, group_cases
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import (

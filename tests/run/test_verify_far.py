@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from kvbench import api
-from kvbench.case import ModelKey
 from kvbench.measure.engine import LocalEngine
-from kvbench.plan import Plan
+from kvbench.plan.case import ModelKey
+from kvbench.plan.plan import Plan
 from kvbench.records.run import Run, load_checks
 from kvbench.run.sweep import VERIFY_FAILED
 from tests.measure import verify_faults as faults

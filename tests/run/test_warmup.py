@@ -11,9 +11,9 @@ import pytest
 
 from kvbench.analysis.cold import cold_starts
 from kvbench.caches import STRATEGIES, CacheStrategy
-from kvbench.case import Case, Prompt, Task
 from kvbench.measure.stopping import StoppingRule
-from kvbench.plan import Plan
+from kvbench.plan.case import Case, Prompt, Task
+from kvbench.plan.plan import Plan
 from kvbench.run.warmup import SHORT_TOKENS, covered, longest, scope_of, warmup_tokens
 from tests.fakes import Failure, FakeEngine, make_case
 from tests.run.test_sweep import Swept, start

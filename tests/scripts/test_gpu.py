@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from kvbench.plan import Plan
+from kvbench.plan.plan import Plan
 from tests.run.faults import ROOT
 
 SCRIPT = ROOT / "scripts" / "gpu.py"

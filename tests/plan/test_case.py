@@ -1,4 +1,4 @@
-"""Tests of kvbench/case.py."""
+"""Tests of kvbench/plan/case.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbench.case import Case, ModelKey, Prompt, Task, group_cases
+from kvbench.plan.case import Case, ModelKey, Prompt, Task, group_cases
 from tests.fakes import make_case, make_task
 
 OTHER: dict[str, Any] = {

@@ -21,14 +21,14 @@ from pydantic import (
 )
 
 from kvbench.caches import ALL, expand, strategy
-from kvbench.case import AUTO, DEFAULT_PROMPT, Case, Prompt
-from kvbench.catalogue import CATALOGUE
+from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.device_kinds import KINDS, first_name, kind_of
 from kvbench.dtypes import DTYPES
 from kvbench.errors import UserError, did_you_mean
-from kvbench.options import DESCRIPTIONS
-from kvbench.plan_file import as_list, read_plan_file, read_prompts
-from kvbench.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
+from kvbench.plan.case import AUTO, Case, Prompt
+from kvbench.plan.file import as_list, read_plan_file, read_prompts
+from kvbench.plan.options import DESCRIPTIONS
+from kvbench.plan.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.text import clip
 
 __all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]

@@ -10,7 +10,6 @@ from typing import Literal
 
 __all__ = [
     "AUTO",
-    "DEFAULT_PROMPT",
     "Case",
     "Group",
     "ModelKey",
@@ -19,8 +18,6 @@ __all__ = [
     "Task",
     "group_cases",
 ]
-
-DEFAULT_PROMPT = "What is KV caching?"
 
 AUTO = "auto"
 """The attention implementation that Transformers takes for a model by itself."""

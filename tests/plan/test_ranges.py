@@ -1,4 +1,4 @@
-"""Tests of kvbench/ranges.py."""
+"""Tests of kvbench/plan/ranges.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbench.errors import UserError
-from kvbench.ranges import MAX_SIZE, parse_sizes
+from kvbench.plan.ranges import MAX_SIZE, parse_sizes
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbench.case import Case
 from kvbench.errors import UserError
-from kvbench.options import DESCRIPTIONS
-from kvbench.plan import Plan
+from kvbench.plan.case import Case
+from kvbench.plan.options import DESCRIPTIONS
+from kvbench.plan.plan import Plan
 
 # The same examples on each run and each machine: a failure here is never a matter of luck.
 fuzz = settings(deadline=None, derandomize=True, database=None, max_examples=300)

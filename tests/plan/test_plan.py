@@ -1,4 +1,4 @@
-"""Tests of kvbench/plan.py and of the files it reads, kvbench/plan_file.py."""
+"""Tests of kvbench/plan/plan.py and of the files it reads, kvbench/plan/file.py."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import yaml
 from pydantic import ValidationError
 
 from kvbench.caches import STRATEGIES
-from kvbench.case import DEFAULT_PROMPT, Prompt
+from kvbench.catalogue import DEFAULT_PROMPT
 from kvbench.errors import UserError
-from kvbench.options import DESCRIPTIONS
-from kvbench.plan import CONDUCT, MANY_CASES, QUICKSTART, Plan
-from kvbench.ranges import MAX_SIZE
+from kvbench.plan.case import Prompt
+from kvbench.plan.options import DESCRIPTIONS
+from kvbench.plan.plan import CONDUCT, MANY_CASES, QUICKSTART, Plan
+from kvbench.plan.ranges import MAX_SIZE
 
 KNOWN = ", ".join(STRATEGIES)
-CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
 def sentence(keys: dict[str, Any]) -> str:
