@@ -7,10 +7,10 @@ from collections.abc import Container, Iterable
 
 from kvbench.caches.entry import (
     CacheStrategy,
-    KeptLayer,
     Need,
     Parameter,
-    kept_nothing,
+    Settings,
+    all_positions,
     needs_kind,
 )
 from kvbench.errors import UserError, check_choice
@@ -44,10 +44,9 @@ def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
     return tuple(numbers) >= wanted
 
 
-def kept_whole(layer: KeptLayer) -> int:
-    """Return the bytes of a buffer for all positions that are fed, or of a whole window."""
-    positions = layer.seen if layer.window is None else min(layer.seen, layer.window)
-    return positions * layer.numbers * layer.width
+def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
+    """Return the positions of a buffer for all that are fed, or for a whole window."""
+    return seen if window is None else min(seen, window)
 
 
 STRATEGIES: dict[str, CacheStrategy] = {
@@ -59,7 +58,6 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.dynamic:nothing",
             use_cache=False,
             attends="nothing",
-            kept=kept_nothing,
         ),
         CacheStrategy(
             name="dynamic",
@@ -75,7 +73,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="buffer",
             needs=(CACHE_OBJECTS,),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="static-compiled",
@@ -86,7 +84,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             compiles=True,
             attends="buffer",
             needs=(CUDA, CACHE_OBJECTS),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="dynamic-full",
@@ -101,7 +99,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 CACHE_OBJECTS,
                 DECODER_ONLY,
             ),
-            kept=lambda layer: layer.seen * layer.numbers * layer.width,
+            positions=all_positions,
         ),
         CacheStrategy(
             name="offloaded",
@@ -117,7 +115,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="quantized",
@@ -141,7 +139,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     of_machine=True,
                 ),
             ),
-            kept=lambda layer: layer.seen * layer.numbers,
+            kept=lambda layer, positions, _: positions * layer.numbers,
         ),
     )
 }

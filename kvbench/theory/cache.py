@@ -57,7 +57,7 @@ def cache_bytes(
     for layer in architecture.layers:
         if isinstance(layer.mixer, Attention):
             mixer = layer.mixer
-            total += entry.kept(KeptLayer(seen, mixer.kept, mixer.window, width))
+            total += entry.bytes_kept(KeptLayer(seen, mixer.kept, mixer.window, width))
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:
