@@ -12,6 +12,7 @@ from kvbench.caches.entry import (
     Settings,
     all_positions,
     needs_kind,
+    window_positions,
 )
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
@@ -28,6 +29,12 @@ CACHE_OBJECTS = Need(
 )
 
 
+SEES_ALL = Need(
+    lambda here, _: here.sees_all,
+    "each layer of this model has a window of its own or keeps no keys and values.",
+    "a layer that sees all positions",
+)
+SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
 DECODER_ONLY = Need(
     lambda here, _: not here.encoder_decoder,
@@ -42,6 +49,16 @@ def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
         return False
     numbers = [int(part) for part in re.findall(r"\d+", version)[: len(wanted)]]
     return tuple(numbers) >= wanted
+
+
+def last_positions(seen: int, window: int | None, settings: Settings) -> int:
+    """Return the positions that are kept of the first and last ones.
+
+    A step brings its own position, which is one of the last. A window of the model's own stays.
+    """
+    if window is not None:
+        return window_positions(seen, window, settings)
+    return min(seen, int(settings.get("sink", 0)) + int(settings["size"]) - 1)
 
 
 def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
@@ -140,6 +157,17 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 ),
             ),
             kept=lambda layer, positions, _: positions * layer.numbers,
+        ),
+        CacheStrategy(
+            name="window",
+            description="The last positions only: a step attends to `size` of them, its own "
+            "included, and older keys and values are dropped. The prompt is read whole.",
+            body="kvbench.measure.caches.window:window",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(SIZE,),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            positions=last_positions,
         ),
     )
 }
