@@ -67,12 +67,14 @@ class KeptLayer:
         numbers: keys and values that one position adds, of all heads.
         window: positions that a query sees, itself included; null where it sees all.
         width: bytes of a number in the model's dtype.
+        heads: heads of keys and values.
     """
 
     seen: int
     numbers: int
     window: int | None
     width: int
+    heads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,9 @@ class Situation:
             configuration does not say.
         cache_objects: whether the model takes a cache object of Transformers.
         versions: installed packages and their versions.
+        dtype: of the weights.
+        keys_in_every_layer: whether every layer of the model keeps keys and values of its own, and
+            nothing else.
     """
 
     device: str
@@ -97,6 +102,8 @@ class Situation:
     sees_all: bool = True
     key_numbers: int | None = None
     cache_objects: bool = True
+    dtype: str = "float32"
+    keys_in_every_layer: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
+from kvbench.caches.by_hand import BY_HAND
 from kvbench.caches.entry import (
     CacheStrategy,
     Need,
@@ -14,6 +15,7 @@ from kvbench.caches.entry import (
     needs_kind,
     window_positions,
 )
+from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
@@ -22,13 +24,6 @@ __all__ = ["ALL", "BASELINE", "STRATEGIES", "expand", "may_be_left_out", "strate
 BASELINE = "off"
 """The strategy that others are compared with."""
 
-CACHE_OBJECTS = Need(
-    lambda here, _: here.cache_objects,
-    "this model makes a cache of its own and takes no cache object of Transformers.",
-    "cache objects",
-)
-
-
 SEES_ALL = Need(
     lambda here, _: here.sees_all,
     "each layer of this model has a window of its own or keeps no keys and values.",
@@ -36,11 +31,6 @@ SEES_ALL = Need(
 )
 SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
-DECODER_ONLY = Need(
-    lambda here, _: not here.encoder_decoder,
-    "it does not take encoder-decoder models.",
-    "a decoder",
-)
 
 
 def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
@@ -171,6 +161,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
         ),
     )
 }
+STRATEGIES |= {entry.name: entry for entry in BY_HAND}
 
 
 ALL = "all"

@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from kvbench.caches import STRATEGIES, strategy
-from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
+from kvbench.measure.cache import (
+    allocated_bytes,
+    cache_bytes,
+    cache_class,
+    cache_layers,
+)
 from kvbench.measure.caches import situation_of
 from kvbench.measure.compiling import counting_compilations
 from kvbench.measure.engine import LocalEngine
@@ -22,6 +27,7 @@ from kvbench.models.prompts import Inputs
 from kvbench.records.events import ModelLoaded
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes as expected_bytes
+from tests.measure import by_hand
 from tests.tiny import (
     GPT2,
     LLAMA,
@@ -62,9 +68,9 @@ FAMILIES = {
 ROWS = [[5, 17, 9, 300, 44]] * 2
 NEW = 12
 FP8 = "quantized:backend=fp8"
-EXACT_HERE = ["dynamic", "static", "dynamic-full"]
+EXACT_HERE = ["dynamic", "static", "dynamic-full", *by_hand.EXACT]
 WINDOW = "window:size=6"
-HERE = [*EXACT_HERE, FP8, WINDOW]
+HERE = [*EXACT_HERE, FP8, WINDOW, *by_hand.LOSSY]
 ON_CUDA = ["static-compiled", "offloaded", "offloaded-static"]
 
 
@@ -174,6 +180,7 @@ BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     "dynamic-full": (GEMMA3, assert_dynamic_full),
     FP8: (LLAMA, assert_fp8),
     WINDOW: (LLAMA, assert_window),
+    **by_hand.BEHAVIORS,
 }
 
 

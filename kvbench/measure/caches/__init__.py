@@ -53,6 +53,8 @@ def situation_of(loaded: LoadedModel) -> Situation:
         sees_all="full_attention" in kinds or not (kinds or window),
         key_numbers=_key_numbers(text),
         cache_objects=bool(model._supports_default_dynamic_cache()),
+        dtype=loaded.key.dtype,
+        keys_in_every_layer=_keys_in_every_layer(text),
     )
 
 
@@ -66,3 +68,13 @@ def _key_numbers(text: Any) -> int | None:
         width = text.hidden_size // heads
     kept = getattr(text, "num_key_value_heads", None) or heads
     return kept * width if kept and width else None
+
+
+_KEYS_ALONE = ("full_attention", "attention", "sliding_attention", "chunked_attention")
+"""Transformers' names of layers that keep keys and values, and nothing else."""
+
+
+def _keys_in_every_layer(text: Any) -> bool:
+    kinds = getattr(text, "layer_types", None) or ()
+    shared = getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None)
+    return not shared and all(kind in _KEYS_ALONE for kind in kinds)

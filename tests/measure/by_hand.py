@@ -1,0 +1,109 @@
+"""What only one of the caches written by hand does, and the bytes that each copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Cache, DynamicCache
+
+from kvbench.caches import strategy
+from kvbench.measure.cache import cache_layers
+from kvbench.measure.caches import Call, cache_options
+from kvbench.models.load import LoadedModel
+from kvbench.models.prompts import Inputs
+from tests.tiny import LLAMA, Config, inputs_of, load, run
+
+PROMPT, NEW = 5, 12
+HEADS, SIZE, ROWS = 2, 16, 2
+POSITION = 2 * ROWS * HEADS * SIZE * 4
+"""Bytes of the keys and values of one position of both rows in one layer of LLAMA."""
+
+_COPIES = {"cat", "stack", "clone", "copy_", "_to_copy", "gather", "index", "index_select"}
+
+
+class Copied(TorchDispatchMode):
+    """Counts the bytes that copying operations write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.joined = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _COPIES:
+            self.bytes += result.numel() * result.element_size()
+        if name in ("cat", "stack"):
+            self.joined = max(self.joined, len(args[0]))
+        return result
+
+
+def made(folder: str, name: str, inputs: Inputs | None = None, new: int = NEW) -> Cache:
+    """A new cache, as it is made for a generation of a prompt of five tokens in two rows."""
+    loaded = load(folder)
+    call = Call(loaded, inputs or prompt_of(loaded), new)
+    # A body that leaves it to `generate` gets what that makes.
+    cache = cache_options(strategy(name), call).get("past_key_values", DynamicCache())
+    assert isinstance(cache, Cache)
+    return cache
+
+
+def prompt_of(loaded: LoadedModel) -> Inputs:
+    return inputs_of(loaded, [[5, 17, 9, 300, 44]] * ROWS)
+
+
+def states(positions: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of some positions, `[rows, heads, positions, size]`."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, ROWS, HEADS, positions, SIZE, generator=generator)
+    return keys, values
+
+
+def feed(cache: Cache, counts: Iterable[int]) -> list[Copied]:
+    """Give one layer as many positions as each count says, and return what each step copied."""
+    found = []
+    for seed, count in enumerate(counts):
+        new = states(count, seed)
+        with Copied() as copied:
+            cache.update(*new, 0)
+        found.append(copied)
+    return found
+
+
+def copied(folder: str, name: str) -> list[int]:
+    """The positions that each of eleven steps copies in one layer, after a prompt of five."""
+    steps = feed(made(folder, name), [PROMPT] + [1] * (NEW - 1))[1:]
+    return [step.bytes // POSITION for step in steps]
+
+
+def generated(folder: str, name: str, tokens: int = NEW) -> Any:
+    loaded = load(folder)
+    return run(loaded, prompt_of(loaded), name, tokens).cache
+
+
+AFTER = range(PROMPT + 1, PROMPT + NEW)
+"""Positions that there are after each step."""
+
+
+def assert_concat(folder: str) -> None:
+    """Each step joins one piece more, and no piece ever moves."""
+    cache = made(folder, "concat")
+    steps = feed(cache, [PROMPT, 1, 1])
+    assert [step.joined for step in steps] == [1, 2, 3]
+    places = [piece.data_ptr() for piece in cache.layers[0].key_pieces]
+    feed(cache, [1])
+    assert [piece.data_ptr() for piece in cache.layers[0].key_pieces[:3]] == places
+    # All positions at every step, and the new one into its piece.
+    assert copied(folder, "concat") == [after + 1 for after in AFTER]
+    assert cache_layers(generated(folder, "concat")) == "ConcatLayer x2"
+
+
+BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
+    "concat": (LLAMA, assert_concat),
+}
+EXACT = ["concat"]
+LOSSY: list[str] = []
