@@ -66,4 +66,9 @@ BY_HAND = (
         "concat:make",
         "By hand: a list with the tensors of each step, joined at every read.",
     ),
+    _by_hand(
+        "prealloc",
+        "prealloc:make",
+        "By hand: a buffer per layer that doubles when it is full.",
+    ),
 )

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, DynamicCache
 
 from kvbench.caches import strategy
-from kvbench.measure.cache import cache_layers
+from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_layers
 from kvbench.measure.caches import Call, cache_options
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
@@ -102,8 +102,19 @@ def assert_concat(folder: str) -> None:
     assert cache_layers(generated(folder, "concat")) == "ConcatLayer x2"
 
 
+def assert_prealloc(folder: str) -> None:
+    """A step copies one position, but for those at which the buffer doubles: 5, 10, 20."""
+    assert copied(folder, "prealloc") == [
+        1 + (after - 1 if after - 1 in (5, 10) else 0) for after in AFTER
+    ]
+    cache = generated(folder, "prealloc")
+    assert allocated_bytes(cache) == 2 * 20 * POSITION
+    assert cache_bytes(cache) == 2 * (PROMPT + NEW - 1) * POSITION
+
+
 BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     "concat": (LLAMA, assert_concat),
+    "prealloc": (LLAMA, assert_prealloc),
 }
-EXACT = ["concat"]
+EXACT = ["concat", "prealloc"]
 LOSSY: list[str] = []
