@@ -71,4 +71,9 @@ BY_HAND = (
         "prealloc:make",
         "By hand: a buffer per layer that doubles when it is full.",
     ),
+    _by_hand(
+        "per-head",
+        "per_head:make",
+        "By hand: one cache per head in a Python list, stacked at every read.",
+    ),
 )

@@ -112,9 +112,18 @@ def assert_prealloc(folder: str) -> None:
     assert cache_bytes(cache) == 2 * (PROMPT + NEW - 1) * POSITION
 
 
+def assert_per_head(folder: str) -> None:
+    """Each head grows by itself, and then all are stacked: everything is copied twice."""
+    assert copied(folder, "per-head") == [2 * after for after in AFTER]
+    cache = generated(folder, "per-head")
+    layer = cache.layers[0]
+    assert [tuple(head.shape) for head in layer.head_keys] == [(ROWS, 16, SIZE)] * HEADS
+
+
 BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     "concat": (LLAMA, assert_concat),
     "prealloc": (LLAMA, assert_prealloc),
+    "per-head": (LLAMA, assert_per_head),
 }
-EXACT = ["concat", "prealloc"]
+EXACT = ["concat", "prealloc", "per-head"]
 LOSSY: list[str] = []
