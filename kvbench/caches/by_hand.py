@@ -76,4 +76,10 @@ BY_HAND = (
         "per_head:make",
         "By hand: one cache per head in a Python list, stacked at every read.",
     ),
+    _by_hand(
+        "blocks",
+        "blocks:make",
+        "By hand: blocks of positions and a block table, gathered at every read.",
+        parameters=(Parameter("size", "Positions in a block.", default=16),),
+    ),
 )

@@ -120,10 +120,24 @@ def assert_per_head(folder: str) -> None:
     assert [tuple(head.shape) for head in layer.head_keys] == [(ROWS, 16, SIZE)] * HEADS
 
 
+def assert_blocks(folder: str) -> None:
+    """Rows have their blocks in turn, and no more room than whole blocks."""
+    cache = generated(folder, "blocks:size=4")
+    assert cache_layers(cache) == "BlocksLayer x2"
+    layer = cache.layers[0]
+    assert layer.table == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    fifteen = generated(folder, "blocks:size=4", NEW - 1)
+    assert cache_bytes(fifteen) == 2 * 15 * POSITION
+    assert allocated_bytes(fifteen) == allocated_bytes(cache) == 2 * 16 * POSITION
+    # Gathered at every read; what is new is put together and written.
+    assert copied(folder, "blocks:size=4") == [after + 2 for after in AFTER]
+
+
 BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     "concat": (LLAMA, assert_concat),
     "prealloc": (LLAMA, assert_prealloc),
     "per-head": (LLAMA, assert_per_head),
+    "blocks:size=4": (LLAMA, assert_blocks),
 }
-EXACT = ["concat", "prealloc", "per-head"]
+EXACT = ["concat", "prealloc", "per-head", "blocks:size=4"]
 LOSSY: list[str] = []
