@@ -82,4 +82,21 @@ BY_HAND = (
         "By hand: blocks of positions and a block table, gathered at every read.",
         parameters=(Parameter("size", "Positions in a block.", default=16),),
     ),
+    _by_hand(
+        "half",
+        "half:make",
+        "By hand: keys and values in 16 bits under weights in float32.",
+        lossy=True,
+        attends="elsewhere",
+        needs=(*_DECODERS, _HAVE_16_BITS),
+        kept=_half,
+        parameters=(
+            Parameter(
+                "dtype",
+                "What they are rounded to.",
+                default="float16",
+                choices=("float16", "bfloat16"),
+            ),
+        ),
+    ),
 )

@@ -141,3 +141,21 @@ BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
 }
 EXACT = ["concat", "prealloc", "per-head", "blocks:size=4"]
 LOSSY: list[str] = []
+
+
+def assert_half(folder: str) -> None:
+    """Two bytes a number, and all that comes back is rounded to them, the first step's too."""
+    cache = generated(folder, "half")
+    assert allocated_bytes(cache) == cache_bytes(cache) == 2 * 16 * POSITION // 2
+    for dtype in (torch.float16, torch.bfloat16):
+        name = f"half:dtype={str(dtype).removeprefix('torch.')}"
+        keys, values = states(PROMPT)
+        found = made(folder, name).update(keys, values, 0)
+        assert [one.dtype for one in found] == [torch.float32] * 2
+        assert torch.equal(found[0], keys.to(dtype).float())
+        assert torch.equal(found[1], values.to(dtype).float())
+        assert not torch.equal(found[0], keys)
+
+
+BEHAVIORS["half"] = (LLAMA, assert_half)
+LOSSY.append("half")
