@@ -99,4 +99,16 @@ BY_HAND = (
             ),
         ),
     ),
+    _by_hand(
+        "tiered",
+        "tiered:make",
+        "By hand: recent positions exact, older ones in blocks of int8.",
+        lossy=True,
+        attends="elsewhere",
+        kept=_tiered,
+        parameters=(
+            Parameter("recent", "Positions kept exact, at least.", default=64),
+            Parameter("block", "Positions that share a scale.", default=16),
+        ),
+    ),
 )

@@ -159,3 +159,26 @@ def assert_half(folder: str) -> None:
 
 BEHAVIORS["half"] = (LLAMA, assert_half)
 LOSSY.append("half")
+
+
+def assert_tiered(folder: str) -> None:
+    """What is recent comes back to the bit; what is older is off by half a step of int8."""
+    cache = made(folder, "tiered:block=4:recent=4")
+    keys = torch.cat([states(count, seed)[0] for seed, count in enumerate([PROMPT, 7, 1])], dim=2)
+    feed(cache, [PROMPT, 7])
+    found, _ = cache.update(*states(1, 2), 0)
+    # Of 12 positions two blocks are old, the last four are not, nor is the one that comes now.
+    assert torch.equal(found[:, :, 8:], keys[:, :, 8:])
+    for block in (slice(0, 4), slice(4, 8)):
+        step = keys[:, :, block].abs().amax(dim=(2, 3), keepdim=True) / 127
+        error = (found[:, :, block] - keys[:, :, block]).abs()
+        assert (error <= 0.501 * step).all()
+        assert error.max() > 0
+    codes = [code for code, _ in cache.layers[0].cached["keys"].old]
+    assert [code.dtype for code in codes] == [torch.int8] * 2
+    generation = generated(folder, "tiered:block=4:recent=4")
+    assert allocated_bytes(generation) == cache_bytes(generation)
+
+
+BEHAVIORS["tiered:block=4:recent=4"] = (LLAMA, assert_tiered)
+LOSSY.append("tiered:block=4:recent=4")
