@@ -111,4 +111,10 @@ BY_HAND = (
             Parameter("block", "Positions that share a scale.", default=16),
         ),
     ),
+    _by_hand(
+        "knorm",
+        "eviction:by_key_norm",
+        "By hand: within a budget of positions; the keys with the largest norms are forgotten.",
+        **_EVICTION,
+    ),
 )

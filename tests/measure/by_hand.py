@@ -182,3 +182,21 @@ def assert_tiered(folder: str) -> None:
 
 BEHAVIORS["tiered:block=4:recent=4"] = (LLAMA, assert_tiered)
 LOSSY.append("tiered:block=4:recent=4")
+
+
+def assert_knorm(folder: str) -> None:
+    """The longest keys are gone, in each head its own, and a step costs the same for ever."""
+    cache = made(folder, "knorm:budget=6")
+    feed(cache, [PROMPT, 4])
+    keys = torch.cat([states(PROMPT, 0)[0], states(4, 1)[0]], dim=2)
+    # What the prompt brought is within the budget; four more are chosen from at once.
+    assert [type(layer).__name__ for layer in cache.layers] == ["EvictingLayer"]
+    places = keys.norm(dim=3).argsort(dim=2)[:, :, :6].sort(dim=2).values
+    expected = keys.gather(2, places[..., None].expand(-1, -1, -1, SIZE))
+    assert torch.equal(cache.layers[0].kept[0], expected)
+    assert len({tuple(row) for row in places.flatten(0, 1).tolist()}) > 1
+    assert len(set(copied(folder, "knorm:budget=6")[2:])) == 1
+
+
+BEHAVIORS["knorm:budget=6"] = (LLAMA, assert_knorm)
+LOSSY.append("knorm:budget=6")
