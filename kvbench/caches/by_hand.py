@@ -117,4 +117,11 @@ BY_HAND = (
         "By hand: within a budget of positions; the keys with the largest norms are forgotten.",
         **_EVICTION,
     ),
+    _by_hand(
+        "random",
+        "eviction:at_random",
+        "By hand: within a budget of positions; which are forgotten is drawn at random, as the "
+        "control for knorm.",
+        **_EVICTION,
+    ),
 )

@@ -200,3 +200,26 @@ def assert_knorm(folder: str) -> None:
 
 BEHAVIORS["knorm:budget=6"] = (LLAMA, assert_knorm)
 LOSSY.append("knorm:budget=6")
+
+
+def assert_random(folder: str) -> None:
+    """Which are kept has nothing to do with the keys, and is drawn in the same way each time."""
+    kept = []
+    for factor in (1, 1, 5):
+        cache = made(folder, "random:budget=6")
+        for seed, count in enumerate([PROMPT, 4]):
+            keys, values = states(count, seed)
+            # The longest of all keys by far would be the first to go by their norm.
+            cache.update(keys * torch.linspace(1, factor, count)[:, None], values, 0)
+        assert [type(layer).__name__ for layer in cache.layers] == ["EvictingLayer"]
+        kept.append(cache.layers[0].kept[1])
+    assert torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[0], kept[2])
+    assert kept[0].shape == (ROWS, HEADS, 6, SIZE)
+    by_norm = made(folder, "knorm:budget=6")
+    feed(by_norm, [PROMPT, 4])
+    assert not torch.equal(by_norm.layers[0].kept[1], kept[0])
+
+
+BEHAVIORS["random:budget=6"] = (LLAMA, assert_random)
+LOSSY.append("random:budget=6")

@@ -119,7 +119,7 @@ def test_padding_takes_nothing_from_a_rows_budget(
 def test_a_budget_that_holds_all_changes_nothing(tmp_path: Path) -> None:
     loaded = load(checkpoint(tmp_path, LLAMA), weights="pretrained")
     inputs = padded([9, 4])
-    for name in ("knorm:budget=16",):
+    for name in ("knorm:budget=16", "random:budget=16"):
         assert torch.equal(
             run(loaded, inputs, name, 8).new_ids, run(loaded, inputs, "dynamic", 8).new_ids
         )
