@@ -124,4 +124,11 @@ BY_HAND = (
         "control for knorm.",
         **_EVICTION,
     ),
+    _by_hand(
+        "disk",
+        "disk:make",
+        "By hand: keys and values in memory-mapped files, the last positions in memory.",
+        attends="elsewhere",
+        parameters=(Parameter("recent", "Positions kept in memory.", default=64),),
+    ),
 )

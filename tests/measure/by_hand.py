@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, DynamicCache
 
 from kvbench.caches import strategy
-from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_layers
+from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_layers, disk_bytes
 from kvbench.measure.caches import Call, cache_options
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
@@ -223,3 +223,18 @@ def assert_random(folder: str) -> None:
 
 BEHAVIORS["random:budget=6"] = (LLAMA, assert_random)
 LOSSY.append("random:budget=6")
+
+
+def assert_disk(folder: str) -> None:
+    """All but the last positions are in files with room for the whole generation, without names."""
+    cache = generated(folder, "disk:recent=4")
+    assert cache_bytes(cache) == 2 * 16 * POSITION
+    assert allocated_bytes(cache) == 2 * 4 * POSITION
+    assert disk_bytes(cache) == 2 * 12 * POSITION
+    assert {old.shape[2] for layer in cache.layers for old in layer.on_disk} == {12}
+    # Nothing is moved while all of it is recent, and no file is made.
+    assert disk_bytes(generated(folder, "disk:recent=64")) == 0
+
+
+BEHAVIORS["disk:recent=4"] = (LLAMA, assert_disk)
+EXACT.append("disk:recent=4")
