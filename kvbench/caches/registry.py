@@ -16,6 +16,7 @@ from kvbench.caches.entry import (
     window_positions,
 )
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
+from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
@@ -201,10 +202,14 @@ def _every(entry: CacheStrategy) -> list[str]:
 def strategy(name: str) -> CacheStrategy:
     """Return a strategy by its name, with its parameters: `quantized:backend=fp8`.
 
+    It may also be one from elsewhere; see kvbench/caches/yours.py.
+
     Raises:
         UserError: no strategy has that name, or a parameter is wrong.
     """
     head, *parts = name.split(":")
+    if head not in STRATEGIES and (found := yours(name)) is not None:
+        return found
     check_choice("cache", "strategy", head, STRATEGIES)
     entry = STRATEGIES[head]
     if not (parts or entry.parameters):

@@ -16,7 +16,7 @@ DESCRIPTIONS: dict[str, str] = {
     "dtype": f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}.",
     "attention": "Attention implementation: sdpa, eager, ..., or auto: what Transformers takes.",
     "cache": f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
-    "model can run.",
+    "model can run; or your own: module:factory or ./file.py:factory (see docs/caches.md).",
     "use_cache": "Another spelling of cache: true is dynamic, false is off.",
     "batch_size": "Sequences generated at once. Lists and ranges: 1,2,4 or 1-32*2.",
     "prompt": "Prompt text; repeat the option for several.",
@@ -38,5 +38,6 @@ DESCRIPTIONS: dict[str, str] = {
     "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "
     "of it; by default they are skipped.",
     "verify": "Check that cached generation matches the baseline without a cache; on by default.",
-    "trust_remote_code": "Let Transformers run code that comes with a model; off by default.",
+    "trust_remote_code": "Let Transformers run code that comes with a model, and kvbench that of a "
+    "cache that a plan or a run names; off by default.",
 }

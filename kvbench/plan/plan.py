@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from kvbench.caches import ALL, expand, strategy
+from kvbench.caches import ALL, expand, needs_trust, strategy
 from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.device_kinds import KINDS, first_name, kind_of
 from kvbench.dtypes import DTYPES
@@ -31,7 +31,15 @@ from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
+__all__ = [
+    "CONDUCT",
+    "MANY_CASES",
+    "QUICKSTART",
+    "Plan",
+    "check_trust",
+    "choose_devices",
+    "with_legacy",
+]
 
 
 MANY_CASES = 10_000
@@ -248,10 +256,14 @@ class Plan(BaseModel):
         A relative `prompt_file` in the file is looked for beside the file.
 
         Raises:
-            UserError: the file cannot be read, or a key or a value is wrong.
+            UserError: the file cannot be read, a key or a value is wrong, or it names a cache from
+                elsewhere and `trust_remote_code` is not among the options.
         """
+        options = options or {}
         keys = QUICKSTART if path is None else read_plan_file(Path(path))
-        return cls.merge(keys, options or {})
+        if "cache" not in options and "use_cache" not in options:
+            check_trust(str(path), _listed(keys.get("cache", ())), options)
+        return cls.merge(keys, options)
 
     @classmethod
     def merge(cls, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
@@ -338,6 +350,22 @@ class Plan(BaseModel):
             for model, device, dtype, attention, batch_size, prompt, new_tokens, cache in (
                 itertools.product(*axes)
             )
+        )
+
+
+def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -> None:
+    """Refuse caches from elsewhere that a file names, unless the options trust it.
+
+    What is typed on the command line is the user's own choice; a file may come from somebody else.
+
+    Raises:
+        UserError: names the first of them, and the option.
+    """
+    foreign = needs_trust(cache for cache in caches if isinstance(cache, str))
+    if foreign and not options.get("trust_remote_code"):
+        raise UserError(
+            f"{where} names the cache '{clip(foreign[0])}', whose code would run here: give "
+            "--trust-remote-code if you trust it, or name the cache with --cache yourself."
         )
 
 
