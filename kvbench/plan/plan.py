@@ -365,7 +365,7 @@ def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -
     if foreign and not options.get("trust_remote_code"):
         raise UserError(
             f"{where} names the cache '{clip(foreign[0])}', whose code would run here: give "
-            "--trust-remote-code if you trust it, or name the cache with --cache yourself."
+            "--trust-remote-code if you trust it."
         )
 
 

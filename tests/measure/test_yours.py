@@ -15,7 +15,7 @@ from kvbench.plan.plan import Plan
 from kvbench.records.events import ModelLoaded
 from kvbench.records.run import load_info
 from kvbench.records.sample import Sample
-from tests.tiny import LLAMA, case, config_folder, task
+from tests.tiny import LLAMA, T5, case, config_folder, task
 
 MINE = """
 from transformers import DynamicCache
@@ -36,6 +36,13 @@ ONE = DynamicCache()
 
 def same():
     return ONE
+"""
+
+BOTH = """
+from transformers import DynamicCache, EncoderDecoderCache
+
+def factory(config):
+    return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
 """
 
 
@@ -100,6 +107,24 @@ def test_what_fails_in_foreign_code_is_a_row(
     assert sample.status == status
     assert said in (sample.error or "")
     assert measured(engine, folder, "dynamic").status == "ok"
+
+
+def test_an_encoder_decoder_needs_a_cache_for_both(tmp_path: Path) -> None:
+    engine = LocalEngine()
+    folder = config_folder(tmp_path / "t5", T5)
+    file = tmp_path / "both.py"
+    file.write_text(BOTH)
+    assert isinstance(engine.open(case(folder).model_key), ModelLoaded)
+    try:
+        # T5 would run with it and say other tokens.
+        one = measured(engine, folder, "transformers:DynamicCache")
+        both = measured(engine, folder, f"{file}:factory")
+        model = measured(engine, folder, "dynamic")
+    finally:
+        engine.close()
+    assert one.status == "unsupported"
+    assert "an encoder-decoder model needs an EncoderDecoderCache" in (one.error or "")
+    assert both.output_sha256 == model.output_sha256
 
 
 def test_one_cache_for_all_samples_is_refused(engine: LocalEngine, folder: str, mine: str) -> None:

@@ -11,7 +11,7 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
-from transformers import Cache
+from transformers import Cache, EncoderDecoderCache
 
 from kvbench.caches.yours import FACTORY, SOURCE, digest_of, read_file
 from kvbench.errors import UserError
@@ -45,7 +45,14 @@ def make(call: Call) -> dict[str, Any]:
         raise UserError(
             f"{source}:{name} returned {type(cache).__name__}, not a cache of Transformers."
         )
-    if cache.layers and cache.get_seq_length() > 0:
+    if call.loaded.is_encoder_decoder and not isinstance(cache, EncoderDecoderCache):
+        # Models such as T5 take any cache and compute something else with it.
+        raise UserError(
+            f"{source}:{name} returned {type(cache).__name__}; an encoder-decoder model needs an "
+            "EncoderDecoderCache."
+        )
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+    if any(layer.get_seq_length() > 0 for layer in layers if hasattr(layer, "get_seq_length")):
         raise UserError(
             f"{source}:{name} returned a cache that is not empty: it must make a new one each time."
         )
