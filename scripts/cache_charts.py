@@ -235,6 +235,9 @@ def quality_charts(loaded: LoadedModel, folder: Path) -> None:
             places = range(PROMPT + 1, PROMPT + 1 + len(found[name]))
             axes.plot(places, found[name], label=name, color=colour)
         axes.set_yscale("log")
+        # Below it float32's own rounding decides, the sign of the result too.
+        axes.set_ylim(bottom=1e-7)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
 
     def by_budget(axes: Any) -> None:
         for name, colour in (("knorm", COLOURS[0]), ("random", COLOURS[1])):
