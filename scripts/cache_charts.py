@@ -90,28 +90,27 @@ def led(loaded: LoadedModel, ids: torch.Tensor, name: str) -> torch.Tensor:
     cache = new_cache(loaded, name, inputs, new)
     pieces = [inputs.input_ids, *ids[:, PROMPT:].split(1, dim=1)]
     rows = [loaded.model(input_ids=one, past_key_values=cache).logits[:, -1] for one in pieces]
-    # The first comes out of the prompt's own pass, which every strategy but half sees whole.
+    # The first comes out of the prompt's own pass, and tells nothing of a cache.
     return torch.stack(rows[1:], dim=1).log_softmax(dim=-1)
 
 
 def quality(loaded: LoadedModel, names: Iterable[str], store: Path) -> dict[str, list[float]]:
     """Mean Kullback-Leibler divergence from the exact cache at each step, in nats."""
-    key = loaded.key
+    found: dict[str, list[float]] = json.loads(store.read_text()) if store.exists() else {}
+    missing = [name for name in names if name not in found]
+    if not missing:
+        return found
     encoder = Encoder(loaded, 0, False)
     texts = [" ".join((ROOT / name).read_text().split())[:4000] for name in TEXTS]
     rows = [encoder.encode(Prompt.of_text(text), 1).input_ids for text in texts]
-    ids = torch.cat([row[:, :TEXT_TOKENS] for row in rows])
-    assert ids.shape == (len(TEXTS), TEXT_TOKENS), (key, ids.shape)
-    found: dict[str, list[float]] = json.loads(store.read_text()) if store.exists() else {}
-    missing = [name for name in names if name not in found]
-    if missing:
-        exact = led(loaded, ids, "dynamic")
-        for name in missing:
-            other = led(loaded, ids, name)
-            divergence = (exact.exp() * (exact - other)).sum(dim=-1)  # [batch, steps]
-            found[name] = divergence.mean(dim=0).tolist()
-            store.write_text(json.dumps(found))
-            print(name, sum(found[name]) / len(found[name]), flush=True)
+    ids = torch.cat([row[:, :TEXT_TOKENS] for row in rows])  # [texts, TEXT_TOKENS]
+    exact = led(loaded, ids, "dynamic")
+    for name in missing:
+        other = led(loaded, ids, name)
+        divergence = (exact.exp() * (exact - other)).sum(dim=-1)  # [texts, steps]
+        found[name] = divergence.mean(dim=0).tolist()
+        store.write_text(json.dumps(found))
+        print(name, sum(found[name]) / len(found[name]), flush=True)
     return found
 
 
@@ -236,7 +235,7 @@ def quality_charts(loaded: LoadedModel, folder: Path) -> None:
             axes.plot(places, found[name], label=name, color=colour)
         axes.set_yscale("log")
         # Below it float32's own rounding decides, the sign of the result too.
-        axes.set_ylim(bottom=1e-7)
+        axes.set_ylim(1e-7, 1)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
 
     def by_budget(axes: Any) -> None:
