@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kvbench.analysis.compare import (
-    AXES,
-    PAIRED_AXES,
+    BY,
+    PAIRED,
     Comparison,
     Rule,
     Side,
@@ -99,7 +99,7 @@ def test_swapping_the_sides_inverts_the_ratio_and_the_verdict() -> None:
 def test_the_row_says_which_case_it_is() -> None:
     case = make_case(batch_size=3, prompt=Prompt.of_tokens(7), cache="off")
     row = only(side("a", arm(case, times())), side("b", arm(case, times())))
-    got = {name: getattr(row, name) for name in AXES if name != "run"}
+    got = {name: getattr(row, name) for name in BY if name != "run"}
     assert got == {
         "model": "gpt2",
         "weights": "random",
@@ -427,7 +427,7 @@ def by_cache(off: list[Sample], on: list[Sample]) -> Comparison:
 
 
 @pytest.mark.parametrize(
-    ("axis", "value"), [(name, OTHER_VALUES[name]) for name in PAIRED_AXES], ids=PAIRED_AXES
+    ("axis", "value"), [(name, OTHER_VALUES[name]) for name in PAIRED], ids=PAIRED
 )
 def test_sides_that_share_rounds_are_compared_within_them(axis: str, value: Any) -> None:
     slower = np.linspace(1.0, 2.0, 10)
@@ -442,7 +442,7 @@ def test_sides_that_share_rounds_are_compared_within_them(axis: str, value: Any)
     assert row.verdict == "slower"
 
 
-@pytest.mark.parametrize("axis", sorted({*AXES} - {*PAIRED_AXES}))
+@pytest.mark.parametrize("axis", sorted({*BY} - {*PAIRED}))
 def test_sides_that_share_no_rounds_by_design_are_compared_as_they_are(axis: str) -> None:
     there = make_case() if axis == "run" else make_case(**{axis: OTHER_VALUES[axis]})
     row = only(side("a", arm(ON, times())), side("b", arm(there, times(1.2))), axis)
