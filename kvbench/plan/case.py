@@ -64,7 +64,7 @@ class ModelKey(ModelAxes):
         return f"{self.model} ({self.weights}, {self.dtype}, {self.attention}) on {self.device}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case(CaseAxes):
     """One point of the grid; plan/axes.py declares its fields.
 

@@ -17,7 +17,14 @@ from kvbench.report.expected import expectation_sentences
 from kvbench.report.figures import Drawing, Material
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
-from kvbench.report.table import energy_text, failures, pair_table, speedup_text, time_text
+from kvbench.report.table import (
+    IN_EACH_ROW,
+    energy_text,
+    failures,
+    pair_table,
+    speedup_text,
+    time_text,
+)
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import answers, proof, shown_findings
 from kvbench.text import printable, shorten
@@ -110,16 +117,13 @@ def _field(
     return _Column(head, value, lambda case, value: text(value), numeric, **more)
 
 
-_IN_EACH_ROW = ("device", "cache", "batch_size", "max_new_tokens")
-
-
 def _axis_column(axis: Axis) -> _Column:
     return _field(
         axis.label,
         axis.name,
         (lambda label: shorten(str(label))) if axis.name == "prompt" else str,
         numeric=axis.is_number,
-        only_if_varied=axis.name not in _IN_EACH_ROW,
+        only_if_varied=axis.name not in ("device", *IN_EACH_ROW),
     )
 
 

@@ -17,6 +17,7 @@ from kvbench.report.words import Pair, energy_interval, pairs, speedup_interval
 from kvbench.text import shorten
 
 __all__ = [
+    "IN_EACH_ROW",
     "Table",
     "check_table",
     "energy_text",
@@ -161,7 +162,8 @@ def _either(pair: Pair, name: str, shown: Callable[[float], str]) -> str:
     return "-" if value is None else shown(value)
 
 
-_IN_EACH_ROW = ("cache", "batch_size", "max_new_tokens")
+IN_EACH_ROW = ("cache", "batch_size", "max_new_tokens")
+"""Axes that a table shows whether they vary or not."""
 
 
 def _axis_column(axis: Axis) -> _Column:
@@ -177,7 +179,7 @@ _COLUMNS = (
     *(
         _axis_column(axis)
         for axis in TABLE_ORDER
-        if axis.name not in _IN_EACH_ROW and not axis.single
+        if axis.name not in IN_EACH_ROW and not axis.single
     ),
     _Column(_named("tokens"), lambda p: str(p[1].max_new_tokens)),
     _Column(_named("batch"), lambda p: str(p[1].batch_size)),
