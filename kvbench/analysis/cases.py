@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from kvbench.caches import STRATEGIES
-from kvbench.plan.axes import AXES, MODEL_AXES, values_of
+from kvbench.plan.axes import AXES, MODEL_AXES, STRATEGY_AXES, values_of
 from kvbench.records.case import CaseRecord
 from kvbench.text import shorten
 
@@ -16,11 +16,9 @@ SELDOM = tuple(axis for axis in AXES.values() if axis.seldom)
 """What mostly is the same in all cases, so that it is named only where it is not."""
 
 _OTHERS = tuple(
-    axis
-    for axis in AXES.values()
-    if axis.in_group and not axis.is_size and axis.name not in MODEL_AXES
+    axis for axis in AXES.values() if not axis.is_size and axis.name not in STRATEGY_AXES
 )
-"""Axes that say neither which model it is nor how much of the same work."""
+"""Axes that say neither which strategy on which model it is, nor how much of the same work."""
 
 
 class ReadingOrder:

@@ -80,7 +80,8 @@ class Axis:
         least: the smallest number.
         single: whether a plan has one value for all cases, or none to let the model decide.
         in_group: whether all cases of a comparison group share its value. Members of a group differ
-            in the others.
+            in the others, and are measured next to each other. A speedup is always between cases
+            that differ in the cache strategy alone.
         is_size: whether more of it is more of the same work, so that it needs no less memory.
         seldom: whether it is the same in most runs, so that people read it only where it varies.
         head: its name at the head of a column.
@@ -300,7 +301,7 @@ def _declared(field: dataclasses.Field[Any], hint: Any) -> Axis:
     """Return an axis, with what is usual filled in."""
     name, label = field.name, field.name.replace("_", " ")
     known = {
-        "kind": int if hint is int else str,
+        "kind": _kind(hint),
         "unit": "",
         "choices": (),
         "least": 1,
@@ -319,6 +320,14 @@ def _declared(field: dataclasses.Field[Any], hint: Any) -> Axis:
         for key in known["keys"]
     )
     return Axis(name=name, **known)
+
+
+def _kind(hint: Any) -> type:
+    if hint is int or hint is str:
+        return typing.cast(type, hint)
+    if hint is Any or typing.get_origin(hint) is Literal:
+        return str
+    raise TypeError(f"an axis has words or numbers, not {hint}")
 
 
 def _names(axes: type) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Case(CaseAxes):
 
     @property
     def pair_key(self) -> str:
-        """The key without the cache strategy: the arms of one comparison share it."""
+        """The key without what may differ in a comparison group, such as the cache strategy."""
         return self._text(name for name, axis in AXES.items() if axis.in_group)
 
     @property

@@ -76,6 +76,7 @@ def facts(out: Path) -> dict[str, object]:
         "labels": [case.label for case in changed],
         "plan": Plan.parse({}).model_dump(mode="json"),
         "cases": len(run.info.cases),
+        "groups": len({case.pair_key for case in cases_of(run.info)}),
         "pairs": len({pair_key(case) for case in cases}),
         "lines": len({line_key(case) for case in cases}),
         "round_trip": [case.id for case in cases_of(run.info)]
