@@ -233,6 +233,8 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         # smallest size what larger ones are.
         if isinstance(value, int):
             return (value,)
+        if AXES[by].is_added:
+            return AXES[by].rank(value)
         if by == "prompt":
             return (values[value].prompt_tokens or 0, value)
         return (value not in (BASELINE, HOST), *order(values[value]))

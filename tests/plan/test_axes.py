@@ -81,9 +81,8 @@ def test_an_axis_is_set_by_a_key_of_its_name(axis: Axis) -> None:
     assert KEYS[axis.name] is axis.keys[0]
 
 
-def test_the_first_axes_have_no_legacy_value() -> None:
-    # With one, the ids of all cases that are at it would change.
-    # Without one, those of all cases would.
+def test_every_axis_but_the_first_ones_has_a_legacy_value() -> None:
+    # Otherwise the ids of cases change: with one those at it, without one all.
     assert {name for name, axis in AXES.items() if not axis.is_added} == {
         *("model", "weights", "device", "dtype", "attention"),
         *("cache", "batch_size", "prompt", "max_new_tokens"),
