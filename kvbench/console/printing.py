@@ -253,7 +253,9 @@ def cases_table(cases: Sequence[Case]) -> Table:
     heads = ("case", *(axis.head for axis in varied))
     rows = tuple((case.id, *(_value(case, axis) for axis in varied)) for case in cases)
     numeric = (False, *(axis.is_number for axis in varied))
-    common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in axes if a not in varied)
+    # An axis that was added says something once it is not at its legacy value.
+    said = [axis for axis in axes if getattr(cases[0], axis.name) != axis.legacy]
+    common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in said if a not in varied)
     count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
     return Table(heads, rows, numeric, caption)
