@@ -123,6 +123,9 @@ class CaseSummary(CaseRecord):
     cache_host_bytes: int | None = column(
         "CUDA: the part of it in host memory.", unit="bytes", default=None
     )
+    cache_disk_bytes: int | None = column(
+        "Size of the files of a cache on disk.", unit="bytes", default=None
+    )
     weights_bytes: int | None = column(
         "Size of parameters and buffers.", unit="bytes", default=None
     )
@@ -276,6 +279,7 @@ def _summarize(
         "kv_cache_bytes": _last(s.kv_cache_bytes for s in counted),
         "cache_allocated_bytes": _last(s.cache_allocated_bytes for s in counted),
         "cache_host_bytes": _last(s.cache_host_bytes for s in counted),
+        "cache_disk_bytes": _last(s.cache_disk_bytes for s in counted),
         "weights_bytes": _last(s.weights_bytes for s in counted),
         **_energy(counted),
     }

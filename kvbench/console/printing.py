@@ -15,7 +15,7 @@ from rich.text import Text
 
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.summary import CaseSummary
-from kvbench.caches import ALL, Situation, expand, strategy
+from kvbench.caches import ALL, Situation, expand, installed_names, strategy
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.rates import rates_doubts, rates_line, rates_table
 from kvbench.device_kinds import kind_of
@@ -354,7 +354,7 @@ def caches_found(environment: Environment) -> list[dict[str, Any]]:
     """Each cache strategy: its name, kinds of devices here that it runs on, what is lacking."""
     kinds = dict.fromkeys(kind_of(device.name).name for device in environment.devices)
     found = []
-    for name in expand([ALL]):
+    for name in (*expand([ALL]), *installed_names()):
         entry = strategy(name)
         reasons = {
             kind: entry.unmet_here(Situation(device=kind, versions=environment.versions))

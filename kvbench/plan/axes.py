@@ -225,7 +225,7 @@ class StrategyAxes(ModelAxes):
 
     cache: str = axis(
         f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
-        "model can run.",
+        "model can run; or your own: module:factory or ./file.py:factory (see docs/caches.md).",
         Key(
             "Another spelling of cache: true is dynamic, false is off.",
             name="use_cache",

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from kvbench.caches import ALL, expand, strategy
+from kvbench.caches import ALL, expand, needs_trust, strategy
 from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.device_kinds import KINDS, first_name, kind_of
 from kvbench.errors import UserError, did_you_mean
@@ -33,7 +33,15 @@ from kvbench.plan.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.plan.shipped import find_plan
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
+__all__ = [
+    "CONDUCT",
+    "MANY_CASES",
+    "QUICKSTART",
+    "Plan",
+    "check_trust",
+    "choose_devices",
+    "with_legacy",
+]
 
 
 MANY_CASES = 10_000
@@ -251,10 +259,14 @@ class Plan(_Axes):
         A relative `prompt_file` in the file is looked for beside the file.
 
         Raises:
-            UserError: the file cannot be read, or a key or a value is wrong.
+            UserError: the file cannot be read, a key or a value is wrong, or it names a cache from
+                elsewhere and `trust_remote_code` is not among the options.
         """
+        options = options or {}
         keys = QUICKSTART if path is None else read_plan_file(find_plan(Path(path)))
-        return cls.merge(keys, options or {})
+        if "cache" not in options and "use_cache" not in options:
+            check_trust(str(path), _listed(keys.get("cache", ())), options)
+        return cls.merge(keys, options)
 
     @classmethod
     def merge(cls, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
@@ -345,6 +357,22 @@ class Plan(_Axes):
     def _weights(self, model: str) -> Any:
         named = self.values("weights")
         return named or ("random" if model in CATALOGUE else "pretrained")
+
+
+def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -> None:
+    """Refuse caches from elsewhere that a file names, unless the options trust it.
+
+    What is typed on the command line is the user's own choice; a file may come from somebody else.
+
+    Raises:
+        UserError: names the first of them, and the option.
+    """
+    foreign = needs_trust(cache for cache in caches if isinstance(cache, str))
+    if foreign and not options.get("trust_remote_code"):
+        raise UserError(
+            f"{where} names the cache '{clip(foreign[0])}', whose code would run here: give "
+            "--trust-remote-code if you trust it."
+        )
 
 
 def with_legacy(keys: Mapping[str, Any]) -> dict[str, Any]:

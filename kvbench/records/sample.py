@@ -155,6 +155,12 @@ class Sample(CaseRecord):
         unit="bytes",
         default=None,
     )
+    cache_disk_bytes: Number | None = column(
+        "Size of the files that a cache on disk has, used or not; not part of "
+        "cache_allocated_bytes.",
+        unit="bytes",
+        default=None,
+    )
     cache_class: str | None = column(
         "Class of the cache object that was really used.", default=None
     )
