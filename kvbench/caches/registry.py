@@ -169,6 +169,17 @@ STRATEGIES: dict[str, CacheStrategy] = {
             needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
             positions=last_positions,
         ),
+        CacheStrategy(
+            name="sink-window",
+            description="The last positions and the first `sink` ones of each sequence, as in "
+            "StreamingLLM, but without its re-rotation: keys keep the positions they were made at.",
+            body="kvbench.measure.caches.window:window",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(SIZE, Parameter("sink", "First positions that are kept.", default=4)),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            positions=last_positions,
+        ),
     )
 }
 
