@@ -17,7 +17,7 @@ from kvbench.caches.entry import (
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
-__all__ = ["ALL", "BASELINE", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
+__all__ = ["ALL", "BASELINE", "PACKAGES", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
 
 BASELINE = "off"
 """The strategy that others are compared with."""
@@ -154,9 +154,10 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     "backend fp8 needs Transformers 5.18 or later.",
                     "Transformers 5.18",
                     of_machine=True,
+                    packages=("transformers",),
                 ),
             ),
-            kept=lambda layer, positions, _: positions * layer.numbers,
+            kept=lambda layer, positions, _: layer.sequences * positions * layer.numbers,
         ),
         CacheStrategy(
             name="window",
@@ -183,6 +184,11 @@ STRATEGIES: dict[str, CacheStrategy] = {
     )
 }
 
+
+PACKAGES = tuple(
+    sorted({one for e in STRATEGIES.values() for need in e.needs for one in need.packages})
+)
+"""What strategies need in some version."""
 
 ALL = "all"
 """In place of names: every strategy. Those that cannot run here are left out, with a row each."""

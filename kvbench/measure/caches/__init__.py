@@ -11,7 +11,7 @@ import functools
 import importlib
 from typing import Any, cast
 
-from kvbench.caches import CacheStrategy, Situation
+from kvbench.caches import PACKAGES, CacheStrategy, Situation
 from kvbench.device_kinds import kind_of
 from kvbench.measure.caches.call import Body, Call
 from kvbench.measure.packages import installed
@@ -27,14 +27,10 @@ def cache_options(strategy: CacheStrategy, call: Call) -> dict[str, Any]:
     return body(dataclasses.replace(call, settings=strategy.settings))
 
 
-_PACKAGES = ("transformers",)
-"""What a strategy may need in some version."""
-
-
 @functools.cache
 def _versions() -> dict[str, str]:
     # Asked before every sample, and the same for as long as the process lives.
-    return installed(_PACKAGES)
+    return installed(PACKAGES)
 
 
 def situation_of(loaded: LoadedModel) -> Situation:
