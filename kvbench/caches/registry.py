@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 
 from kvbench.caches.entry import (
     CacheStrategy,
+    KeptLayer,
     Need,
     Parameter,
     Settings,
@@ -64,6 +65,44 @@ def last_positions(seen: int, window: int | None, settings: Settings) -> int:
 def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
     """Return the positions of a buffer for all that are fed, or for a whole window."""
     return seen if window is None else min(seen, window)
+
+
+GROUPED = ("backend", ("quanto", "hqq"))
+
+
+def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
+    """Return the need for the packages of a quantizing backend, an extra of this one's."""
+    return Need(
+        lambda here, settings: (
+            settings["backend"] != backend or all(one in here.versions for one in packages)
+        ),
+        f"it needs {' and '.join(packages)}: pip install 'kvbench[{backend}]'.",
+        f"{' and '.join(packages)} (for {backend})",
+        of_machine=True,
+        packages=packages,
+    )
+
+
+def kept_quantized(layer: KeptLayer, positions: int, settings: Settings) -> int:
+    """Return the bytes of packed numbers, their scales, and what is not packed yet.
+
+    fp8 keeps a byte a number; its one scale is not counted. The others pack what the first pass
+    fed, and pack everything again whenever `residual` new positions are there. A group of numbers
+    has two numbers of the model's dtype, its scale and its offset. Source: `QuantizedLayer.update`
+    in Transformers' cache_utils.py.
+    """
+    numbers = layer.sequences * layer.numbers
+    if settings["backend"] == "fp8":
+        return positions * numbers
+    group, bits = int(settings["group"]), int(settings["nbits"])
+    fresh = (positions - layer.first) % int(settings["residual"])
+    # Of keys, and as many of values.
+    groups = (positions - fresh) * numbers // 2 // group
+    packed = groups * group * bits // 8
+    if settings["backend"] == "quanto":
+        # It packs groups on top of each other, and fills up the last row.
+        packed = -(-groups * bits // 8) * group
+    return 2 * (packed + 2 * groups * layer.width) + fresh * numbers * layer.width
 
 
 STRATEGIES: dict[str, CacheStrategy] = {
@@ -140,7 +179,17 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.quantized:quantized",
             lossy=True,
             attends="elsewhere",
-            parameters=(Parameter("backend", "Who quantizes, and to what.", choices=("fp8",)),),
+            parameters=(
+                Parameter("backend", "What quantizes.", choices=("fp8", "quanto", "hqq")),
+                Parameter("nbits", "Bits of a number.", 4, ("2", "4"), only_with=GROUPED),
+                Parameter("group", "Numbers that share a scale.", 64, only_with=GROUPED),
+                Parameter(
+                    "residual",
+                    "New positions that are kept as they are; then everything is quantized again.",
+                    128,
+                    only_with=GROUPED,
+                ),
+            ),
             needs=(
                 CACHE_OBJECTS,
                 DECODER_ONLY,
@@ -150,14 +199,28 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     "no sliding window",
                 ),
                 Need(
-                    lambda here, _: at_least(here.versions.get("transformers"), (5, 18)),
+                    lambda here, settings: (
+                        settings["backend"] != "fp8"
+                        or at_least(here.versions.get("transformers"), (5, 18))
+                    ),
                     "backend fp8 needs Transformers 5.18 or later.",
                     "Transformers 5.18",
                     of_machine=True,
                     packages=("transformers",),
                 ),
+                needs_extra("quanto", ("optimum", "optimum-quanto")),
+                needs_extra("hqq", ("hqq",)),
+                Need(
+                    lambda here, settings: (
+                        not (here.key_numbers and "group" in settings)
+                        or here.key_numbers % int(settings["group"]) == 0
+                    ),
+                    "the keys of one position cannot be divided into groups of this size; choose "
+                    "another `group`.",
+                    "whole groups",
+                ),
             ),
-            kept=lambda layer, positions, _: layer.sequences * positions * layer.numbers,
+            kept=kept_quantized,
         ),
         CacheStrategy(
             name="window",

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from kvbench.caches import STRATEGIES, strategy
+from kvbench.caches import PACKAGES, STRATEGIES, Situation, strategy
 from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
 from kvbench.measure.caches import situation_of
 from kvbench.measure.compiling import counting_compilations
 from kvbench.measure.engine import LocalEngine
+from kvbench.measure.packages import installed
 from kvbench.measure.verify import verify
 from kvbench.measure.verify.runs import Work, greedy
 from kvbench.models.load import LoadedModel
@@ -63,9 +64,13 @@ ROWS = [[5, 17, 9, 300, 44]] * 2
 NEW = 12
 FP8 = "quantized:backend=fp8"
 EXACT_HERE = ["dynamic", "static", "dynamic-full"]
+QUANTO = "quantized:backend=quanto:group=16:residual=4"
+QUANTO_2 = "quantized:backend=quanto:group=16:nbits=2:residual=4"
+HQQ = "quantized:backend=hqq:group=16:residual=4"
+GROUPED = [QUANTO, QUANTO_2, HQQ]
 WINDOW = "window:size=6"
 SINKS = "sink-window:sink=2:size=6"
-HERE = [*EXACT_HERE, FP8, WINDOW, SINKS]
+HERE = [*EXACT_HERE, FP8, *GROUPED, WINDOW, SINKS]
 ON_CUDA = ["static-compiled", "offloaded", "offloaded-static"]
 
 
@@ -118,6 +123,29 @@ def assert_fp8(folder: str) -> None:
     handed = exact.layers[0].keys[:, :, :5]
     assert met.shape == handed.shape
     assert 0 < (met - handed).abs().max() < 0.1 * handed.abs().max()
+
+
+def assert_in_groups(name: str, layer_class: str, bits: int, most: float) -> Callable[[str], None]:
+    """Packed, with the last positions as they are: `most` is how far off a number may be."""
+
+    def check(folder: str) -> None:
+        loaded = load(folder)
+        cache = run(loaded, inputs_of(loaded, ROWS), name, NEW).cache
+        assert cache_class(cache) == "QuantizedCache"
+        assert cache_layers(cache) == f"{layer_class} x2"
+        # 5 positions at once, and 11 more, 4 at a time.
+        packed, fresh = 5 + 8, 3
+        numbers, groups = 2 * 2 * 2 * packed * 2 * 16, 2 * 2 * 2 * packed * 2
+        held = numbers * bits // 8 + 2 * groups * 4 + 2 * 2 * 2 * fresh * 2 * 16 * 4
+        assert allocated_bytes(cache) == cache_bytes(cache) == held
+        layer = cache.layers[0]
+        exact = run(loaded, inputs_of(loaded, ROWS), "dynamic", NEW).cache.layers[0]
+        met = layer._dequantize(layer._quantized_keys)[:, :, :5]
+        handed = exact.keys[:, :, :5]
+        assert met.shape == handed.shape
+        assert 0 < (met - handed).abs().max() < most * handed.abs().max()
+
+    return check
 
 
 def assert_window(folder: str) -> None:
@@ -190,6 +218,9 @@ BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     "static": (LLAMA, assert_static),
     "dynamic-full": (GEMMA3, assert_dynamic_full),
     FP8: (LLAMA, assert_fp8),
+    QUANTO: (LLAMA, assert_in_groups(QUANTO, "QuantoQuantizedLayer", 4, 0.2)),
+    QUANTO_2: (LLAMA, assert_in_groups(QUANTO_2, "QuantoQuantizedLayer", 2, 0.7)),
+    HQQ: (LLAMA, assert_in_groups(HQQ, "HQQQuantizedLayer", 4, 0.2)),
     WINDOW: (LLAMA, assert_window),
     SINKS: (LLAMA, assert_sink_window),
 }
@@ -202,6 +233,7 @@ def test_every_strategy_is_looked_at_somewhere() -> None:
 
 @pytest.mark.parametrize("name", BEHAVIORS)
 def test_a_strategy_is_what_its_name_says(tmp_path: Path, name: str) -> None:
+    skip_without_packages(name)
     config, check = BEHAVIORS[name]
     check(config_folder(tmp_path, config))
 
@@ -210,6 +242,7 @@ def test_a_strategy_is_what_its_name_says(tmp_path: Path, name: str) -> None:
 def test_the_body_of_dynamic_would_be_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    skip_without_packages(name)
     head = name.split(":")[0]
     entry = dataclasses.replace(STRATEGIES[head], body=strategy("dynamic").body)
     monkeypatch.setitem(STRATEGIES, head, entry)
@@ -219,6 +252,12 @@ def test_the_body_of_dynamic_would_be_noticed(
 
 
 # Bytes
+
+
+def skip_without_packages(name: str) -> None:
+    reason = strategy(name).unmet_here(Situation(device="cpu", versions=installed(PACKAGES)))
+    if reason is not None:
+        pytest.skip(reason)
 
 
 def skip_unmet(loaded: LoadedModel, name: str) -> None:
@@ -257,8 +296,9 @@ def test_an_exact_strategy_does_the_same_work(tmp_path: Path, name: str, kind: s
 # Nothing is left behind
 
 
-@pytest.mark.parametrize("name", ["dynamic", "static", FP8, WINDOW, SINKS])
+@pytest.mark.parametrize("name", ["dynamic", "static", FP8, *GROUPED, WINDOW, SINKS])
 def test_a_long_case_leaves_nothing_to_a_short_one(tmp_path: Path, name: str) -> None:
+    skip_without_packages(name)
     engine = LocalEngine()
     folder = config_folder(tmp_path, LLAMA)
     short = case(folder, cache=name, max_new_tokens=4)
@@ -307,6 +347,11 @@ def test_a_strategy_that_needs_a_gpu_is_a_row_without_one(tmp_path: Path, name: 
         ("dynamic-full", LLAMA, "dynamic-full: this model has no sliding window"),
         (WINDOW, MISTRAL, f"{WINDOW}: each layer of this model has a window of its own"),
         (WINDOW, T5, f"{WINDOW}: it does not take encoder-decoder models."),
+        (
+            "quantized:backend=quanto:group=24",
+            LLAMA,
+            "quantized:backend=quanto:group=24: the keys of one position cannot be divided",
+        ),
         (FP8, T5, f"{FP8}: it does not take encoder-decoder models."),
         (FP8, GEMMA3, f"{FP8}: Transformers' quantized cache knows no sliding windows."),
     ],
@@ -314,6 +359,15 @@ def test_a_strategy_that_needs_a_gpu_is_a_row_without_one(tmp_path: Path, name: 
 def test_what_a_model_lacks_is_said(tmp_path: Path, name: str, config: Config, said: str) -> None:
     loaded = load(config_folder(tmp_path, config))
     assert (strategy(name).unmet(situation_of(loaded)) or "").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("backend", "packages"), [("quanto", "optimum and optimum-quanto"), ("hqq", "hqq")]
+)
+def test_a_package_that_is_not_there_is_named(backend: str, packages: str) -> None:
+    name = f"quantized:backend={backend}"
+    said = f"{name}: it needs {packages}: pip install 'kvbench[{backend}]'."
+    assert strategy(name).unmet_here(Situation(device="cpu")) == said
 
 
 # Compiling
