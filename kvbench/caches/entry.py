@@ -98,6 +98,7 @@ class Situation:
         sees_all: whether a layer of attention sees all positions.
         key_numbers: numbers of one position's keys in a layer, of all heads; null where the
             configuration does not say.
+        pages: whether continuous batching takes the model and its attention.
         cache_objects: whether the model takes a cache object of Transformers.
         versions: installed packages and their versions.
     """
@@ -108,6 +109,7 @@ class Situation:
     windows: bool = False
     sees_all: bool = True
     key_numbers: int | None = None
+    pages: bool = True
     cache_objects: bool = True
 
 

@@ -55,7 +55,13 @@ def _belongs_to_cache(item: Any) -> bool:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Exact bytes of the tensors in a cache object; 0 for None."""
+    """Exact bytes of the tensors in a cache object; 0 for None.
+
+    A cache that has more than a step attends to says itself what that is.
+    """
+    said: int | None = getattr(cache, "kv_cache_bytes", None)
+    if said is not None:
+        return said
     return sum(tensor.numel() * tensor.element_size() for tensor in cache_tensors(cache))
 
 

@@ -66,6 +66,11 @@ class Packed(torch.Tensor):
         return Packed(inner["data_"], inner["scale_"])
 
 
+def test_a_cache_may_say_itself_what_a_step_attends_to() -> None:
+    cache = FakeCache(FakeLayer(), kv_cache_bytes=7)
+    assert (cache_bytes(cache), allocated_bytes(cache)) == (7, FAKE_BYTES)
+
+
 def test_a_packed_tensor_counts_by_what_it_holds() -> None:
     packed = Packed(torch.zeros(6, 5, dtype=torch.uint8), torch.zeros(6, 1))
     cache = FakeCache(FakeLayer(_quantized_keys=packed))

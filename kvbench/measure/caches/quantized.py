@@ -20,6 +20,8 @@ def quantized(call: Call) -> dict[str, Any]:
     how well it does depends on the prompt. The others quantize in groups along the positions.
     """
     settings = call.settings
-    options = {theirs: settings[ours] for theirs, ours in _THEIR_NAMES.items() if ours in settings}
+    options: dict[str, Any] = {
+        theirs: settings[ours] for theirs, ours in _THEIR_NAMES.items() if ours in settings
+    }
     cache = QuantizedCache(str(settings["backend"]), call.config, **options)
     return {"past_key_values": cache}
