@@ -35,6 +35,12 @@ SEES_ALL = Need(
     "each layer of this model has a window of its own or keeps no keys and values.",
     "a layer that sees all positions",
 )
+PAGES = Need(
+    lambda here, _: here.pages,
+    "continuous batching does not take this model, or not with this attention.",
+    "an attention that continuous batching takes",
+)
+PAGE = Parameter("page", "Positions of a page.", default=256)
 SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
 DECODER_ONLY = Need(
@@ -243,6 +249,15 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(SIZE, Parameter("sink", "First positions that are kept.", default=4)),
             needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
             positions=last_positions,
+        ),
+        CacheStrategy(
+            name="paged",
+            description="Continuous batching: keys and values in the pages of a pool, one request "
+            "for each sequence; no shared blocks, no CUDA graphs, no switch to flash attention.",
+            body="kvbench.measure.caches.paged:eager",
+            attends="elsewhere",
+            parameters=(PAGE,),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES),
         ),
     )
 }

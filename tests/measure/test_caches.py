@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import torch
 from kvbench.caches import PACKAGES, STRATEGIES, Situation, strategy
 from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
 from kvbench.measure.caches import situation_of
+from kvbench.measure.caches.paged import ContinuousBatching
 from kvbench.measure.compiling import counting_compilations
 from kvbench.measure.engine import LocalEngine
+from kvbench.measure.generate import driver_of
 from kvbench.measure.packages import installed
 from kvbench.measure.verify import verify
-from kvbench.measure.verify.runs import Work, greedy
+from kvbench.measure.verify.runs import Work, forced, greedy
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 from kvbench.records.events import ModelLoaded
@@ -63,12 +67,13 @@ FAMILIES = {
 ROWS = [[5, 17, 9, 300, 44]] * 2
 NEW = 12
 FP8 = "quantized:backend=fp8"
-EXACT_HERE = ["dynamic", "static", "dynamic-full"]
+EXACT_HERE = ["dynamic", "static", "dynamic-full", "paged"]
 QUANTO = "quantized:backend=quanto:group=16:residual=4"
 QUANTO_2 = "quantized:backend=quanto:group=16:nbits=2:residual=4"
 HQQ = "quantized:backend=hqq:group=16:residual=4"
 GROUPED = [QUANTO, QUANTO_2, HQQ]
 WINDOW = "window:size=6"
+PAGED = "paged:page=4"
 SINKS = "sink-window:sink=2:size=6"
 HERE = [*EXACT_HERE, FP8, *GROUPED, WINDOW, SINKS]
 ON_CUDA = ["static-compiled", "offloaded", "offloaded-static"]
@@ -214,6 +219,33 @@ def assert_attends_as_masked(
     torch.testing.assert_close(made.logits, full, rtol=1e-4, atol=1e-4 * float(full.std()))
 
 
+def assert_paged(folder: str) -> None:
+    """A pool that just holds the requests, of which each takes pages as it grows."""
+    loaded = load(folder)
+    inputs = padded_inputs(loaded)
+    used: list[int] = []
+
+    def look(logits: torch.Tensor) -> None:
+        assert logits.shape == (3, 503)
+        used.append(driver._manager.batch_processor.cache.pool.num_free_sectors)
+
+    with contextlib.closing(driver_of(loaded, strategy(PAGED), inputs, NEW)) as driver:
+        assert isinstance(driver, ContinuousBatching)
+        output = driver.run(look=look)
+    cache = output.cache
+    assert cache_class(cache) == "PagedCache"
+    # Rows of 8, 5 and 2 tokens and 11 more, 4 to a page.
+    assert (cache.page_size, cache.pages, cache.used_pages) == (4, 5 + 4 + 4, 5 + 4 + 4)
+    assert cache.occupancy == 1.0
+    assert used[0] == 13 - (2 + 2 + 1) and used[-1] == 0
+    assert cache_bytes(cache) == 2 * (2 * 2 * (19 + 16 + 13) * 16 * 4)
+    # Two pages more, that nothing is kept in.
+    assert allocated_bytes(cache) == 2 * (2 * 2 * (13 + 2) * 4 * 16 * 4)
+    exact = run(loaded, inputs, "dynamic", NEW)
+    assert torch.equal(output.sequences[:, 8:], exact.new_ids)
+    assert loaded.model.config._attn_implementation == "sdpa"
+
+
 BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     "static": (LLAMA, assert_static),
     "dynamic-full": (GEMMA3, assert_dynamic_full),
@@ -223,6 +255,7 @@ BEHAVIORS: dict[str, tuple[Config, Callable[[str], None]]] = {
     HQQ: (LLAMA, assert_in_groups(HQQ, "HQQQuantizedLayer", 4, 0.2)),
     WINDOW: (LLAMA, assert_window),
     SINKS: (LLAMA, assert_sink_window),
+    PAGED: (LLAMA, assert_paged),
 }
 
 
@@ -290,13 +323,17 @@ def test_an_exact_strategy_does_the_same_work(tmp_path: Path, name: str, kind: s
     rows = verify(loaded, name, new_tokens=16, generations=3)
     assert {row.check for row in rows} == {"tokens", "logits", "shape", "leak"}
     wrong = [(row.check, row.batch_size, row.verdict, row.detail) for row in rows]
+    if name == "paged":
+        # Pages are no layers that the check of shapes could read.
+        assert {row.verdict for row in rows if row.check == "shape"} == {"inconclusive"}
+        rows = tuple(row for row in rows if row.check != "shape")
     assert {row.verdict for row in rows} <= {"pass", "near_tie"}, wrong
 
 
 # Nothing is left behind
 
 
-@pytest.mark.parametrize("name", ["dynamic", "static", FP8, *GROUPED, WINDOW, SINKS])
+@pytest.mark.parametrize("name", ["dynamic", "static", FP8, *GROUPED, WINDOW, SINKS, PAGED])
 def test_a_long_case_leaves_nothing_to_a_short_one(tmp_path: Path, name: str) -> None:
     skip_without_packages(name)
     engine = LocalEngine()
@@ -322,6 +359,56 @@ def test_a_window_is_kept_within_its_window(tmp_path: Path) -> None:
     cache = generated(config_folder(tmp_path, MISTRAL), "static", 40)
     assert cache_layers(cache) == "StaticSlidingWindowLayer x2"
     assert cache.layers[0].keys.shape[2] == 8
+
+
+# Continuous batching
+
+
+def test_equal_prompts_are_each_computed(tmp_path: Path) -> None:
+    loaded = load(config_folder(tmp_path, LLAMA))
+    fed: list[int] = []
+    handle = loaded.model.register_forward_hook(
+        lambda _module, _args, options, _output: fed.append(options["input_ids"].numel()),
+        with_kwargs=True,
+    )
+    run(loaded, inputs_of(loaded, [[5, 17, 9, 300, 44] * 3] * 4), PAGED, 4)
+    handle.remove()
+    assert fed == [4 * 15, 4, 4, 4]
+
+
+def test_a_continuous_batch_goes_along_given_tokens(tmp_path: Path) -> None:
+    loaded = load(checkpoint(tmp_path, LLAMA), weights="pretrained")
+    work = Work(loaded, padded_inputs(loaded), 6)
+    along = torch.tensor([[9, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5, 6], [70, 60, 50, 40, 30, 20]])
+    led, exact = forced(work, strategy(PAGED), along), forced(work, strategy("dynamic"), along)
+    assert torch.equal(led.new_ids, along)
+    torch.testing.assert_close(led.logits, exact.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_what_a_request_fails_with_is_the_row(tmp_path: Path, attention: str) -> None:
+    engine = LocalEngine()
+    one = case(config_folder(tmp_path, LLAMA), cache=PAGED, attention=attention)
+    assert isinstance(engine.open(one.model_key), ModelLoaded)
+    model = engine._model.loaded.model
+    steps = itertools.count()
+
+    def fail(*_: Any) -> None:
+        if next(steps) == 2:
+            raise RuntimeError("the third step broke")
+
+    handle = model.register_forward_pre_hook(fail)
+    try:
+        broken = engine.measure(task(one))[0]
+        handle.remove()
+        fine, times = engine.measure(task(one))
+    finally:
+        engine.close()
+    assert broken.status == "crashed"
+    assert "the third step broke" in (broken.error or "")
+    assert fine.status == "ok", fine.error
+    assert len(times) == 8 and list(times) == sorted(times) and times[0] > 0
+    assert model.config._attn_implementation == attention
 
 
 # What is not met
