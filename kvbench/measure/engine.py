@@ -378,6 +378,8 @@ class _OpenModel:
                 "cache_host_bytes": None
                 if kind_of(str(self.loaded.device)).is_host
                 else allocated_bytes(generation.cache, on_host=True),
+                "cache_page_size": getattr(generation.cache, "page_size", None),
+                "cache_occupancy": getattr(generation.cache, "occupancy", None),
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,

@@ -409,6 +409,7 @@ def test_what_a_request_fails_with_is_the_row(tmp_path: Path, attention: str) ->
     assert fine.status == "ok", fine.error
     assert len(times) == 8 and list(times) == sorted(times) and times[0] > 0
     assert model.config._attn_implementation == attention
+    assert (fine.cache_page_size, fine.cache_occupancy) == (4, 1.0)
 
 
 # What is not met
