@@ -259,6 +259,15 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES),
         ),
+        CacheStrategy(
+            name="paged-graphs",
+            description="The same, with each step recorded as a CUDA graph and replayed.",
+            body="kvbench.measure.caches.paged:graphs",
+            warmup="full",
+            attends="elsewhere",
+            parameters=(PAGE,),
+            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES),
+        ),
     )
 }
 

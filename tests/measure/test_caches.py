@@ -76,7 +76,7 @@ WINDOW = "window:size=6"
 PAGED = "paged:page=4"
 SINKS = "sink-window:sink=2:size=6"
 HERE = [*EXACT_HERE, FP8, *GROUPED, WINDOW, SINKS]
-ON_CUDA = ["static-compiled", "offloaded", "offloaded-static"]
+ON_CUDA = ["static-compiled", "offloaded", "offloaded-static", "paged-graphs"]
 
 
 def generated(folder: str, cache: str, tokens: int = NEW) -> Any:
@@ -503,6 +503,11 @@ def test_a_strategy_on_a_gpu_is_what_its_name_says(tmp_path: Path, name: str) ->
     assert first.status == second.status == "ok", first.error
     assert first.output_sha256 == second.output_sha256 == exact.output_sha256
     held = 2 * 2 * 2 * (5 + 20 - 1) * 16 * 4
+    if name == "paged-graphs":
+        assert (first.cache_class, first.cache_page_size) == ("PagedCache", 256)
+        assert first.kv_cache_bytes == held
+        assert first.compilations is None
+        return
     assert first.cache_allocated_bytes == held
     if name == "static-compiled":
         assert (first.compilations or 0) >= 1 and (first.compile_s or 0) > 0
