@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +76,7 @@ class Outcome:
         loaded: how often a model was loaded.
         load_errors: what people can mend about models that did not load.
         notes: lines about devices, each once.
+        verify_s: seconds that verification took.
     """
 
     failed: int = 0
@@ -82,6 +84,7 @@ class Outcome:
     loaded: int = 0
     load_errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    verify_s: float = 0.0
 
 
 def run_groups(
@@ -101,6 +104,7 @@ def run_groups(
     outcome = Outcome()
     # Numbers of the worker processes of this session, by the engine's own: from 0, without gaps.
     workers: dict[int, int] = {}
+    started = time.monotonic()
     try:
         for group in groups:
             members = [progress[case] for case in group.cases]
@@ -112,6 +116,9 @@ def run_groups(
             _GroupRun(group, members, engine, writer, emit, conduct, stop, outcome, workers).run()
     finally:
         engine.close()
+    if outcome.verify_s:
+        share = outcome.verify_s / (time.monotonic() - started)
+        emit(Notice(f"Verification took {outcome.verify_s:.1f} s, {share:.0%} of this session."))
     return outcome
 
 
@@ -372,6 +379,7 @@ class _GroupRun:
             return
         self.checked.add(cache)
         self.emit(Verifying(self.group.model, cache))
+        started = time.monotonic()
         checks = self.engine.verify(cache, reach=self._reach(cache))
         for _ in range(_MOST_LOST_CHECKS):
             # A process may be killed over it for no fault of the strategy's.
@@ -384,6 +392,7 @@ class _GroupRun:
                 break
             # Not as far: that may be what took the memory.
             checks = self.engine.verify(cache)
+        self.outcome.verify_s += time.monotonic() - started
         self._remember("verification")
         self.writer.append_checks(checks)
         self._keep_log(f"verifying {cache} on {self.group.model.label}")
