@@ -123,6 +123,7 @@ class Need:
         label: what is needed, in a few words for tables.
         of_machine: whether it is about the machine and its software, not about the model.
         packages: whose versions it asks for.
+        only_with: a parameter and the values of it that have this need; null where all have it.
     """
 
     met: Callable[[Situation, Settings], bool]
@@ -130,6 +131,11 @@ class Need:
     label: str
     of_machine: bool = False
     packages: tuple[str, ...] = ()
+    only_with: tuple[str, tuple[str, ...]] | None = None
+
+    def applies(self, settings: Settings) -> bool:
+        """Return whether a strategy with these settings has this need."""
+        return self.only_with is None or settings.get(self.only_with[0]) in self.only_with[1]
 
 
 def needs_kind(device: str, sentence: str, label: str) -> Need:
@@ -244,11 +250,17 @@ class CacheStrategy:
 
     def unmet(self, situation: Situation) -> str | None:
         """Return why this strategy cannot run in a situation, as a sentence; None if it can."""
-        return self._first_unmet(self.needs, situation)
+        return self._first_unmet(self.applying_needs, situation)
 
     def unmet_here(self, situation: Situation) -> str | None:
         """Return the same for what the machine lacks, whatever the model."""
-        return self._first_unmet([need for need in self.needs if need.of_machine], situation)
+        of_machine = [need for need in self.applying_needs if need.of_machine]
+        return self._first_unmet(of_machine, situation)
+
+    @property
+    def applying_needs(self) -> list[Need]:
+        """The needs that this strategy has with its settings."""
+        return [need for need in self.needs if need.applies(self.settings)]
 
     def _first_unmet(self, needs: Iterable[Need], situation: Situation) -> str | None:
         missing = next((need for need in needs if not need.met(situation, self.settings)), None)

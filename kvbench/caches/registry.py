@@ -79,13 +79,12 @@ GROUPED = ("backend", ("quanto", "hqq"))
 def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
     """Return the need for the packages of a quantizing backend, an extra of this one's."""
     return Need(
-        lambda here, settings: (
-            settings["backend"] != backend or all(one in here.versions for one in packages)
-        ),
+        lambda here, _: all(one in here.versions for one in packages),
         f"it needs {' and '.join(packages)}: pip install 'kvbench[{backend}]'.",
-        f"{' and '.join(packages)} (for {backend})",
+        " and ".join(packages),
         of_machine=True,
         packages=packages,
+        only_with=("backend", (backend,)),
     )
 
 
@@ -205,25 +204,23 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     "no sliding window",
                 ),
                 Need(
-                    lambda here, settings: (
-                        settings["backend"] != "fp8"
-                        or at_least(here.versions.get("transformers"), (5, 18))
-                    ),
+                    lambda here, _: at_least(here.versions.get("transformers"), (5, 18)),
                     "backend fp8 needs Transformers 5.18 or later.",
                     "Transformers 5.18",
                     of_machine=True,
                     packages=("transformers",),
+                    only_with=("backend", ("fp8",)),
                 ),
                 needs_extra("quanto", ("optimum", "optimum-quanto")),
                 needs_extra("hqq", ("hqq",)),
                 Need(
                     lambda here, settings: (
-                        not (here.key_numbers and "group" in settings)
-                        or here.key_numbers % int(settings["group"]) == 0
+                        not here.key_numbers or here.key_numbers % int(settings["group"]) == 0
                     ),
                     "the keys of one position cannot be divided into groups of this size; choose "
                     "another `group`.",
                     "whole groups",
+                    only_with=GROUPED,
                 ),
             ),
             kept=kept_quantized,
