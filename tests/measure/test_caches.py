@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -333,11 +334,61 @@ def test_an_exact_strategy_does_the_same_work(tmp_path: Path, name: str, kind: s
 # Nothing is left behind
 
 
-@pytest.mark.parametrize("name", ["dynamic", "static", FP8, *GROUPED, WINDOW, SINKS, PAGED])
+LEAVING = ["off", "dynamic", "static", "dynamic-full", FP8, *GROUPED, WINDOW, SINKS, PAGED]
+
+
+def left_on(model: Any) -> dict[str, Any]:
+    """What is on the model object and its modules besides weights: names, sizes, numbers."""
+    found: dict[str, Any] = {"attention": model.config._attn_implementation}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                found[f"{path}.{name}"] = tuple(value.shape)
+            elif isinstance(value, dict):
+                found[f"{path}.{name}"] = len(value)
+            elif isinstance(value, (bool, int, float, str, type(None))):
+                found[f"{path}.{name}"] = value
+            else:
+                found[f"{path}.{name}"] = type(value).__name__
+    return found
+
+
+def after_long_and_short(folder: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is on a fresh model after a short generation, and after a long and a short one more."""
+    loaded = load(folder)
+    inputs = inputs_of(loaded, ROWS)
+    run(loaded, inputs, name, 4)
+    before = left_on(loaded.model)
+    threads = threading.active_count()
+    run(loaded, inputs, name, 100)
+    run(loaded, inputs, name, 4)
+    assert threading.active_count() == threads
+    return before, left_on(loaded.model)
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_nothing_is_left_on_the_model_object(tmp_path: Path, name: str) -> None:
+    skip_without_packages(name)
+    config = GEMMA3 if name == "dynamic-full" else LLAMA
+    before, after = after_long_and_short(config_folder(tmp_path, config), name)
+    assert before == after
+    assert not [one for one in after if one.endswith(("_max_cache_length", "_batching_manager"))]
+
+
+def test_what_transformers_leaves_would_be_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "tests.measure.bodies:transformers_static"
+    monkeypatch.setitem(STRATEGIES, "static", dataclasses.replace(STRATEGIES["static"], body=body))
+    before, after = after_long_and_short(config_folder(tmp_path, LLAMA), "static")
+    assert before != after
+
+
+@pytest.mark.parametrize("name", LEAVING[1:])
 def test_a_long_case_leaves_nothing_to_a_short_one(tmp_path: Path, name: str) -> None:
     skip_without_packages(name)
     engine = LocalEngine()
-    folder = config_folder(tmp_path, LLAMA)
+    folder = config_folder(tmp_path, GEMMA3 if name == "dynamic-full" else LLAMA)
     short = case(folder, cache=name, max_new_tokens=4)
     assert isinstance(engine.open(short.model_key), ModelLoaded)
     try:
