@@ -385,6 +385,8 @@ class _OpenModel:
                 if kind_of(str(self.loaded.device)).is_host
                 else allocated_bytes(generation.cache, on_host=True),
                 "cache_disk_bytes": disk_bytes(generation.cache),
+                "cache_page_size": getattr(generation.cache, "page_size", None),
+                "cache_occupancy": getattr(generation.cache, "occupancy", None),
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,

@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from kvbench.caches import BASELINE
 from kvbench.measure.stopping import StoppingRule
@@ -33,6 +34,9 @@ from kvbench.run.reach import reach_of
 from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
 
 __all__ = ["Conduct", "Outcome", "run_groups"]
+
+LEAST_TOLD_S = 1.0
+"""Verification that took less is not worth a line."""
 
 VERIFY_FAILED = "verify_failed"
 """The flag of samples of a strategy that was found to do other work than no cache."""
@@ -75,6 +79,7 @@ class Outcome:
         loaded: how often a model was loaded.
         load_errors: what people can mend about models that did not load.
         notes: lines about devices, each once.
+        verify_s: seconds that verification took.
     """
 
     failed: int = 0
@@ -82,6 +87,7 @@ class Outcome:
     loaded: int = 0
     load_errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    verify_s: float = 0.0
 
 
 def run_groups(
@@ -101,6 +107,7 @@ def run_groups(
     outcome = Outcome()
     # Numbers of the worker processes of this session, by the engine's own: from 0, without gaps.
     workers: dict[int, int] = {}
+    started = monotonic()
     try:
         for group in groups:
             members = [progress[case] for case in group.cases]
@@ -112,6 +119,9 @@ def run_groups(
             _GroupRun(group, members, engine, writer, emit, conduct, stop, outcome, workers).run()
     finally:
         engine.close()
+    if outcome.verify_s >= LEAST_TOLD_S:
+        share = outcome.verify_s / (monotonic() - started)
+        emit(Notice(f"Verification took {outcome.verify_s:.1f} s, {share:.0%} of this session."))
     return outcome
 
 
@@ -372,6 +382,7 @@ class _GroupRun:
             return
         self.checked.add(cache)
         self.emit(Verifying(self.group.model, cache))
+        started = monotonic()
         checks = self.engine.verify(cache, reach=self._reach(cache))
         for _ in range(_MOST_LOST_CHECKS):
             # A process may be killed over it for no fault of the strategy's.
@@ -384,6 +395,7 @@ class _GroupRun:
                 break
             # Not as far: that may be what took the memory.
             checks = self.engine.verify(cache)
+        self.outcome.verify_s += monotonic() - started
         self._remember("verification")
         self.writer.append_checks(checks)
         self._keep_log(f"verifying {cache} on {self.group.model.label}")

@@ -463,6 +463,18 @@ def test_a_notice_is_told_once_however_many_models_there_are(sweep: Sweep) -> No
     assert told == swept.outcome.notes == ["NVML is not there.", "Memory is polled."]
 
 
+def test_the_share_of_verification_is_told_at_the_end(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The whole takes from the first reading to the last, verification from the second to the third.
+    readings = iter([100.0, 110.0, 115.0, 120.0])
+    monkeypatch.setattr("kvbench.run.sweep.monotonic", lambda: next(readings))
+    swept = sweep(grid())
+    assert [event.text for event in swept.events if isinstance(event, Notice)] == [
+        "Verification took 5.0 s, 25% of this session."
+    ]
+
+
 # Events
 
 
