@@ -196,10 +196,12 @@ def verify(
             for cache in caches:
                 _open(engine, group.model, emit)
                 emit(Verifying(group.model, cache))
-                found = engine.verify(cache, max_new_tokens, generations)
-                if not found and (reason := engine.unmet(cache)) is not None:
-                    found = _not_made(group.model, cache, reason)
-                checks += found
+                reason = engine.unmet(cache)
+                checks += (
+                    engine.verify(cache, max_new_tokens, generations)
+                    if reason is None
+                    else _not_made(group.model, cache, reason)
+                )
         if not checks:
             raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
         return tuple(checks)

@@ -22,7 +22,7 @@ from kvbench.records.events import (
     Verified,
     Verifying,
 )
-from kvbench.records.finding import Finding
+from kvbench.records.finding import VERIFY_FAILED, Finding
 from kvbench.records.sample import Sample, Status, sample_of, with_flag
 from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine, Interrupted
@@ -33,9 +33,6 @@ from kvbench.run.reach import reach_of
 from kvbench.run.warmup import covered, longest, scope_of, warmup_tokens
 
 __all__ = ["Conduct", "Outcome", "run_groups"]
-
-VERIFY_FAILED = "verify_failed"
-"""The flag of samples of a strategy that was found to do other work than no cache."""
 
 _MOST_LOADS = 3
 """So often a model is loaded whose process was lost over it; then its cases fail."""

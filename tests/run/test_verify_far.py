@@ -11,8 +11,8 @@ from kvbench import api
 from kvbench.measure.engine import LocalEngine
 from kvbench.plan.case import ModelKey
 from kvbench.plan.plan import Plan
+from kvbench.records.finding import VERIFY_FAILED
 from kvbench.records.run import Run, load_checks
-from kvbench.run.sweep import VERIFY_FAILED
 from tests.measure import verify_faults as faults
 from tests.tiny import GPT2, LLAMA, config_folder
 
