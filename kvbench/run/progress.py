@@ -8,9 +8,9 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvbench.measure.stopping import StoppingRule
+from kvbench.methods.each import EACH
 from kvbench.plan.case import Case, Phase, Task
 from kvbench.records.sample import Sample, latest
-from kvbench.run.order import pair_up
 from kvbench.run.rounds import SharedRounds, counted_rounds, round_of
 
 __all__ = ["MOST_LOSSES", "TRIED_AGAIN", "CaseProgress", "progress_of"]
@@ -176,7 +176,7 @@ def progress_of(
                 progress.remember_lost(sample)
             else:
                 progress.note(sample)
-    for pair in pair_up(found):
+    for pair in EACH.groups(found):
         arms = [found[case] for case in pair]
         for arm in arms:
             arm.pair = arms

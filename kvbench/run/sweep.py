@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from kvbench.caches import BASELINE
 from kvbench.measure.stopping import StoppingRule
+from kvbench.methods import rows_of
+from kvbench.methods.each import EACH
 from kvbench.plan.case import Case, Group, Task
 from kvbench.records.events import (
     CaseEnded,
@@ -26,7 +28,7 @@ from kvbench.records.finding import VERIFY_FAILED, Finding
 from kvbench.records.sample import Sample, Status, sample_of, with_flag
 from kvbench.records.writer import RunWriter
 from kvbench.run.engine import Engine, Interrupted
-from kvbench.run.order import pair_up, shuffled
+from kvbench.run.order import shuffled
 from kvbench.run.outputs import differing
 from kvbench.run.progress import MOST_LOSSES, CaseProgress
 from kvbench.run.reach import reach_of
@@ -138,7 +140,7 @@ class _GroupRun:
 
     def _measure(self) -> None:
         by_case = {one.case: one for one in self.members}
-        pairs = pair_up(self.group.cases)
+        pairs = EACH.groups(self.group.cases)
         while waiting := [one for one in self.members if not one.ended]:
             if self._stopped():
                 return
@@ -287,10 +289,11 @@ class _GroupRun:
 
     def _run(self, arm: CaseProgress, task: Task) -> tuple[Sample, tuple[float, ...]]:
         limit = self.conduct.case_timeout_s
-        if limit is None:
-            return self.engine.measure(task)
-        if arm.used_s < limit:
-            return self.engine.measure(task, limit - arm.used_s)
+        if limit is None or arm.used_s < limit:
+            (job,) = EACH.jobs([task])
+            left = None if limit is None else limit - arm.used_s
+            (row,) = rows_of(job, self.engine.run(job, left))
+            return row
         error = f"the case's samples have taken {arm.used_s:.3g} s of its {limit:g} s"
         return sample_of(task, status="timeout", error=error), ()
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from kvbench.analysis.summary import summarize_cases
 from kvbench.measure.stopping import StoppingRule
+from kvbench.methods import JobResult
+from kvbench.methods.each import EACH
 from kvbench.plan.case import Case, ModelKey, Prompt, Task, group_cases
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
@@ -36,7 +38,6 @@ from kvbench.records.sample import STATUSES, Sample, latest
 from kvbench.records.writer import RunWriter
 from kvbench.report.words import answers
 from kvbench.run.engine import Interrupted
-from kvbench.run.order import pair_up
 from kvbench.run.progress import TRIED_AGAIN, progress_of
 from kvbench.run.sweep import Conduct, Outcome, run_groups
 from tests.fakes import Failure, FakeEngine, make_case, make_environment, make_info, samples_of
@@ -805,12 +806,12 @@ def test_a_round_that_a_loss_broke_is_measured_again_by_all(
 
 def test_a_process_that_is_lost_in_waiting_breaks_the_round_as_well(sweep: Sweep) -> None:
     class Idle(FakeEngine):
-        def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
-            measured = super().measure(*arguments)
+        def run(self, *arguments: Any) -> JobResult:
+            result = super().run(*arguments)
             if len(self.tasks) == 3:
                 # Behind the first sample that counts.
                 self.lose()
-            return measured
+            return result
 
     swept = sweep(grid(lengths=(10,)), Idle())
     assert {row.status for row in swept.rows} == {"ok"}
@@ -1062,10 +1063,10 @@ def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep) -> None:
             self.log = "Out of file handles." if isinstance(opened, LoadFailed) else ""
             return opened
 
-        def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
-            sample, times = super().measure(*arguments)
-            self.log = "" if sample.status == "ok" else "Segmentation fault."
-            return sample, times
+        def run(self, *arguments: Any) -> JobResult:
+            result = super().run(*arguments)
+            self.log = "" if result.status == "ok" else "Segmentation fault."
+            return result
 
         def take_log(self) -> str:
             log, self.log = self.log, ""
@@ -1322,7 +1323,7 @@ def assert_done(swept: Swept, cases: Sequence[Case], rule: StoppingRule) -> None
         rows = [row for row in latest(swept.measured) if row.case_id == case.id]
         assert [row.repeat for row in rows] == list(range(len(rows)))
     failed = {row.case_id for row in latest(swept.rows) if not ok(row)}
-    for pair in pair_up(cases):
+    for pair in EACH.groups(cases):
         arms = [case for case in pair if case.id not in failed]
         if arms:
             rounds = [rounds_of(swept, case) for case in arms]
@@ -1435,13 +1436,13 @@ class Unlucky(FakeEngine):
             self.lose()
         return checks
 
-    def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
+    def run(self, *arguments: Any) -> JobResult:
         kind = self.mishap("crashed", "oom", "timeout", "idle")
         self.failure = failing(lambda task: kind not in ("", "idle"), (kind, "decode", "Scripted."))
-        measured = super().measure(*arguments)
+        result = super().run(*arguments)
         if kind == "idle":
             self.lose()
-        return measured
+        return result
 
 
 MISHAPS = ("", "", "", "", "crashed", "crashed", "idle", "oom", "timeout")

@@ -28,8 +28,8 @@ class InProcess(LocalEngine):
     def process(self) -> int:
         return 1
 
-    def measure(self, task: Any, timeout_s: float | None = None) -> Any:
-        return super().measure(task)
+    def run(self, job: Any, timeout_s: float | None = None) -> Any:
+        return super().run(job)
 
     def take_log(self) -> str:
         return ""
