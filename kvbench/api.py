@@ -40,8 +40,9 @@ from kvbench.report.build import build, forget_report, is_built
 from kvbench.run.engine import Engine
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.resume import cases_of, described, plan_changes
+from kvbench.run.state import Conduct
 from kvbench.run.supervisor import WorkerEngine
-from kvbench.run.sweep import Conduct, run_groups
+from kvbench.run.sweep import carry_out
 
 __all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
 
@@ -382,10 +383,9 @@ class _Start:
         self.emit(
             SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
         )
-        outcome = run_groups(
-            group_cases(tuple(progress)),
+        outcome = carry_out(
             progress,
-            self.engine,
+            [self.engine],
             writer,
             self.emit,
             conduct=self._conduct,

@@ -32,7 +32,7 @@ class CaseProgress:
         measured: its samples with phase `measure` and status `ok`; those of complete rounds count.
         failure: the failed sample that ended it.
         losses: worker processes that were lost over it since its last complete round.
-        warm: whether the process that measures now has warmed it up.
+        outputs: hashes of the tokens of its samples.
         memory_known: whether an untimed pass for memory was made.
         pair: all arms of its pair, this one too: they share rounds, and end together.
         end_told: whether its end was reported, or lay before this start of the sweep.
@@ -43,7 +43,7 @@ class CaseProgress:
     measured: list[Sample] = field(default_factory=list)
     failure: Sample | None = None
     losses: int = 0
-    warm: bool = False
+    outputs: set[str] = field(default_factory=set)
     memory_known: bool = False
     pair: Sequence[CaseProgress] = ()
     end_told: bool = False
@@ -115,6 +115,8 @@ class CaseProgress:
             self._owed.clear()
             self.measured.append(sample)
             self._following = max(self._following, sample.round + 1)
+            if sample.output_sha256:
+                self.outputs.add(sample.output_sha256)
         else:
             self.memory_known = self.memory_known or sample.phase == "memory"
 

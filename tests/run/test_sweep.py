@@ -18,7 +18,7 @@ from kvbench.analysis.summary import summarize_cases
 from kvbench.measure.stopping import StoppingRule
 from kvbench.methods import JobResult
 from kvbench.methods.each import EACH
-from kvbench.plan.case import Case, ModelKey, Prompt, Task, group_cases
+from kvbench.plan.case import Case, ModelKey, Prompt, Task
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import (
@@ -39,7 +39,9 @@ from kvbench.records.writer import RunWriter
 from kvbench.report.words import answers
 from kvbench.run.engine import Interrupted
 from kvbench.run.progress import TRIED_AGAIN, progress_of
-from kvbench.run.sweep import Conduct, Outcome, run_groups
+from kvbench.run.recording import Outcome
+from kvbench.run.state import Conduct
+from kvbench.run.sweep import carry_out
 from tests.fakes import Failure, FakeEngine, make_case, make_environment, make_info, samples_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -95,10 +97,9 @@ def start(
         if begun
         else RunWriter.create(path, make_info(state="running"))
     ) as writer:
-        outcome = run_groups(
-            group_cases(cases),
+        outcome = carry_out(
             progress_of(cases, writer.samples, rule, again),
-            engine,
+            [engine],
             writer,
             events.append,
             conduct=Conduct(rule, seed, **conduct),
@@ -447,6 +448,14 @@ def test_a_memory_pass_is_one_whole_untimed_generation_per_case(sweep: Sweep) ->
     assert len(swept.measured) == 18
 
 
+def test_a_case_that_another_one_has_warmed_up_has_its_memory_pass_too(sweep: Sweep) -> None:
+    swept = sweep(grid(), FakeEngine(memory_pass=True), warmup="full")
+    passes = [task.case for task in swept.engine.tasks if task.phase == "memory"]
+    assert Counter(passes) == dict.fromkeys(grid(), 1)
+    warmups = [task.case for task in swept.engine.tasks if task.phase == "warmup"]
+    assert Counter(warmups) == {case: 1 for case in grid() if case.max_new_tokens == LENGTHS[-1]}
+
+
 def test_a_case_whose_warmup_fails_has_no_memory_pass(sweep: Sweep) -> None:
     failure = failing(lambda task: task.phase == "warmup", ("timeout", "prefill", "Too slow."))
     swept = sweep(grid(), FakeEngine(memory_pass=True, failure=failure))
@@ -478,10 +487,9 @@ def test_every_row_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
 
     rule = StoppingRule(repeats=1)
     with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
-        run_groups(
-            group_cases(grid()),
+        carry_out(
             progress_of(grid(), (), rule),
-            FakeEngine(),
+            [FakeEngine()],
             writer,
             listen,
             conduct=Conduct(rule),
@@ -1149,10 +1157,9 @@ def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
             assert event.finding.detail == "As scripted."
 
     with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
-        run_groups(
-            group_cases(grid()),
+        carry_out(
             progress_of(grid(), (), THREE),
-            FakeEngine(),
+            [FakeEngine()],
             writer,
             listen,
             conduct=Conduct(THREE),

@@ -79,7 +79,7 @@ def test_where_it_is_not_looked_at_the_tokens_of_the_samples_tell(
 ) -> None:
     """The hashes of the samples differ: the case goes through the logits at that place."""
     faults.zero_a_late_slot(monkeypatch)
-    monkeypatch.setattr("kvbench.run.sweep.reach_of", lambda *_: None)
+    monkeypatch.setattr("kvbench.run.schedule.reach_of", lambda *_: None)
     run = sweep(tmp_path, batch_size=[4], repeats=2)
     assert len({sample.output_sha256 for sample in run.samples if sample.phase == "measure"}) == 2
     (output,) = [check for check in load_checks(run.path) if check.check == "output"]
