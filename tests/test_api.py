@@ -60,7 +60,7 @@ FOLDER = {
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started and charts take no time, unless a test wants the real."""
     if "real_machine" not in request.fixturenames:
-        monkeypatch.setattr(api, "WorkerEngine", lambda **options: FakeEngine())
+        monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: FakeEngine())
     if "real_charts" not in request.fixturenames:
         monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
 
@@ -383,7 +383,7 @@ def test_a_large_grid_needs_a_word(tmp_path: Path) -> None:
 def test_a_plan_for_the_cpu_is_resolved_without_a_look_at_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "WorkerEngine", None)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", None)
     assert len(api.plan_cases(plan_of())) == 4
     with pytest.raises(TypeError):
         api.plan_cases(plan_of(device="auto"))
@@ -391,7 +391,7 @@ def test_a_plan_for_the_cpu_is_resolved_without_a_look_at_devices(
 
 def test_devices_are_those_that_the_worker_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = [FakeEngine()]
-    monkeypatch.setattr(api, "WorkerEngine", lambda: engines[0])
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda: engines[0])
     cases = api.plan_cases(plan_of(device="auto"))
     assert [case.device for case in cases] == ["cpu"] * 4 + ["cuda"] * 4
     assert engines[0].closed
@@ -536,7 +536,7 @@ def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("kvbench.api.build", killed)
+        patch.setattr("kvbench.run.session.build", killed)
         with pytest.raises(KeyboardInterrupt):
             resume(run)
     assert load_run(run.path).info.state == "finished"

@@ -81,7 +81,7 @@ def test_a_killed_worker_gives_the_memory_of_the_device_back(
 def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "build", lambda *arguments: [])
+    monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
     before = free()
     # The logits alone are half as much again as the device has: one allocation that must fail.
     total, batch = torch.cuda.get_device_properties(0).total_memory, 32_768

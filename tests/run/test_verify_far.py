@@ -38,7 +38,7 @@ class InProcess(LocalEngine):
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts take longer than all else here."""
-    monkeypatch.setattr(api, "build", lambda *_: None)
+    monkeypatch.setattr("kvbench.run.session.build", lambda *_: None)
 
 
 def sweep(path: Path, config: Any = LLAMA, **keys: Any) -> Run:
