@@ -26,7 +26,7 @@ from kvbench.run.schedule import Assignment, next_jobs
 from kvbench.run.state import Conduct, EngineState, ModelSession, SweepState
 from kvbench.run.steps import Load, RunJob, perform
 from kvbench.run.sweep import Sweep
-from tests.fakes import FakeEngine, make_case, make_info
+from tests.fakes import Failure, FakeEngine, make_case, make_info
 
 THREE = StoppingRule(repeats=3)
 ADAPTIVE = StoppingRule(min_repeats=2, max_repeats=5, min_seconds=1.0, max_spread=100.0)
@@ -126,6 +126,15 @@ class Pooled(FakeEngine):
 
     deadly: random.Random | None = None
     share = 0.0
+    # From this batch size on, this share of the tasks of `dynamic` runs out of memory.
+    full_at, full_share = 99, 0.0
+
+    def too_little_memory(self, task: Task) -> Failure | None:
+        assert self.deadly is not None
+        large = task.case.cache == "dynamic" and task.case.batch_size >= self.full_at
+        if large and self.deadly.random() < self.full_share:
+            return "oom", "decode", "No memory."
+        return None
 
     def dies(self) -> bool:
         return self.deadly is not None and self.deadly.random() < self.share
@@ -139,7 +148,7 @@ class Pooled(FakeEngine):
         return super().open(key)
 
     def run(self, *arguments: Any) -> JobResult:
-        self.failure = (lambda task: ("crashed", "decode", "Killed.")) if self.dies() else nothing
+        self.failure = killed if self.dies() else self.too_little_memory
         result = super().run(*arguments)
         if self.dies():
             # While it waits for the next.
@@ -147,8 +156,9 @@ class Pooled(FakeEngine):
         return result
 
 
-def nothing(task: Task) -> None:
-    """All goes well."""
+def killed(task: Task) -> Failure:
+    """The process is lost over the task."""
+    return "crashed", "decode", "Killed."
 
 
 def seconds(task: Task) -> float:
@@ -222,9 +232,15 @@ def assert_whole(swept: Swept) -> None:
     for engine, _, task in swept.taken:
         homes.setdefault(task.case.pair_key, set()).add(engine)
     assert all(len(engines) == 1 for engines in homes.values())
+    # What counts of a round was taken by one process, whether the round is complete or not.
+    seen: dict[tuple[str, int], set[tuple[int, int]]] = {}
+    by_id = {row.sample_id: row for row in swept.rows}
+    for engine, process, task in swept.taken:
+        if task.phase == "measure" and by_id[task.sample_id].status == "ok":
+            seen.setdefault((task.case.pair_key, task.round), set()).add((engine, process))
+    assert all(len(one) == 1 for one in seen.values())
     # A number of a worker is that of one process of one engine.
     of_worker: dict[int, set[tuple[int, int]]] = {}
-    by_id = {row.sample_id: row for row in swept.rows}
     for engine, process, task in swept.taken:
         of_worker.setdefault(by_id[task.sample_id].worker, set()).add((engine, process))
     assert all(len(one) == 1 for one in of_worker.values())
@@ -296,7 +312,7 @@ def test_an_engine_that_cannot_load_a_model_leaves_it_to_the_others(tmp_path: Pa
     assert {row.status for row in swept.rows if row.max_new_tokens not in failed} == {"ok"}
 
 
-@settings(deadline=None, max_examples=40, derandomize=True, database=None, phases=NO_SHRINK)
+@settings(deadline=None, max_examples=25, derandomize=True, database=None, phases=NO_SHRINK)
 @given(
     st.integers(0, 10_000),
     st.sampled_from((0.0, 0.02, 0.1, 0.3)),
@@ -323,3 +339,28 @@ def test_whatever_is_killed_in_a_pool_no_sample_is_lost_or_doubled(
     assert swept.outcome.failed == len(failed)
     if not share:
         assert not failed
+
+
+@settings(deadline=None, max_examples=25, derandomize=True, database=None, phases=NO_SHRINK)
+@given(st.integers(0, 10_000), st.sampled_from((0.2, 0.5, 1.0)), st.sampled_from((0.0, 0.05)))
+def test_where_memory_runs_out_in_a_pool_no_sample_is_lost_or_doubled(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, full_share: float, share: float
+) -> None:
+    engines = pool(3, seed, share)
+    for engine in engines:
+        engine.full_at, engine.full_share = 2, full_share
+    cases = [
+        make_case(cache=cache, batch_size=size, max_new_tokens=tokens)
+        for size in (1, 2, 4, 8)
+        for tokens in (10, 20)
+        for cache in ("off", "dynamic")
+    ]
+    swept = Swept(tmp_path_factory.mktemp("pool") / "run", cases, engines, seed)
+    assert_whole(swept)
+    last = latest(swept.rows)
+    assert {row.cache for row in last if row.status in ("oom", "skipped_oom")} <= {"dynamic"}
+    # Nothing is skipped without a proof.
+    proofs = {row.sample_id for row in swept.rows if row.status == "oom"}
+    for row in last:
+        if row.status == "skipped_oom":
+            assert any(proof in (row.error or "") for proof in proofs)
