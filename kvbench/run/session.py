@@ -22,13 +22,13 @@ from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
 from kvbench.records.writer import RunWriter, check_name, holds_run
 from kvbench.report.build import build, forget_report, is_built
+from kvbench.run.driver import carry_out
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.recording import Outcome
 from kvbench.run.resume import cases_of, described, plan_changes
 from kvbench.run.state import Conduct
-from kvbench.run.sweep import carry_out
 from kvbench.version import __version__
 
 __all__ = ["Session", "go_on", "start"]

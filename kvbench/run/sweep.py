@@ -1,73 +1,36 @@
-"""Carry a plan out: give engines the steps that the scheduler says, and keep what they answer."""
+"""A sweep: which steps are due, and what the answers of the engines change."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from kvbench.methods import JobResult, rows_of
 from kvbench.plan.case import Case, ModelKey
-from kvbench.records.check import Check
 from kvbench.records.events import (
     Listener,
     LoadFailed,
     ModelLoaded,
     ModelLoading,
-    Notice,
     SampleStarted,
     Verifying,
 )
 from kvbench.records.finding import VERIFY_FAILED
 from kvbench.records.sample import Sample, sample_of, with_flag
 from kvbench.records.writer import RunWriter
-from kvbench.run.engine import Engine, Interrupted
+from kvbench.run.checking import CheckKeeper
+from kvbench.run.engine import Engine
 from kvbench.run.progress import MOST_LOSSES, CaseProgress
 from kvbench.run.recording import Outcome, Recorder
 from kvbench.run.schedule import Assignment, next_jobs, too_large
 from kvbench.run.state import Conduct, EngineState, ModelSession, SweepState
-from kvbench.run.steps import Compare, Load, Reply, RunJob, Step, Verify, perform
+from kvbench.run.steps import Compare, Load, Reply, RunJob, Step, Verify
 from kvbench.run.warmup import covered, scope_of
 
-__all__ = ["Sweep", "carry_out"]
+__all__ = ["Sweep"]
 
 _MOST_LOADS = 3
 """So often a model is loaded whose process was lost over it; then its cases fail."""
-
-_MOST_LOST_CHECKS = 2
-"""So often a check is made again whose process was lost."""
-
-
-def carry_out(
-    progress: Mapping[Case, CaseProgress],
-    engines: Sequence[Engine],
-    writer: RunWriter,
-    emit: Listener,
-    *,
-    conduct: Conduct,
-    stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
-    """Measure what is left of all cases, on one engine after another.
-
-    `stop` is asked between steps; a sample in flight is finished.
-    """
-    sweep = Sweep(progress, engines, writer, emit, conduct)
-    try:
-        while assignments := sweep.due():
-            # The samples are there; comparing their tokens is part of them.
-            looks = tuple(one for one in assignments if isinstance(one.step, Compare))
-            if len(looks) < len(assignments) and stop():
-                sweep.outcome.interrupted = True
-                if not looks:
-                    break
-                assignments = looks
-            for one in [one for one in assignments if sweep.begin(one)]:
-                sweep.learn(one, perform(one.step, engines[one.engine]))
-    except Interrupted:
-        sweep.outcome.interrupted = True
-    finally:
-        for engine in engines:
-            engine.close()
-    return sweep.outcome
 
 
 class Sweep:
@@ -89,6 +52,7 @@ class Sweep:
         self.engines = [EngineState(number) for number in range(len(engines))]
         self._engines = engines
         self._rows = Recorder(engines, writer, emit)
+        self._checks = CheckKeeper(self.state, self._rows, self._is_gone)
         self._begun: set[ModelKey] = set()
         self.state.compared |= {check.case_id for check in writer.checks if check.case_id}
         for model, work in self.state.models.items():
@@ -138,7 +102,9 @@ class Sweep:
             self._learn_job(engine, step, reply)
         else:
             assert isinstance(reply, tuple)
-            learn = self._learn_check if isinstance(step, Verify) else self._learn_comparison
+            learn = (
+                self._checks.learn if isinstance(step, Verify) else self._checks.learn_comparison
+            )
             learn(engine, step.case, reply)
 
     def _announce(self, step: Step) -> None:
@@ -183,7 +149,7 @@ class Sweep:
         if loaded.status == "unsupported":
             self.outcome.load_errors.append(loaded.error)
         for cut in [key for key in self.state.cut if key[0] == model]:
-            self._keep_checks(engine, cut, self.state.cut[cut][-1])
+            self._checks.keep(engine, cut, self.state.cut[cut][-1])
         # Where another engine has the model, the groups that are not this one's are left to it.
         engine.barred.add(model)
         shared = any(one.session and one.session.model == model for one in self.engines)
@@ -282,40 +248,3 @@ class Sweep:
             )
             self._rows.fail(engine.number, member, "skipped_oom", error=error)
         return bool(larger)
-
-    # Checks
-
-    def _learn_check(self, engine: EngineState, case: Case, checks: tuple[Check, ...]) -> None:
-        """Keep the checks of a strategy; ask once more if its process was lost over them."""
-        key = case.model_key, case.cache
-        if self._is_gone(engine):
-            engine.lose()
-            cut = self.state.cut.setdefault(key, [])
-            cut.append(checks)
-            if len(cut) <= _MOST_LOST_CHECKS:
-                details = (check.detail for check in checks if check.verdict == "not_finished")
-                why = next(details, "the worker process was lost.")
-                self._rows.emit(Notice(f"{case.cache} is verified again: {why}"))
-                return
-        self._keep_checks(engine, key, checks)
-
-    def _keep_checks(
-        self, engine: EngineState, key: tuple[ModelKey, str], checks: tuple[Check, ...]
-    ) -> None:
-        model, cache = key
-        self.state.verified.add(key)
-        self.state.cut.pop(key, None)
-        if engine.session is not None:
-            engine.session.remember("verification")
-        self._rows.writer.append_checks(checks)
-        self._rows.keep_log(engine.number, f"verifying {cache} on {model.label}")
-        self._rows.report(model, cache)
-
-    def _learn_comparison(self, engine: EngineState, case: Case, checks: tuple[Check, ...]) -> None:
-        self.state.compared.add(case.id)
-        self._rows.writer.append_checks(checks)
-        self._rows.keep_log(engine.number, f"comparing the tokens of {case.label}")
-        self._rows.report(case.model_key, case.cache)
-        if self._is_gone(engine):
-            # It says so itself.
-            engine.lose()

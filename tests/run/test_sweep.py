@@ -37,11 +37,11 @@ from kvbench.records.run import Resume, load_checks, load_run
 from kvbench.records.sample import STATUSES, Sample, latest
 from kvbench.records.writer import RunWriter
 from kvbench.report.words import answers
+from kvbench.run.driver import carry_out
 from kvbench.run.engine import Interrupted
 from kvbench.run.progress import TRIED_AGAIN, progress_of
 from kvbench.run.recording import Outcome
 from kvbench.run.state import Conduct
-from kvbench.run.sweep import carry_out
 from tests.fakes import Failure, FakeEngine, make_case, make_environment, make_info, samples_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
