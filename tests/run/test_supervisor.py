@@ -367,7 +367,7 @@ def test_a_worker_that_raises_what_nobody_expects_is_replaced(
     pid = opened(engine, case("gpt2"))
     sample, _ = run_task(engine, task(case("gpt2")))
     assert sample.status == "crashed"
-    assert sample.error == "LookupError: nobody expects this of measure"
+    assert sample.error == "LookupError: nobody expects this of run"
     assert "Traceback" in engine.take_log()
     assert engine.open_model is None and is_gone(pid)
 
@@ -542,7 +542,7 @@ def test_loads_checks_and_samples_have_limits_of_their_own(
         "environment": None,
         "open": PATIENCE_S,
         "verify": PATIENCE_S,
-        "measure": PATIENCE_S / 2,
+        "run": PATIENCE_S / 2,
     }
 
 
