@@ -135,6 +135,8 @@ SLOW = ("pandas", "matplotlib", "scipy", "pydantic")
         ("kvbench.api", HEAVY),
         ("kvbench.run.supervisor", HEAVY),
         ("kvbench.run.sweep", HEAVY),
+        ("kvbench.run.session", HEAVY),
+        ("kvbench.methods", HEAVY),
         ("kvbench.run.resume", HEAVY),
         ("kvbench.run.messages", HEAVY),
         # Until it is asked for something.
@@ -407,6 +409,17 @@ def test_a_missing_gpu_is_told_with_its_reason() -> None:
         "device: 'cuda' is not present on this machine; present: cpu. "
         "CUDA: torch was built without it."
     )
+
+
+def test_a_strategy_that_cannot_run_is_asked_about_once() -> None:
+    engine = FakeEngine(needs={"static": "static: it needs more."})
+    checks = api.verify(plan_of(cache="static,dynamic"), engine=engine)
+    assert engine.verified == ["dynamic"]
+    found = [(check.check, check.verdict, check.detail) for check in checks]
+    assert found[:2] == [
+        ("logits", "inconclusive", "static: it needs more."),
+        ("leak", "inconclusive", "static: it needs more."),
+    ]
 
 
 # Interruption
