@@ -34,6 +34,7 @@ from kvbench.models.prompts import Inputs
 from kvbench.records.events import ModelLoaded
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes as expected_bytes
+from tests.fakes import run_task
 from tests.measure import by_hand
 from tests.tiny import (
     GPT2,
@@ -400,10 +401,10 @@ def test_a_long_case_leaves_nothing_to_a_short_one(tmp_path: Path, name: str) ->
     short = case(folder, cache=name, max_new_tokens=4)
     assert isinstance(engine.open(short.model_key), ModelLoaded)
     try:
-        before = engine.measure(task(short))[0]
+        before = run_task(engine, task(short))[0]
         assert before.status == "ok", before.error
-        long = engine.measure(task(dataclasses.replace(short, max_new_tokens=100)))[0]
-        after = engine.measure(task(short))[0]
+        long = run_task(engine, task(dataclasses.replace(short, max_new_tokens=100)))[0]
+        after = run_task(engine, task(short))[0]
     finally:
         engine.close()
     assert long.status == after.status == "ok"
@@ -458,9 +459,9 @@ def test_what_a_request_fails_with_is_the_row(tmp_path: Path, attention: str) ->
 
     handle = model.register_forward_pre_hook(fail)
     try:
-        broken = engine.measure(task(one))[0]
+        broken = run_task(engine, task(one))[0]
         handle.remove()
-        fine, times = engine.measure(task(one))
+        fine, times = run_task(engine, task(one))
     finally:
         engine.close()
     assert broken.status == "crashed"
@@ -481,7 +482,7 @@ def test_a_strategy_that_needs_a_gpu_is_a_row_without_one(tmp_path: Path, name: 
     assert isinstance(engine.open(one.model_key), ModelLoaded)
     try:
         assert engine.verify(name) == ()
-        sample = engine.measure(task(one))[0]
+        sample = run_task(engine, task(one))[0]
     finally:
         engine.close()
     assert (sample.status, sample.cache) == ("unsupported", name)
@@ -555,8 +556,8 @@ def test_a_strategy_on_a_gpu_is_what_its_name_says(tmp_path: Path, name: str) ->
     one = case(folder, cache=name, **options)
     assert isinstance(engine.open(one.model_key), ModelLoaded)
     try:
-        first, second = (engine.measure(task(one))[0] for _ in range(2))
-        exact = engine.measure(task(case(folder, cache="dynamic", **options)))[0]
+        first, second = (run_task(engine, task(one))[0] for _ in range(2))
+        exact = run_task(engine, task(case(folder, cache="dynamic", **options)))[0]
     finally:
         engine.close()
     assert first.status == second.status == "ok", first.error
