@@ -103,27 +103,38 @@ def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
 
 
 def _growth(line: tuple[CaseSummary, ...]) -> Growth:
-    from scipy import stats
-
     tokens = np.array([case.max_new_tokens for case in line], dtype=float)
     times = np.array([case.total_s_median for case in line], dtype=float)
     upper = tokens >= _UPPER_SHARE * tokens[-1]
     # Three points at least: two have no error.
     upper[-_MIN_POINTS:] = True
-    fit = stats.linregress(np.log(tokens[upper]), np.log(times[upper]))
-    # Times that are all the same have no correlation, and scipy no error for their slope of 0.
-    error_of_slope = 0.0 if np.isnan(fit.stderr) else fit.stderr
-    margin = stats.t.ppf(0.975, upper.sum() - 2) * error_of_slope
+    slope, margin = _slope(np.log(tokens[upper]), np.log(times[upper]))
     coefficients, error = _polynomial(tokens, times)
     return Growth(
         cases=line,
-        exponent=float(fit.slope),
-        exponent_low=float(fit.slope - margin),
-        exponent_high=float(fit.slope + margin),
+        exponent=slope,
+        exponent_low=slope - margin,
+        exponent_high=slope + margin,
         fitted_from=int(tokens[upper][0]),
         coefficients=coefficients,
         error=error,
     )
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the slope of y over x by least squares, and half the width of its 95 % interval.
+
+    What `scipy.stats.linregress` finds. `scipy.stats` alone takes a quarter of a small report.
+    """
+    # Of scipy.special, which takes a tenth of the time.
+    from scipy.special import stdtrit
+
+    degrees = len(x) - 2
+    of_x, of_both, _, of_y = np.cov(x, y, bias=True).flat
+    # Times that are all the same have no correlation, and their slope of 0 has no error.
+    share = min(of_both / np.sqrt(of_x * of_y), 1.0) if of_y > 0 else 1.0
+    error = np.sqrt((1 - max(share, -1.0) ** 2) * of_y / of_x / degrees)
+    return float(of_both / of_x), float(stdtrit(degrees, 0.975) * error)
 
 
 def _polynomial(tokens: np.ndarray, times: np.ndarray) -> tuple[tuple[float, ...], float]:

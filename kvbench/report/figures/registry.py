@@ -129,8 +129,11 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
             figure = CHARTS[name].draw(material)
             if figure is not None:
                 # Room is found for everything once, and not again for each image.
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")
+                engine = figure.get_layout_engine()
+                if engine is not None:
+                    engine.execute(figure)
+                # With an engine, even one that does nothing, matplotlib draws each image twice.
+                figure.set_layout_engine(None)
         if figure is not None:
             yield Drawing(CHARTS[name], figure)
 
