@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvbench.analysis.claims import claim
+from kvbench.analysis.statistics import line_fit
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import BASELINE
 
@@ -108,7 +109,7 @@ def _growth(line: tuple[CaseSummary, ...]) -> Growth:
     upper = tokens >= _UPPER_SHARE * tokens[-1]
     # Three points at least: two have no error.
     upper[-_MIN_POINTS:] = True
-    slope, margin = _slope(np.log(tokens[upper]), np.log(times[upper]))
+    slope, margin = line_fit(np.log(tokens[upper]), np.log(times[upper]), 0.975)
     coefficients, error = _polynomial(tokens, times)
     return Growth(
         cases=line,
@@ -119,22 +120,6 @@ def _growth(line: tuple[CaseSummary, ...]) -> Growth:
         coefficients=coefficients,
         error=error,
     )
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the slope of y over x by least squares, and half the width of its 95 % interval.
-
-    What `scipy.stats.linregress` finds. `scipy.stats` alone takes a quarter of a small report.
-    """
-    # Of scipy.special, which takes a tenth of the time.
-    from scipy.special import stdtrit
-
-    degrees = len(x) - 2
-    of_x, of_both, _, of_y = np.cov(x, y, bias=True).flat
-    # Times that are all the same have no correlation, and their slope of 0 has no error.
-    share = min(of_both / np.sqrt(of_x * of_y), 1.0) if of_y > 0 else 1.0
-    error = np.sqrt((1 - max(share, -1.0) ** 2) * of_y / of_x / degrees)
-    return float(of_both / of_x), float(stdtrit(degrees, 0.975) * error)
 
 
 def _polynomial(tokens: np.ndarray, times: np.ndarray) -> tuple[tuple[float, ...], float]:

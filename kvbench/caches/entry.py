@@ -17,6 +17,7 @@ __all__ = [
     "Situation",
     "kept_as_seen",
     "kept_nothing",
+    "kept_positions",
     "needs_kind",
 ]
 
@@ -120,14 +121,19 @@ def kept_nothing(layer: KeptLayer) -> int:
     return 0
 
 
-def kept_as_seen(layer: KeptLayer) -> int:
-    """Return the bytes of all positions seen, within the window.
+def kept_positions(seen: int, window: int | None) -> int:
+    """Return how many positions a layer keeps after `seen` of them were fed.
 
-    A window keeps one position less than it shows, since the next query brings its own. Source:
-    `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
+    A window keeps one position less than it shows, since the next query brings its own; right after
+    a long prompt as well. Source: `DynamicSlidingWindowLayer.update` in Transformers'
+    cache_utils.py.
     """
-    positions = layer.seen if layer.window is None else min(layer.seen, layer.window - 1)
-    return positions * layer.numbers * layer.width
+    return seen if window is None else min(seen, window - 1)
+
+
+def kept_as_seen(layer: KeptLayer) -> int:
+    """Return the bytes of all positions seen, within the window."""
+    return kept_positions(layer.seen, layer.window) * layer.numbers * layer.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

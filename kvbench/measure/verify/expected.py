@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
+from kvbench.caches.entry import kept_positions
+
 __all__ = ["Kind", "LayerPlan", "cross_layers", "decoder_layers"]
 
 Kind = Literal["full", "window", "state", "none", "unknown"]
@@ -51,12 +53,8 @@ class LayerPlan:
     head_dim: int | None = None
 
     def positions(self, seen: int) -> int:
-        """Positions that are kept after `seen` ones were fed.
-
-        A window keeps one less than it shows, since the next query brings its own. Source:
-        `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
-        """
-        return seen if self.window is None else min(seen, self.window - 1)
+        """Return how many positions are kept after `seen` of them were fed."""
+        return kept_positions(seen, self.window)
 
 
 def decoder_layers(config: PretrainedConfig) -> tuple[LayerPlan, ...]:
