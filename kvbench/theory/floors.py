@@ -207,7 +207,7 @@ def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
 
 
 def _launches(architecture: Architecture, new_tokens: int, rates: Rates) -> np.ndarray | None:
-    """Return the seconds that layers cost whatever they compute, `[new tokens]`; None if unknown."""
+    """Return the seconds of layers whatever they compute, `[new tokens]`; None if not probed."""
     if rates.layer_s is None:
         return None
     launches = np.full(new_tokens, len(architecture.layers) * rates.layer_s)
@@ -229,11 +229,12 @@ def _kernels(
     rest of the bytes is the `cache`: both at the device's best rates.
     """
     seconds, counted = np.zeros(len(flops)), np.zeros(len(flops))
-    for linear, rows, count in used:
-        seconds += count * times.seconds(linear, rows)
-        counted += count * rows * linear.flops
+    for linear, rows, many in used:
+        seconds += many * times.seconds(linear, rows)
+        counted += many * rows * linear.flops
     rest = np.maximum(flops - counted, 0.0) / least.flops_per_s
-    return np.maximum(seconds + np.maximum(rest, cache / least.bytes_per_s), least.steps)
+    attention = np.maximum(rest, cache / least.bytes_per_s)
+    return np.asarray(np.maximum(seconds + attention, least.steps))
 
 
 def _idle_experts(layer: Layer, rows: np.ndarray) -> np.ndarray | float:

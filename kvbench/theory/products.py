@@ -1,8 +1,8 @@
 """How long the matrix products of each step take, from the times that `kvbench probe` found.
 
-The rate of large square matrices is that of no decoder: few rows do not fill a device, and a product
-with a small matrix is over before all of it has work. So the probe times products of several
-numbers of rows with matrices of several widths, and what lies between them is interpolated.
+The rate of large square matrices is that of no decoder: few rows do not fill a device, and a
+product with a small matrix is over before all of it has work. So the probe times products of
+several numbers of rows with matrices of several widths, and what lies between is interpolated.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Used(NamedTuple):
     Attributes:
         linear: the matrix.
         rows: rows that are multiplied with it, `[steps]`; 0 where it is not used.
-        count: how many such matrices there are, `[steps]`: of experts those that are chosen.
+        many: how many such matrices there are, `[steps]`: of experts those that are chosen.
     """
 
     linear: Linear
     rows: np.ndarray
-    count: np.ndarray
+    many: np.ndarray
 
 
 class ProductTimes:
@@ -68,7 +68,7 @@ class ProductTimes:
         probed = np.log([one.rows for one in known])
         times = np.log([one.seconds / width**2 for one in known])
         found = np.interp(np.log(rows), probed, times)
-        # More rows than were probed take longer by as much; fewer rows read the matrix all the same.
+        # More rows than were probed take longer by as much; fewer read the matrix all the same.
         return np.asarray(np.exp(found + np.maximum(np.log(rows) - probed[-1], 0.0)))
 
 
