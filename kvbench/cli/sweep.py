@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvbench.cli.options import Debug, given, option, plan_option
+from kvbench.cli.options import given, option, plan_option
 from kvbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def sweep(
             "-o",
         ),
     ] = "table",
-    debug: Debug = False,
+    debug: Annotated[
+        bool, option("Show the traceback of an error, and where the time went.", "--debug")
+    ] = False,
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
 
@@ -111,6 +113,7 @@ def sweep(
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
+    from kvbench.cli.timeline import Timeline
     from kvbench.models.beforehand import check_beforehand
     from kvbench.plan.plan import Plan
     from kvbench.records.events import Event, SweepStarted
@@ -161,11 +164,14 @@ def sweep(
         console.show_cases(cases, output)
         return
     view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
+    timeline = Timeline() if debug else None
 
     def listener(event: Event) -> None:
         nonlocal path
         if isinstance(event, SweepStarted):
             path = event.path
+        if timeline is not None:
+            timeline(event)
         view(event)
 
     with _interruptible() as interrupt:
@@ -187,6 +193,8 @@ def sweep(
         finally:
             view.close()
     console.show_run(run, output)
+    if timeline is not None:
+        print(timeline.text(), file=sys.stderr)
     raise typer.Exit(_exit_code(run))
 
 
