@@ -228,8 +228,8 @@ class CaseSummary:
         "The least time that the device's bandwidth and arithmetic allow.", unit="s", default=None
     )
     expected_s: float | None = column(
-        "The floor, and what kvbench probe found that layers and products of few rows take beyond "
-        "it; the floor alone of published rates.",
+        "The time that launches and products take at the rates of kvbench probe; the lower bound "
+        "alone of published rates.",
         unit="s",
         default=None,
     )
