@@ -113,6 +113,7 @@ def sweep(
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
+    from kvbench.cli.preload import Preload
     from kvbench.cli.timeline import Timeline
     from kvbench.models.beforehand import check_beforehand
     from kvbench.plan.plan import Plan
@@ -164,7 +165,7 @@ def sweep(
         console.show_cases(cases, output)
         return
     view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
-    timeline = Timeline() if debug else None
+    timeline, preload = Timeline() if debug else None, Preload()
 
     def listener(event: Event) -> None:
         nonlocal path
@@ -172,6 +173,7 @@ def sweep(
             path = event.path
         if timeline is not None:
             timeline(event)
+        preload(event)
         view(event)
 
     with _interruptible() as interrupt:
