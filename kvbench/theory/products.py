@@ -52,24 +52,25 @@ class ProductTimes:
         """Return the seconds of a product of so many rows with a matrix, `[steps]`; 0 of 0 rows."""
         # A matrix counts as the square one with as many weights.
         width = np.sqrt(linear.inputs * linear.outputs)
-        widths = np.array(list(self._by_width))
+        widths = list(self._by_width)
         used = np.maximum(rows, 1e-9)
-        per_weight = np.array([self._per_weight(one, used) for one in self._by_width])
         place = float(np.interp(np.log(width), np.log(widths), np.arange(len(widths))))
         below = int(place)
         above = min(below + 1, len(widths) - 1)
         share = place - below
-        logs = (1 - share) * np.log(per_weight[below]) + share * np.log(per_weight[above])
+        logs = self._per_weight(widths[below], used)
+        if share > 0:
+            logs = (1 - share) * logs + share * self._per_weight(widths[above], used)
         return np.where(rows > 0, np.exp(logs) * width**2, 0.0)
 
     def _per_weight(self, width: int, rows: np.ndarray) -> np.ndarray:
-        """Seconds for each weight of a matrix of a probed width, `[steps]`."""
+        """Return the logarithm of the seconds for each weight of a probed width, `[steps]`."""
         known = self._by_width[width]
         probed = np.log([one.rows for one in known])
         times = np.log([one.seconds / width**2 for one in known])
         found = np.interp(np.log(rows), probed, times)
         # More rows than were probed take longer by as much; fewer read the matrix all the same.
-        return np.asarray(np.exp(found + np.maximum(np.log(rows) - probed[-1], 0.0)))
+        return np.asarray(found + np.maximum(np.log(rows) - probed[-1], 0.0))
 
 
 def product_times(products: Iterable[Product], dtype: str) -> ProductTimes | None:
