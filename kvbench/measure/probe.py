@@ -68,7 +68,7 @@ class Effort:
     launches: int = 1000
     rows: tuple[int, ...] = (1, 16, 128, 1024)
     widths: tuple[int, ...] = (512, 1024, 2048, 4096)
-    rows_s: float = 0.05
+    rows_s: float = 0.1
     longest_s: float = 0.25
 
 
@@ -289,12 +289,15 @@ class _Probe:
         """Time products of the sizes that a decoder has, each with other matrices in turn.
 
         A matrix that was just used may be in a cache, where no decoder finds it: so they are as
-        many as the working set holds. On a GPU a small product takes as long as its launch.
+        many as the working set holds. Several are timed at once: a generation is many in a row, and
+        on a busy processor one alone may slip through between others. On a GPU a small product
+        takes as long as its launch.
         """
         numbers = self._filled(dtype).view(-1)
         effort = dataclasses.replace(
             self._effort, repeats=3, seconds=self._effort.rows_s, warmup_s=self._effort.rows_s / 4
         )
+        batch_s = self._effort.rows_s / 5
         for width in self._effort.widths:
             count = len(numbers) // width**2
             if count == 0:
@@ -307,7 +310,7 @@ class _Probe:
                 vectors = torch.empty(rows, width, dtype=numbers.dtype, device=self._device)
                 vectors.uniform_(-1, 1)
                 multiply = functools.partial(_next_product, vectors, matrices)
-                figure = self._timed(f"{rows} x {width}", multiply, flops, effort)
+                figure = self._timed(f"{rows} x {width}", multiply, flops, effort, batch_s)
                 yield Product(dtype=dtype, rows=rows, width=width, seconds=figure.median)
 
     def _launches(self) -> _Figure:
@@ -381,14 +384,20 @@ class _Probe:
         return numbers.view(rows, _COLUMNS)
 
     def _timed(
-        self, how: str, run: Callable[[], object], amount: float, effort: Effort | None = None
+        self,
+        how: str,
+        run: Callable[[], object],
+        amount: float,
+        effort: Effort | None = None,
+        batch_s: float = 0.0,
     ) -> _Figure:
         effort = effort or self._effort
+        batch_s = max(batch_s, self._batch_s)
         warm, runs = 0.0, 0
         while runs == 0 or warm < effort.warmup_s:
             warm += self._seconds(run, 1)
             runs += 1
-        batch = max(1, math.ceil(self._batch_s * runs / warm)) if warm > 0 else 1
+        batch = max(1, math.ceil(batch_s * runs / warm)) if warm > 0 else 1
         times: list[float] = []
         while not _enough(times, batch, effort):
             times.append(self._seconds(run, batch) / batch)

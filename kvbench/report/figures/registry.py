@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+_DIGITS = 9
+"""Of a figure of ten inches the ninth digit is less than a millionth of a point."""
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart: its file name, its title, the question it answers, and what draws it.
@@ -134,8 +138,21 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
                     engine.execute(figure)
                 # With an engine, even one that does nothing, matplotlib draws each image twice.
                 figure.set_layout_engine(None)
+                _round_positions(figure)
         if figure is not None:
             yield Drawing(CHARTS[name], figure)
+
+
+def _round_positions(figure: Figure) -> None:
+    """Leave out the last digits of where axes are: the solver that found it adds in any order.
+
+    The names of clip paths in an SVG are made of all digits, and would be others now and then.
+    """
+    from matplotlib.transforms import Bbox
+
+    for axes in figure.axes:
+        place = axes.get_position(original=True)
+        axes.set_position(Bbox(place.get_points().round(_DIGITS)))
 
 
 def write_charts(
