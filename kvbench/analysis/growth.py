@@ -9,7 +9,7 @@ import numpy as np
 
 from kvbench.analysis.claims import claim
 from kvbench.analysis.statistics import line_fit
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.summary import CaseSummary, line_key
 from kvbench.caches import BASELINE
 
 __all__ = ["BreakEven", "Growth", "break_evens", "growths"]
@@ -18,16 +18,6 @@ _MIN_POINTS = 3
 _UPPER_SHARE = 0.2
 """The exponent is fitted from this share of the longest length on: below it what does not grow
 (the prefill, the overhead of a step) bends the line."""
-
-_LINE = (
-    "model",
-    "weights",
-    "device",
-    "dtype",
-    "attention",
-    "batch_size",
-    "prompt",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +88,7 @@ def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
     found: dict[tuple[object, ...], list[CaseSummary]] = {}
     for case in cases:
         if case.total_s_median:
-            key = (*(getattr(case, name) for name in _LINE), case.cache)
-            found.setdefault(key, []).append(case)
+            found.setdefault(line_key(case), []).append(case)
     return [tuple(sorted(line, key=lambda c: c.max_new_tokens)) for line in found.values()]
 
 
