@@ -473,25 +473,25 @@ def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | Non
     Source: the usual sample size of a two-sided test, `(z_level + z_power)^2` over the square of
     the effect in standard errors of one sample.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     least = least_each(row, rule.level / rows)
     if row.ratio_ci95_low is None or row.ratio_ci95_high is None:
         return least
     now, widths = min(row.a_samples, row.b_samples), 1.96
     if row.rounds is not None:
-        now, widths = row.rounds, float(t.isf((1 - PAIRED_LEVEL) / 2, row.rounds - 1))
+        now, widths = row.rounds, -float(stdtrit(row.rounds - 1, (1 - PAIRED_LEVEL) / 2))
     distance = abs(math.log(row.ratio))
-    edge, power = math.log1p(rule.threshold), norm.isf(1 - _POWER)
+    edge, power = math.log1p(rule.threshold), -ndtri(1 - _POWER)
     error = (math.log(row.ratio_ci95_high) - math.log(row.ratio_ci95_low)) / 2 / widths
     growth = math.inf
     if distance > edge:
         # As a verdict it needs both: beyond chance, and the median still past the threshold.
-        reached = norm.isf(max(p_value / rows, 1e-300) / 2)
+        reached = -ndtri(max(p_value / rows, 1e-300) / 2)
         if row.rounds is not None:
             # The least p-value of few rounds is large however far they are from 1.
             reached = distance / error if error > 0 else math.inf
-        wanted = norm.isf(rule.level / rows / 2) + power
+        wanted = power - ndtri(rule.level / rows / 2)
         growth = max(
             wanted / reached if reached > 0 else math.inf, power * error / (distance - edge)
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvbench.analysis.claims import claim
+from kvbench.analysis.statistics import line_fit
 from kvbench.analysis.summary import CaseSummary, line_key
 from kvbench.caches import BASELINE
 
@@ -92,23 +93,18 @@ def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
 
 
 def _growth(line: tuple[CaseSummary, ...]) -> Growth:
-    from scipy import stats
-
     tokens = np.array([case.max_new_tokens for case in line], dtype=float)
     times = np.array([case.total_s_median for case in line], dtype=float)
     upper = tokens >= _UPPER_SHARE * tokens[-1]
     # Three points at least: two have no error.
     upper[-_MIN_POINTS:] = True
-    fit = stats.linregress(np.log(tokens[upper]), np.log(times[upper]))
-    # Times that are all the same have no correlation, and scipy no error for their slope of 0.
-    error_of_slope = 0.0 if np.isnan(fit.stderr) else fit.stderr
-    margin = stats.t.ppf(0.975, upper.sum() - 2) * error_of_slope
+    slope, margin = line_fit(np.log(tokens[upper]), np.log(times[upper]), 0.975)
     coefficients, error = _polynomial(tokens, times)
     return Growth(
         cases=line,
-        exponent=float(fit.slope),
-        exponent_low=float(fit.slope - margin),
-        exponent_high=float(fit.slope + margin),
+        exponent=slope,
+        exponent_low=slope - margin,
+        exponent_high=slope + margin,
         fitted_from=int(tokens[upper][0]),
         coefficients=coefficients,
         error=error,

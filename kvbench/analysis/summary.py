@@ -29,7 +29,16 @@ from kvbench.theory.floors import Limit
 
 T = TypeVar("T")
 
-__all__ = ["OF_A_CASE", "CaseSummary", "line_key", "pair_key", "summarize_cases"]
+ExpectedFrom = Literal["products", "layers", "bounds"]
+
+__all__ = [
+    "OF_A_CASE",
+    "CaseSummary",
+    "ExpectedFrom",
+    "line_key",
+    "pair_key",
+    "summarize_cases",
+]
 
 OF_A_CASE = ("undersampled", "trend")
 """Flags of a whole case; the others are of samples, and have their number."""
@@ -208,13 +217,19 @@ class CaseSummary(CaseRecord):
         "The least time that the device's bandwidth and arithmetic allow.", unit="s", default=None
     )
     expected_s: float | None = column(
-        "The floor, and what kvbench probe found that layers and products of few rows take beyond "
-        "it; the floor alone of published rates.",
+        "The time that launches and products take at the rates of kvbench probe; the lower bound "
+        "alone of published rates.",
         unit="s",
         default=None,
     )
     expected_speedup: float | None = column(
         "Expected time of the strategy off over this one's, same case otherwise.", default=None
+    )
+    expected_from: ExpectedFrom | None = column(
+        "What that is made of. products: launches and products of a decoder's sizes, as probed. "
+        "layers: launches, and products at the rate of large ones, which without a cache is too "
+        "fast. bounds: the lower bounds alone, since launches are not known.",
+        default=None,
     )
     mbu: float | None = column("Share of the bandwidth that was used.", default=None)
     mfu: float | None = column("Share of the arithmetic that was used.", default=None)

@@ -17,6 +17,7 @@ __all__ = [
     "Situation",
     "all_positions",
     "kept_plainly",
+    "kept_positions",
     "needs_kind",
     "window_positions",
 ]
@@ -150,13 +151,19 @@ def needs_kind(device: str, sentence: str, label: str) -> Need:
     return Need(lambda here, _: here.device == device, sentence, label, of_machine=True)
 
 
-def window_positions(seen: int, window: int | None, _: Settings) -> int:
-    """Return the positions that are kept of those seen, within the model's window.
+def kept_positions(seen: int, window: int | None) -> int:
+    """Return how many positions a layer keeps after `seen` of them were fed.
 
-    A window keeps one position less than it shows, since the next query brings its own. Source:
-    `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
+    A window keeps one position less than it shows, since the next query brings its own; right after
+    a long prompt as well. Source: `DynamicSlidingWindowLayer.update` in Transformers'
+    cache_utils.py.
     """
     return seen if window is None else min(seen, window - 1)
+
+
+def window_positions(seen: int, window: int | None, _: Settings) -> int:
+    """Return the positions that are kept of those seen, within the model's window."""
+    return kept_positions(seen, window)
 
 
 def all_positions(seen: int, _window: int | None, _: Settings) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvbench.cli.options import AxisKeys, Debug, axis_options, given, option, plan_option
+from kvbench.cli.options import AxisKeys, axis_options, given, option, plan_option
 from kvbench.errors import UserError
 from kvbench.plan.axes import KEYS
 
@@ -88,7 +88,9 @@ def sweep(
             "-o",
         ),
     ] = "table",
-    debug: Debug = False,
+    debug: Annotated[
+        bool, option("Show the traceback of an error, and where the time went.", "--debug")
+    ] = False,
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
 
@@ -102,6 +104,8 @@ def sweep(
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
+    from kvbench.cli.preload import Preload
+    from kvbench.cli.timeline import Timeline
     from kvbench.models.beforehand import check_beforehand
     from kvbench.plan.plan import Plan
     from kvbench.records.events import Event, SweepStarted
@@ -141,11 +145,15 @@ def sweep(
         console.show_cases(cases, output)
         return
     view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
+    timeline, preload = Timeline() if debug else None, Preload()
 
     def listener(event: Event) -> None:
         nonlocal path
         if isinstance(event, SweepStarted):
             path = event.path
+        if timeline is not None:
+            timeline(event)
+        preload(event)
         view(event)
 
     with _interruptible() as interrupt:
@@ -167,6 +175,8 @@ def sweep(
         finally:
             view.close()
     console.show_run(run, output)
+    if timeline is not None:
+        print(timeline.text(), file=sys.stderr)
     raise typer.Exit(_exit_code(run))
 
 

@@ -20,12 +20,13 @@ from kvbench.report.growth import growth_sentences
 from kvbench.report.table import (
     IN_EACH_ROW,
     energy_text,
+    expected_text,
     failures,
     pair_table,
     speedup_text,
     time_text,
 )
-from kvbench.report.units import mib, seconds, significant, times
+from kvbench.report.units import mib, seconds, significant
 from kvbench.report.words import answers, proof, shown_findings
 from kvbench.text import printable, shorten
 from kvbench.version import __version__
@@ -134,8 +135,12 @@ _COLUMNS = (
     _field("samples", "samples"),
     _Column("time", lambda run, case: case.total_s_median, lambda case, value: time_text(case)),
     _Column("speed-up", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
-    _field("expected", "expected_speedup", times),
-    _field("floor", "floor_s", seconds),
+    _Column(
+        "expected",
+        lambda run, case: None if case.expected_from == "bounds" else case.expected_speedup,
+        lambda case, value: expected_text(case),
+    ),
+    _field("lower bound", "floor_s", seconds),
     _field("limited by", "limited_by", numeric=False),
     _field("tok/s", "tokens_per_s_median", significant),
     _field("first token", "ttft_s_median", seconds),

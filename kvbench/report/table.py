@@ -19,8 +19,10 @@ from kvbench.text import shorten
 __all__ = [
     "IN_EACH_ROW",
     "Table",
+    "at_least",
     "check_table",
     "energy_text",
+    "expected_text",
     "failures",
     "pair_table",
     "speedup_text",
@@ -119,6 +121,25 @@ def speedup_text(case: CaseSummary) -> str:
     return _ratio_text(case.speedup, speedup_interval(case))
 
 
+def expected_text(case: CaseSummary) -> str:
+    """Return `1.27x`, `\N{GREATER-THAN OR EQUAL TO}1.00x` where it may be more, or a dash.
+
+    A ratio of lower bounds is no expectation: where launches are not known there is a dash.
+    """
+    if case.expected_speedup is None or case.expected_from == "bounds":
+        return "-"
+    return ("\N{GREATER-THAN OR EQUAL TO}" if at_least(case) else "") + times(case.expected_speedup)
+
+
+def at_least(case: CaseSummary) -> bool:
+    """Return whether the expected speed-up is the least that is to be expected.
+
+    The rate of large products is too fast for those of a step without a cache. On a CPU the probe
+    measured what its products of few rows take besides.
+    """
+    return case.expected_from == "layers" and kind_of(case.device).queues_work
+
+
 def energy_text(case: CaseSummary) -> str:
     """The same of the energy without the cache over that with it."""
     return _ratio_text(case.energy_ratio, energy_interval(case))
@@ -187,6 +208,7 @@ _COLUMNS = (
     _Column(_named("off"), lambda p: time_text(p[1] if p[1].cache == BASELINE else p[0])),
     _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else time_text(p[1])),
     _Column(_named("speed-up"), lambda p: speedup_text(p[1])),
+    _Column(_named("expected"), lambda p: expected_text(p[1]), only_if_said=True),
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
     _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
     _Column(_named("allocated MiB"), lambda p: _allocated(p[1]), only_if_said=True),
