@@ -14,6 +14,7 @@ from typing import Any
 
 import kvbench
 from kvbench.caches import BASELINE
+from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
 from kvbench.plan.case import Case, ModelKey, group_cases
@@ -141,7 +142,8 @@ def resume(
         # The folder may come from somebody else, whose word it then is.
         raise UserError(
             f"{path} was created with --trust-remote-code, which lets a model run its own code: "
-            "give the option again if you trust the model."
+            "give the option again if you trust the model.",
+            kind="remote_code_not_allowed",
         )
     if plan.trust_remote_code == old.plan.get("trust_remote_code"):
         # Said again, it is no change.
@@ -185,7 +187,11 @@ def verify(
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
         if value < _LEAST[name]:
-            raise UserError(f"{name}: {value} is too few; at least {_LEAST[name]} are needed.")
+            raise UserError(
+                f"{name}: {value} is too few; at least {_LEAST[name]} are needed.",
+                kind="too_few",
+                name=name,
+            )
     emit = listener or _ignore
     with closing(engine or _worker(plan, stop)) as engine:
         groups = group_cases(plan_cases(plan, environment=engine.environment()))
@@ -201,7 +207,10 @@ def verify(
                     found = _not_made(group.model, cache, reason)
                 checks += found
         if not checks:
-            raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
+            raise UserError(
+                f"cache: '{BASELINE}' is what the other strategies are compared with.",
+                kind="baseline_alone",
+            )
         return tuple(checks)
 
 
@@ -235,7 +244,11 @@ def inspect(
             layer is out of range, or the prompt and the new tokens exceed the model's positions.
     """
     if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.")
+        raise UserError(
+            f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.",
+            kind="too_few",
+            name="max_new_tokens",
+        )
     emit = listener or _ignore
     with closing(engine or _worker(plan, stop)) as engine:
         planned = plan_cases(plan, environment=engine.environment())
@@ -245,7 +258,8 @@ def inspect(
         if len(cases) != 1:
             raise UserError(
                 f"One case beside '{BASELINE}' can be inspected at a time; the options name "
-                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache."
+                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache.",
+                kind="one_case_only",
             )
         engine.check(group_cases(cases))
         _open(engine, cases[0].model_key, emit)
@@ -259,7 +273,7 @@ def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
     loaded = engine.open(model)
     emit(loaded)
     if isinstance(loaded, LoadFailed):
-        raise UserError(loaded.error)
+        raise UserError(loaded.error, kind="not_loaded")
 
 
 def probe(
@@ -347,9 +361,12 @@ class _Start:
             *environment_changes(old.environment, machine, {case.device for case in cases}),
         ]
         if changes:
+            shown = "; ".join(map(str, changes))
             raise UserError(
-                f"{path} was created with different settings ({'; '.join(changes)}): start a new "
-                "run with another --name, and compare the two with `kvbench compare`."
+                f"{path} was created with different settings ({shown}): start a new run with "
+                "another --name, and compare the two with `kvbench compare`.",
+                kind="settings_differ",
+                changes=tuple(changes),
             )
         if old.state == "finished":
             run = load_run(path)
@@ -395,7 +412,7 @@ class _Start:
         if outcome.load_errors and nothing:
             # No model could be loaded: that is a mistake to mend, not a result to keep.
             writer.discard()
-            raise UserError(outcome.load_errors[0])
+            raise UserError(outcome.load_errors[0], kind="not_loaded")
         run = load_run(writer.path)
         build((run,), run.path)
         self.emit(SweepEnded(writer.path, state, outcome.failed))
@@ -434,14 +451,15 @@ def _left(progress: dict[Case, CaseProgress]) -> tuple[Case, ...]:
 
 @contextmanager
 def _why_there_is_none(machine: Environment) -> Iterator[None]:
-    """Add to the refusal of a device the reason why there is no CUDA."""
+    """Add to the refusal of a device the reason why there is none of its kind."""
     try:
         yield
     except UserError as error:
-        reasons = [line for line in machine.missing if line.startswith("CUDA:")]
-        if not reasons or "is not present" not in str(error):
+        wanted = error.fields["device"] if error.kind == "device_absent" else ""
+        reason = machine.absent.get(kind_of(wanted).name)
+        if reason is None:
             raise
-        raise UserError(f"{error} {reasons[0]}") from error
+        raise UserError(f"{error} {reason}", kind=error.kind, **error.fields) from error
 
 
 def _look() -> Environment:

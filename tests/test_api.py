@@ -399,7 +399,7 @@ def test_devices_are_those_that_the_worker_sees(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_missing_gpu_is_told_with_its_reason() -> None:
     machine = make_environment(
-        devices=make_environment().devices[:1], missing=("CUDA: torch was built without it.",)
+        devices=make_environment().devices[:1], absent={"cuda": "CUDA: torch was built without it."}
     )
     with pytest.raises(UserError) as caught:
         api.plan_cases(plan_of(device="cuda"), environment=machine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from kvbench.errors import UserError, did_you_mean
@@ -49,3 +51,9 @@ def test_what_does_not_print_is_escaped() -> None:
 def test_a_user_error_is_not_taken_for_a_fault_of_a_value() -> None:
     # pydantic swallows ValueError and AssertionError, and would bury the sentence in its own.
     assert not issubclass(UserError, (ValueError, AssertionError))
+
+
+def test_a_mistake_keeps_its_kind_and_fields_from_process_to_process() -> None:
+    error = UserError("'cuda' is not present", kind="device_absent", device="cuda")
+    sent = pickle.loads(pickle.dumps(error))
+    assert (str(sent), sent.kind, sent.fields) == (str(error), error.kind, {"device": "cuda"})

@@ -49,11 +49,17 @@ class Parameter:
         if self.choices:
             if text not in self.choices:
                 raise UserError(
-                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}."
+                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}.",
+                    kind="bad_parameter",
+                    name=self.name,
                 )
             return text
         if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
-            raise UserError(f"cache: {self.name}={text} is not a whole number of at least 1.")
+            raise UserError(
+                f"cache: {self.name}={text} is not a whole number of at least 1.",
+                kind="bad_parameter",
+                name=self.name,
+            )
         return int(text)
 
 
@@ -180,7 +186,11 @@ class CacheStrategy:
             if name not in known:
                 hint = did_you_mean(name, known)
                 have = f"it has {', '.join(known)}" if known else "it has none"
-                raise UserError(f"cache: {self.name} has no parameter '{name}'; {have}{hint}")
+                raise UserError(
+                    f"cache: {self.name} has no parameter '{name}'; {have}{hint}",
+                    kind="unknown_parameter",
+                    name=name,
+                )
         settings: dict[str, int | str] = {}
         shown = []
         for parameter in sorted(self.parameters, key=lambda one: one.name):
@@ -189,7 +199,11 @@ class CacheStrategy:
                 value = parameter.read(texts[parameter.name])
             if value is None:
                 choices = "|".join(parameter.choices) or "N"
-                raise UserError(f"cache: write {self.name}:{parameter.name}={choices}.")
+                raise UserError(
+                    f"cache: write {self.name}:{parameter.name}={choices}.",
+                    kind="parameter_missing",
+                    name=parameter.name,
+                )
             settings[parameter.name] = value
             if value != parameter.default:
                 shown.append(f"{parameter.name}={value}")

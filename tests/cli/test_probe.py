@@ -98,7 +98,7 @@ def test_why_there_is_no_gpu_is_said(
     capsys: pytest.CaptureFixture[str], engine: FakeEngine
 ) -> None:
     cpu = make_environment().devices[:1]
-    engine.machine = make_environment(devices=cpu, missing=("CUDA: built without it.",))
+    engine.machine = make_environment(devices=cpu, absent={"cuda": "CUDA: built without it."})
     _, _, err = call(capsys, "probe", "-d", "cuda")
     assert err.endswith("present: cpu. CUDA: built without it.\n")
 
