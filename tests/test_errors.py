@@ -10,15 +10,11 @@ from kvbench.errors import UserError, did_you_mean
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"),
-    [
-        ("modle", "; did you mean 'model'?"),
-        ("dvice", "; did you mean 'device'?"),
-        ("model", "; did you mean 'model'?"),
-    ],
+    "word",
+    ["modle", "dvice", "model"],
 )
-def test_the_nearest_known_word_is_offered(word: str, hint: str) -> None:
-    assert did_you_mean(word, ["device", "model"]) == hint
+def test_the_nearest_known_word_is_offered(word: str, snapshot: object) -> None:
+    assert did_you_mean(word, ["device", "model"]) == snapshot
 
 
 @pytest.mark.parametrize("word", ["", "zzz", "temperature"])
@@ -30,8 +26,8 @@ def test_nothing_is_near_when_nothing_is_known() -> None:
     assert did_you_mean("model", iter(())) == ""
 
 
-def test_known_words_may_come_from_an_iterator() -> None:
-    assert did_you_mean("modle", (word for word in ("seed", "model"))) == "; did you mean 'model'?"
+def test_known_words_may_come_from_an_iterator(snapshot: object) -> None:
+    assert did_you_mean("modle", (word for word in ("seed", "model"))) == snapshot
 
 
 def test_a_user_error_says_its_sentence() -> None:
@@ -43,9 +39,9 @@ def test_a_sentence_without_an_end_gets_one() -> None:
     assert str(UserError("Did you mean 'x'?")) == "Did you mean 'x'?"
 
 
-def test_what_does_not_print_is_escaped() -> None:
+def test_what_does_not_print_is_escaped(snapshot: object) -> None:
     error = UserError("a\nb\r\x1b[31m\udc80 is no file.")
-    assert str(error) == r"a\nb\r\x1b[31m\udc80 is no file."
+    assert str(error) == snapshot
 
 
 def test_a_user_error_is_not_taken_for_a_fault_of_a_value() -> None:

@@ -141,12 +141,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def test_a_model_that_does_not_load_is_told(
-    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     engine.unloadable = {"gpt2": ("unsupported", "gpt2 does not generate.")}
     code, out, err = call(capsys, "gpt2")
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == "kvbench: gpt2 does not generate."
+    assert err.splitlines()[-1] == snapshot
     assert engine.closed
 
 

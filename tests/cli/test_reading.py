@@ -83,31 +83,24 @@ def test_report_of_several_runs_goes_into_a_folder(runs: Path, tmp_path: Path) -
 
 
 def test_report_of_several_runs_needs_a_folder(
-    runs: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     words = refused(capsys, "report", runs / "base", runs / "same")
-    assert "Several runs have no folder in common: give --out DIR." in words
+    assert words == snapshot
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (
-            ("--format", "pgn"),
-            "known: png, svg, html, markdown; did you mean 'png'?",
-        ),
-        (("--chart", "speed"), "no chart 'speed'; known: total_time, token_latency"),
-        (("--chart", "total_time,speedpu"), "did you mean 'speedup'?"),
-    ],
+    "options",
+    [("--format", "pgn"), ("--chart", "speed"), ("--chart", "total_time,speedpu")],
 )
 def test_report_of_a_name_that_there_is_not_is_a_sentence(
     runs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: tuple[str, str],
-    words: str,
+    snapshot: object,
 ) -> None:
-    assert words in refused(capsys, "report", runs / "base", "--out", tmp_path / "out", *options)
+    assert refused(capsys, "report", runs / "base", "--out", tmp_path / "out", *options) == snapshot
     assert not (tmp_path / "out").exists()
 
 
@@ -224,16 +217,15 @@ def test_compare_by_energy_prints_joules(powered: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("metric", "words"),
-    [
-        ("energy", "--metric energy: nothing to compare, since no sample of off, dynamic has it"),
-        ("mass", "no metric 'mass'; known: time, energy"),
-    ],
+    "metric",
+    ["energy", "mass"],
 )
 def test_compare_by_what_was_not_measured_is_a_sentence(
-    runs: Path, capsys: pytest.CaptureFixture[str], metric: str, words: str
+    runs: Path, capsys: pytest.CaptureFixture[str], metric: str, snapshot: object
 ) -> None:
-    assert words in refused(capsys, "compare", runs / "base", "--by", "cache", "--metric", metric)
+    assert (
+        refused(capsys, "compare", runs / "base", "--by", "cache", "--metric", metric) == snapshot
+    )
 
 
 @pytest.mark.parametrize("option", ["--threshold", "--fail-on-slower"])
@@ -264,11 +256,12 @@ def test_compare_along_an_axis_of_one_run(runs: Path, capsys: pytest.CaptureFixt
     assert [(row["a"], row["b"], row["cache"]) for row in rows] == [("off", "dynamic", None)] * 3
 
 
-def test_compare_lists_what_was_left_out(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_lists_what_was_left_out(
+    runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("compare", runs / "base", runs / "other") == 0
     out = capsys.readouterr().out
-    assert "No case could be compared." in out
-    assert "Not compared (12):" in out
+    assert out == snapshot
     assert (out.count("not in base"), out.count("not in other")) == (6, 6)
 
 
@@ -279,38 +272,34 @@ def test_compare_draws_the_ratios(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    "options",
     [
-        (("--by", "devise"), "no axis 'devise'; known: run, model, weights, device"),
-        (("--by", "run"), "give a second run, or --by"),
-        ((), "give a second run, or --by"),
-        (("--by", "device"), "there is only cpu here"),
-        (
-            ("--by", "cache", "--format", "jsno"),
-            "known: table, csv, json, markdown; did you mean",
-        ),
-        (
-            ("--by", "cache", "--fail-on-slower", "much"),
-            "--fail-on-slower: 'much' is not a valid percentage",
-        ),
-        (("--by", "cache", "--fail-on-more-memory", "-1%"), "--fail-on-more-memory: '-1%'"),
-        (("--by", "cache", "--threshold", "x"), "--threshold: 'x' is not a valid percentage"),
-        (("--by", "cache", "-o", "json", "--chart", "a.pdf"), "neither a .png nor a .svg"),
+        ("--by", "devise"),
+        ("--by", "run"),
+        (),
+        ("--by", "device"),
+        ("--by", "cache", "--format", "jsno"),
+        ("--by", "cache", "--fail-on-slower", "much"),
+        ("--by", "cache", "--fail-on-more-memory", "-1%"),
+        ("--by", "cache", "--threshold", "x"),
+        ("--by", "cache", "-o", "json", "--chart", "a.pdf"),
     ],
 )
 def test_compare_of_what_there_is_not_is_a_sentence(
-    runs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+    runs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], snapshot: object
 ) -> None:
-    assert words in refused(capsys, "compare", runs / "base", *options)
+    assert refused(capsys, "compare", runs / "base", *options) == snapshot
 
 
 # show and runs
 
 
-def test_show_prints_the_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_run(
+    runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("show", runs / "base") == 0
     out = capsys.readouterr().out
-    assert out.startswith("base, 2026-01-01 00:00 UTC, finished\n")
+    assert out == snapshot
     for part in (
         "2.00x (2.00-2.00)",
         "100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times as fast",
@@ -318,17 +307,16 @@ def test_show_prints_the_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
         "time grows as n^",
     ):
         assert part in out
-    assert "Go on with" not in out
 
 
 def test_show_of_an_interrupted_run_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     path = save(tmp_path / "a run", grid(repeats=1), state="interrupted")
     assert run_cli("show", path) == 0
     out = capsys.readouterr().out
     assert "interrupted, resumable" in out
-    assert f"kvbench sweep --resume '{path}'" in out
+    assert out == snapshot
 
 
 def test_show_prints_no_escape_sequence_of_a_name(
@@ -340,9 +328,11 @@ def test_show_prints_no_escape_sequence_of_a_name(
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_show_of_a_run_without_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_a_run_without_a_sample(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("show", save(tmp_path / "run", [])) == 0
-    assert "Nothing was measured." in capsys.readouterr().out
+    assert capsys.readouterr().out == snapshot
 
 
 def test_runs_lists_them(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,12 +359,13 @@ def test_runs_looks_in_results_by_itself(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    snapshot: object,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "results: there is no such folder." in refused(capsys, "runs")
+    assert refused(capsys, "runs") == snapshot
     (tmp_path / "results").mkdir()
     assert run_cli("runs") == 0
-    assert capsys.readouterr().out == "results: no run in it.\n"
+    assert capsys.readouterr().out == snapshot
 
 
 # Runs that are damaged
@@ -416,24 +407,24 @@ def replaced(old: str, new: str) -> Change:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 @pytest.mark.parametrize(
-    ("file", "change", "words"),
+    ("file", "change"),
     [
-        ("samples.csv", without("round"), "samples.csv line 1: the column round is missing."),
-        ("samples.csv", without("total_s"), "is ok, and has no total_s"),
-        ("samples.csv", with_value("total_s", "1,5"), "line 3, column total_s: '1,5' is not right"),
-        ("samples.csv", with_value("status", "fine"), "line 3, column status: 'fine' is not right"),
-        ("samples.csv", with_value("batch_size", "two", 9), "line 9, column batch_size: 'two'"),
-        ("samples.csv", with_value("total_s", "nan"), "line 3, column total_s"),
-        ("samples.csv", with_value("total_s", "-1"), "line 3, column total_s"),
-        ("samples.csv", with_value("batch_size", "0"), "line 3, column batch_size"),
-        ("samples.csv", table(lambda rows: [*rows, ["x"]]), "1 values in"),
-        ("samples.csv", lambda path: path.unlink(), "samples.csv: file not found"),
-        ("samples.csv", lambda path: path.write_bytes(b"\xff\xfe"), "not a table in CSV"),
-        ("run.json", lambda path: path.write_text("{"), "run.json: cannot be read"),
-        ("run.json", lambda path: path.unlink(), "not a run folder, there is no run.json in it."),
-        ("run.json", replaced('"format": 2', '"format": "2"'), "its format is '2'"),
-        ("run.json", replaced('"format": 2', '"format": 99'), "a newer kvbench (format 99)"),
-        ("run.json", replaced('"python": ', '"snake": '), "environment.python: Field required."),
+        ("samples.csv", without("round")),
+        ("samples.csv", without("total_s")),
+        ("samples.csv", with_value("total_s", "1,5")),
+        ("samples.csv", with_value("status", "fine")),
+        ("samples.csv", with_value("batch_size", "two", 9)),
+        ("samples.csv", with_value("total_s", "nan")),
+        ("samples.csv", with_value("total_s", "-1")),
+        ("samples.csv", with_value("batch_size", "0")),
+        ("samples.csv", table(lambda rows: [*rows, ["x"]])),
+        ("samples.csv", lambda path: path.unlink()),
+        ("samples.csv", lambda path: path.write_bytes(b"\xff\xfe")),
+        ("run.json", lambda path: path.write_text("{")),
+        ("run.json", lambda path: path.unlink()),
+        ("run.json", replaced('"format": 2', '"format": "2"')),
+        ("run.json", replaced('"format": 2', '"format": 99')),
+        ("run.json", replaced('"python": ', '"snake": ')),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -444,49 +435,45 @@ def test_a_damaged_run_is_a_sentence_with_its_place(
     command: tuple[str, ...],
     file: str,
     change: Change,
-    words: str,
+    snapshot: object,
 ) -> None:
     run = shutil.copytree(runs / "base", tmp_path / "run")
     change(run / file)
     name, *options = command
     said = refused(capsys, name, run, *options)
-    assert words in said
+    assert said == snapshot
     assert str(run) in said
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (with_value("elapsed_s", "abc"), "tokens.csv line 3, column elapsed_s: 'abc' is not right"),
-        (with_value("elapsed_s", "-1"), "tokens.csv line 3, column elapsed_s: -1.0 is no time"),
-        (without("elapsed_s"), "tokens.csv line 1: the column elapsed_s is missing."),
-    ],
+    "change",
+    [with_value("elapsed_s", "abc"), with_value("elapsed_s", "-1"), without("elapsed_s")],
 )
 def test_damaged_token_times_are_a_sentence(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, words: str
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, snapshot: object
 ) -> None:
     run = shutil.copytree(runs / "base", tmp_path / "run")
     change(run / "tokens.csv")
-    assert words in refused(capsys, "report", run, "--format", "svg", "--chart", "token_latency")
+    assert refused(capsys, "report", run, "--format", "svg", "--chart", "token_latency") == snapshot
 
 
 def test_a_run_without_token_times_has_a_report(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     run = shutil.copytree(runs / "base", tmp_path / "run")
     (run / "tokens.csv").unlink()
     said = refused(capsys, "report", run, "--format", "svg", "--chart", "token_latency,phases")
-    assert "--chart: there are no data for token_latency here." in said
+    assert said == snapshot
     assert run_cli("report", run, "--format", "svg", "--chart", "phases") == 0
     assert [path.name for path in (run / "charts").iterdir()] == ["phases.svg"]
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "show"])
 def test_a_folder_that_is_no_run_is_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, snapshot: object
 ) -> None:
-    assert "not a run folder" in refused(capsys, command, tmp_path)
-    assert "not a run folder" in refused(capsys, command, tmp_path / "nowhere")
+    assert refused(capsys, command, tmp_path) == snapshot
+    assert refused(capsys, command, tmp_path / "nowhere") == snapshot
 
 
 def test_one_damaged_run_does_not_hide_the_others(
@@ -544,10 +531,10 @@ GOLDEN = ROOT / "tests" / "golden" / "gpt2-cpu"
 
 @pytest.mark.parametrize("option", ["-n", "-b", "--prompt-tokens"])
 def test_an_estimate_of_no_size_that_there_is(
-    capsys: pytest.CaptureFixture[str], option: str
+    capsys: pytest.CaptureFixture[str], option: str, snapshot: object
 ) -> None:
     sentence = refused(capsys, "estimate", "gpt2", option, "99999999999999999999999")
-    assert "99999999999999999999999 is larger than 2,147,483,647." in sentence
+    assert sentence == snapshot
 
 
 def test_a_flag_may_have_a_colon(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -560,13 +547,13 @@ def test_a_flag_may_have_a_colon(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 @pytest.mark.parametrize("value", [str(10**23), "-5", "0", "1.5", str(2**64)])
 def test_a_token_of_no_number_that_there_is(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, value: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, value: str, snapshot: object
 ) -> None:
     shutil.copytree(GOLDEN, tmp_path / "run")
     rows = rows_of(tmp_path / "run" / "tokens.csv")
     rows[4][1] = value
     write_rows(tmp_path / "run" / "tokens.csv", rows)
-    assert "tokens.csv line 5, column new_token: " in refused(capsys, "report", tmp_path / "run")
+    assert refused(capsys, "report", tmp_path / "run") == snapshot
 
 
 def test_a_planned_case_without_a_device_is_left_out(tmp_path: Path) -> None:

@@ -147,10 +147,11 @@ def test_keys_of_a_newer_kvbench_are_ignored(store: Path) -> None:
     assert read_rates() == (make_rates(),)
 
 
-def test_a_store_that_cannot_be_read_is_one_sentence(store: Path) -> None:
+def test_a_store_that_cannot_be_read_is_one_sentence(store: Path, snapshot: object) -> None:
     store.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"rates\.json: cannot be read: "):
+    with pytest.raises(UserError) as caught:
         read_rates()
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

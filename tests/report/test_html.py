@@ -145,16 +145,9 @@ def test_a_chart_asked_for_twice_has_its_id_once() -> None:
     assert [name for name, count in ids.items() if count > 1] == []
 
 
-def test_charts_are_inline_with_their_question(drawn: str) -> None:
+def test_charts_are_inline_with_their_question(drawn: str, snapshot: object) -> None:
     figures = Page(drawn).all("svg")
-    assert [figure["aria-label"] for figure in figures] == [
-        "Total time: How long does a whole generation take?",
-        "Speed-up: How many times as fast is the cached arm?",
-        "Memory: What does the cache cost in memory?",
-        "Speed-up over batch and length: Where does the cache pay most?",
-        "CPU against GPU: Does the device matter more than the cache?",
-        "Prefill and decode: Which phase does the cache help?",
-    ]
+    assert [figure["aria-label"] for figure in figures] == snapshot
     assert "<!--" not in drawn
     assert "<?xml" not in drawn
 
@@ -179,18 +172,18 @@ def test_the_page_is_made_for_phones_and_the_dark(drawn: str) -> None:
 # Its parts
 
 
-def test_the_answer_comes_first() -> None:
+def test_the_answer_comes_first(snapshot: object) -> None:
     run = run_of(grid(), "my-run")
     text = page(run).text
     (answer,) = answers(Material((run,)).summaries["my-run"])
-    assert "100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times as fast" in answer
+    assert answer == snapshot
     # The title in the head, the title on the page, the answer.
-    assert text.split(answer)[0] == "my-run · kvbench my-run "
+    assert text.split(answer)[0] == snapshot
 
 
-def test_without_a_pair_the_answer_is_that_there_is_none() -> None:
+def test_without_a_pair_the_answer_is_that_there_is_none(snapshot: object) -> None:
     text = page(run_of(grid(cache=("dynamic",)))).text
-    assert "No pair of arms was measured, so that there is no speed-up to tell." in text
+    assert text == snapshot
 
 
 def test_the_table_has_a_row_for_each_case() -> None:
@@ -250,13 +243,12 @@ def test_what_varies_has_a_column(field: str, head: str, values: tuple[str, str]
     assert head in heads(page(run_of(grid(**{field: values}))))
 
 
-def test_several_runs_have_a_column_for_their_names() -> None:
+def test_several_runs_have_a_column_for_their_names(snapshot: object) -> None:
     runs = [run_of(grid(), "same"), run_of(grid(), "same")]
     assert heads(page(*runs))[0] == "run"
     assert {row[0][1] for row in rows(source(*runs))} == {"same (1)", "same (2)"}
     text = page(*runs).text
-    assert "same (1): On cpu, with the cache" in text
-    assert "Environment of same (2)" in text
+    assert text == snapshot
 
 
 def failing(status: Any = "oom", error: str | None = "no room", **fields: Any) -> list[Sample]:
@@ -264,37 +256,31 @@ def failing(status: Any = "oom", error: str | None = "no room", **fields: Any) -
     return [sample_of(make_task(case), status=status, stage="decode", error=error, **fields)]
 
 
-def test_what_failed_is_told_with_its_reason() -> None:
+def test_what_failed_is_told_with_its_reason(snapshot: object) -> None:
     text = page(run_of([*grid(), *failing()])).text
-    assert (
-        "Cases without a result oom: gpt2 on cpu, float32, cache dynamic, 999 new tokens: no room"
-        in text
-    )
+    assert text == snapshot
     assert "Cases without a result" not in page(run_of(grid())).text
 
 
-def test_a_run_in_which_all_failed_has_a_page() -> None:
+def test_a_run_in_which_all_failed_has_a_page(snapshot: object) -> None:
     text = page(run_of(failing())).text
-    assert "No pair of arms was measured" in text
-    assert "no room" in text
+    assert text == snapshot
 
 
-def test_flags_are_told_with_their_meaning_and_count() -> None:
+def test_flags_are_told_with_their_meaning_and_count(snapshot: object) -> None:
     samples = [
         dataclasses.replace(s, flags="busy_cpu attention_is_eager") if s.repeat == 0 else s
         for s in grid(repeats=4)
     ]
     text = page(run_of(samples)).text
     assert "Warnings" in text
-    assert "busy_cpu , 6 samples: other processes used more than 10 %" in text
-    assert "attention_is_eager , 6 samples: Transformers used another attention" in text
-    assert "undersampled , 6 cases: fewer than 6 samples" in text
+    assert text == snapshot
     assert "Warnings" not in page(run_of(grid())).text
 
 
-def test_a_flag_of_a_later_version_is_shown_too() -> None:
+def test_a_flag_of_a_later_version_is_shown_too(snapshot: object) -> None:
     samples = [dataclasses.replace(s, flags="haunted") for s in grid(max_new_tokens=(10,))]
-    assert "haunted , 14 samples: not known here" in page(run_of(samples)).text
+    assert page(run_of(samples)).text == snapshot
 
 
 def test_the_environment_is_told() -> None:
@@ -320,25 +306,23 @@ def test_the_environment_is_told() -> None:
         assert part in text
 
 
-def test_growth_and_proofs_are_told() -> None:
+def test_growth_and_proofs_are_told(snapshot: object) -> None:
     text = page(run_of(grid(), findings=(make_finding(),))).text
-    assert "time grows as n^" in text
-    assert "Break-even" in text
-    assert "Verified, matches the no-cache baseline" in text
+    assert text == snapshot
 
 
 @pytest.mark.parametrize(
-    ("info", "words"),
+    "info",
     [
-        ({"state": "interrupted"}, "a-run is not complete: it is interrupted."),
-        ({"plan": {"verify": False}}, "was not checked (--no-verify)"),
-        ({"findings": (make_finding(verdict="fail"),)}, "FAILED, output differs"),
+        {"state": "interrupted"},
+        {"plan": {"verify": False}},
+        {"findings": (make_finding(verdict="fail"),)},
     ],
 )
-def test_what_makes_the_figures_doubtful_stands_out(info: dict[str, Any], words: str) -> None:
+def test_what_makes_the_figures_doubtful_stands_out(info: dict[str, Any], snapshot: object) -> None:
     text = source(run_of(grid(), **info))
     (bad,) = re.findall(r'<p class="bad">([^<]*)</p>', text)
-    assert words in bad
+    assert bad == snapshot
 
 
 # Names that would be something else

@@ -201,7 +201,9 @@ def test_a_large_prompt_crosses_whole(engine: WorkerEngine, light: Light) -> Non
     assert (sample.status, sample.prompt) == ("ok", long.label)
 
 
-def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(tmp_path: Path) -> None:
+def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(
+    tmp_path: Path, snapshot: object
+) -> None:
     script = tmp_path / "a script.py"
     script.write_text(
         textwrap.dedent(
@@ -222,7 +224,8 @@ def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(tmp_path: Path)
     done = subprocess.run(
         [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.stdout, done.stderr) == ("once\nScripted CPU False\n", "")
+    assert done.stderr == ""
+    assert done.stdout == snapshot
 
 
 def test_it_may_be_asked_from_any_thread(engine: WorkerEngine, light: Light) -> None:
@@ -272,7 +275,7 @@ def test_killed_while_it_waits_it_is_lost_before_it_can_be_waited_for(
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS"])
 def test_killed_while_it_measures_it_costs_the_sample(
-    engine: WorkerEngine, light: Light, name: str
+    engine: WorkerEngine, light: Light, name: str, snapshot: object
 ) -> None:
     light(Script(slow={"8": FOREVER_S}))
     slow, one = case("gpt2"), case("gpt2", max_new_tokens=2)
@@ -281,12 +284,11 @@ def test_killed_while_it_measures_it_costs_the_sample(
     assert (sample.status, sample.stage) == ("crashed", "decode")
     assert sample.sample_id == task(slow).sample_id
     error = sample.error or ""
-    assert f"the worker process was killed by {name}" in error
+    assert error == snapshot
     log = engine.take_log()
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
         # What faulthandler writes: the fatal error, and where every thread was.
-        assert "Fatal Python error" in log and "in measure" in log
-        assert f"it wrote last: {log.splitlines()[0]}" in error
+        assert log == snapshot
     else:
         assert log == ""
     assert engine.take_log() == ""
@@ -295,14 +297,13 @@ def test_killed_while_it_measures_it_costs_the_sample(
     assert engine.measure(task(one))[0].status == "ok"
 
 
-def test_a_real_worker_that_segfaults_in_a_generation(engine: WorkerEngine, endless: Case) -> None:
+def test_a_real_worker_that_segfaults_in_a_generation(
+    engine: WorkerEngine, endless: Case, snapshot: object
+) -> None:
     pid = opened(engine, endless)
     sample = measured_over(engine, endless, kill(signal.SIGSEGV))
     assert (sample.status, sample.stage) == ("crashed", "decode")
-    assert sample.error == (
-        "the worker process was killed by SIGSEGV; it wrote last: "
-        "Fatal Python error: Segmentation fault"
-    )
+    assert sample.error == snapshot
     log = engine.take_log()
     assert "transformers/generation/utils.py" in log
     assert is_gone(pid)
@@ -310,12 +311,13 @@ def test_a_real_worker_that_segfaults_in_a_generation(engine: WorkerEngine, endl
 
 @pytest.mark.parametrize("method", ["environment", "check"])
 def test_a_worker_that_cannot_be_asked_at_all_is_said(
-    engine: WorkerEngine, light: Light, method: str
+    engine: WorkerEngine, light: Light, method: str, snapshot: object
 ) -> None:
     light(Script(exits={method: 3}))
-    with pytest.raises(UserError, match=r"^Nothing can be measured: .*ended by itself with code 3"):
+    with pytest.raises(UserError) as caught:
         engine.environment()
         engine.check([group(case("gpt2"))])
+    assert str(caught.value) == snapshot
 
 
 def test_killed_once_while_it_starts_it_is_started_again(
@@ -338,57 +340,53 @@ def test_killed_once_while_it_starts_it_is_started_again(
     assert killed != [engine.worker_pid]
 
 
-def test_killed_while_it_loads(engine: WorkerEngine, light: Light) -> None:
+def test_killed_while_it_loads(engine: WorkerEngine, light: Light, snapshot: object) -> None:
     light(Script(exits={"open": 9}))
     failed = engine.open(case("gpt2").model_key)
-    assert failed == LoadFailed(
-        case("gpt2").model_key,
-        "crashed",
-        "the worker process ended by itself with code 9",
-        died=True,
-    )
+    assert failed == snapshot
     assert engine.open_model is None
 
 
-def test_a_worker_that_ends_by_itself(engine: WorkerEngine, light: Light) -> None:
+def test_a_worker_that_ends_by_itself(engine: WorkerEngine, light: Light, snapshot: object) -> None:
     light(Script(exits={"measure": 5}))
     opened(engine, case("gpt2"))
     sample, times = engine.measure(task(case("gpt2")))
     assert (sample.status, sample.stage, times) == ("crashed", "load", ())
-    assert sample.error == "the worker process ended by itself with code 5"
+    assert sample.error == snapshot
     assert engine.open_model is None
 
 
 def test_a_worker_that_raises_what_nobody_expects_is_replaced(
-    engine: WorkerEngine, light: Light
+    engine: WorkerEngine, light: Light, snapshot: object
 ) -> None:
     light(Script(raises=["measure"]))
     pid = opened(engine, case("gpt2"))
     sample, _ = engine.measure(task(case("gpt2")))
     assert sample.status == "crashed"
-    assert sample.error == "LookupError: nobody expects this of measure"
+    assert sample.error == snapshot
     assert "Traceback" in engine.take_log()
     assert engine.open_model is None and is_gone(pid)
 
 
-def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case) -> None:
+def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case, snapshot: object) -> None:
     engine = WorkerEngine()
     try:
         sample, _ = engine.measure(task(gpt2))
-        assert (sample.status, sample.error) == ("crashed", "RuntimeError: no model is open")
+        assert sample.status == "crashed"
+        assert sample.error == snapshot
         assert engine.worker_pid is None
     finally:
         engine.close()
 
 
 def test_a_device_that_has_had_a_fault_costs_the_sample_and_the_worker(
-    engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch
+    engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     monkeypatch.setattr(supervisor, "_START", start(device_fault_main))
     pid = opened(engine, gpt2)
     sample, _ = engine.measure(task(gpt2))
     assert (sample.status, sample.stage) == ("crashed", "prefill")
-    assert sample.error == "RuntimeError: CUDA error: device-side assert triggered"
+    assert sample.error == snapshot
     assert engine.open_model is None and engine.worker_pid is None
     assert is_gone(pid)
 
@@ -447,12 +445,12 @@ def test_a_real_time_signal_is_a_signal_too(engine: WorkerEngine, light: Light) 
 
 
 def test_a_sample_past_its_time_is_a_timeout_and_its_worker_is_gone(
-    engine: WorkerEngine, endless: Case
+    engine: WorkerEngine, endless: Case, snapshot: object
 ) -> None:
     pid = opened(engine, endless)
     sample, times = engine.measure(task(endless), timeout_s=1.5)
     assert (sample.status, sample.stage, times) == ("timeout", "decode", ())
-    assert sample.error == "no result after 1.5 s"
+    assert sample.error == snapshot
     assert engine.open_model is None
     assert is_gone(pid)
 
@@ -478,7 +476,7 @@ def test_a_load_past_its_time_is_a_timeout_and_its_worker_is_gone(
         engine.close()
 
 
-def test_a_check_past_its_time_is_cut_off(light: Light) -> None:
+def test_a_check_past_its_time_is_cut_off(light: Light, snapshot: object) -> None:
     light(Script(verify_s=FOREVER_S))
     # Long enough for the load, which has the same limit.
     engine = WorkerEngine(step_timeout_s=5)
@@ -487,7 +485,7 @@ def test_a_check_past_its_time_is_cut_off(light: Light) -> None:
         pid = opened(engine, case("gpt2"))
         (check,) = engine.verify("dynamic")
         assert check.verdict != "pass"
-        assert "no result after 5 s" in check.detail
+        assert check.detail == snapshot
         assert engine.open_model is None and is_gone(pid)
     finally:
         engine.close()
@@ -590,14 +588,14 @@ def test_a_worker_that_is_stopped_for_good_is_a_timeout(engine: WorkerEngine, li
 
 
 def test_a_look_at_other_tokens_that_is_lost_accuses_nobody(
-    engine: WorkerEngine, light: Light
+    engine: WorkerEngine, light: Light, snapshot: object
 ) -> None:
     light(Script(exits={"verify_output": 3}))
     one = case("gpt2")
     opened(engine, one)
     (check,) = engine.verify_output(one)
     assert (check.check, check.verdict, check.case_id) == ("output", "inconclusive", one.id)
-    assert "ended by itself with code 3" in check.detail
+    assert check.detail == snapshot
     assert engine.open_model is None
 
 

@@ -286,7 +286,7 @@ def test_one_repeat_is_one_round(sweep: Sweep) -> None:
 # Failures
 
 
-def test_a_failure_ends_its_own_case_only(sweep: Sweep) -> None:
+def test_a_failure_ends_its_own_case_only(sweep: Sweep, snapshot: object) -> None:
     bad = make_case(cache="off", max_new_tokens=50)
     failure = failing(
         lambda task: task.case == bad and task.phase == "measure" and task.repeat == 1,
@@ -299,7 +299,8 @@ def test_a_failure_ends_its_own_case_only(sweep: Sweep) -> None:
         ("measure", "ok"),
         ("measure", "oom"),
     ]
-    assert (rows[-1].stage, rows[-1].error) == ("decode", "No memory left.")
+    assert rows[-1].stage == "decode"
+    assert rows[-1].error == snapshot
     others = Counter(s.case_id for s in swept.measured if s.case_id != bad.id)
     assert others == {case.id: 3 for case in grid() if case != bad}
     assert swept.outcome.failed == 1
@@ -321,25 +322,23 @@ def test_an_engine_on_which_all_fails_ends(sweep: Sweep) -> None:
     assert [s.status for s in swept.rows] == ["mismatch"] * 6
 
 
-def test_a_model_that_does_not_load_is_a_row_per_case(sweep: Sweep) -> None:
+def test_a_model_that_does_not_load_is_a_row_per_case(sweep: Sweep, snapshot: object) -> None:
     engine = FakeEngine(unloadable={"bad": ("oom", "Does not fit.")})
     swept = sweep([*grid("bad"), *grid("good")], engine)
     rows = [s for s in swept.rows if s.model == "bad"]
     assert Counter(s.case_id for s in rows) == dict.fromkeys((c.id for c in grid("bad")), 1)
-    assert {(s.phase, s.status, s.stage, s.error) for s in rows} == {
-        ("measure", "oom", "load", "Does not fit.")
-    }
+    assert {(s.phase, s.status, s.stage, s.error) for s in rows} == snapshot
     assert {task.case.model for task in engine.tasks} == {"good"}
     assert Counter(s.model for s in swept.measured if s.status == "ok") == {"good": 18}
     assert (swept.outcome.failed, swept.outcome.loaded) == (6, 1)
     assert swept.outcome.load_errors == []
 
 
-def test_what_people_can_mend_about_a_model_is_kept(sweep: Sweep) -> None:
+def test_what_people_can_mend_about_a_model_is_kept(sweep: Sweep, snapshot: object) -> None:
     engine = FakeEngine(
         unloadable={"a": ("unsupported", "No such model."), "b": ("crashed", "Boom.")}
     )
-    assert sweep([*grid("a"), *grid("b")], engine).outcome.load_errors == ["No such model."]
+    assert sweep([*grid("a"), *grid("b")], engine).outcome.load_errors == snapshot
 
 
 def test_an_engine_that_breaks_is_closed_and_its_error_is_not_hidden(sweep: Sweep) -> None:
@@ -584,7 +583,9 @@ def skipping(sweep: Sweep, cases: Sequence[Case], **options: Any) -> Swept:
     raise AssertionError("no seed puts batch 2 before batch 4")
 
 
-def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(sweep: Sweep) -> None:
+def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(
+    sweep: Sweep, snapshot: object
+) -> None:
     swept = skipping(sweep, batches())
     small, large = batches()[1:]
     (proof,) = (row for row in swept.rows if row.case_id == small.id)
@@ -592,11 +593,7 @@ def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(sweep: 
     assert (skipped.phase, skipped.status, skipped.stage) == ("measure", "skipped_oom", None)
     assert skipped.sample_id == f"{large.id}-s000"
     assert proof.sample_id == f"{small.id}-w000"
-    assert skipped.error == (
-        f"needs at least as much memory as {proof.sample_id} (dynamic, float32, batch 2, "
-        "10 new tokens), "
-        "which ran out of it"
-    )
+    assert skipped.error == snapshot
     ended = [e for e in swept.events if isinstance(e, CaseEnded) and e.case == large]
     assert [event.failure for event in ended] == [skipped]
 
@@ -679,7 +676,9 @@ def test_each_case_has_its_own_time(sweep: Sweep) -> None:
     assert Counter(swept.engine.timeouts) == {1.25: 12, 1.0: 6, 0.75: 6}
 
 
-def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(sweep: Sweep) -> None:
+def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(
+    sweep: Sweep, snapshot: object
+) -> None:
     swept = sweep(grid(lengths=(10,)), FakeEngine(seconds=quarter), case_timeout_s=0.5)
     assert Counter(task.phase for task in swept.engine.tasks) == {"warmup": 2, "measure": 4}
     for case in grid(lengths=(10,)):
@@ -691,7 +690,7 @@ def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(sweep: Sweep) -
             ("measure", "timeout"),
         ]
         assert rows[-1].sample_id == f"{case.id}-s002"
-        assert rows[-1].error == "the case's samples have taken 0.5 s of its 0.5 s"
+        assert rows[-1].error == snapshot
     assert swept.outcome.failed == 2
 
 
@@ -752,7 +751,9 @@ def once(at: Case, **of: Any) -> Callable[[Task], Failure | None]:
     return crash_once(at, attempt=0, **of)
 
 
-def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(sweep: Sweep) -> None:
+def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(
+    sweep: Sweep, snapshot: object
+) -> None:
     bad = make_case(cache="off", max_new_tokens=50)
     engine = FakeEngine(failure=once(bad, phase="measure", repeat=1))
     swept = sweep(grid(), engine)
@@ -776,7 +777,7 @@ def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(sweep: Sweep) -> 
     ended = [event for event in swept.events if isinstance(event, CaseEnded)]
     assert [(len(event.measured), event.failure) for event in ended] == [(3, None)] * 6
     notices = [event.text for event in swept.events if isinstance(event, Notice)]
-    assert notices == [f"{bad.id}-s001 is measured again: Killed."]
+    assert notices == snapshot
     # Of the sweep, not of the device: run.json keeps none of it.
     assert swept.outcome.notes == []
 
@@ -1053,7 +1054,7 @@ def test_stop_is_asked_between_two_loads(sweep: Sweep) -> None:
     assert Counter(row.status for row in latest(start(swept.path, grid()).measured)) == {"ok": 18}
 
 
-def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep) -> None:
+def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep, snapshot: object) -> None:
     class Talking(Lossy):
         log = ""
 
@@ -1076,10 +1077,7 @@ def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep) -> None:
     engine.failure = failing(lambda task: len(engine.tasks) == 9, ("crashed", "decode", "Killed."))
     swept = sweep(grid(), engine, verify=False)
     (lost,) = (row for row in swept.rows if row.stage == "decode")
-    assert (swept.path / "worker.log").read_text() == (
-        f"loading {make_case().model_key.label}\nOut of file handles.\n\n"
-        f"{lost.sample_id}\nSegmentation fault.\n\n"
-    )
+    assert (swept.path / "worker.log").read_text() == snapshot
 
 
 def test_a_case_that_losses_ended_is_tried_again_by_a_resume(sweep: Sweep) -> None:
@@ -1139,7 +1137,7 @@ def test_each_strategy_of_each_model_is_verified_once_before_it_is_timed(sweep: 
     assert [finding.verdict for finding in run.info.findings] == ["pass", "pass"]
 
 
-def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
+def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path, snapshot: object) -> None:
     told = []
 
     def listen(event: Event) -> None:
@@ -1156,7 +1154,7 @@ def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
             listen,
             conduct=Conduct(THREE),
         )
-    assert told == [["As scripted.", "Nothing is left."]]
+    assert told == snapshot
 
 
 def test_without_a_cache_there_is_nothing_to_verify(sweep: Sweep) -> None:
@@ -1236,7 +1234,9 @@ def test_a_strategy_is_verified_at_the_largest_case(sweep: Sweep) -> None:
     assert (far.cache, far.max_new_tokens) == ("dynamic", 50)
 
 
-def test_after_a_process_is_lost_over_it_it_is_verified_less_far(sweep: Sweep) -> None:
+def test_after_a_process_is_lost_over_it_it_is_verified_less_far(
+    sweep: Sweep, snapshot: object
+) -> None:
     class Dying(FakeEngine):
         def verify(self, *arguments: Any, reach: Case | None = None) -> tuple[Check, ...]:
             checks = super().verify(*arguments, reach=reach)
@@ -1250,7 +1250,7 @@ def test_after_a_process_is_lost_over_it_it_is_verified_less_far(sweep: Sweep) -
     assert [far is None for far in swept.engine.reached] == [False, True]
     assert verdicts(swept) == ["pass"]
     said = [event.text for event in swept.events if isinstance(event, Notice)]
-    assert said == ["dynamic is verified again: Killed."]
+    assert said == snapshot
 
 
 def other_tokens(task: Task) -> str:
@@ -1548,15 +1548,16 @@ H100 = {"device": "cuda", "max_new_tokens": 256}
 
 
 @pytest.mark.parametrize("rounds", range(1, 6))
-def test_the_first_rounds_of_a_cold_gpu_make_no_claim(sweep: Sweep, rounds: int) -> None:
+def test_the_first_rounds_of_a_cold_gpu_make_no_claim(
+    sweep: Sweep, rounds: int, snapshot: object
+) -> None:
     """20.2 and then 6.7 s with the cache, 21.4 and then 6.5 s without."""
     cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
     engine = replaying(recorded("h100-llama-7b"), as_warm)
     swept = sweep(cases, engine, rule=StoppingRule(repeats=rounds))
     found = summarize_cases(swept.rows)
     (answer,) = answers(found)
-    assert "too few samples for a claim" in answer
-    assert "times as fast" not in answer
+    assert answer == snapshot
 
 
 def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
@@ -1580,7 +1581,7 @@ def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
     ids=["seconds", "samples", "fewer samples"],
 )
 def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
-    sweep: Sweep, rule: StoppingRule, most: int | None
+    sweep: Sweep, rule: StoppingRule, most: int | None, snapshot: object
 ) -> None:
     """5.9, 6.7 and 7.5 s with the cache, 7.0, 8.5 and 9.9 s without, and so on."""
     cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
@@ -1597,6 +1598,6 @@ def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
         assert off.samples == most
     assert ["trend" in (case.flags or "").split() for case in (off, on)] == [True, True]
     (answer,) = answers([off, on])
-    assert "The times change over the rounds: those of off rise by" in answer
+    assert answer == snapshot
     # Both rise, and the ratio within rounds is that of one round and not of the whole hour.
     assert on.speedup_round_min == pytest.approx(6.98 / 5.93, abs=0.01)
