@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no weights here: run `make weights`"))
 
 
+_ELAPSED = re.compile(r"\bafter \d[\d.]* (ms|s)\b")
+"""How long a sweep with a scripted engine took, in the lines of its progress."""
+
+
 @pytest.fixture
 def snapshot(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> SnapshotAssertion:
     """Hold text against its stored version, with what varies from run to run replaced."""
@@ -41,6 +46,7 @@ def snapshot(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Sna
         if isinstance(data, str):
             for place, name in places.items():
                 data = data.replace(place, name)
+            data = _ELAPSED.sub("after TIME", data)
         return data
 
     return snapshot.with_defaults(matcher=steady)

@@ -205,11 +205,9 @@ def test_verify_goes_over_a_file_that_says_no(call: Call, engine: FakeEngine) ->
     assert engine.verified == ["dynamic"]
 
 
-def test_a_list_may_be_given_by_repeating_an_option(
-    call: Call, engine: FakeEngine, snapshot: object
-) -> None:
+def test_a_list_may_be_given_by_repeating_an_option(call: Call, engine: FakeEngine) -> None:
     called = call("sweep", "-d", "cpu", "-n", "5", "-n", "10-20+5", "-c", "off", "--dry-run")
-    assert called.out == snapshot
+    assert [line.split()[-1] for line in called.out.splitlines()[1:-1]] == ["5", "10", "15", "20"]
 
 
 def test_the_help_says_what_is_measured_without_a_file(call: Call) -> None:
@@ -221,37 +219,29 @@ def test_the_help_says_what_is_measured_without_a_file(call: Call) -> None:
 # Verify
 
 
-def test_verify_prints_the_checks_and_what_they_come_to(call: Call, engine: FakeEngine) -> None:
+def test_verify_prints_the_checks_and_what_they_come_to(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     called = call("verify", "gpt2", "-d", "cpu")
     assert (called.code, called.err, engine.verified) == (0, "", ["dynamic"])
-    said = "Verified, matches the no-cache baseline: dynamic on gpt2"
-    assert any(line.startswith(said) for line in called.out.splitlines())
+    assert called.out == snapshot
     # Nothing is timed, and nothing written.
     assert (engine.tasks, list(Path().iterdir())) == ([], [])
     assert engine.closed
 
 
-def test_a_model_that_does_other_work_is_exit_code_1(
-    call: Call, engine: FakeEngine, snapshot: object
-) -> None:
+def test_a_model_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
     engine.verdict = "fail"
-    called = call("verify", "gpt2", "-d", "cpu")
-    assert called.code == 1
-    assert called.out == snapshot
+    assert call("verify", "gpt2", "-d", "cpu").code == 1
 
 
 def test_a_strategy_that_cannot_run_is_not_verified_and_says_why(
     call: Call, engine: FakeEngine, snapshot: object
 ) -> None:
     engine.needs = {"static-compiled": "static-compiled: it needs a CUDA device."}
-    called = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled")
+    called = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled,dynamic")
     assert called.code == 0
-    said = "Not verified: static-compiled on gpt2 (random, float32, auto) on cpu."
-    assert said in called.out
     assert called.out == snapshot
-    both = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled,dynamic").out
-    assert said in both
-    assert both == snapshot
 
 
 def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> None:
@@ -268,20 +258,20 @@ def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "pattern"),
+    "arguments",
     [
-        (["gpt2", "-c", "off"], r"cache: 'off' is what the other strategies are compared with\."),
-        (["gpt2", "-c", "dynamc"], r"did you mean 'dynamic'\?"),
-        (["gpt2", "-n", "1"], r"max_new_tokens: 1 is too few; at least 2 are needed\."),
-        (["gpt2", "--generations", "2"], r"generations: 2 is too few; at least 3 are needed\."),
-        (["gpt2", "-d", "gpu"], r"device: 'gpu' is not cpu, cuda, cuda:N or auto\."),
-        (["", "-d", "cpu"], r"model: '' is not right"),
+        ["gpt2", "-c", "off"],
+        ["gpt2", "-n", "1"],
+        ["gpt2", "--generations", "2"],
+        ["gpt2", "-d", "gpu"],
+        ["", "-d", "cpu"],
     ],
+    ids=" ".join,
 )
 def test_a_mistake_about_what_to_verify_is_one_sentence(
-    call: Call, engine: FakeEngine, arguments: list[str], pattern: str
+    call: Call, engine: FakeEngine, arguments: list[str], snapshot: object
 ) -> None:
-    check_one_sentence(call("verify", *arguments), pattern)
+    assert check_one_sentence(call("verify", *arguments)) == snapshot
     assert engine.verified == []
 
 
@@ -310,21 +300,13 @@ def test_an_interrupt_while_verifying_is_exit_code_130(
 # A sweep
 
 
-def test_a_sweep_prints_table_answer_and_files(call: Call, engine: FakeEngine) -> None:
+def test_a_sweep_prints_table_answer_and_files(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     called = call(*SMALL, "-r", "6")
     assert (called.code, called.err) == (0, "")
-    assert "[2/2] cpu: " in called.out
-    assert "2.00x (2.00-2.00)" in called.out
-    answer = "On cpu, with the cache, 5 new tokens of gpt2 take 5.00 ms instead of 10.0 ms: 2.00"
-    assert answer in called.out
-    assert f"  {Path('results/run/summary.md')}" in called.out.splitlines()
-    assert len(load_run(Path("results/run")).samples) == 14
-
-
-def test_too_few_samples_are_no_claim(call: Call, engine: FakeEngine, snapshot: object) -> None:
-    called = call(*SMALL)
-    assert "2.00x (" not in called.out
     assert called.out == snapshot
+    assert len(load_run(Path("results/run")).samples) == 14
 
 
 def test_quiet_leaves_the_progress_out(call: Call, engine: FakeEngine) -> None:
@@ -345,18 +327,6 @@ def test_json_is_all_that_stands_on_standard_output(call: Call, engine: FakeEngi
     assert "Files:" in called.err
 
 
-def test_a_case_that_failed_is_exit_code_1(
-    call: Call, engine: FakeEngine, snapshot: object
-) -> None:
-    engine.failure = lambda task: (
-        ("oom", "decode", "No memory left.") if task.case.cache == "off" else None
-    )
-    called = call(*SMALL)
-    assert called.code == 1
-    assert "1 of 2 cases " in called.out
-    assert called.out == snapshot
-
-
 def test_the_command_line_is_recorded(
     call: Call,
     engine: FakeEngine,
@@ -369,7 +339,7 @@ def test_the_command_line_is_recorded(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_interrupt_ends_the_sweep_after_the_sample(
-    call: Call, engine: FakeEngine, number: signal.Signals, snapshot: object
+    call: Call, engine: FakeEngine, number: signal.Signals
 ) -> None:
     def seconds(task: object) -> float:
         if len(engine.tasks) == 3:
@@ -379,8 +349,8 @@ def test_the_first_interrupt_ends_the_sweep_after_the_sample(
     engine.seconds = seconds
     called = call(*SMALL)
     assert called.code == 130
-    assert called.err.strip() == snapshot
-    assert called.out == snapshot
+    assert "Ctrl-C" in called.err
+    assert resume_command(called) == ["sweep", "--resume", "results/run"]
     run = load_run(Path("results/run"))
     assert (run.info.state, len(run.samples)) == ("interrupted", 3)
     assert (run.path / "summary.md").exists()
@@ -398,8 +368,8 @@ def test_the_second_interrupt_ends_it_at_once(
     engine.seconds = seconds
     called = call(*SMALL)
     assert called.code == 130
-    assert "Traceback" not in called.err
-    assert called.out == snapshot
+    assert called.err == snapshot
+    assert resume_command(called) == ["sweep", "--resume", "results/run"]
     run = load_run(Path("results/run"))
     assert (run.info.state, len(run.samples)) == ("interrupted", 2)
 
@@ -435,10 +405,8 @@ def stop_after(engine: FakeEngine, count: int) -> None:
 
 def resume_command(called: Called) -> list[str]:
     """The arguments that the program was said to be called with to go on."""
-    (line,) = (line for line in called.out.splitlines() if line.startswith("Go on with:"))
-    program, *arguments = shlex.split(line.removeprefix("Go on with:"))
-    assert program == "kvbench"
-    return arguments
+    (line,) = (line for line in called.out.splitlines() if "--resume" in line)
+    return shlex.split(line[line.index("kvbench ") :])[1:]
 
 
 @pytest.mark.parametrize("out", ["results", "my results", "it's; here", "明天 $HOME"])
@@ -473,22 +441,19 @@ def test_a_finished_run_is_shown_again(call: Call, engine: FakeEngine, snapshot:
     engine.tasks.clear()
     called = call("sweep", "--resume", "results/run")
     assert (called.code, engine.tasks) == (0, [])
-    assert called.out == snapshot
-    table = first.out[first.out.index("On cpu, with the cache") :]
-    assert called.out.endswith(table)
+    notice, _, table = called.out.partition("\n")
+    assert notice == snapshot
+    assert first.out.endswith(table)
 
 
-def test_a_changed_plan_or_machine_is_one_sentence(call: Call, engine: FakeEngine) -> None:
+def test_a_changed_plan_or_machine_is_one_sentence(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     assert call(*SMALL).code == 0
-    check_one_sentence(
-        call("sweep", "--resume", "results/run", "--repeats", "3"),
-        r"results/run was created with different settings \(repeats: 2 before, 3 now\): start a ",
-    )
-    check_one_sentence(call(*SMALL, "-n", "7"), r"max_new_tokens: 5 before, 5,7 now\)")
+    changed = call("sweep", "--resume", "results/run", "--repeats", "3")
+    assert check_one_sentence(changed) == snapshot
     engine.machine = make_environment(driver="550.54")
-    check_one_sentence(
-        call("sweep", "--resume", "results/run"), r"driver: none before, 550\.54 now\)"
-    )
+    assert "550.54" in check_one_sentence(call("sweep", "--resume", "results/run"))
     assert len(load_run(Path("results/run")).samples) == 6
 
 
@@ -516,34 +481,24 @@ def test_how_a_sweep_is_carried_out_may_change_with_a_resume(
     assert (plan["case_timeout"], plan["verify"]) == (90.0, False)
 
 
-@pytest.mark.parametrize(
-    ("extra", "what"),
-    [
-        (["plan.yaml"], "a plan file"),
-        (["--name", "other"], "--name"),
-        (["--dry-run"], "--dry-run"),
-    ],
-)
+@pytest.mark.parametrize("extra", [["plan.yaml"], ["--name", "other"], ["--dry-run"]])
 def test_a_resume_has_its_plan_and_its_name(
-    call: Call, engine: FakeEngine, extra: list[str], what: str
+    call: Call, engine: FakeEngine, extra: list[str], snapshot: object
 ) -> None:
     stop_after(engine, 4)
     call(*SMALL)
     Path("plan.yaml").write_text("device: cpu\n")
     tasks = len(engine.tasks)
-    check_one_sentence(
-        call("sweep", "--resume", "results/run", *extra),
-        f"^kvbench: --resume names a run that has its plan: leave {what} out\\.$",
-    )
+    assert check_one_sentence(call("sweep", "--resume", "results/run", *extra)) == snapshot
     assert len(engine.tasks) == tasks
 
 
 @pytest.mark.parametrize("path", ["results/none", "plan.yaml", "."])
 def test_a_resume_of_what_is_no_run_is_one_sentence(
-    call: Call, engine: FakeEngine, path: str
+    call: Call, engine: FakeEngine, path: str, snapshot: object
 ) -> None:
     Path("plan.yaml").write_text("device: cpu\n")
-    check_one_sentence(call("sweep", "--resume", path), "not a run folder, there is no run")
+    assert check_one_sentence(call("sweep", "--resume", path)) == snapshot
 
 
 def test_an_interrupt_while_a_resume_begins_says_how_to_go_on(
@@ -561,12 +516,6 @@ def test_an_interrupt_while_a_resume_begins_says_how_to_go_on(
 # Exit codes
 
 
-def test_all_well_is_exit_code_0(call: Call, engine: FakeEngine, snapshot: object) -> None:
-    called = call(*SMALL)
-    assert called.code == 0
-    assert called.out == snapshot
-
-
 @pytest.mark.parametrize("status", sorted(set(STATUSES) - {"ok"}))
 def test_a_case_that_failed_in_any_way_is_exit_code_1(
     call: Call, engine: FakeEngine, status: Any
@@ -577,15 +526,13 @@ def test_a_case_that_failed_in_any_way_is_exit_code_1(
     assert call(*SMALL, "--quiet").code == 1
 
 
-def test_what_all_leaves_out_is_a_row_and_no_failure(
-    call: Call, engine: FakeEngine, snapshot: object
-) -> None:
+def test_what_all_leaves_out_is_a_row_and_no_failure(call: Call, engine: FakeEngine) -> None:
     engine.failure = lambda task: (
         ("unsupported", "load", "It needs a GPU.") if task.case.cache == "offloaded" else None
     )
     called = call("sweep", "-n", "4", "-r", "1", "-d", "cpu", "--cache", "all")
     assert called.code == 0
-    assert called.out == snapshot
+    assert "It needs a GPU." in called.out
     named = call("sweep", "-n", "4", "-r", "1", "-d", "cpu", "--cache", "off,offloaded")
     assert named.code == 1
 
@@ -600,13 +547,9 @@ def test_the_cache_strategies_are_listed_with_what_this_machine_lacks(
     assert ["offloaded", "exact", "cuda"] in [row[:3] for row in rows]
 
 
-def test_a_cache_that_does_other_work_is_exit_code_1(
-    call: Call, engine: FakeEngine, snapshot: object
-) -> None:
+def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
     engine.verdict = "fail"
-    called = call(*SMALL)
-    assert called.code == 1
-    assert called.out == snapshot
+    assert call(*SMALL).code == 1
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("fail", 1), ("near_tie", 0), ("inconclusive", 0)])
@@ -629,57 +572,30 @@ def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdi
     assert call(*SMALL, "--quiet").code == 0
 
 
-def test_a_sweep_that_was_not_verified_says_so(
-    call: Call, engine: FakeEngine, snapshot: object
-) -> None:
+def test_a_sweep_that_was_not_verified_says_so(call: Call, engine: FakeEngine) -> None:
     called = call(*SMALL, "--no-verify")
     assert (called.code, engine.verified) == (0, [])
-    said = "Not verified: whether the arms do the same work was not checked (--no-verify)."
-    assert said in called.out
-    summary = Path("results/run/summary.md").read_text(encoding="utf-8")
-    assert summary == snapshot
+    (said,) = (line for line in called.out.splitlines() if "--no-verify" in line)
+    assert said in Path("results/run/summary.md").read_text(encoding="utf-8")
 
 
 # Mistakes
 
-# One for each option and each kind of file: what a plan refuses, and in which words, is in
-# tests/plan/test_plan.py.
 PLAN_MISTAKES = [
-    (["-m", ""], "model: "),
-    (["--weights", "heavy"], "weights: "),
-    (["-d", "gpu"], "device: "),
-    (["-d", "cuda:99"], "device: "),
-    (["--dtype", "flaot32"], "dtype: "),
-    (["-c", "dynamc"], "cache: "),
-    (["--use-cache", "maybe"], "use_cache: "),
-    (["-b", "two"], "batch_size: "),
-    (["-n", "5-1"], "max_new_tokens: "),
-    (["-n", "1-99999"], "over 10,000: pass --yes"),
-    (["-p", "0"], "prompt_tokens: "),
-    (["--prompt", ""], "prompt: "),
-    (["--prompt-file", "no.txt"], r"no\.txt: "),
-    (["-r", "x"], "repeats: "),
-    (["--seed", "-1"], "seed: "),
-    (["--case-timeout", "soon"], "case_timeout: "),
-    (["--min-repeats", "9", "--max-repeats", "8"], "max_repeats "),
-    (["no.yaml"], r"no\.yaml: "),
-    (["typo.yaml"], r"'modle'"),
-    (["cut.yaml"], r"cut\.yaml line 2: "),
+    ["-d", "cuda:99"],
+    ["-n", "1-99999"],
+    ["--min-repeats", "9", "--max-repeats", "8"],
+    ["--prompt-file", "no.txt"],
+    ["no.yaml"],
+    ["typo.yaml"],
+    ["cut.yaml"],
 ]
 RUN_MISTAKES = [
-    (["--name", ""], r"--name: '' is not a plain folder name"),
-    (["--name", "a/b"], r"--name: 'a/b' is not a plain folder name"),
-    (["--name", "../x"], r"--name: '\.\./x' is not a plain folder name"),
-    (["--name", "a\\b"], r"is not a plain folder name"),
-    (["--name", "a\nb"], r"--name: 'a\\nb' is not a plain folder name"),
-    (["--name", "\x1b[31m"], r"--name: '\\x1b\[31m' is not a plain folder name"),
-    (["--name", "x" * 300], r"--name: longer than 200 bytes"),
-    (
-        ["--name", "there"],
-        r"results/there exists but is not a kvbench run: choose another --name or --out\.",
-    ),
-    (["--out", "empty.txt"], r"empty\.txt/.* cannot be made: Not a directory\."),
-    (["--out", "typo.yaml/deeper"], r"typo\.yaml/deeper/.* cannot be made: Not a directory\."),
+    ["--name", "a/b"],
+    ["--name", "\x1b[31m"],
+    ["--name", "x" * 300],
+    ["--name", "there"],
+    ["--out", "empty.txt"],
 ]
 
 
@@ -696,71 +612,58 @@ def mistakes(engine: FakeEngine) -> None:
         Path(name).write_bytes(content)
 
 
-def check_one_sentence(called: Called, pattern: str) -> None:
-    assert called.code == 2
-    assert called.out == ""
+def check_one_sentence(called: Called) -> str:
+    """Return the sentence."""
+    assert (called.code, called.out) == (2, "")
     assert called.err.startswith("kvbench: ")
-    assert called.err.endswith("\n")
-    lines = called.err.splitlines()
-    assert len(lines) == 1
-    assert re.search(pattern, lines[0])
-    assert lines[0][-1] in ".?"
+    assert called.err.endswith((".\n", "?\n"))
+    (line,) = called.err.splitlines()
+    return line
 
 
-@pytest.mark.parametrize(("arguments", "pattern"), PLAN_MISTAKES)
+@pytest.mark.parametrize("arguments", PLAN_MISTAKES, ids=" ".join)
 def test_a_mistake_in_a_plan_is_one_sentence_and_exit_code_2(
-    call: Call,
-    mistakes: None,
-    engine: FakeEngine,
-    arguments: list[str],
-    pattern: str,
+    call: Call, mistakes: None, engine: FakeEngine, arguments: list[str], snapshot: object
 ) -> None:
     device = [] if "-d" in arguments else ["-d", "cpu"]
-    check_one_sentence(call("sweep", *device, *arguments), pattern)
+    assert check_one_sentence(call("sweep", *device, *arguments)) == snapshot
     assert engine.checked == []
     assert [path.name for path in Path("results").iterdir()] == ["there"]
 
 
-@pytest.mark.parametrize(("arguments", "pattern"), RUN_MISTAKES)
+@pytest.mark.parametrize("arguments", RUN_MISTAKES, ids=lambda arguments: arguments[1][:9])
 def test_a_mistake_about_the_folder_is_one_sentence_and_exit_code_2(
-    call: Call,
-    mistakes: None,
-    engine: FakeEngine,
-    arguments: list[str],
-    pattern: str,
+    call: Call, mistakes: None, engine: FakeEngine, arguments: list[str], snapshot: object
 ) -> None:
-    check_one_sentence(call("sweep", "-d", "cpu", "-n", "5", *arguments), pattern)
+    called = call("sweep", "-d", "cpu", "-n", "5", *arguments)
+    assert check_one_sentence(called) == snapshot
     assert engine.opened == []
     assert [path.name for path in Path("results").iterdir()] == ["there"]
 
 
 def test_a_model_that_cannot_be_had_is_one_sentence(call: Call, engine: FakeEngine) -> None:
     engine.refusal = "model: there is no 'x'."
-    check_one_sentence(call(*SMALL), "model: there is no 'x'")
+    assert check_one_sentence(call(*SMALL)).endswith(engine.refusal)
     assert list(Path().iterdir()) == []
 
 
 def test_models_that_do_not_load_are_one_sentence(call: Call, engine: FakeEngine) -> None:
     engine.unloadable = {"gpt2": ("unsupported", "gpt2 does not generate.")}
-    check_one_sentence(call(*SMALL, "--quiet"), "gpt2 does not generate")
+    assert check_one_sentence(call(*SMALL, "--quiet")).endswith(engine.unloadable["gpt2"][1])
     assert list(Path("results").iterdir()) == []
 
 
 def test_an_unknown_dtype_of_models_is_one_sentence(call: Call) -> None:
-    check_one_sentence(call("models", "--dtype", "int4"), "dtype: 'int4' is not one of")
+    assert "int4" in check_one_sentence(call("models", "--dtype", "int4"))
 
 
 def test_a_disk_that_is_full_is_one_sentence_and_costs_nothing(
-    call: Call, engine: FakeEngine
+    call: Call, engine: FakeEngine, snapshot: object
 ) -> None:
     many = ["sweep", "-d", "cpu", "-n", "5", "-r", "50", "--name", "run", "--quiet"]
     with files_no_larger_than(16_000):
         called = call(*many)
-    check_one_sentence(
-        called,
-        r"^kvbench: results/run/samples\.csv cannot be written: File too large\. What was measured "
-        r"before is kept; make room and go on with --resume results/run\.$",
-    )
+    assert check_one_sentence(called) == snapshot
     before = load_run(Path("results/run"))
     assert before.info.state == "interrupted"
     assert 10 < len(before.samples) < 100
@@ -778,7 +681,7 @@ def test_a_run_in_use_is_one_sentence(call: Call, engine: FakeEngine) -> None:
     call(*SMALL)
     lock = RunLock(Path("results/run"))
     for again in (SMALL, ["sweep", "--resume", "results/run"]):
-        check_one_sentence(call(*again), rf"results/run is in use by process {os.getpid()} on ")
+        assert str(os.getpid()) in check_one_sentence(call(*again))
     lock.release()
     assert call(*SMALL).code == 0
 
@@ -847,7 +750,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Called]]:
     return folder / "results" / "run", calls
 
 
-def test_a_real_sweep_ends_well(real: tuple[Path, list[Called]], snapshot: object) -> None:
+def test_a_real_sweep_ends_well(real: tuple[Path, list[Called]]) -> None:
     path, (swept, _) = real
     assert swept.code == 0, swept.err
     samples = [json.loads(line) for line in swept.out.splitlines()]
@@ -859,7 +762,7 @@ def test_a_real_sweep_ends_well(real: tuple[Path, list[Called]], snapshot: objec
     assert {s["sample_id"] for s in samples[:4]} <= {s.sample_id for s in load_run(path).samples}
     hashes = {s["output_sha256"] for s in samples if s["phase"] == "measure"}
     assert len(hashes) == 1 and None not in hashes
-    assert swept.err == snapshot
+    assert "Verified, matches the no-cache baseline: dynamic on tiny" in swept.err
 
 
 def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
@@ -920,17 +823,19 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_an_internal_error_is_one_sentence_and_its_traceback_is_kept(
-    call: Call, broken: Path, snapshot: object
+    call: Call, broken: Path
 ) -> None:
     called = call("models", "--dtype", "float32")
     assert (called.code, called.out) == (1, "")
     (file,) = broken.glob("kvbench-error-*.txt")
     (line,) = called.err.splitlines()
-    assert line == snapshot
+    assert line.startswith("kvbench: internal error (ZeroDivisionError: the \\x1b[31mmodel\\nxxx")
+    assert line.endswith(f"...); the traceback is in {file}, please report it.")
     assert len(line) < 500
     kept = file.read_text()
     assert kept.startswith(f"kvbench {kvbench.__version__}, Python ")
-    assert kept == snapshot
+    assert "kvbench models --dtype float32\n" in kept
+    assert "Traceback (most recent call last)" in kept
 
 
 def test_a_traceback_that_cannot_be_kept_is_said(

@@ -298,25 +298,15 @@ def test_show_prints_the_run(
     runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     assert run_cli("show", runs / "base") == 0
-    out = capsys.readouterr().out
-    assert out == snapshot
-    for part in (
-        "2.00x (2.00-2.00)",
-        "100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times as fast",
-        "100 ████████████████████████████████████████ 2.00x",
-        "time grows as n^",
-    ):
-        assert part in out
+    assert capsys.readouterr().out == snapshot
 
 
 def test_show_of_an_interrupted_run_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = save(tmp_path / "a run", grid(repeats=1), state="interrupted")
     assert run_cli("show", path) == 0
-    out = capsys.readouterr().out
-    assert "interrupted, resumable" in out
-    assert out == snapshot
+    assert f"kvbench sweep --resume '{path}'" in capsys.readouterr().out
 
 
 def test_show_prints_no_escape_sequence_of_a_name(

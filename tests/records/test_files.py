@@ -72,29 +72,23 @@ def test_a_file_is_on_disk_before_it_takes_the_name(
     assert synced == [(path.stat().st_ino, "old")]
 
 
-def test_a_disk_that_keeps_nothing_leaves_the_old_file(
-    tmp_path: Path, no_sync: list[int], snapshot: object
-) -> None:
+def test_a_disk_that_keeps_nothing_leaves_the_old_file(tmp_path: Path, no_sync: list[int]) -> None:
     path = tmp_path / "file"
     path.write_text("old\n")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new " * 10_000)
-    assert str(caught.value) == snapshot
     assert len(no_sync) == 1
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("before", [None, b"old\n"])
-def test_a_disk_that_is_full_leaves_what_was_there(
-    tmp_path: Path, before: bytes | None, snapshot: object
-) -> None:
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path, before: bytes | None) -> None:
     path = tmp_path / "file"
     if before is not None:
         path.write_bytes(before)
-    with files_no_larger_than(1000), pytest.raises(OSError) as caught:
+    with files_no_larger_than(1000), pytest.raises(OSError, match="File too large"):
         write_atomically(path, "x" * 1001)
-    assert str(caught.value) == snapshot
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == (
         {} if before is None else {"file": before}
     )
@@ -170,16 +164,15 @@ def test_rows_are_on_disk_when_append_returns(
     table.close()
 
 
-def test_on_a_full_disk_all_rows_are_written_or_none(tmp_path: Path, snapshot: object) -> None:
+def test_on_a_full_disk_all_rows_are_written_or_none(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     table = CsvAppender(path, HEADER)
     table.append(ROWS[:1])
     before = path.read_bytes()
     after = encoded([HEADER, *ROWS])
     for room in range(len(before), len(after)):
-        with files_no_larger_than(room), pytest.raises(OSError) as caught:
+        with files_no_larger_than(room), pytest.raises(OSError, match="File too large"):
             table.append(ROWS[1:])
-        assert str(caught.value) == snapshot
         assert path.read_bytes() == before
     # The file that could not grow has not lost its place.
     with files_no_larger_than(len(after)):
@@ -213,20 +206,18 @@ def test_rows_that_the_disk_did_not_keep_are_taken_back(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_header_that_did_not_fit_is_written_by_the_next(tmp_path: Path, snapshot: object) -> None:
+def test_a_header_that_did_not_fit_is_written_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    with files_no_larger_than(3), pytest.raises(OSError) as caught:
+    with files_no_larger_than(3), pytest.raises(OSError, match="File too large"):
         CsvAppender(path, HEADER)
-    assert str(caught.value) == snapshot
     assert path.read_bytes() == b""
     CsvAppender(path, HEADER).close()
     assert path.read_bytes() == encoded([HEADER])
 
 
-def test_a_table_that_could_not_be_begun_is_closed(tmp_path: Path, snapshot: object) -> None:
-    with files_no_larger_than(3), pytest.raises(OSError) as caught:
+def test_a_table_that_could_not_be_begun_is_closed(tmp_path: Path) -> None:
+    with files_no_larger_than(3), pytest.raises(OSError, match="File too large") as caught:
         CsvAppender(tmp_path / "table.csv", HEADER)
-    assert str(caught.value) == snapshot
     (table,) = {
         frame.frame.f_locals["self"]
         for frame in caught.traceback
@@ -237,17 +228,14 @@ def test_a_table_that_could_not_be_begun_is_closed(tmp_path: Path, snapshot: obj
     assert was_closed
 
 
-def test_a_table_that_was_cut_while_it_was_open_goes_on_at_its_new_end(
-    tmp_path: Path, snapshot: object
-) -> None:
+def test_a_table_that_was_cut_while_it_was_open_goes_on_at_its_new_end(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     table = CsvAppender(path, HEADER)
     table.append(ROWS)
     os.truncate(path, len(encoded([HEADER, *ROWS[:1]])))
     room = path.stat().st_size + 5
-    with files_no_larger_than(room), pytest.raises(OSError) as caught:
+    with files_no_larger_than(room), pytest.raises(OSError, match="File too large"):
         table.append(ROWS[1:])
-    assert str(caught.value) == snapshot
     assert path.read_bytes() == encoded([HEADER, *ROWS[:1]])
     table.append(ROWS[2:])
     table.close()
@@ -376,12 +364,11 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_keeps_the_rows_that_were_to_be_dropped(
-    tmp_path: Path, no_sync: list[int], snapshot: object
+    tmp_path: Path, no_sync: list[int]
 ) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(encoded([HEADER, *ROWS]))
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No space left"):
         drop_rows_but(path, {"a"})
-    assert str(caught.value) == snapshot
     assert rows_of(path)[0] == HEADER and len(rows_of(path)) == 4
     assert list(tmp_path.iterdir()) == [path]

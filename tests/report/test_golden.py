@@ -191,12 +191,10 @@ def test_the_summary_of_the_faults(faults: Run, snapshot: object) -> None:
 
 def test_the_report_of_the_faults(faults: Run, tmp_path: Path, snapshot: object) -> None:
     build([faults], tmp_path, formats=("markdown", "html"), charts=("total_time",))
-    for name in ("summary.md", "report.html"):
-        text = (tmp_path / name).read_text(encoding="utf-8")
-        # Of off and dynamic two rounds are whole; the medians of two and five say nothing.
-        assert text == snapshot
-        assert text.count("150 new tokens: RuntimeError") == 2
+    # Of off and dynamic two rounds are whole; the medians of two and five say nothing.
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8") == snapshot
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("RuntimeError") == 2
     assert "busy_cpu" in page
     assert "<dt>resumed</dt><dd>once</dd>" in page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.media import for_markdown
+from kvbench.records.run import RunInfo
 from kvbench.report.markdown import markdown_table, summary_markdown
-from kvbench.report.table import Table, pair_table
+from kvbench.report.table import Table
+from kvbench.report.words import answers, proofs
 from tests.fakes import make_environment, make_finding, make_info, make_summary
+from tests.prose import added
 
 HOSTILE = [
     "a|b",
@@ -59,6 +64,10 @@ def pair(**fields: Any) -> list[CaseSummary]:
     return [make_summary(cache="off", **fields), make_summary(**(speedup | fields))]
 
 
+def summary(info: RunInfo | None = None) -> str:
+    return summary_markdown(info or make_info(), pair())
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_cell_is_read_as_it_was_written(text: str) -> None:
     table = Table(("model", "n"), ((text, "1"), ("b", "2")), (False, True), "")
@@ -70,14 +79,14 @@ def test_a_hostile_model_is_read_as_it_was_written(text: str) -> None:
     cases = [*pair(model=text), *pair(model="b")]
     shown = list(inlines(summary_markdown(make_info(), cases)))
     assert text in shown
-    assert any(f"100 new tokens of {text} take" in line for line in shown)
+    assert shown[1] == answers(cases)[0] and text in shown[1]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_error_is_read_as_it_was_written(text: str, snapshot: object) -> None:
+def test_a_hostile_error_is_read_as_it_was_written(text: str) -> None:
     failed = make_summary(status="crashed", error=text, total_s_median=None, samples=0)
     shown = list(inlines(summary_markdown(make_info(), [failed])))
-    assert shown == snapshot
+    assert any(line.endswith(f": {text}") for line in shown)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -95,24 +104,19 @@ def test_hostile_names_notes_and_hardware_are_read_as_they_were_written(text: st
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_finding_is_read_as_it_was_written(text: str, snapshot: object) -> None:
+def test_a_hostile_finding_is_read_as_it_was_written(text: str) -> None:
     info = make_info(findings=(make_finding(model=text, detail=f"Said: {text}"),))
-    shown = list(inlines(summary_markdown(info, pair())))
-    assert shown == snapshot
+    assert proofs(info)[0] in inlines(summary_markdown(info, pair()))
 
 
 def test_it_says_that_nothing_was_verified() -> None:
-    said = "Not verified: whether the arms do the same work was not checked (--no-verify)."
-    assert said in list(inlines(summary_markdown(make_info(plan={"verify": False}), pair())))
-    assert said not in list(inlines(summary_markdown(make_info(), pair())))
+    info = make_info(plan={"verify": False})
+    assert added(summary(info), summary()) == "\n".join(map(for_markdown, proofs(info)))
 
 
-def test_each_finding_is_a_paragraph_of_its_own(snapshot: object) -> None:
+def test_each_finding_is_a_paragraph_of_its_own() -> None:
     info = make_info(findings=(make_finding(), make_finding(model="t5", verdict="fail")))
-    shown = list(inlines(summary_markdown(info, pair())))
-    first, second = (line for line in shown if "the no-cache baseline" in line)
-    assert first == snapshot
-    assert second == snapshot
+    assert set(proofs(info)) <= set(inlines(summary_markdown(info, pair())))
 
 
 def test_line_breaks_do_not_end_a_row() -> None:
@@ -136,36 +140,22 @@ def test_a_table_without_rows_is_a_table() -> None:
 
 def test_the_summary_has_title_answer_table_and_environment(snapshot: object) -> None:
     info = make_info(notes=("The GPU was shared.",))
-    text = summary_markdown(info, pair(same_output=True))
-    shown = list(inlines(text))
-    assert shown[0] == "a-run"
-    assert shown[1] == snapshot
-    assert shown[2:10] == list(pair_table(pair()).heads)
-    assert pair_table(pair()).caption in shown
-    assert shown == snapshot
-    assert shown[-1] == snapshot
-    assert text.endswith("\n") and not text.endswith("\n\n")
+    assert summary_markdown(info, pair(same_output=True)) == snapshot
 
 
-@pytest.mark.parametrize(
-    ("same", "words"),
-    [([True, True], "2 of 2 pairs"), ([True, False], "1 of 2 pairs"), ([None, None], None)],
-)
+@pytest.mark.parametrize("same", [[True, True], [True, False], [None, None]])
 def test_it_says_in_how_many_pairs_the_tokens_agree(
-    same: list[bool | None], words: str | None, snapshot: object
+    same: list[bool | None], snapshot: object
 ) -> None:
     cases = [make_summary(same_output=s, max_new_tokens=n) for n, s in enumerate(same, start=10)]
-    text = summary_markdown(make_info(), cases)
-    if words is None:
-        assert "Same tokens" not in text
-    else:
-        assert text == snapshot
+    unknown = [dataclasses.replace(case, same_output=None) for case in cases]
+    text, base = (summary_markdown(make_info(), one) for one in (cases, unknown))
+    assert added(text, base) == snapshot
 
 
 @pytest.mark.parametrize("state", ["interrupted", "running"])
 def test_a_run_that_is_not_complete_says_so(state: str, snapshot: object) -> None:
-    assert summary_markdown(make_info(state=state), pair()) == snapshot
-    assert "not complete" not in summary_markdown(make_info(), pair())
+    assert added(summary(make_info(state=state)), summary()) == snapshot
 
 
 def test_failures_are_a_list(snapshot: object) -> None:
@@ -173,12 +163,12 @@ def test_failures_are_a_list(snapshot: object) -> None:
     text = summary_markdown(make_info(), [*pair(), failed])
     kinds = [token.type for token in parsed(text)]
     assert kinds.count("list_item_open") == 1
-    assert list(inlines(text)) == snapshot
+    assert added(text, summary()) == snapshot
 
 
 def test_a_device_is_told_once(snapshot: object) -> None:
     info = make_info(cases=({"device": "cpu"}, {"device": "cuda"}, {"device": "cpu"}))
-    assert summary_markdown(info, pair()) == snapshot
+    assert added(summary(info), summary()) == snapshot
 
 
 def test_a_run_without_samples_has_a_summary(snapshot: object) -> None:
