@@ -258,7 +258,7 @@ TORN: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("torn", TORN)
-def test_a_torn_row_is_cut_off_and_said(run: Path, torn: str, snapshot: object) -> None:
+def test_a_torn_row_is_cut_off_and_said(run: Path, torn: str) -> None:
     path, before = run / "samples.csv", load_run(run).samples
     content = path.read_bytes()
     path.write_bytes(TORN[torn](content))
@@ -267,7 +267,7 @@ def test_a_torn_row_is_cut_off_and_said(run: Path, torn: str, snapshot: object) 
         assert writer.samples == before[:left] == load_run(run).samples
         (said,) = writer.repairs
     cut = len(TORN[torn](content)) - path.stat().st_size
-    assert said == snapshot
+    assert f" {cut} " in said
 
 
 @pytest.mark.parametrize("name", ["samples.csv", "tokens.csv", "verify.csv"])

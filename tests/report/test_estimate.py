@@ -46,7 +46,6 @@ def test_the_facts_have_the_formula_under_the_cache(snapshot: object) -> None:
 
 def test_what_fits_is_told_where_memory_was_given(snapshot: object) -> None:
     (text,) = [text for name, text in estimate_facts(of(memory_bytes=GIB)) if "fits" in name]
-    found = of(memory_bytes=GIB)
     assert text == snapshot
     assert not [name for name, _ in estimate_facts(of()) if "fits" in name]
 

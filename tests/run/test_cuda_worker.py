@@ -78,7 +78,7 @@ def test_a_killed_worker_gives_the_memory_of_the_device_back(
 
 
 def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "build", lambda *arguments: [])
     before = free()
@@ -109,7 +109,7 @@ def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
         assert out
         for sample in out:
             assert sample.stage == "prefill"
-            assert sample.error or snapshot == ""
+            assert "out of memory" in (sample.error or "")
             assert (sample.oom_bytes or 0) > total
             assert (sample.total_s, sample.kv_cache_bytes) == (None, None)
     # A failed allocation is no fault of the device: nothing was lost over it, not even a worker.

@@ -452,7 +452,7 @@ def small_cgroup() -> Iterator[Path]:
 
 
 def test_the_kernels_out_of_memory_killer_is_told_from_a_kill(
-    light: Light, small_cgroup: Path, monkeypatch: pytest.MonkeyPatch, call: Call, snapshot: object
+    light: Light, small_cgroup: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     class Confined(WorkerEngine):
         def open(self, key: Any) -> Any:
@@ -468,7 +468,9 @@ def test_the_kernels_out_of_memory_killer_is_told_from_a_kill(
     assert_sound(run)
     failed = [sample for sample in run.samples if not ok(sample)]
     assert {sample.status for sample in failed} <= {"oom", "skipped_oom"}
-    assert {sample.error for sample in failed if sample.status == "oom"} == snapshot
+    assert {sample.error for sample in failed if sample.status == "oom"} == {
+        "the kernel's out-of-memory killer ended the worker process"
+    }
     assert {s.max_new_tokens for s in run.samples if ok(s)} == {2}
     assert len({sample.case_id for sample in failed}) == 4
 
@@ -481,7 +483,7 @@ def test_the_kernels_out_of_memory_killer_is_told_from_a_kill(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 def test_a_full_disk_is_said_and_loses_nothing(
-    light: Light, disk: Callable[[str], Path], call: Call, snapshot: object
+    light: Light, disk: Callable[[str], Path], call: Call
 ) -> None:
     light(Script(token_s=0))
     folder = disk("size=128k")
@@ -495,7 +497,7 @@ def test_a_full_disk_is_said_and_loses_nothing(
     ids = {row[0] for row in rows_of(folder / "run" / "tokens.csv")}
     assert len(ids - {sample.sample_id for sample in full.samples}) <= 1
     # Still full: no other words, and no harm.
-    assert call(*command, "--out", str(folder)).sentence == snapshot
+    assert "No space left on device" in call(*command, "--out", str(folder)).sentence
     assert load_run(folder / "run").samples == full.samples
     gc.collect()
 
@@ -509,7 +511,7 @@ def test_a_full_disk_is_said_and_loses_nothing(
 
 
 def test_a_disk_that_fills_up_before_the_end_is_written(
-    light: Light, disk: Callable[[str], Path], call: Call, listen: Any, snapshot: object
+    light: Light, disk: Callable[[str], Path], call: Call, listen: Any
 ) -> None:
     folder = disk("size=8m")
     ballast = folder / "ballast"
@@ -525,8 +527,7 @@ def test_a_disk_that_fills_up_before_the_end_is_written(
     ended: list[Event] = []
     listen(fill)
     said = call(*OPTIONS, "--out", str(folder), "--name", "run").sentence
-    assert "run.json" in said
-    assert said == snapshot
+    assert "run.json" in said and "No space left on device" in said
     # The old one is whole, and says that nobody has finished.
     full = load_run(folder / "run")
     assert full.info.state == "running"
@@ -540,15 +541,13 @@ def test_a_disk_that_fills_up_before_the_end_is_written(
 
 
 @pytest.mark.parametrize("file_bytes", [2_000, 4_000])
-def test_files_that_may_not_grow_are_a_full_disk(
-    tmp_path: Path, file_bytes: int, snapshot: object
-) -> None:
+def test_files_that_may_not_grow_are_a_full_disk(tmp_path: Path, file_bytes: int) -> None:
     mark = uuid.uuid4().hex
     command = [*OPTIONS, "-q", "--name", "run"]
     with Program(command, tmp_path, mark, file_bytes=file_bytes) as program:
         assert program.wait() == 2
         (said,) = program.text().splitlines()
-    assert said == snapshot
+    assert "cannot be written: File too large" in said
     # There is a whole run.json or none, and the same command goes on or begins.
     path = tmp_path / "results" / "run"
     assert not list(path.glob("*.part"))
@@ -562,15 +561,13 @@ def test_files_that_may_not_grow_are_a_full_disk(
     assert min(shared_rounds(run).values()) >= 2
 
 
-def test_derived_files_that_a_full_disk_cost_are_written_by_the_next_start(
-    tmp_path: Path, snapshot: object
-) -> None:
+def test_derived_files_that_a_full_disk_cost_are_written_by_the_next_start(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     command = [*OPTIONS, "-q", "--name", "run"]
     with Program(command, tmp_path, mark, file_bytes=20_000, derived=True) as program:
         assert program.wait() == 2
         (said,) = program.text().splitlines()
-    assert said == snapshot
+    assert "File too large" in said
     run = load_run(tmp_path / "results" / "run")
     assert_sound(run)
     assert not list(run.path.rglob("*.part"))
@@ -582,17 +579,16 @@ def test_derived_files_that_a_full_disk_cost_are_written_by_the_next_start(
 
 
 def test_a_folder_that_cannot_be_written(
-    light: Light, disk: Callable[[str], Path], call: Call, snapshot: object
+    light: Light, disk: Callable[[str], Path], call: Call
 ) -> None:
     folder = disk("size=1m")
     light(Script(slow={"4": 0.5}))
     stopped = stop_after(folder, Plan.parse(GRID), samples=3)
     disk("ro")
     said = call(*OPTIONS, "--out", str(folder), "--name", "new").sentence
-    assert said == snapshot
-    assert f"{folder}/new" in said
+    assert "Read-only file system" in said and f"{folder}/new" in said
     said = call("sweep", "--resume", str(stopped.path)).sentence
-    assert str(stopped.path) in said
+    assert "Read-only file system" in said and str(stopped.path) in said
     disk("rw")
     light(Script())
     assert load_run(stopped.path).samples == stopped.samples
@@ -639,7 +635,7 @@ def test_a_second_sweep_in_a_folder_is_refused_and_names_the_first(
 
 @pytest.mark.parametrize("how", ["keyboard", "group", "terminate"])
 def test_the_first_interrupt_finishes_the_sample_in_flight(
-    light: Light, tmp_path: Path, call: Call, how: str, snapshot: object
+    light: Light, tmp_path: Path, call: Call, how: str
 ) -> None:
     hold = tmp_path / "hold"
     hold.touch()
@@ -654,7 +650,7 @@ def test_the_first_interrupt_finishes_the_sample_in_flight(
         assert program.wait() == 130
         wait_until(lambda: "Files:" in program.text(), "the end of its output")
         said = program.text()
-    assert said == snapshot
+    assert "Stopping after the sample in flight" in said
     go_on = re.search(r"Go on with:  kvbench (sweep --resume .*)", said)
     assert go_on
     path = tmp_path / "results" / "a run"
@@ -679,7 +675,7 @@ def interrupt(program: Program, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["keyboard", "group", "terminate"])
-def test_the_second_interrupt_stops_at_once(tmp_path: Path, how: str, snapshot: object) -> None:
+def test_the_second_interrupt_stops_at_once(tmp_path: Path, how: str) -> None:
     script = Script(slow=dict.fromkeys("234", 10 * PATIENCE_S))
     command = [*OPTIONS, "--name", "run"]
     with Program(
@@ -693,7 +689,8 @@ def test_the_second_interrupt_stops_at_once(tmp_path: Path, how: str, snapshot: 
         assert program.wait() == 130
         assert is_gone(worker)
         wait_until(lambda: "Go on with:" in program.text(), "the end of its output")
-        assert program.text() == snapshot
+        assert "kvbench sweep --resume results/run" in program.text()
+        assert "Traceback" not in program.text()
     run = load_run(tmp_path / "results" / "run")
     assert (run.info.state, run.samples) == ("interrupted", ())
     assert not is_in_use(run.path)
@@ -723,7 +720,7 @@ def test_an_interrupt_waits_for_nothing_but_a_sample(tmp_path: Path, step: str) 
 
 @pytest.mark.parametrize("step", ["load", "verify"])
 def test_a_step_that_hangs_is_ended_and_is_charged_to_no_case(
-    light: Light, call: Call, step: str, snapshot: object
+    light: Light, call: Call, step: str
 ) -> None:
     mark = light(Script(**{f"{step}_s": 10 * PATIENCE_S}))
     called = call(*OPTIONS, "--name", "run", "--case-timeout", "1")
@@ -733,7 +730,14 @@ def test_a_step_that_hangs_is_ended_and_is_charged_to_no_case(
     if step == "load":
         # A finding about the model: it is not loaded once more, and each case says so.
         assert called.code == 1
-        assert Counter((s.phase, s.status, s.stage, s.error) for s in run.samples) == snapshot
+        assert Counter((s.phase, s.status, s.stage, s.error) for s in run.samples) == {
+            (
+                "measure",
+                "timeout",
+                "load",
+                "no result after 1 s; case_timeout limits loading too",
+            ): 6
+        }
     else:
         assert statuses(run) == {case["case_id"]: {"ok"} for case in run.info.cases}
         assert "pass" not in {finding.verdict for finding in run.info.findings}
@@ -773,7 +777,7 @@ PROMPT = 'say "no",\r\nand\n"yes"'
 
 
 def test_a_torn_last_row_is_cut_off_and_measured_again(
-    light: Light, tmp_path: Path, call: Call, snapshot: object
+    light: Light, tmp_path: Path, call: Call
 ) -> None:
     plan = Plan.parse({k: v for k, v in GRID.items() if k != "prompt_tokens"} | {"prompt": PROMPT})
     whole = api.sweep(plan, name="whole")
@@ -792,7 +796,10 @@ def test_a_torn_last_row_is_cut_off_and_measured_again(
         left = tear(path / name, lambda size: rng.randint(1, size - 1))
         called = call("sweep", "--resume", str(path))
         assert called.code == 0, called
-        assert called.out == snapshot
+        assert (
+            f"{name}: the last row was torn when the sweep was killed; its {left} bytes"
+            in called.out
+        )
         run = load_run(path)
         assert_same(run, whole)
 

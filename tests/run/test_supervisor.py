@@ -201,9 +201,7 @@ def test_a_large_prompt_crosses_whole(engine: WorkerEngine, light: Light) -> Non
     assert (sample.status, sample.prompt) == ("ok", long.label)
 
 
-def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(
-    tmp_path: Path, snapshot: object
-) -> None:
+def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "a script.py"
     script.write_text(
         textwrap.dedent(
@@ -224,8 +222,7 @@ def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(
     done = subprocess.run(
         [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.stderr == ""
-    assert done.stdout == snapshot
+    assert (done.stdout, done.stderr) == ("once\nScripted CPU False\n", "")
 
 
 def test_it_may_be_asked_from_any_thread(engine: WorkerEngine, light: Light) -> None:
@@ -275,7 +272,7 @@ def test_killed_while_it_waits_it_is_lost_before_it_can_be_waited_for(
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS"])
 def test_killed_while_it_measures_it_costs_the_sample(
-    engine: WorkerEngine, light: Light, name: str, snapshot: object
+    engine: WorkerEngine, light: Light, name: str
 ) -> None:
     light(Script(slow={"8": FOREVER_S}))
     slow, one = case("gpt2"), case("gpt2", max_new_tokens=2)
@@ -284,11 +281,12 @@ def test_killed_while_it_measures_it_costs_the_sample(
     assert (sample.status, sample.stage) == ("crashed", "decode")
     assert sample.sample_id == task(slow).sample_id
     error = sample.error or ""
-    assert error == snapshot
+    assert f"the worker process was killed by {name}" in error
     log = engine.take_log()
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
         # What faulthandler writes: the fatal error, and where every thread was.
-        assert log == snapshot
+        assert "Fatal Python error" in log and "in measure" in log
+        assert f"it wrote last: {log.splitlines()[0]}" in error
     else:
         assert log == ""
     assert engine.take_log() == ""
@@ -311,13 +309,12 @@ def test_a_real_worker_that_segfaults_in_a_generation(
 
 @pytest.mark.parametrize("method", ["environment", "check"])
 def test_a_worker_that_cannot_be_asked_at_all_is_said(
-    engine: WorkerEngine, light: Light, method: str, snapshot: object
+    engine: WorkerEngine, light: Light, method: str
 ) -> None:
     light(Script(exits={method: 3}))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"^Nothing can be measured: .*ended by itself with code 3"):
         engine.environment()
         engine.check([group(case("gpt2"))])
-    assert str(caught.value) == snapshot
 
 
 def test_killed_once_while_it_starts_it_is_started_again(
@@ -357,36 +354,35 @@ def test_a_worker_that_ends_by_itself(engine: WorkerEngine, light: Light, snapsh
 
 
 def test_a_worker_that_raises_what_nobody_expects_is_replaced(
-    engine: WorkerEngine, light: Light, snapshot: object
+    engine: WorkerEngine, light: Light
 ) -> None:
     light(Script(raises=["measure"]))
     pid = opened(engine, case("gpt2"))
     sample, _ = engine.measure(task(case("gpt2")))
     assert sample.status == "crashed"
-    assert sample.error == snapshot
+    assert sample.error == "LookupError: nobody expects this of measure"
     assert "Traceback" in engine.take_log()
     assert engine.open_model is None and is_gone(pid)
 
 
-def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case, snapshot: object) -> None:
+def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case) -> None:
     engine = WorkerEngine()
     try:
         sample, _ = engine.measure(task(gpt2))
-        assert sample.status == "crashed"
-        assert sample.error == snapshot
+        assert (sample.status, sample.error) == ("crashed", "RuntimeError: no model is open")
         assert engine.worker_pid is None
     finally:
         engine.close()
 
 
 def test_a_device_that_has_had_a_fault_costs_the_sample_and_the_worker(
-    engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch, snapshot: object
+    engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_START", start(device_fault_main))
     pid = opened(engine, gpt2)
     sample, _ = engine.measure(task(gpt2))
     assert (sample.status, sample.stage) == ("crashed", "prefill")
-    assert sample.error == snapshot
+    assert sample.error == "RuntimeError: CUDA error: device-side assert triggered"
     assert engine.open_model is None and engine.worker_pid is None
     assert is_gone(pid)
 
@@ -445,12 +441,12 @@ def test_a_real_time_signal_is_a_signal_too(engine: WorkerEngine, light: Light) 
 
 
 def test_a_sample_past_its_time_is_a_timeout_and_its_worker_is_gone(
-    engine: WorkerEngine, endless: Case, snapshot: object
+    engine: WorkerEngine, endless: Case
 ) -> None:
     pid = opened(engine, endless)
     sample, times = engine.measure(task(endless), timeout_s=1.5)
     assert (sample.status, sample.stage, times) == ("timeout", "decode", ())
-    assert sample.error == snapshot
+    assert sample.error == "no result after 1.5 s"
     assert engine.open_model is None
     assert is_gone(pid)
 
@@ -588,14 +584,14 @@ def test_a_worker_that_is_stopped_for_good_is_a_timeout(engine: WorkerEngine, li
 
 
 def test_a_look_at_other_tokens_that_is_lost_accuses_nobody(
-    engine: WorkerEngine, light: Light, snapshot: object
+    engine: WorkerEngine, light: Light
 ) -> None:
     light(Script(exits={"verify_output": 3}))
     one = case("gpt2")
     opened(engine, one)
     (check,) = engine.verify_output(one)
     assert (check.check, check.verdict, check.case_id) == ("output", "inconclusive", one.id)
-    assert check.detail == snapshot
+    assert "ended by itself with code 3" in check.detail
     assert engine.open_model is None
 
 

@@ -286,7 +286,7 @@ def test_one_repeat_is_one_round(sweep: Sweep) -> None:
 # Failures
 
 
-def test_a_failure_ends_its_own_case_only(sweep: Sweep, snapshot: object) -> None:
+def test_a_failure_ends_its_own_case_only(sweep: Sweep) -> None:
     bad = make_case(cache="off", max_new_tokens=50)
     failure = failing(
         lambda task: task.case == bad and task.phase == "measure" and task.repeat == 1,
@@ -299,8 +299,7 @@ def test_a_failure_ends_its_own_case_only(sweep: Sweep, snapshot: object) -> Non
         ("measure", "ok"),
         ("measure", "oom"),
     ]
-    assert rows[-1].stage == "decode"
-    assert rows[-1].error == snapshot
+    assert (rows[-1].stage, rows[-1].error) == ("decode", "No memory left.")
     others = Counter(s.case_id for s in swept.measured if s.case_id != bad.id)
     assert others == {case.id: 3 for case in grid() if case != bad}
     assert swept.outcome.failed == 1
@@ -322,23 +321,25 @@ def test_an_engine_on_which_all_fails_ends(sweep: Sweep) -> None:
     assert [s.status for s in swept.rows] == ["mismatch"] * 6
 
 
-def test_a_model_that_does_not_load_is_a_row_per_case(sweep: Sweep, snapshot: object) -> None:
+def test_a_model_that_does_not_load_is_a_row_per_case(sweep: Sweep) -> None:
     engine = FakeEngine(unloadable={"bad": ("oom", "Does not fit.")})
     swept = sweep([*grid("bad"), *grid("good")], engine)
     rows = [s for s in swept.rows if s.model == "bad"]
     assert Counter(s.case_id for s in rows) == dict.fromkeys((c.id for c in grid("bad")), 1)
-    assert {(s.phase, s.status, s.stage, s.error) for s in rows} == snapshot
+    assert {(s.phase, s.status, s.stage, s.error) for s in rows} == {
+        ("measure", "oom", "load", "Does not fit.")
+    }
     assert {task.case.model for task in engine.tasks} == {"good"}
     assert Counter(s.model for s in swept.measured if s.status == "ok") == {"good": 18}
     assert (swept.outcome.failed, swept.outcome.loaded) == (6, 1)
     assert swept.outcome.load_errors == []
 
 
-def test_what_people_can_mend_about_a_model_is_kept(sweep: Sweep, snapshot: object) -> None:
+def test_what_people_can_mend_about_a_model_is_kept(sweep: Sweep) -> None:
     engine = FakeEngine(
         unloadable={"a": ("unsupported", "No such model."), "b": ("crashed", "Boom.")}
     )
-    assert sweep([*grid("a"), *grid("b")], engine).outcome.load_errors == snapshot
+    assert sweep([*grid("a"), *grid("b")], engine).outcome.load_errors == ["No such model."]
 
 
 def test_an_engine_that_breaks_is_closed_and_its_error_is_not_hidden(sweep: Sweep) -> None:
@@ -1054,7 +1055,7 @@ def test_stop_is_asked_between_two_loads(sweep: Sweep) -> None:
     assert Counter(row.status for row in latest(start(swept.path, grid()).measured)) == {"ok": 18}
 
 
-def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep, snapshot: object) -> None:
+def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep) -> None:
     class Talking(Lossy):
         log = ""
 
@@ -1077,7 +1078,10 @@ def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep, snapshot: object) -> Non
     engine.failure = failing(lambda task: len(engine.tasks) == 9, ("crashed", "decode", "Killed."))
     swept = sweep(grid(), engine, verify=False)
     (lost,) = (row for row in swept.rows if row.stage == "decode")
-    assert (swept.path / "worker.log").read_text() == snapshot
+    assert (swept.path / "worker.log").read_text() == (
+        f"loading {make_case().model_key.label}\nOut of file handles.\n\n"
+        f"{lost.sample_id}\nSegmentation fault.\n\n"
+    )
 
 
 def test_a_case_that_losses_ended_is_tried_again_by_a_resume(sweep: Sweep) -> None:
@@ -1137,7 +1141,7 @@ def test_each_strategy_of_each_model_is_verified_once_before_it_is_timed(sweep: 
     assert [finding.verdict for finding in run.info.findings] == ["pass", "pass"]
 
 
-def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path, snapshot: object) -> None:
+def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
     told = []
 
     def listen(event: Event) -> None:
@@ -1154,7 +1158,7 @@ def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path, snapshot: object)
             listen,
             conduct=Conduct(THREE),
         )
-    assert told == snapshot
+    assert told == [["As scripted.", "Nothing is left."]]
 
 
 def test_without_a_cache_there_is_nothing_to_verify(sweep: Sweep) -> None:
@@ -1548,16 +1552,15 @@ H100 = {"device": "cuda", "max_new_tokens": 256}
 
 
 @pytest.mark.parametrize("rounds", range(1, 6))
-def test_the_first_rounds_of_a_cold_gpu_make_no_claim(
-    sweep: Sweep, rounds: int, snapshot: object
-) -> None:
+def test_the_first_rounds_of_a_cold_gpu_make_no_claim(sweep: Sweep, rounds: int) -> None:
     """20.2 and then 6.7 s with the cache, 21.4 and then 6.5 s without."""
     cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
     engine = replaying(recorded("h100-llama-7b"), as_warm)
     swept = sweep(cases, engine, rule=StoppingRule(repeats=rounds))
     found = summarize_cases(swept.rows)
     (answer,) = answers(found)
-    assert answer == snapshot
+    assert "too few samples for a claim" in answer
+    assert "times as fast" not in answer
 
 
 def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
@@ -1581,7 +1584,7 @@ def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
     ids=["seconds", "samples", "fewer samples"],
 )
 def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
-    sweep: Sweep, rule: StoppingRule, most: int | None, snapshot: object
+    sweep: Sweep, rule: StoppingRule, most: int | None
 ) -> None:
     """5.9, 6.7 and 7.5 s with the cache, 7.0, 8.5 and 9.9 s without, and so on."""
     cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
@@ -1598,6 +1601,6 @@ def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
         assert off.samples == most
     assert ["trend" in (case.flags or "").split() for case in (off, on)] == [True, True]
     (answer,) = answers([off, on])
-    assert answer == snapshot
+    assert "The times change over the rounds: those of off rise by" in answer
     # Both rise, and the ratio within rounds is that of one round and not of the whole hour.
     assert on.speedup_round_min == pytest.approx(6.98 / 5.93, abs=0.01)

@@ -75,7 +75,7 @@ def is_far(check: Any) -> bool:
 
 
 def test_where_it_is_not_looked_at_the_tokens_of_the_samples_tell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hashes of the samples differ: the case goes through the logits at that place."""
     faults.zero_a_late_slot(monkeypatch)
@@ -90,7 +90,7 @@ def test_where_it_is_not_looked_at_the_tokens_of_the_samples_tell(
     assert output.token_off != output.token_cached
     (finding,) = run.info.findings
     assert finding.verdict == "fail"
-    assert finding.detail == snapshot
+    assert finding.detail.startswith("The samples have other tokens than without a cache: Row ")
     last = [s for s in run.samples if s.cache == "dynamic" and s.phase == "measure"][-1]
     assert VERIFY_FAILED in (last.flags or "")
 
