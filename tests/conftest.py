@@ -33,8 +33,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no weights here: run `make weights`"))
 
 
-_ELAPSED = re.compile(r"\bafter \d[\d.]* (ms|s)\b")
-"""How long a sweep with a scripted engine took, in the lines of its progress."""
+_VARYING = {
+    # How long a sweep with a scripted engine took, in the lines of its progress.
+    re.compile(r"\bafter \d[\d.]* (ms|s)\b"): "after TIME",
+    # Who holds the lock of a run.
+    re.compile(r"\bprocess \d+ on \S+ since \S+(?=:)"): "process PID on HOST since TIME",
+}
 
 
 @pytest.fixture
@@ -50,7 +54,8 @@ def snapshot(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Sna
         if isinstance(data, str):
             for place, name in places.items():
                 data = data.replace(place, name)
-            data = _ELAPSED.sub("after TIME", data)
+            for pattern, name in _VARYING.items():
+                data = pattern.sub(name, data)
         return data
 
     return snapshot.with_defaults(matcher=steady)

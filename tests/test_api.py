@@ -18,6 +18,7 @@ from kvbench import api
 from kvbench.errors import UserError
 from kvbench.plan.case import Task
 from kvbench.plan.plan import MANY_CASES, Plan
+from kvbench.records.changes import environment_changes
 from kvbench.records.events import CaseEnded, Event, Notice, SweepEnded, SweepStarted
 from kvbench.records.lock import RunLock
 from kvbench.records.run import Run, load_run
@@ -298,22 +299,15 @@ def test_two_runs_of_one_plan_have_two_names(tmp_path: Path) -> None:
 # What cannot be measured
 
 
-def test_what_is_no_run_is_not_written_over(tmp_path: Path, snapshot: object) -> None:
+def test_what_is_no_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     engine = FakeEngine()
     with pytest.raises(UserError) as caught:
         sweep(tmp_path, engine, name="run")
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "not_a_run"
     assert (engine.checked, engine.opened) == ([], [])
     assert files(tmp_path) == {"run/thesis.tex"}
-
-
-@pytest.mark.parametrize("name", ["", "..", "a/b", "a\nb"])
-def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"^--name: "):
-        sweep(tmp_path, name=name)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_engine_refuses_leaves_no_folder(tmp_path: Path, snapshot: object) -> None:
@@ -368,17 +362,18 @@ def test_a_run_in_which_all_failed_is_kept_without_charts(
     assert run.info.state == "finished"
 
 
-def test_a_device_that_is_not_there_is_a_user_error(tmp_path: Path, snapshot: object) -> None:
+def test_a_device_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         sweep(tmp_path, keys={"device": "cuda:99"})
-    assert str(caught.value) == snapshot
+    assert (caught.value.kind, caught.value.fields["device"]) == ("device_absent", "cuda:99")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_large_grid_needs_a_word(tmp_path: Path) -> None:
     keys = {"max_new_tokens": f"1-{MANY_CASES}"}
-    with pytest.raises(UserError, match="over 10,000"):
+    with pytest.raises(UserError) as caught:
         sweep(tmp_path, keys=keys)
+    assert caught.value.kind == "too_many_cases"
     assert len(api.plan_cases(plan_of(**keys), allow_many=True)) == 2 * MANY_CASES
 
 
@@ -526,10 +521,11 @@ def test_the_same_name_again_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = interrupted(tmp_path)
-    assert (run.path / "summary.md").read_text() == snapshot
+    summary = run.path / "summary.md"
+    before = summary.read_text()
 
     def killed(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -539,7 +535,9 @@ def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
         with pytest.raises(KeyboardInterrupt):
             resume(run)
     assert load_run(run.path).info.state == "finished"
+    assert not summary.exists()
     resume(run)
+    assert summary.read_text() not in ("", before)
 
 
 def trusting(out: Path) -> Run:
@@ -579,32 +577,18 @@ def test_a_folder_left_empty_by_a_kill_is_begun_in(tmp_path: Path) -> None:
     assert sweep(tmp_path, name="run").info.resumes == ()
 
 
-def test_a_run_in_use_is_refused_and_its_holder_named(tmp_path: Path, snapshot: object) -> None:
+def test_a_run_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
     run = interrupted(tmp_path)
     lock = RunLock(run.path)
     with pytest.raises(UserError) as caught:
         resume(run)
-    assert str(caught.value) == snapshot
+    assert (caught.value.kind, caught.value.fields) == ("in_use", {"path": run.path})
     lock.release()
     assert resume(run).info.state == "finished"
 
 
-def test_a_torn_row_is_said_and_measured_again(tmp_path: Path, snapshot: object) -> None:
-    before, events = interrupted(tmp_path), list[Event]()
-    path = before.path / "samples.csv"
-    path.write_bytes(path.read_bytes()[:-10])
-    run = resume(before, listener=events.append)
-    assert told(events)[0] == snapshot
-    ids = [s.sample_id for s in run.samples]
-    assert before.samples[-1].sample_id in ids
-    assert len(set(ids)) == len(ids)
-    assert Counter(s.case_id for s in run.samples if s.phase == "measure") == {
-        case.id: 2 for case in plan_of().cases()
-    }
-
-
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file"])
-def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path, kind: str, snapshot: object) -> None:
+def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     if kind == "folder":
         path.mkdir()
@@ -612,7 +596,7 @@ def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path, kind: str, snapsh
         path.write_text("x")
     with pytest.raises(UserError) as caught:
         api.resume(path, engine=FakeEngine())
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "not_a_run"
 
 
 def test_a_prompt_file_that_was_moved_since_does_not_matter(tmp_path: Path) -> None:
@@ -626,24 +610,11 @@ def test_a_prompt_file_that_was_moved_since_does_not_matter(tmp_path: Path) -> N
     assert engine.tasks[0].case.prompt.texts == ("One.", "Two.")
 
 
-def test_an_edited_prompt_file_is_another_plan(tmp_path: Path, snapshot: object) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("One.\n")
-    keys = {"prompt_file": str(prompts)}
-    interrupted(tmp_path, keys=keys)
-    prompts.write_text("Two.\n")
-    with pytest.raises(UserError) as caught:
-        sweep(tmp_path, name="run", keys=keys)
-    assert str(caught.value) == snapshot
-
-
 # A plan that has changed
 
 
 @pytest.mark.parametrize("how", ["resume", "name"])
-def test_another_plan_is_refused_with_both_values(
-    tmp_path: Path, how: str, snapshot: object
-) -> None:
+def test_another_plan_is_refused_with_both_values(tmp_path: Path, how: str) -> None:
     first = interrupted(tmp_path)
     before, engine = contents(first.path), FakeEngine()
     keys = {"repeats": 3, "max_new_tokens": "10-30+10"}
@@ -652,16 +623,13 @@ def test_another_plan_is_refused_with_both_values(
             resume(first, keys, engine=engine)
         else:
             sweep(tmp_path, engine, name="run", keys=keys)
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "settings_differ"
+    assert {change.key: change.new for change in caught.value.fields["changes"]} == {
+        "max_new_tokens": "10,20,30",
+        "repeats": "3",
+    }
     assert contents(first.path) == before
     assert (engine.opened, engine.closed > 0) == ([], True)
-
-
-def test_a_finished_run_of_another_plan_is_refused_too(tmp_path: Path, snapshot: object) -> None:
-    run = sweep(tmp_path, name="run")
-    with pytest.raises(UserError) as caught:
-        resume(run, {"repeats": 3})
-    assert str(caught.value) == snapshot
 
 
 def test_how_it_is_carried_out_may_change(tmp_path: Path) -> None:
@@ -672,22 +640,21 @@ def test_how_it_is_carried_out_may_change(tmp_path: Path) -> None:
     assert max(limit for limit in engine.timeouts if limit) <= 60
 
 
-def test_a_wrong_value_is_a_user_error_before_anything_is_started(
-    tmp_path: Path, snapshot: object
-) -> None:
+def test_a_wrong_value_is_a_user_error_before_anything_is_started(tmp_path: Path) -> None:
     run, engine = interrupted(tmp_path), FakeEngine()
     before = contents(run.path)
     with pytest.raises(UserError) as caught:
         resume(run, {"case_timeout": "soon"}, engine=engine)
-    assert str(caught.value) == snapshot
+    assert (caught.value.kind, caught.value.fields) == ("bad_value", {"key": "case_timeout"})
     assert contents(run.path) == before
 
 
-def test_use_cache_goes_over_the_cache_of_the_run(tmp_path: Path, snapshot: object) -> None:
+def test_use_cache_goes_over_the_cache_of_the_run(tmp_path: Path) -> None:
     run = interrupted(tmp_path)
     with pytest.raises(UserError) as caught:
         resume(run, {"use_cache": "false"})
-    assert str(caught.value) == snapshot
+    (change,) = caught.value.fields["changes"]
+    assert (change.key, change.new) == ("cache", "off")
 
 
 def test_a_run_json_without_its_cases_is_a_user_error(tmp_path: Path) -> None:
@@ -707,9 +674,7 @@ OTHER = make_environment(
 
 
 @pytest.mark.parametrize("how", ["resume", "name"])
-def test_another_machine_is_refused_and_what_is_otherwise_named(
-    tmp_path: Path, how: str, snapshot: object
-) -> None:
+def test_another_machine_is_refused_and_what_is_otherwise_named(tmp_path: Path, how: str) -> None:
     first = interrupted(tmp_path)
     before, engine = contents(first.path), FakeEngine(machine=OTHER)
     with pytest.raises(UserError) as caught:
@@ -717,7 +682,9 @@ def test_another_machine_is_refused_and_what_is_otherwise_named(
             resume(first, engine=engine)
         else:
             sweep(tmp_path, engine, name="run")
-    assert str(caught.value) == snapshot
+    assert caught.value.fields["changes"] == tuple(
+        environment_changes(make_environment(), OTHER, ["cpu"])
+    )
     assert contents(first.path) == before
     assert engine.tasks == []
 

@@ -55,24 +55,24 @@ def test_a_small_factor_gives_each_size_once() -> None:
         *("10--20", "10-20-30", "10-20+-1"),
     ],
 )
-def test_what_is_not_a_size_is_refused_with_an_example(text: str, snapshot: object) -> None:
+def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_sizes(text)
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "not_a_size"
 
 
 @pytest.mark.parametrize("text", ["5-1", "5-1+1", "100-10*2", "5-0"])
-def test_a_range_that_runs_backwards_is_refused(text: str, snapshot: object) -> None:
+def test_a_range_that_runs_backwards_is_refused(text: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_sizes(text)
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "bad_range"
 
 
 @pytest.mark.parametrize("text", ["1-5+0", "1-5*1", "1-5*0", "1-5*0.5", "0-5*2", "1-5+0.0"])
-def test_a_range_that_never_ends_is_refused(text: str, snapshot: object) -> None:
+def test_a_range_that_never_ends_is_refused(text: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_sizes(text)
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "bad_range"
 
 
 @pytest.mark.timeout(60)
@@ -90,26 +90,30 @@ def test_steps_too_small_to_move_end_in_time(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [str(MAX_SIZE + 1), "9" * 5000, f"1-{MAX_SIZE + 1}"])
-def test_a_size_past_the_largest_index_is_refused(text: str, snapshot: object) -> None:
+def test_a_size_past_the_largest_index_is_refused(text: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_sizes(text)
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "too_large"
 
 
 @pytest.mark.parametrize("text", ["1-2000000", "0-2147483647", "1-60000,1-60000"])
-def test_more_entries_than_anyone_wants_are_refused(text: str, snapshot: object) -> None:
+def test_more_entries_than_anyone_wants_are_refused(text: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_sizes(text)
-    assert str(caught.value) == snapshot
+    assert caught.value.kind == "range_too_long"
 
 
 def test_leading_zeros_do_not_count() -> None:
     assert parse_sizes("0" * 5000 + "1") == (1,)
 
 
-def test_the_sentence_begins_with_the_name_of_the_list(snapshot: object) -> None:
+@pytest.mark.parametrize(
+    "text", ["x", "5-1", "1-5*1", "2147483648", "1-2000000", "1-60000,1-60000"]
+)
+def test_the_sentence_begins_with_the_name_of_the_list(text: str, snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
-        parse_sizes("x", "batch_size")
+        parse_sizes(text, "batch_size")
+    assert caught.value.fields["name"] == "batch_size"
     assert str(caught.value) == snapshot
 
 
