@@ -133,22 +133,22 @@ def test_the_canonical_name_is_sorted_and_without_defaults(
 
 @pytest.mark.usefixtures("sized")
 @pytest.mark.parametrize(
-    ("given", "said"),
+    "given",
     [
-        ("sized", "cache: write sized:kind=plain|fancy."),
-        ("sized:kind=odd", "cache: kind=odd is not one of plain, fancy."),
-        ("sized:kind=plain:size=0", "cache: size=0 is not a whole number of at least 1."),
-        ("sized:kind=plain:size=-1", "cache: size=-1 is not a whole number of at least 1."),
-        ("sized:kind=plain:size", "cache: 'sized:kind=plain:size': write parameters once each"),
-        ("sized:kind=plain:kind=plain", "cache: 'sized:kind=plain:kind=plain': write parameters"),
-        ("sized:kinds=plain", "cache: sized has no parameter 'kinds'; it has size, kind; did you"),
-        ("off:size=1", "cache: off has no parameter 'size'; it has none."),
+        "sized",
+        "sized:kind=odd",
+        "sized:kind=plain:size=0",
+        "sized:kind=plain:size=-1",
+        "sized:kind=plain:size",
+        "sized:kind=plain:kind=plain",
+        "sized:kinds=plain",
+        "off:size=1",
     ],
 )
-def test_a_wrong_parameter_is_one_sentence(given: str, said: str) -> None:
+def test_a_wrong_parameter_is_one_sentence(given: str, snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
         strategy(given)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value) == snapshot
 
 
 # All

@@ -72,23 +72,13 @@ def test_json_is_one_document_on_standard_output(
     assert err == snapshot
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (["-d", "gpu"], "device: 'gpu' is not present on this machine; present: cpu, cuda."),
-        (["-d", "cuda:7"], "device: 'cuda:7' is not present on this machine; present: cpu, cuda."),
-        (
-            ["--format", "jsn"],
-            "--format: no format 'jsn'; known: table, csv, json, markdown; did you mean 'json'?",
-        ),
-    ],
-)
+@pytest.mark.parametrize("given", [["-d", "gpu"], ["-d", "cuda:7"], ["--format", "jsn"]])
 def test_a_slip_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, given: list[str], sentence: str
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, given: list[str], snapshot: object
 ) -> None:
     code, out, err = call(capsys, "probe", *given)
     assert (code, out) == (2, "")
-    assert err == f"kvbench: {sentence}\n"
+    assert err == snapshot
     assert engine.probed == []
 
 

@@ -46,12 +46,7 @@ def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     with held_elsewhere(tmp_path) as holder:
         text = sentence(lambda: RunLock(tmp_path))
-        assert re.fullmatch(
-            rf"{re.escape(str(tmp_path))} is in use by process {holder.pid} on "
-            rf"{re.escape(platform.node())} since 20\d\d-\S+: "
-            r"wait for it, or choose another --name\.",
-            text,
-        )
+        assert re.search(rf"\b{holder.pid} on {re.escape(platform.node())} .*\b20\d\d-", text)
         assert is_in_use(tmp_path)
         # Asking has not disturbed the holder.
         assert sentence(lambda: RunLock(tmp_path)) == text

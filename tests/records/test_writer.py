@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -560,11 +559,9 @@ def test_something_else_in_its_place_is_refused(tmp_path: Path, kind: str) -> No
         (path / "thesis.tex").touch()
     else:
         path.symlink_to(tmp_path / "nothing")
-    assert re.fullmatch(
-        rf"{re.escape(str(path))} exists but is not a kvbench run: "
-        r"choose another --name or --out\.",
-        sentence(lambda: holds_run(path)),
-    )
+    with pytest.raises(UserError) as caught:
+        holds_run(path)
+    assert (caught.value.kind, caught.value.fields) == ("not_a_run", {"path": path})
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])

@@ -105,8 +105,7 @@ def test_what_the_times_show_follows_the_answer(snapshot: object) -> None:
 
 
 def test_a_change_that_may_be_chance_is_no_trend() -> None:
-    (answer,) = answers([off(trend=0.3), on(trend=0.4)])
-    assert "change over the rounds" not in answer
+    assert answers([off(trend=0.3), on(trend=0.4)]) == answers([off(), on()])
 
 
 def test_an_interval_of_no_width_is_not_one_round() -> None:
@@ -254,13 +253,8 @@ def test_energy_is_claimed_only_where_its_interval_carries_it(
 
 
 def test_energy_may_be_clear_where_time_is_not(snapshot: object) -> None:
-    less = ", 2.60 times less energy (95 % interval 2.40 to 2.80)."
-    unclear = with_energy(2.6, 2.4, 2.8, speedup_ci95_low=0.9, speedup_ci95_high=1.2)
-    assert unclear == snapshot
-    assert unclear.endswith(less)
-    parted = with_energy(2.6, 2.4, 2.8, speedup_ci95_low=0.9, speedup_ci95_high=2.2)
-    assert parted == snapshot
-    assert parted.endswith(less)
+    assert with_energy(2.6, 2.4, 2.8, speedup_ci95_low=0.9, speedup_ci95_high=1.2) == snapshot
+    assert with_energy(2.6, 2.4, 2.8, speedup_ci95_low=0.9, speedup_ci95_high=2.2) == snapshot
 
 
 def test_without_energy_nothing_is_said_of_it() -> None:

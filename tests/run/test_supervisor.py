@@ -281,12 +281,12 @@ def test_killed_while_it_measures_it_costs_the_sample(
     assert (sample.status, sample.stage) == ("crashed", "decode")
     assert sample.sample_id == task(slow).sample_id
     error = sample.error or ""
-    assert f"the worker process was killed by {name}" in error
+    assert name in error
     log = engine.take_log()
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
         # What faulthandler writes: the fatal error, and where every thread was.
         assert "Fatal Python error" in log and "in measure" in log
-        assert f"it wrote last: {log.splitlines()[0]}" in error
+        assert log.splitlines()[0] in error
     else:
         assert log == ""
     assert engine.take_log() == ""
@@ -312,9 +312,11 @@ def test_a_worker_that_cannot_be_asked_at_all_is_said(
     engine: WorkerEngine, light: Light, method: str
 ) -> None:
     light(Script(exits={method: 3}))
-    with pytest.raises(UserError, match=r"^Nothing can be measured: .*ended by itself with code 3"):
+    with pytest.raises(UserError) as caught:
         engine.environment()
         engine.check([group(case("gpt2"))])
+    assert caught.value.kind == "worker_lost"
+    assert "3" in str(caught.value)
 
 
 def test_killed_once_while_it_starts_it_is_started_again(
