@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
+from pathlib import Path
 
 import pytest
 
+import kvbench
 from kvbench.errors import UserError, did_you_mean
 
 
@@ -53,3 +56,15 @@ def test_a_mistake_keeps_its_kind_and_fields_from_process_to_process() -> None:
     error = UserError("'cuda' is not present", kind="device_absent", device="cuda")
     sent = pickle.loads(pickle.dumps(error))
     assert (str(sent), sent.kind, sent.fields) == (str(error), error.kind, {"device": "cuda"})
+
+
+def test_every_user_error_of_the_package_says_its_kind() -> None:
+    package = Path(kvbench.__file__).parent
+    unkind = [
+        f"{file.relative_to(package)}:{call.lineno}"
+        for file in package.rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "UserError"
+        if not any(keyword.arg == "kind" for keyword in call.keywords)
+    ]
+    assert unkind == []
