@@ -589,7 +589,7 @@ RUN_MISTAKES = [
     ["--name", "\x1b[31m"],
     ["--name", "x" * 300],
     ["--name", "there"],
-    ["--out", "empty.txt"],
+    ["--out", "empty.txt", "--name", "run"],
 ]
 
 
