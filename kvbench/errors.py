@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from kvbench.text import clip, printable, shorten
 
@@ -23,11 +24,18 @@ class UserError(Exception):
     The command line prints the sentence and exits with code 2, without a traceback. Whatever a
     person typed may stand in it: characters that do not print are escaped, so that it stays one
     line, and it ends as a sentence does.
+
+    The sentence is for people alone. Code and tests tell mistakes apart by `kind` and `fields`.
+
+    Attributes:
+        kind: which mistake it is, such as `device_absent`.
+        fields: what the mistake is about, such as `{"device": "cuda"}`; plain values and paths.
     """
 
-    def __init__(self, sentence: str) -> None:
+    def __init__(self, sentence: str, *, kind: str = "other", **fields: Any) -> None:
         line = one_line(sentence)
         super().__init__(line if line.endswith((".", "?", "!")) else line + ".")
+        self.kind, self.fields = kind, fields
 
 
 def one_line(sentence: str) -> str:
@@ -54,4 +62,9 @@ def check_choice(option: str, noun: str, value: str, known: Iterable[str]) -> No
     known = list(known)
     if value not in known:
         hint = did_you_mean(value, known)
-        raise UserError(f"{option}: no {noun} '{clip(value)}'; known: {', '.join(known)}{hint}")
+        raise UserError(
+            f"{option}: no {noun} '{clip(value)}'; known: {', '.join(known)}{hint}",
+            kind="unknown_choice",
+            option=option,
+            value=value,
+        )

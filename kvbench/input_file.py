@@ -28,13 +28,19 @@ def read_regular(path: Path, limit: int, what: str) -> bytes:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise UserError(f"{path}: not a regular file, so not a {what}.")
+            raise UserError(
+                f"{path}: not a regular file, so not a {what}.", kind="not_a_file", path=path
+            )
         found = bytearray()
         # Counted as it is read: some files have no size before (in /proc), and others grow.
         while chunk := file.read(_CHUNK_BYTES):
             found += chunk
             if len(found) > limit:
-                raise UserError(f"{path}: larger than {limit >> 20} MiB, so not a {what}.")
+                raise UserError(
+                    f"{path}: larger than {limit >> 20} MiB, so not a {what}.",
+                    kind="too_large",
+                    path=path,
+                )
     return bytes(found)
 
 
@@ -48,12 +54,14 @@ def read_text(path: Path, limit: int, what: str) -> str:
         # A mark of the byte order is no part of the text.
         text = read_regular(path, limit, what).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such {what}.") from error
+        raise UserError(f"{path}: there is no such {what}.", kind="not_found", path=path) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text.") from error
+        raise UserError(f"{path}: not UTF-8 text.", kind="not_text", path=path) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: the {what} cannot be read: {reason}.") from error
+        raise UserError(
+            f"{path}: the {what} cannot be read: {reason}.", kind="unreadable", path=path
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -64,4 +72,6 @@ def check_regular(path: Path, what: str) -> None:
         UserError: it is not one. A file that is not there is none of this function's business.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a regular file, so not a {what}.")
+        raise UserError(
+            f"{path}: not a regular file, so not a {what}.", kind="not_a_file", path=path
+        )

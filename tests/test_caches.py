@@ -39,7 +39,7 @@ def test_dynamic_keeps_what_it_has_seen_within_the_window() -> None:
     assert strategy("off").bytes_kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 0
 
 
-def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:
+def test_a_need_that_is_not_met_is_a_sentence_with_the_name(snapshot: object) -> None:
     entry = CacheStrategy(
         name="x",
         description="X.",
@@ -54,11 +54,11 @@ def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:
             ),
         ),
     )
-    assert entry.unmet(Situation(device="cpu")) == "x: the model has no window."
-    assert entry.unmet(Situation(device="cpu", windows=True)) == "x: it needs a CUDA device."
+    assert entry.unmet(Situation(device="cpu")) == snapshot
+    assert entry.unmet(Situation(device="cpu", windows=True)) == snapshot
     assert entry.unmet(Situation(device="cuda", windows=True)) is None
     assert entry.unmet_here(Situation(device="cuda")) is None
-    assert entry.unmet_here(Situation(device="cpu")) == "x: it needs a CUDA device."
+    assert entry.unmet_here(Situation(device="cpu")) == snapshot
 
 
 @pytest.mark.parametrize("name", ["off", "dynamic"])
@@ -82,10 +82,10 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
     assert str(caught.value) == expected
 
 
-def test_an_unknown_name_near_to_none_gets_the_list() -> None:
+def test_an_unknown_name_near_to_none_gets_the_list(snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
         strategy("zzz")
-    assert str(caught.value) == f"cache: no strategy 'zzz'; known: {', '.join(STRATEGIES)}."
+    assert str(caught.value) == snapshot
 
 
 def test_a_name_with_a_line_break_is_still_told_in_one_line() -> None:
@@ -143,27 +143,24 @@ def test_the_canonical_name_is_sorted_and_without_defaults(
 
 @pytest.mark.usefixtures("sized")
 @pytest.mark.parametrize(
-    ("given", "said"),
+    "given",
     [
-        ("sized", "cache: write sized:kind=plain|fancy."),
-        ("sized:kind=odd", "cache: kind=odd is not one of plain, fancy."),
-        ("sized:kind=plain:bits=2", "cache: sized: bits goes with kind=fancy only."),
-        ("sized:kind=fancy:bits=3", "cache: bits=3 is not one of 2, 4."),
-        ("sized:kind=plain:size=0", "cache: size=0 is not a whole number of at least 1."),
-        ("sized:kind=plain:size=-1", "cache: size=-1 is not a whole number of at least 1."),
-        ("sized:kind=plain:size", "cache: 'sized:kind=plain:size': write parameters once each"),
-        ("sized:kind=plain:kind=plain", "cache: 'sized:kind=plain:kind=plain': write parameters"),
-        (
-            "sized:kinds=plain",
-            "cache: sized has no parameter 'kinds'; it has size, kind, bits; did you",
-        ),
-        ("off:size=1", "cache: off has no parameter 'size'; it has none."),
+        "sized",
+        "sized:kind=odd",
+        "sized:kind=plain:bits=2",
+        "sized:kind=fancy:bits=3",
+        "sized:kind=plain:size=0",
+        "sized:kind=plain:size=-1",
+        "sized:kind=plain:size",
+        "sized:kind=plain:kind=plain",
+        "sized:kinds=plain",
+        "off:size=1",
     ],
 )
-def test_a_wrong_parameter_is_one_sentence(given: str, said: str) -> None:
+def test_a_wrong_parameter_is_one_sentence(given: str, snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
         strategy(given)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value) == snapshot
 
 
 # All

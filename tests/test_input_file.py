@@ -59,13 +59,14 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reader", READERS)
 def test_what_is_no_regular_file_or_too_large_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, kind: str, snapshot: object
 ) -> None:
     name, read = READERS[reader]
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
     KINDS[kind](tmp_path / name)
-    with pytest.raises(UserError, match="larger than" if kind == "huge" else "not a regular file"):
+    with pytest.raises(UserError) as caught:
         read(tmp_path / name)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -78,14 +79,15 @@ def test_what_is_no_regular_file_or_too_large_is_one_sentence(
     ],
 )
 def test_tables_are_regular_files(
-    tmp_path: Path, name: str, read: Callable[[Path], Any], kind: str
+    tmp_path: Path, name: str, read: Callable[[Path], Any], kind: str, snapshot: object
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(GOLDEN, run)
     (run / name).unlink(missing_ok=True)
     KINDS[kind](run / name)
-    with pytest.raises(UserError, match=rf"{name}: not a regular file, so not a table\.$"):
+    with pytest.raises(UserError) as caught:
         read(run)
+    assert str(caught.value) == snapshot
 
 
 def test_a_strange_run_among_others_is_listed(tmp_path: Path) -> None:
@@ -97,12 +99,13 @@ def test_a_strange_run_among_others_is_listed(tmp_path: Path) -> None:
     assert states["odd"].startswith("unreadable: ")
 
 
-def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path, snapshot: object) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(3 << 20))
     assert read_regular(file, 3 << 20, "thing") == bytes(3 << 20)
-    with pytest.raises(UserError, match=r"file: larger than 2 MiB, so not a thing\.$"):
+    with pytest.raises(UserError) as caught:
         read_regular(file, (3 << 20) - 1, "thing")
+    assert str(caught.value) == snapshot
 
 
 def test_a_file_that_tells_no_size_is_read() -> None:
@@ -110,14 +113,16 @@ def test_a_file_that_tells_no_size_is_read() -> None:
     assert "Name:" in read_text(Path("/proc/self/status"), 1 << 20, "thing")
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the thing cannot be read: Is a directory\.$"):
+def test_a_folder_is_no_file(tmp_path: Path, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         read_text(tmp_path, 10, "thing")
+    assert str(caught.value) == snapshot
 
 
-def test_a_path_with_a_zero_byte_is_no_file() -> None:
-    with pytest.raises(UserError, match="the thing cannot be read: "):
+def test_a_path_with_a_zero_byte_is_no_file(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         read_text(Path("a\0b"), 10, "thing")
+    assert str(caught.value) == snapshot
 
 
 def test_the_encoding_of_run_json_does_not_matter_to_who_reads_it(tmp_path: Path) -> None:

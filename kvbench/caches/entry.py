@@ -59,11 +59,17 @@ class Parameter:
         if self.choices:
             if text not in self.choices:
                 raise UserError(
-                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}."
+                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}.",
+                    kind="bad_parameter",
+                    name=self.name,
                 )
             return int(text) if isinstance(self.default, int) else text
         if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
-            raise UserError(f"cache: {self.name}={text} is not a whole number of at least 1.")
+            raise UserError(
+                f"cache: {self.name}={text} is not a whole number of at least 1.",
+                kind="bad_parameter",
+                name=self.name,
+            )
         return int(text)
 
 
@@ -230,7 +236,11 @@ class CacheStrategy:
             if name not in known:
                 hint = did_you_mean(name, known)
                 have = f"it has {', '.join(known)}" if known else "it has none"
-                raise UserError(f"cache: {self.name} has no parameter '{name}'; {have}{hint}")
+                raise UserError(
+                    f"cache: {self.name} has no parameter '{name}'; {have}{hint}",
+                    kind="unknown_parameter",
+                    name=name,
+                )
         settings: dict[str, int | str] = {}
         shown = []
         # Those that depend on another one come after it.
@@ -240,7 +250,8 @@ class CacheStrategy:
                     other, values = parameter.only_with
                     raise UserError(
                         f"cache: {self.name}: {parameter.name} goes with "
-                        f"{other}={'|'.join(values)} only."
+                        f"{other}={'|'.join(values)} only.",
+                        kind="parameter_does_not_apply",
                     )
                 continue
             value = parameter.default
@@ -248,7 +259,11 @@ class CacheStrategy:
                 value = parameter.read(texts[parameter.name])
             if value is None:
                 choices = "|".join(parameter.choices) or "N"
-                raise UserError(f"cache: write {self.name}:{parameter.name}={choices}.")
+                raise UserError(
+                    f"cache: write {self.name}:{parameter.name}={choices}.",
+                    kind="parameter_missing",
+                    name=parameter.name,
+                )
             settings[parameter.name] = value
             if value != parameter.default:
                 shown.append(f"{parameter.name}={value}")

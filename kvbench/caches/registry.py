@@ -319,6 +319,10 @@ def strategy(name: str) -> CacheStrategy:
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals or key in texts:
-            raise UserError(f"cache: '{clip(name)}': write parameters once each, as name=value.")
+            raise UserError(
+                f"cache: '{clip(name)}': write parameters once each, as name=value.",
+                kind="bad_parameter",
+                name=key,
+            )
         texts[key] = value
     return entry.with_settings(texts)

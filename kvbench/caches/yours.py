@@ -86,7 +86,8 @@ def _of_file(name: str) -> CacheStrategy:
     if found is None:
         raise UserError(
             f"cache: '{clip(name)}' names a file; write ./file.py:factory, and parameters behind "
-            "it as :name=value. A path cannot have a colon, a comma or a # in it."
+            "it as :name=value. A path cannot have a colon, a comma or a # in it.",
+            kind="not_a_cache_file",
         )
     source, factory = found["source"], found["factory"]
     digest = found["digest"] or digest_of(read_file(source))
@@ -103,12 +104,14 @@ def read_file(path: str) -> bytes:
     file = Path(path)
     try:
         if not file.is_file():
-            raise UserError(f"cache: {clip(path)} is not a file.")
+            raise UserError(f"cache: {clip(path)} is not a file.", kind="no_file")
         if file.stat().st_size > _MOST_BYTES:
-            raise UserError(f"cache: {clip(path)} is larger than {_MOST_BYTES:,} bytes.")
+            raise UserError(
+                f"cache: {clip(path)} is larger than {_MOST_BYTES:,} bytes.", kind="too_large"
+            )
         return file.read_bytes()
     except OSError as error:
-        raise UserError(f"cache: {clip(path)}: {error.strerror}.") from error
+        raise UserError(f"cache: {clip(path)}: {error.strerror}.", kind="unreadable") from error
 
 
 def _entry(
@@ -118,12 +121,15 @@ def _entry(
     for part in rest.split(":")[1:]:
         key, _, value = part.partition("=")
         if key in settings or not key.isidentifier():
-            raise UserError(f"cache: '{clip(name)}': write parameters once each, as name=value.")
+            raise UserError(
+                f"cache: '{clip(name)}': write parameters once each, as name=value.",
+                kind="bad_parameters",
+            )
         settings[key] = value
     shown = [f"{key}={value}" for key, value in sorted(settings.items())]
     said = settings.pop("lossy", None)
     if said not in (None, "yes", "no"):
-        raise UserError(f"cache: lossy={clip(said)} is not one of yes, no.")
+        raise UserError(f"cache: lossy={clip(said)} is not one of yes, no.", kind="not_a_choice")
     return CacheStrategy(
         name=":".join([name, *shown]),
         description=f"{factory} of {source}.",
@@ -137,7 +143,10 @@ def _entry(
 
 
 def _unknown(_layer: KeptLayer, _positions: int, _: Settings) -> int:
-    raise UserError("cache: theory does not know how many bytes a cache from elsewhere keeps.")
+    raise UserError(
+        "cache: theory does not know how many bytes a cache from elsewhere keeps.",
+        kind="no_cost_model",
+    )
 
 
 def _points() -> dict[str, importlib.metadata.EntryPoint]:

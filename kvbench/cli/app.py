@@ -136,7 +136,7 @@ def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, OSError):
         # A full disk or a folder that cannot be written: the system's words say it well.
         where = f"{error.filename}: " if error.filename else ""
-        return str(UserError(f"{where}{error.strerror or error}."))
+        return str(UserError(f"{where}{error.strerror or error}.", kind="unreadable"))
     return str(error)
 
 

@@ -41,7 +41,7 @@ def report(
     from kvbench.report.build import FORMATS, build
 
     if out is None and len(runs) > 1:
-        raise UserError("Several runs have no folder in common: give --out DIR.")
+        raise UserError("Several runs have no folder in common: give --out DIR.", kind="out_needed")
     paths = build(
         [load_run(path) for path in runs],
         runs[0] if out is None else out,

@@ -190,7 +190,9 @@ def _check_resume(
 ) -> None:
     if resume is None:
         if retry_failed:
-            raise UserError("--retry-failed needs a run to go on with: give --resume RUN.")
+            raise UserError(
+                "--retry-failed needs a run to go on with: give --resume RUN.", kind="resume_needed"
+            )
         return
     for given_too, what in (
         (config is not None, "a plan file"),
@@ -199,7 +201,10 @@ def _check_resume(
         (dry_run, "--dry-run"),
     ):
         if given_too:
-            raise UserError(f"--resume names a run that has its plan: leave {what} out.")
+            raise UserError(
+                f"--resume names a run that has its plan: leave {what} out.",
+                kind="plan_given_twice",
+            )
 
 
 def _leave_a_terminal_that_is_gone() -> None:

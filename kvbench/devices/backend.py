@@ -31,11 +31,13 @@ class Survey:
 
     Attributes:
         missing: what cannot be used or read here, each with why, as sentences.
+        absent: why there is no such device, as a sentence; None if there is one.
         cuda, driver, nvml: versions.
         governor: of the processors' frequency.
     """
 
     missing: tuple[str, ...] = ()
+    absent: str | None = None
     cuda: str | None = None
     driver: str | None = None
     nvml: str | None = None

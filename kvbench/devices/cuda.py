@@ -39,7 +39,8 @@ class CudaBackend:
 
     def survey(self) -> Survey:
         """Return why there is no device or no NVML, and the versions of what there is."""
-        missing = [why_no_cuda()]
+        absent = why_no_cuda()
+        missing = [absent] if absent else []
         nvml_version = driver = None
         try:
             nvml = Nvml()
@@ -49,7 +50,8 @@ class CudaBackend:
             nvml_version, driver = nvml.library_version(), nvml.driver_version()
             nvml.close()
         return Survey(
-            missing=tuple(sentence for sentence in missing if sentence),
+            missing=tuple(missing),
+            absent=absent,
             cuda=torch.version.cuda,
             driver=driver,
             nvml=nvml_version,

@@ -204,7 +204,9 @@ class LocalEngine:
         except Exception as error:
             # Whatever a model raises: a person who looks at it is told what it was.
             said = self._classify(error).error
-            raise UserError(f"{case.model} cannot be inspected: {said}") from error
+            raise UserError(
+                f"{case.model} cannot be inspected: {said}", kind="inspection_failed"
+            ) from error
 
     def close(self) -> None:
         """Free the open model and its memory."""
@@ -336,7 +338,7 @@ class _OpenModel:
         """
         reason = strategy(cache).unmet(situation_of(self.loaded))
         if reason is not None:
-            raise UserError(reason)
+            raise UserError(reason, kind="cache_unmet", cache=cache)
 
     def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
         """A flag for rotary positions past the trained ones.
@@ -349,7 +351,8 @@ class _OpenModel:
         if limit.prompt is not None and inputs.tokens > limit.prompt:
             raise UserError(
                 f"{inputs.tokens} prompt tokens need as many positions; {case.model} has "
-                f"{limit.prompt}."
+                f"{limit.prompt}.",
+                kind="too_many_positions",
             )
         # The last token that comes out is never fed back.
         decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
@@ -359,7 +362,8 @@ class _OpenModel:
         if limit.kind == "absolute" and needed > limit.positions:
             raise UserError(
                 f"{inputs.tokens} prompt tokens and {case.max_new_tokens} new ones need {needed} "
-                f"positions; {case.model} has {limit.positions}."
+                f"positions; {case.model} has {limit.positions}.",
+                kind="too_many_positions",
             )
         past = limit.kind == "rotary" and max(needed, inputs.tokens) > limit.positions
         return {"flags": "past_positions"} if past else {}
@@ -436,7 +440,7 @@ def _quieten() -> None:
 def _check_dtype(key: ModelKey) -> None:
     reason = backend_of(key.device).lacks(key.dtype, torch.device(key.device))
     if reason is not None:
-        raise UserError(reason)
+        raise UserError(reason, kind="dtype_unmet", dtype=key.dtype)
 
 
 def _check_fits(key: ModelKey, parameters: int) -> None:
@@ -446,5 +450,6 @@ def _check_fits(key: ModelKey, parameters: int) -> None:
         raise UserError(
             f"model: the weights of {key.model} need {needed / 2**30:.1f} GiB in {key.dtype} and "
             f"{key.device} has {available / 2**30:.1f} GiB free: use a smaller model, a shorter "
-            "dtype or another device."
+            "dtype or another device.",
+            kind="no_memory",
         )

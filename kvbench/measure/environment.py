@@ -10,8 +10,9 @@ import psutil
 import torch
 
 from kvbench.caches import PACKAGES
+from kvbench.device_kinds import KINDS
 from kvbench.devices.host import processor_name
-from kvbench.devices.registry import backends, describe_device, present_devices
+from kvbench.devices.registry import backend_of, describe_device, present_devices
 from kvbench.errors import UserError
 from kvbench.measure.packages import installed
 from kvbench.records.environment import Device, Environment
@@ -41,7 +42,9 @@ _PACKAGES = (
 def read_environment() -> Environment:
     """The environment of this process now."""
     # What an accelerator lacks is named first.
-    surveys = [backend.survey() for backend in reversed(backends())]
+    kinds = reversed(tuple(KINDS))
+    by_kind = {kind: backend_of(kind).survey() for kind in kinds}
+    surveys = tuple(by_kind.values())
     missing = [sentence for survey in surveys for sentence in survey.missing]
     devices = tuple(describe_device(name) for name in present_devices())
     return Environment(
@@ -61,6 +64,7 @@ def read_environment() -> Environment:
         versions=_versions(),
         rates=_known_rates(devices, missing),
         missing=tuple(missing),
+        absent={kind: survey.absent for kind, survey in by_kind.items() if survey.absent},
     )
 
 

@@ -50,7 +50,9 @@ def inspect(
     layers = len(decoder_layers(loaded.config))
     if not 0 <= layer < layers:
         raise UserError(
-            f"layer: {layer} is out of range; {case.model} has layers 0 to {layers - 1}."
+            f"layer: {layer} is out of range; {case.model} has layers 0 to {layers - 1}.",
+            kind="no_such_layer",
+            layer=layer,
         )
     work = _Work(loaded, inputs, case.max_new_tokens, layer, decode)
     off, off_watch, off_doubt = _run(work, strategy(BASELINE))

@@ -41,4 +41,9 @@ def check_beforehand(cases: Iterable[Case]) -> None:
         hint = "" if attention in _ATTENTIONS else did_you_mean(attention, _ATTENTIONS)
         # A number that is not known yet is a release that is newer than this list.
         if hint and not attention.startswith("flash_attention_"):
-            raise UserError(f"attention: no implementation '{attention}'{hint}")
+            raise UserError(
+                f"attention: no implementation '{attention}'{hint}",
+                kind="unknown_choice",
+                option="attention",
+                value=attention,
+            )

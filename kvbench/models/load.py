@@ -173,7 +173,9 @@ def _pretrained(
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
-            f"model: the weights of {source.name} lack {len(missing)} tensors: {missing[0]}, ..."
+            f"model: the weights of {source.name} lack {len(missing)} tensors: {missing[0]}, ...",
+            kind="weights_missing",
+            missing=tuple(missing),
         )
     if quantized and not _is_quantized(model):
         # Transformers dequantizes where a device has no kernels, to a dtype of its own.
@@ -190,7 +192,9 @@ def _refuse_other_shapes(source: ModelSource, mismatched: Any) -> None:
     more = f", and {len(found) - 1} more differ" if len(found) > 1 else ""
     raise UserError(
         f"model: {source.name}: {name} is {list(file)} in the weights and {list(model)} by the "
-        f"configuration{more}: the two do not belong together."
+        f"configuration{more}: the two do not belong together.",
+        kind="weights_mismatch",
+        tensor=name,
     )
 
 
@@ -242,7 +246,9 @@ def _widen(config: PretrainedConfig) -> None:
 
 def _checked(model: Any) -> PreTrainedModel:
     if not isinstance(model, PreTrainedModel):
-        raise UserError(f"model: {type(model).__name__} is not a Transformers model.")
+        raise UserError(
+            f"model: {type(model).__name__} is not a Transformers model.", kind="not_generative"
+        )
     return model
 
 

@@ -64,12 +64,14 @@ def check_prompt(
         elif source.builtin and text not in (DEFAULT_PROMPT, *source.builtin.prompt_ids):
             raise UserError(
                 f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
-                "give --prompt-tokens N, or --weights pretrained."
+                "give --prompt-tokens N, or --weights pretrained.",
+                kind="no_tokenizer",
             )
     if limit.prompt is not None and max(lengths) > limit.prompt:
         raise UserError(
             f"prompt: '{clip(prompt.label)}' has {max(lengths)} tokens and {source.name} only "
-            f"{limit.prompt} positions."
+            f"{limit.prompt} positions.",
+            kind="too_many_positions",
         )
 
 
@@ -140,7 +142,8 @@ def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[i
     if not ids:
         raise UserError(
             f"prompt: the tokenizer of {source.name} makes no tokens of {clip(text)!r}; it may "
-            "have no vocabulary: give --prompt-tokens N."
+            "have no vocabulary: give --prompt-tokens N.",
+            kind="prompt_empty",
         )
     return ids
 
@@ -164,5 +167,6 @@ def _refuse_without_tokenizer(source: ModelSource) -> None:
     if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
         raise UserError(
             f"prompt: {source.name} has no tokenizer to read a text with: give --prompt-tokens N, "
-            "or add the tokenizer's files to the folder."
+            "or add the tokenizer's files to the folder.",
+            kind="no_tokenizer",
         )

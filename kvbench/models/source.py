@@ -81,23 +81,36 @@ def locate(name: str, weights: str) -> ModelSource:
     if path.is_file() and path.suffix == ".gguf":
         return ModelSource(name, str(path.parent), gguf_file=path.name)
     if path.is_file():
-        raise UserError(f"model: {name} is a file; give its folder, or a .gguf file.")
+        raise UserError(
+            f"model: {name} is a file; give its folder, or a .gguf file.", kind="not_a_model"
+        )
     if path.exists():
-        raise UserError(f"model: {name} is neither a folder nor a regular file.")
+        raise UserError(
+            f"model: {name} is neither a folder nor a regular file.", kind="not_a_model"
+        )
     if path.suffix == ".gguf":
-        raise UserError(f"model: there is no file {clip(name, 200)!r}.")
+        raise UserError(f"model: there is no file {clip(name, 200)!r}.", kind="not_found")
     hub_id, at, revision = name.partition("@")
     hint = did_you_mean(hub_id, CATALOGUE)
     if not _HUB_ID.fullmatch(hub_id) or name.startswith("."):
-        raise UserError(f"model: there is no folder {clip(name, 200)!r}{hint or '.'}")
+        raise UserError(
+            f"model: there is no folder {clip(name, 200)!r}{hint or '.'}", kind="not_found"
+        )
     if at and not _REVISION.fullmatch(revision):
         raise UserError(
-            f"model: '{clip(revision)}' is not a branch, tag or commit; write {hub_id}@main."
+            f"model: '{clip(revision)}' is not a branch, tag or commit; write {hub_id}@main.",
+            kind="bad_revision",
+            revision=revision,
         )
     if hub_id in CATALOGUE:
         return ModelSource(name, CATALOGUE[hub_id].hub_id, revision=revision)
     if "/" not in hub_id and hint:
-        raise UserError(f"model: '{clip(hub_id)}' is not a built-in architecture{hint}")
+        raise UserError(
+            f"model: '{clip(hub_id)}' is not a built-in architecture{hint}",
+            kind="unknown_choice",
+            option="model",
+            value=hub_id,
+        )
     return ModelSource(name, hub_id, revision=revision or None)
 
 
@@ -123,7 +136,7 @@ def check_weights(source: ModelSource) -> None:
     adapter = folder / "adapter_config.json"
     whole = any(folder.glob("model*.safetensors*"))
     if adapter.is_file() and not whole:
-        raise UserError(is_adapter(source.name, adapter))
+        raise UserError(is_adapter(source.name, adapter), kind="is_adapter")
 
 
 def refuse_pointers(source: ModelSource, *patterns: str) -> None:
@@ -148,7 +161,8 @@ def refuse_pointer(path: Path) -> None:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(
                 f"model: {path} is a Git LFS pointer and not the file itself: run `git lfs pull` "
-                f"in {path.parent}."
+                f"in {path.parent}.",
+                kind="lfs_pointer",
             )
 
 
@@ -186,19 +200,27 @@ def _folder(name: str, path: Path) -> ModelSource:
     for entry in path.iterdir():
         # The libraries would wait for a pipe for ever, or read a device until memory is full.
         if entry.exists() and not (entry.is_file() or entry.is_dir()):
-            raise UserError(f"model: {entry} is not a regular file.")
+            raise UserError(f"model: {entry} is not a regular file.", kind="not_a_file")
         limit = MAX_CONFIG_BYTES if entry.name == "config.json" else _MAX_JSON_BYTES
         if entry.suffix == ".json" and entry.is_file() and entry.stat().st_size > limit:
-            raise UserError(f"model: {entry} is larger than {limit >> 20} MiB, so it is not read.")
+            raise UserError(
+                f"model: {entry} is larger than {limit >> 20} MiB, so it is not read.",
+                kind="too_large",
+            )
     if (path / "config.json").is_file():
         return ModelSource(name, str(path))
     files = sorted(path.glob("*.gguf"))
     if not files:
         if (path / "adapter_config.json").is_file():
-            raise UserError(is_adapter(name, path / "adapter_config.json"))
-        raise UserError(f"model: {name} has neither a config.json nor a .gguf file in it.")
+            raise UserError(is_adapter(name, path / "adapter_config.json"), kind="is_adapter")
+        raise UserError(
+            f"model: {name} has neither a config.json nor a .gguf file in it.", kind="not_a_model"
+        )
     if len(files) > 1:
-        raise UserError(f"model: {name} has {len(files)} GGUF files; name one, such as {files[0]}.")
+        raise UserError(
+            f"model: {name} has {len(files)} GGUF files; name one, such as {files[0]}.",
+            kind="several_ggufs",
+        )
     return ModelSource(name, str(path), gguf_file=files[0].name)
 
 

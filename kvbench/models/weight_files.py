@@ -36,13 +36,16 @@ def check_weight_files(source: ModelSource, weights: str) -> None:
     if source.gguf_file is not None:
         file = folder / source.gguf_file
         if _beginning(file)[:4] != b"GGUF":
-            raise UserError(f"model: {file} is not a GGUF file{_what_it_is(file)}.")
+            raise UserError(
+                f"model: {file} is not a GGUF file{_what_it_is(file)}.", kind="not_gguf"
+            )
     elif weights == "pretrained" and source.place is not None and folder.is_dir():
         for file in _safetensors(folder):
             if not _is_safetensors(file):
                 raise UserError(
                     f"model: {file} is not a safetensors file{_what_it_is(file)}; only safetensors "
-                    "and GGUF weights are loaded."
+                    "and GGUF weights are loaded.",
+                    kind="not_safetensors",
                 )
 
 
@@ -53,7 +56,10 @@ def no_pickles() -> Iterator[None]:
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         file = arguments[0] if arguments else options.get("f")
-        raise UserError(f"model: {clip(file, 200)} holds pickled weights, which are not loaded.")
+        raise UserError(
+            f"model: {clip(file, 200)} holds pickled weights, which are not loaded.",
+            kind="pickled_weights",
+        )
 
     torch.load = refuse
     try:
@@ -77,12 +83,19 @@ def _shards(index: Path) -> list[str]:
     try:
         names = json.loads(text)["weight_map"].values()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"model: {index} is not an index of safetensors files.") from error
+        raise UserError(
+            f"model: {index} is not an index of safetensors files.", kind="not_safetensors"
+        ) from error
     for name in names:
         if not isinstance(name, str) or not _is_inside(name):
-            raise UserError(f"model: {index} names {clip(name)!r}, which is not in its folder.")
+            raise UserError(
+                f"model: {index} names {clip(name)!r}, which is not in its folder.",
+                kind="bad_weights_index",
+            )
         if not (index.parent / name).exists():
-            raise UserError(f"model: {index} names {clip(name)!r}, which is missing.")
+            raise UserError(
+                f"model: {index} names {clip(name)!r}, which is missing.", kind="bad_weights_index"
+            )
     return sorted(set(names))
 
 
@@ -111,8 +124,10 @@ def _what_it_is(file: Path) -> str:
 def _beginning(file: Path) -> bytes:
     try:
         if not file.is_file():
-            raise UserError(f"model: {file} is not a regular file.")
+            raise UserError(f"model: {file} is not a regular file.", kind="not_a_file")
         with file.open("rb") as opened:
             return opened.read(64)
     except OSError as error:
-        raise UserError(f"model: {file} cannot be read: {error.strerror or error}.") from error
+        raise UserError(
+            f"model: {file} cannot be read: {error.strerror or error}.", kind="unreadable"
+        ) from error

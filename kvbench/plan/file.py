@@ -72,11 +72,16 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or clip(error) or type(error).__name__
-        raise UserError(f"{path}{where}: not a plan in YAML: {problem}.") from error
+        raise UserError(
+            f"{path}{where}: not a plan in YAML: {problem}.", kind="not_a_plan"
+        ) from error
     if keys is None:
         return {}
     if not isinstance(keys, Mapping) or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.")
+        raise UserError(
+            f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.",
+            kind="not_a_plan",
+        )
     if "prompt_file" not in keys:
         return dict(keys)
     files = as_list(keys["prompt_file"])
@@ -94,5 +99,5 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     lines = read_text(path, _MAX_PROMPT_FILE_BYTES, "prompt file").split("\n")
     texts = tuple(line for line in lines if line.strip())
     if not texts:
-        raise UserError(f"prompt_file: {path} has no text in it.")
+        raise UserError(f"prompt_file: {path} has no text in it.", kind="prompt_empty")
     return texts

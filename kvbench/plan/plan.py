@@ -292,7 +292,7 @@ class Plan(_Axes):
         try:
             return cls(**keys)
         except ValidationError as error:
-            raise UserError(_sentence(error)) from error
+            raise _mistake(error) from error
 
     def values(self, key: str) -> Any:
         """Return the values of a key that sets an axis."""
@@ -339,7 +339,9 @@ class Plan(_Axes):
         count = math.prod(len(axis) for axis in axes)
         if count > MANY_CASES and not allow_many:
             raise UserError(
-                f"The grid has {count:,} cases, over {MANY_CASES:,}: pass --yes to run it anyway."
+                f"The grid has {count:,} cases, over {MANY_CASES:,}: pass --yes to run it anyway.",
+                kind="too_many_cases",
+                count=count,
             )
         names = [axis.name for axis in order]
         grid = (dict(zip(names, values, strict=True)) for values in itertools.product(*axes))
@@ -371,7 +373,8 @@ def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -
     if foreign and not options.get("trust_remote_code"):
         raise UserError(
             f"{where} names the cache '{clip(foreign[0])}', whose code would run here: give "
-            "--trust-remote-code if you trust it."
+            "--trust-remote-code if you trust it.",
+            kind="remote_code_not_allowed",
         )
 
 
@@ -434,24 +437,31 @@ def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, 
         else:
             raise UserError(
                 f"device: '{clip(name)}' is not present on this machine; "
-                f"present: {', '.join(present)}."
+                f"present: {', '.join(present)}.",
+                kind="device_absent",
+                device=name,
+                present=tuple(present),
             )
     return _unique(tuple(names))
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first fault of a validation, as one sentence."""
+def _mistake(error: ValidationError) -> UserError:
+    """The first fault of a validation."""
     first = error.errors(include_url=False)[0]
     # A list is told by its key: the position in it says little after ranges are expanded.
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        key = str(first["loc"][0])
-        return f"'{clip(key)}' is not a key of a plan{did_you_mean(key, DESCRIPTIONS)}"
-    message = first["msg"].removeprefix("Value error, ").rstrip(".?")
-    if not name:
-        return f"{message}{'?' if '; did you mean' in message else '.'}"
+        hint = did_you_mean(name, DESCRIPTIONS)
+        return UserError(
+            f"'{clip(name)}' is not a key of a plan{hint}", kind="unknown_key", key=name
+        )
     if first["type"] == "value_error":
-        return f"{name}: {message}."
-    value = first.get("input")
-    shown = f"'{clip(value)}'" if isinstance(value, str) else clip(value)
-    return f"{name}: {shown} is not right: {message[:1].lower()}{message[1:]}."
+        # What a check of our own raised says the whole sentence.
+        said = str(first["ctx"]["error"])
+        sentence = f"{name}: {said}" if name else said
+    else:
+        value = first.get("input")
+        shown = f"'{clip(value)}'" if isinstance(value, str) else clip(value)
+        said = first["msg"]
+        sentence = f"{name}: {shown} is not right: {said[:1].lower()}{said[1:]}"
+    return UserError(sentence, kind="bad_value", key=name)

@@ -33,21 +33,40 @@ def parse_sizes(text: str, name: str = "the list") -> tuple[int, ...]:
     for entry in text.split(","):
         sizes.extend(_expand(entry.strip(), name))
         if len(sizes) > MAX_LENGTH:
-            raise UserError(f"{name}: '{clip(text)}' has more than {MAX_LENGTH:,} entries.")
+            raise UserError(
+                f"{name}: '{clip(text)}' has more than {MAX_LENGTH:,} entries.",
+                kind="range_too_long",
+                name=name,
+            )
     return tuple(sizes)
 
 
 def _expand(entry: str, name: str) -> list[int]:
     match = _RANGE.fullmatch(entry)
     if match is None:
-        raise UserError(f"{name}: '{clip(entry)}' is not a size; write 10, 10-910+100 or 16-1024*2")
+        raise UserError(
+            f"{name}: '{clip(entry)}' is not a size; write 10, 10-910+100 or 16-1024*2",
+            kind="not_a_size",
+            name=name,
+            value=entry,
+        )
     first, last = _size(match["first"], name), _size(match["last"] or match["first"], name)
     if last < first:
-        raise UserError(f"{name}: the range '{clip(entry)}' runs backwards.")
+        raise UserError(
+            f"{name}: the range '{clip(entry)}' runs backwards.",
+            kind="bad_range",
+            name=name,
+            value=entry,
+        )
     by = float(match["by"] or 1)
     multiplies = match["step"] == "*"
     if (multiplies and (by <= 1 or first == 0)) or by == 0:
-        raise UserError(f"{name}: the range '{clip(entry)}' never ends.")
+        raise UserError(
+            f"{name}: the range '{clip(entry)}' never ends.",
+            kind="bad_range",
+            name=name,
+            value=entry,
+        )
     sizes: list[int] = []
     value = float(first)
     # Steps are counted, not sizes: a factor such as 1.000001 takes many steps to the next size.
@@ -57,12 +76,18 @@ def _expand(entry: str, name: str) -> list[int]:
         if not sizes or int(value) > sizes[-1]:
             sizes.append(int(value))
         value = value * by if multiplies else value + by
-    raise UserError(f"{name}: the range '{clip(entry)}' has more than {MAX_LENGTH:,} entries.")
+    raise UserError(
+        f"{name}: the range '{clip(entry)}' has more than {MAX_LENGTH:,} entries.",
+        kind="range_too_long",
+        name=name,
+    )
 
 
 def _size(digits: str, name: str) -> int:
     # Counted first: Python refuses to convert thousands of digits.
     digits = digits.lstrip("0") or "0"
     if len(digits) > len(str(MAX_SIZE)) or int(digits) > MAX_SIZE:
-        raise UserError(f"{name}: {clip(digits)} is larger than {MAX_SIZE:,}.")
+        raise UserError(
+            f"{name}: {clip(digits)} is larger than {MAX_SIZE:,}.", kind="too_large", name=name
+        )
     return int(digits)

@@ -32,7 +32,12 @@ def find_plan(given: Path) -> Path:
     if given.name in known:
         return known[given.name]
     hint = did_you_mean(given.name, known) or "; `kvbench configs` lists those that come with it."
-    raise UserError(f"'{clip(given.name)}' is neither a file nor the name of a plan{hint}")
+    raise UserError(
+        f"'{clip(given.name)}' is neither a file nor the name of a plan{hint}",
+        kind="unknown_choice",
+        option="plan",
+        value=given.name,
+    )
 
 
 def about_plan(path: Path) -> str:

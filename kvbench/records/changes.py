@@ -1,38 +1,64 @@
-"""What is otherwise in one record than in another of its kind, in words."""
+"""What is otherwise in one record than in another of its kind."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kvbench.records.environment import Device, Environment
 from kvbench.text import clip
 
-__all__ = ["changes", "environment_changes"]
+__all__ = ["CaseChanges", "Change", "changes", "environment_changes"]
 
-_NO_MATTER = frozenset({"missing", "memory_bytes", "devices", "versions", "rates"})
+_NO_MATTER = frozenset({"missing", "absent", "memory_bytes", "devices", "versions", "rates"})
 """Fields of an environment that are words, move by a few pages at each start, are compared piece
 by piece, or were measured: a newer probe makes no other machine."""
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each key whose value differs: `torch: 2.12.0 before, 2.13.0 now`."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key whose value differs between two records; `old` and `new` are fit to be shown."""
+
+    key: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} before, {self.new} now"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseChanges:
+    """How many cases one plan has and another one lacks, where their keys say the same."""
+
+    new: int
+    gone: int
+
+    def __str__(self) -> str:
+        return f"cases: {self.new} new, {self.gone} gone"
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    """Yield each key whose value differs."""
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if before != now:
-            yield f"{key}: {_shown(before)} before, {_shown(now)} now"
+            yield Change(key, _shown(before), _shown(now))
 
 
-def environment_changes(old: Environment, new: Environment, devices: Collection[str]) -> list[str]:
-    """What is otherwise in a new environment, a line each; of devices, only those named."""
-    lines = [
+def environment_changes(
+    old: Environment, new: Environment, devices: Collection[str]
+) -> list[Change]:
+    """Return what is otherwise in a new environment; of devices, only those named."""
+    found = [
         *changes(_plain(old), _plain(new)),
         *changes(_hardware(old, devices), _hardware(new, devices)),
         *changes(_compared(old.versions), _compared(new.versions)),
     ]
     # The CPU is a fact of the machine and a device.
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(found))
 
 
 def _compared(versions: Mapping[str, str]) -> dict[str, str]:

@@ -57,7 +57,11 @@ def check_samples(
     with np.errstate(all="ignore"):
         for row, what in itertools.chain.from_iterable(check(columns) for check in checks):
             name = clip(columns["sample_id"][row])
-            raise UserError(f"{file}: the sample {name} contradicts itself: {what}.")
+            raise UserError(
+                f"{file}: the sample {name} contradicts itself: {what}.",
+                kind="contradiction",
+                sample=name,
+            )
 
 
 def _ids(columns: Columns) -> Found:

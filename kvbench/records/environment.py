@@ -27,6 +27,7 @@ class Environment:
     Attributes:
         versions: package name to version, of all that can move a number.
         missing: what is not there, each with why, as sentences.
+        absent: why there is no device of a kind, as a sentence, by the name of the kind.
         rates: of the devices that were probed before, by `kvbench probe`.
     """
 
@@ -45,6 +46,7 @@ class Environment:
     nvml: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    absent: dict[str, str] = field(default_factory=dict)
     rates: tuple[Rates, ...] = ()
 
     def hardware(self, device: str) -> str:

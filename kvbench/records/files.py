@@ -37,7 +37,10 @@ def check_real_folder(path: Path) -> None:
         UserError: it is a link.
     """
     if path.is_symlink():
-        raise UserError(f"{path} is a link: remove it, so that files are written into the run.")
+        raise UserError(
+            f"{path} is a link: remove it, so that files are written into the run.",
+            kind="is_a_link",
+        )
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

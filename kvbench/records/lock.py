@@ -41,11 +41,17 @@ class RunLock:
             write_atomically(folder / _HOLDER, _this_process())
         except Timeout as error:
             raise UserError(
-                f"{folder} is in use by {_holder(folder)}: wait for it, or choose another --name."
+                f"{folder} is in use by {_holder(folder)}: wait for it, or choose another --name.",
+                kind="in_use",
+                path=folder,
             ) from error
         except OSError as error:
             self._lock.release()
-            raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+            raise UserError(
+                f"{folder} cannot be written: {error.strerror or error}.",
+                kind="unwritable",
+                path=folder,
+            ) from error
 
     def release(self) -> None:
         """Let others write."""

@@ -175,7 +175,9 @@ def read_rates() -> tuple[Rates, ...]:
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}.") from error
+        raise UserError(
+            f"{file}: cannot be read: {error.strerror or error}.", kind="unreadable", path=file
+        ) from error
     except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
@@ -244,4 +246,8 @@ def _key_of(
 
 
 def _damaged(file: Path, problem: str) -> UserError:
-    return UserError(f"{file} is damaged ({problem}): delete it and run `kvbench probe` again.")
+    return UserError(
+        f"{file} is damaged ({problem}): delete it and run `kvbench probe` again.",
+        kind="damaged",
+        path=file,
+    )

@@ -54,7 +54,12 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
             missing = [column for column in columns if column.name not in header]
             for column in missing:
                 if column.required:
-                    raise UserError(f"{path} line 1: the column {column.name} is missing.")
+                    raise UserError(
+                        f"{path} line 1: the column {column.name} is missing.",
+                        kind="no_column",
+                        path=path,
+                        column=column.name,
+                    )
             present = [column for column in columns if column.name in header]
             numbered = _numbered(reader, len(header), path)
             while chunk := list(islice(numbered, _CHUNK)):
@@ -65,13 +70,15 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
                         found[column.name] += column.values(texts[column.name])
                 except ValueError as error:
                     where = _first_wrong(lines, texts, present)
-                    raise UserError(f"{path} {where}") from error
+                    raise UserError(f"{path} {where}", kind="bad_row", path=path) from error
                 for column in missing:
                     found[column.name] += [column.default] * len(lines)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: file not found.") from error
+        raise UserError(f"{path}: file not found.", kind="not_found", path=path) from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table in CSV: {error}.") from error
+        raise UserError(
+            f"{path}: not a table in CSV: {error}.", kind="not_a_table", path=path
+        ) from error
     return found
 
 
@@ -123,7 +130,10 @@ def _numbered(reader: Any, width: int, path: Path) -> Iterator[tuple[int, list[s
         line = reader.line_num
         if len(values) != width:
             raise UserError(
-                f"{path} line {line}: {len(values)} values in {width} columns.{_torn(path)}"
+                f"{path} line {line}: {len(values)} values in {width} columns.{_torn(path)}",
+                kind="bad_row",
+                path=path,
+                line=line,
             )
         yield line, values
 

@@ -193,20 +193,32 @@ def load_info(path: Path) -> RunInfo:
     try:
         keys = json.loads(read_regular(file, MAX_INFO_BYTES, "run.json"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: not a run folder, there is no run.json in it.") from error
+        raise UserError(
+            f"{path}: not a run folder, there is no run.json in it.", kind="not_a_run", path=path
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {error}.") from error
+        raise UserError(
+            f"{file}: cannot be read: {error}.", kind="unreadable", path=file
+        ) from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise UserError(f"{file}: not a run of kvbench: its format is {clip(repr(version))}.")
+        raise UserError(
+            f"{file}: not a run of kvbench: its format is {clip(repr(version))}.",
+            kind="not_a_run",
+            path=path,
+        )
     if version > FORMAT:
         raise UserError(
             f"{file}: written by a newer kvbench (format {version}); this one reads formats up to "
-            f"{FORMAT}. Upgrade kvbench to read it."
+            f"{FORMAT}. Upgrade kvbench to read it.",
+            kind="newer_format",
+            format=version,
         )
     try:
         return TypeAdapter(RunInfo).validate_python(keys)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file}: {clip(where)}: {clip(first['msg'], 200)}.") from error
+        raise UserError(
+            f"{file}: {clip(where)}: {clip(first['msg'], 200)}.", kind="bad_run", path=file
+        ) from error

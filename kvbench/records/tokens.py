@@ -44,14 +44,21 @@ def load_tokens(path: Path) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, dtype=_TYPES, index_col=False)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: file not found.") from error
+        raise UserError(f"{path}: file not found.", kind="not_found", path=path) from error
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         # pandas does not say where: read it once more, as text.
         _check_values(path)
-        raise UserError(f"{path}: not a table of token times: {error}.") from error
+        raise UserError(
+            f"{path}: not a table of token times: {error}.", kind="not_a_table", path=path
+        ) from error
     for name in TOKEN_COLUMNS:
         if name not in table:
-            raise UserError(f"{path} line 1: the column {name} is missing.")
+            raise UserError(
+                f"{path} line 1: the column {name} is missing.",
+                kind="no_column",
+                path=path,
+                column=name,
+            )
     _check_times(path, table)
     return table
 
@@ -95,4 +102,4 @@ def _point_at(path: Path, name: str, values: pd.Series[Any], wrong: np.ndarray, 
         where = f"{path} line {first + 2}, column {name}"
         value = values.iloc[first]
         shown = repr(clip(value)) if isinstance(value, str) else clip(value)
-        raise UserError(f"{where}: {shown} {how}.")
+        raise UserError(f"{where}: {shown} {how}.", kind="bad_row")

@@ -73,7 +73,9 @@ class RunWriter:
         """
         with _held(path) as lock:
             if (path / "run.json").exists():
-                raise UserError(f"{path}: another process has just begun a run there.")
+                raise UserError(
+                    f"{path}: another process has just begun a run there.", kind="in_use", path=path
+                )
             writer = cls(path, lock, info)
             with writer._closed_on_error():
                 writer._save_info()
@@ -268,11 +270,14 @@ class RunWriter:
                 # Room would not help, and nothing is left to go on with here.
                 raise UserError(
                     f"{self.path / name} is no longer there: the run was removed or moved while "
-                    "it was measured, and nothing more can be written to it."
+                    "it was measured, and nothing more can be written to it.",
+                    kind="run_removed",
+                    path=self.path,
                 ) from error
             raise UserError(
                 f"{self.path / name} cannot be written: {error.strerror or error}. What was "
-                f"measured before is kept; make room and go on with --resume {self.path}."
+                f"measured before is kept; make room and go on with --resume {self.path}.",
+                kind="unwritable",
             ) from error
 
     def _save_info(self) -> None:
@@ -281,7 +286,8 @@ class RunWriter:
         if len(content) > MAX_INFO_BYTES:
             raise UserError(
                 f"{self.path / 'run.json'} would be larger than {MAX_INFO_BYTES >> 20} MiB and not "
-                "be read again: measure fewer cases or shorter prompts in one run."
+                "be read again: measure fewer cases or shorter prompts in one run.",
+                kind="too_large",
             )
         write_atomically(self.path / "run.json", content)
 
@@ -298,7 +304,11 @@ def holds_run(path: Path) -> bool:
     if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
         return False
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists but is not a kvbench run: choose another --name or --out.")
+        raise UserError(
+            f"{path} exists but is not a kvbench run: choose another --name or --out.",
+            kind="not_a_run",
+            path=path,
+        )
     return False
 
 
@@ -309,9 +319,15 @@ def check_name(name: str) -> str:
         UserError: it has separators or control characters, or means a folder itself.
     """
     if not name or name in (".", "..") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
-        raise UserError(f"--name: {clip(name)!r} is not a plain folder name, such as gpt2-night_1.")
+        raise UserError(
+            f"--name: {clip(name)!r} is not a plain folder name, such as gpt2-night_1.",
+            kind="bad_name",
+            name=name,
+        )
     if len(name.encode()) > 200:
-        raise UserError("--name: longer than 200 bytes, too long for a folder.")
+        raise UserError(
+            "--name: longer than 200 bytes, too long for a folder.", kind="bad_name", name=name
+        )
     return name
 
 
@@ -321,13 +337,17 @@ def _held(path: Path) -> Iterator[RunLock]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror}.") from error
+        raise UserError(
+            f"{path} cannot be made: {error.strerror}.", kind="unwritable", path=path
+        ) from error
     lock = RunLock(path)
     try:
         yield lock
     except OSError as error:
         lock.release()
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}.", kind="unwritable"
+        ) from error
     except BaseException:
         lock.release()
         raise
@@ -338,7 +358,9 @@ def _refuse_links(path: Path) -> None:
     for name in (*_HEADERS, *(f"{name}.torn" for name in _HEADERS), _WORKER_LOG):
         check_regular(path / name, "file of a run")
         if (path / name).is_symlink():
-            raise UserError(f"{path / name} is a link: put the file itself there to go on.")
+            raise UserError(
+                f"{path / name} is a link: put the file itself there to go on.", kind="is_a_link"
+            )
     check_real_folder(path / CHARTS_FOLDER)
 
 

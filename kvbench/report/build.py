@@ -54,7 +54,11 @@ def build(
     drawn = list(draw_charts(material, charts)) if set(formats) - {"markdown"} else []
     missing = set(charts or ()) - {drawing.chart.name for drawing in drawn}
     if missing and set(formats) - {"markdown"}:
-        raise UserError(f"--chart: there are no data for {', '.join(sorted(missing))} here.")
+        raise UserError(
+            f"--chart: there are no data for {', '.join(sorted(missing))} here.",
+            kind="no_chart_data",
+            charts=tuple(sorted(missing)),
+        )
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))

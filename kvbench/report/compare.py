@@ -101,7 +101,7 @@ def compare_runs(
     check_choice("--metric", "metric", metric, METRICS)
     sides = _sides(runs, by)
     if len(sides) < 2:
-        raise UserError(_nothing(runs, by))
+        raise UserError(_nothing(runs, by), kind="nothing_to_compare", option="--by")
     _check_measured(sides, METRICS[metric])
     rows, unmatched = compare(*sides, by=by, rule=Rule(threshold), metric=metric)
     incomplete = tuple(run.info.name for run in runs if run.info.state != "finished")
@@ -161,9 +161,17 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
         return []
     rows = result.rows
     if slower is not None and rows and all(row.p_value is None for row in rows):
-        raise UserError("--fail-on-slower: a CPU and a GPU are not like each other.")
+        raise UserError(
+            "--fail-on-slower: a CPU and a GPU are not like each other.",
+            kind="nothing_to_compare",
+            option="--fail-on-slower",
+        )
     if more_memory is not None and rows and all(row.memory_ratio is None for row in rows):
-        raise UserError("--fail-on-more-memory: no memory was read in the same way on both sides.")
+        raise UserError(
+            "--fail-on-more-memory: no memory was read in the same way on both sides.",
+            kind="nothing_to_compare",
+            option="--fail-on-more-memory",
+        )
     lines = [f"not finished: {name}." for name in result.incomplete]
     if not result.rows:
         lines.append("no case was timed on both sides.")
@@ -196,7 +204,11 @@ def write_chart(result: Result, path: Path) -> None:
     """
     kind = image_kind("--chart", path)
     if not result.rows:
-        raise UserError("--chart: no case stands on both sides, so that there is nothing to draw.")
+        raise UserError(
+            "--chart: no case stands on both sides, so that there is nothing to draw.",
+            kind="nothing_to_compare",
+            option="--chart",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     labels = _labels(result.rows)
     write_atomically(path, to_bytes(ratio_chart(result.rows, labels, result.threshold), kind))
@@ -214,7 +226,11 @@ def parse_share(name: str, text: str | None) -> float | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
     share = float(match[1]) / (100 if match[2] else 1) if match else math.inf
     if match is None or not (match[2] or share < 1):
-        raise UserError(f"{name}: {clip(text)!r} is not a valid percentage; use 5% or 0.05.")
+        raise UserError(
+            f"{name}: {clip(text)!r} is not a valid percentage; use 5% or 0.05.",
+            kind="not_a_share",
+            name=name,
+        )
     return share
 
 
@@ -267,7 +283,9 @@ def _check_measured(sides: Sequence[Side], metric: Metric) -> None:
     names = ", ".join(side.name for side in lacking)
     raise UserError(
         f"--metric {metric.name}: nothing to compare, since no sample of {names} has it "
-        f"({'; '.join(reasons) or 'no samples'})."
+        f"({'; '.join(reasons) or 'no samples'}).",
+        kind="nothing_to_compare",
+        option="--metric",
     )
 
 
@@ -311,10 +329,9 @@ def _differences(runs: Sequence[Run]) -> tuple[str, ...]:
         # Everything else in a plan that makes other work makes another case.
         seeds = ({"seed": info.plan.get("seed")} for info in (first, run.info))
         machines = environment_changes(first.environment, run.info.environment, devices)
-        for line in (*changes(*seeds), *machines):
+        for change in (*changes(*seeds), *machines):
             name = f"{run.info.name}: " if len(runs) > 2 else ""
-            line = line.replace(" before, ", " in A, ").removesuffix(" now") + " in B"
-            lines.append(f"{name}{line}")
+            lines.append(f"{name}{change.key}: {change.old} in A, {change.new} in B")
     return tuple(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
+from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.plan.case import Case
 from kvbench.plan.plan import Plan
@@ -83,11 +84,12 @@ def look() -> Environment:
 
 @contextmanager
 def naming_what_is_missing(machine: Environment) -> Iterator[None]:
-    """Add to the refusal of a device the reason why there is no CUDA."""
+    """Add to the refusal of a device the reason why there is none of its kind."""
     try:
         yield
     except UserError as error:
-        reasons = [line for line in machine.missing if line.startswith("CUDA:")]
-        if not reasons or "is not present" not in str(error):
+        wanted = error.fields["device"] if error.kind == "device_absent" else ""
+        reason = machine.absent.get(kind_of(wanted).name)
+        if reason is None:
             raise
-        raise UserError(f"{error} {reasons[0]}") from error
+        raise UserError(f"{error} {reason}", kind=error.kind, **error.fields) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kvbench.errors import UserError
 from kvbench.records.sample import Stage
 
 __all__ = ["Failed", "Reached", "Refused", "Reply", "Request", "Result", "Started"]
@@ -44,7 +45,7 @@ class Result:
 class Refused:
     """The method raised a UserError."""
 
-    sentence: str
+    error: UserError
 
 
 @dataclass(frozen=True, slots=True)

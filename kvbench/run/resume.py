@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from kvbench.errors import UserError
 from kvbench.plan.case import Case
 from kvbench.plan.plan import CONDUCT, with_legacy
-from kvbench.records.changes import changes
+from kvbench.records.changes import CaseChanges, Change, changes
 from kvbench.records.run import RunInfo
 from kvbench.text import clip
 
@@ -38,20 +38,23 @@ def cases_of(info: RunInfo) -> tuple[Case, ...]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"run.json of {info.name}: cases.{where}: {first['msg'].lower()}."
+            f"run.json of {info.name}: cases.{where}: {first['msg'].lower()}.", kind="bad_run"
         ) from error
     # A field that an older version does not know leaves no trace in the id at its legacy value.
     for number, (entry, case) in enumerate(zip(info.cases, cases, strict=True)):
         if entry.get("case_id", case.id) != case.id:
             raise UserError(
                 f"run.json of {info.name}: cases.{number}: its fields do not make the case "
-                f"{clip(entry['case_id'])}; was the run made by a newer kvbench, or edited?"
+                f"{clip(entry['case_id'])}; was the run made by a newer kvbench, or edited?",
+                kind="bad_run",
             )
     return cases
 
 
-def plan_changes(info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]) -> list[str]:
-    """Return how a plan differs from that of the run, a line for each key.
+def plan_changes(
+    info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]
+) -> list[Change] | list[CaseChanges]:
+    """Return how a plan differs from that of the run, one entry for each key.
 
     `plan` is the plan's keys as run.json has them.
     """
@@ -61,5 +64,5 @@ def plan_changes(info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]) 
     old, new = {case.id for case in cases_of(info)}, {case.id for case in cases}
     if not found and old != new:
         # The keys are the same: a prompt file was edited, or `auto` found other devices.
-        found.append(f"cases: {len(new - old)} new, {len(old - new)} gone")
+        return [CaseChanges(new=len(new - old), gone=len(old - new))]
     return found

@@ -80,7 +80,8 @@ def go_on(
         # The folder may come from somebody else, whose word it then is.
         raise UserError(
             f"{path} was created with --trust-remote-code, which lets a model run its own code: "
-            "give the option again if you trust the model."
+            "give the option again if you trust the model.",
+            kind="remote_code_not_allowed",
         )
     if plan.trust_remote_code == old.plan.get("trust_remote_code"):
         # Said again, it is no change.
@@ -138,9 +139,12 @@ class Session:
             *environment_changes(old.environment, machine, {case.device for case in cases}),
         ]
         if changes:
+            shown = "; ".join(map(str, changes))
             raise UserError(
-                f"{path} was created with different settings ({'; '.join(changes)}): start a new "
-                "run with another --name, and compare the two with `kvbench compare`."
+                f"{path} was created with different settings ({shown}): start a new run with "
+                "another --name, and compare the two with `kvbench compare`.",
+                kind="settings_differ",
+                changes=tuple(changes),
             )
         if old.state == "finished":
             run = load_run(path)
@@ -191,7 +195,7 @@ class Session:
         if outcome.load_errors and nothing:
             # No model could be loaded: that is a mistake to mend, not a result to keep.
             writer.discard()
-            raise UserError(outcome.load_errors[0])
+            raise UserError(outcome.load_errors[0], kind="not_loaded")
         run = load_run(writer.path)
         build((run,), run.path)
         self.caller.emit(SweepEnded(writer.path, state, outcome.failed))

@@ -26,7 +26,11 @@ def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) ->
     """Check that the strategies of a plan do the same work as no cache; see kvbench.api.verify."""
     for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
         if value < _LEAST[name]:
-            raise UserError(f"{name}: {value} is too few; at least {_LEAST[name]} are needed.")
+            raise UserError(
+                f"{name}: {value} is too few; at least {_LEAST[name]} are needed.",
+                kind="too_few",
+                name=name,
+            )
     with caller.open_engine(plan) as engine:
         groups = group_cases(plan_cases(plan, environment=engine.environment()))
         engine.check(groups)
@@ -43,7 +47,10 @@ def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) ->
                     else _not_made(group.model, cache, reason)
                 )
         if not checks:
-            raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
+            raise UserError(
+                f"cache: '{BASELINE}' is what the other strategies are compared with.",
+                kind="baseline_alone",
+            )
         return tuple(checks)
 
 
@@ -56,7 +63,11 @@ def _not_made(key: ModelKey, cache: str, reason: str) -> tuple[Check, ...]:
 def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Inspection:
     """Look at the steps of the one case of a plan; see kvbench.api.inspect."""
     if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.")
+        raise UserError(
+            f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.",
+            kind="too_few",
+            name="max_new_tokens",
+        )
     with caller.open_engine(plan) as engine:
         planned = plan_cases(plan, environment=engine.environment())
         # The baseline is there in any case.
@@ -65,7 +76,8 @@ def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Insp
         if len(cases) != 1:
             raise UserError(
                 f"One case beside '{BASELINE}' can be inspected at a time; the options name "
-                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache."
+                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache.",
+                kind="one_case_only",
             )
         engine.check(group_cases(cases))
         _open(engine, cases[0].model_key, caller.emit)
@@ -79,7 +91,7 @@ def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
     loaded = engine.open(model)
     emit(loaded)
     if isinstance(loaded, LoadFailed):
-        raise UserError(loaded.error)
+        raise UserError(loaded.error, kind="not_loaded")
 
 
 def probe(devices: Sequence[str], caller: Caller) -> tuple[Rates, ...]:

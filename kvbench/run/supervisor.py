@@ -172,7 +172,7 @@ class WorkerEngine:
         try:
             reason: str | None = self._ask("unmet", cache)
         except _Lost as lost:
-            raise UserError(f"Nothing can be measured: {lost.error}") from lost
+            raise UserError(f"Nothing can be measured: {lost.error}", kind="worker_lost") from lost
         return reason
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
@@ -207,7 +207,9 @@ class WorkerEngine:
         try:
             inspection: Inspection = self._ask("inspect", case, layer)
         except _Lost as lost:
-            raise UserError(f"{case.model} cannot be inspected: {lost.error}") from lost
+            raise UserError(
+                f"{case.model} cannot be inspected: {lost.error}", kind="worker_lost"
+            ) from lost
         return inspection
 
     def take_log(self) -> str:
@@ -229,7 +231,7 @@ class WorkerEngine:
         try:
             return self._ask(method, *arguments)
         except _Lost as lost:
-            raise UserError(f"Nothing can be measured: {lost.error}") from lost
+            raise UserError(f"Nothing can be measured: {lost.error}", kind="worker_lost") from lost
 
     def _ask(
         self,
@@ -260,7 +262,7 @@ class WorkerEngine:
             self._lose("")
             raise
         if isinstance(reply, Refused):
-            raise UserError(reply.sentence)
+            raise reply.error
         if isinstance(reply, Failed):
             # The worker is there, but what state it is in nobody knows.
             self._lose(reply.traceback)

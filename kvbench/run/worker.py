@@ -41,7 +41,7 @@ def main(descriptor: int) -> None:
                     connection.send(Started())
                 reply = _answer(engine, request)
             except UserError as error:
-                reply = Refused(str(error))
+                reply = Refused(error)
             except Exception:
                 # A fault of ours or of a library's outside of what a sample may do: told whole.
                 reply = Failed(traceback.format_exc())

@@ -56,12 +56,16 @@ class Architecture(Body):
         part = config if text is None else text
         if text is not None:
             if not isinstance(text, Mapping):
-                raise UserError(f"{outer}: text_config is {clip(text)}, which is no configuration.")
+                raise UserError(
+                    f"{outer}: text_config is {clip(text)}, which is no configuration.",
+                    kind="bad_configuration",
+                )
             inner = _model_type({"model_type": TEXT_PARTS.get(outer), **text})
         if inner not in FAMILIES:
             # No hint: a name that is spelled nearly alike is another architecture.
             raise UserError(
-                f"model_type: theory cannot read '{clip(inner)}'; it reads {', '.join(FAMILIES)}."
+                f"model_type: theory cannot read '{clip(inner)}'; it reads {', '.join(FAMILIES)}.",
+                kind="unknown_family",
             )
         defaults, read = FAMILIES[inner]
         fields = Fields(inner, part, defaults)
@@ -78,5 +82,8 @@ class Architecture(Body):
 def _model_type(config: Mapping[str, Any]) -> str:
     name = config.get("model_type")
     if not isinstance(name, str):
-        raise UserError(f"model_type: the configuration says {clip(name)}, which names no family.")
+        raise UserError(
+            f"model_type: the configuration says {clip(name)}, which names no family.",
+            kind="unknown_family",
+        )
     return name

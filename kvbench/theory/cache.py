@@ -103,7 +103,9 @@ def uses_cache(strategy_name: str) -> bool:
     """
     entry = strategy(strategy_name)
     if entry.attends not in ("nothing", "seen"):
-        raise UserError(f"cache: no cost model for the cache strategy '{strategy_name}'.")
+        raise UserError(
+            f"cache: no cost model for the cache strategy '{strategy_name}'.", kind="no_cost_model"
+        )
     return entry.attends == "seen"
 
 
@@ -115,4 +117,4 @@ def check_work(**sizes: int) -> None:
     """
     for name, size in sizes.items():
         if size < 1:
-            raise UserError(f"{name}: {size} is less than 1.")
+            raise UserError(f"{name}: {size} is less than 1.", kind="too_few", name=name)

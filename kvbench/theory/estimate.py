@@ -157,7 +157,9 @@ def estimate(
     check_work(batch=work.batch, prompt_tokens=work.prompt_tokens, max_new_tokens=work.new_tokens)
     for name, size in zip(("batch", "prompt_tokens", "max_new_tokens"), sizes, strict=True):
         if size > MAX_SIZE:
-            raise UserError(f"{name}: {clip(size)} is larger than {MAX_SIZE:,}.")
+            raise UserError(
+                f"{name}: {clip(size)} is larger than {MAX_SIZE:,}.", kind="too_large", name=name
+            )
     positions = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
     told = _Teller()
     if max_positions is not None and positions > max_positions:
@@ -222,7 +224,12 @@ def parse_bytes(option: str, text: str) -> int:
         size = ByteSize(0)
     # No device has less than a MiB: the unit was forgotten.
     if size < 1 or (text.strip().isdecimal() and size < 1 << 20):
-        raise UserError(f"{option}: {clip(text)!r} is no size; write 80GiB or 24GB.")
+        raise UserError(
+            f"{option}: {clip(text)!r} is no size; write 80GiB or 24GB.",
+            kind="not_a_size",
+            name=option,
+            value=text,
+        )
     return int(size)
 
 

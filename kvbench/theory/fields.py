@@ -71,7 +71,10 @@ class Fields:
         value = self.get(name)
         if value is None:
             names = ", ".join(SPELLINGS.get(name, (name,)))
-            raise UserError(f"{self.model_type}: the configuration has none of {names}.")
+            raise UserError(
+                f"{self.model_type}: the configuration has none of {names}.",
+                kind="bad_configuration",
+            )
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             self.refuse(name, f"{clip(value)}, which is no whole number of at least {least}")
         return value
@@ -142,4 +145,6 @@ class Fields:
 
     def refuse(self, name: str, what: str) -> NoReturn:
         """Raise the error that names the family and the field."""
-        raise UserError(f"{self.model_type}: {name} is {what}.")
+        raise UserError(
+            f"{self.model_type}: {name} is {what}.", kind="bad_configuration", name=name
+        )

@@ -144,13 +144,20 @@ def _named(name: str, probed: Iterable[Rates]) -> Rates:
     if name in here:
         return here[name]
     if is_device_name(name):
-        raise UserError(f"--device: {name} was not probed here: run kvbench probe.")
+        raise UserError(
+            f"--device: {name} was not probed here: run kvbench probe.",
+            kind="not_probed",
+            device=name,
+        )
     found = published(name)
     if found is None:
         boards = [board for peak in peaks() for board in peak.names]
         hint = did_you_mean(name, boards)
         raise UserError(
-            f"--device: nothing is known of '{clip(name)}'; known: {', '.join(boards)}{hint}"
+            f"--device: nothing is known of '{clip(name)}'; known: {', '.join(boards)}{hint}",
+            kind="unknown_choice",
+            option="--device",
+            value=name,
         )
     return found
 

@@ -18,7 +18,8 @@ def parameters(architecture: Architecture) -> int:
     if architecture.weights_unknown:
         raise UserError(
             f"{architecture.model_type}: the weights cannot be counted: "
-            f"{architecture.weights_unknown}."
+            f"{architecture.weights_unknown}.",
+            kind="not_countable",
         )
     embedding = architecture.vocabulary * architecture.embedding_size
     head = 0 if architecture.tied else architecture.head.parameters

@@ -15,7 +15,6 @@ from kvbench.analysis.compare import (
     Comparison,
     Rule,
     Side,
-    Unmatched,
     compare,
     mean_ratio,
 )
@@ -166,13 +165,13 @@ def test_of_a_sample_that_was_tried_again_the_last_attempt_counts() -> None:
     assert (row.a_samples, row.a_total_s) == (2, 1.05)
 
 
-def test_a_last_attempt_that_failed_takes_the_earlier_one_away() -> None:
+def test_a_last_attempt_that_failed_takes_the_earlier_one_away(snapshot: object) -> None:
     case = make_case()
     ended = sample_of(make_task(case, 1, attempt=1), status="oom", stage="decode", error="full")
     a, b = side("a", arm(case, [1.0, 9.0]), [ended]), side("b", arm(case, [1.0]))
     (row,), (gap,) = compare(a, b)
     assert (row.a_samples, row.a_total_s) == (1, 1.0)
-    assert gap.reason == "oom: full; the sample before is compared"
+    assert gap.reason == snapshot
 
 
 def test_warm_ups_do_not_count() -> None:
@@ -199,65 +198,53 @@ def test_cases_are_matched_on_all_but_the_axis(axis: str) -> None:
     ]
 
 
-def test_what_is_compared_are_the_same_cases_and_no_others() -> None:
+def test_what_is_compared_are_the_same_cases_and_no_others(snapshot: object) -> None:
     """Three cases a side, one in common in each of two sizes."""
     a = side("a", *(arm(make_case(max_new_tokens=n), times(n)) for n in (10, 20, 30)))
     b = side("b", *(arm(make_case(max_new_tokens=n), times(2 * n)) for n in (40, 30, 20)))
     rows, unmatched = compare(a, b)
     assert [(row.max_new_tokens, round(row.ratio, 9)) for row in rows] == [(20, 2.0), (30, 2.0)]
-    assert [(one.side, one.case, one.reason) for one in unmatched] == [
-        ("a", "gpt2 on cpu, float32, cache dynamic, 10 new tokens", "not in b"),
-        ("b", "gpt2 on cpu, float32, cache dynamic, 40 new tokens", "not in a"),
-    ]
+    assert [(one.side, one.case, one.reason) for one in unmatched] == snapshot
 
 
 @pytest.mark.parametrize("fails", ["a", "b"])
 @pytest.mark.parametrize("status", ["oom", "timeout", "crashed", "skipped_oom", "unsupported"])
-def test_a_case_that_failed_on_one_side_is_listed_with_its_reason(fails: str, status: str) -> None:
+def test_a_case_that_failed_on_one_side_is_listed_with_its_reason(
+    fails: str, status: str, snapshot: object
+) -> None:
     case = make_case()
     sides = {name: side(name, arm(case, times())) for name in "ab"}
     sides[fails] = side(fails, failed(case, status))
     rows, unmatched = compare(sides["a"], sides["b"])
     assert rows == ()
-    assert unmatched == (
-        Unmatched(
-            fails, "gpt2 on cpu, float32, cache dynamic, 100 new tokens", f"{status}: no room", True
-        ),
-    )
+    assert unmatched == snapshot
 
 
-def test_a_case_that_failed_after_some_samples_is_compared_and_listed() -> None:
+def test_a_case_that_failed_after_some_samples_is_compared_and_listed(snapshot: object) -> None:
     case = make_case()
     cut = [*arm(case, times()[:3]), *failed(case, "crashed", repeat=3)]
     rows, unmatched = compare(side("a", arm(case, times())), side("b", cut))
     assert [(row.a_samples, row.b_samples) for row in rows] == [(10, 3)]
-    assert [(one.side, one.reason, one.failed) for one in unmatched] == [
-        ("b", "crashed: no room; the 3 samples before are compared", True)
-    ]
+    assert [(one.side, one.reason, one.failed) for one in unmatched] == snapshot
 
 
-def test_a_case_that_failed_on_both_sides_is_listed_for_both() -> None:
+def test_a_case_that_failed_on_both_sides_is_listed_for_both(snapshot: object) -> None:
     case = make_case()
     rows, unmatched = compare(side("a", failed(case)), side("b", failed(case, "timeout")))
     assert rows == ()
-    assert [(one.side, one.reason) for one in unmatched] == [
-        ("a", "oom: no room"),
-        ("b", "timeout: no room"),
-    ]
+    assert [(one.side, one.reason) for one in unmatched] == snapshot
 
 
-def test_a_case_that_failed_here_and_was_not_asked_for_there_has_failed() -> None:
+def test_a_case_that_failed_here_and_was_not_asked_for_there_has_failed(snapshot: object) -> None:
     _, unmatched = compare(side("a", failed(make_case())), side("b"))
-    assert [one.reason for one in unmatched] == ["oom: no room"]
+    assert [one.reason for one in unmatched] == snapshot
 
 
-def test_a_case_of_warm_ups_alone_has_no_sample() -> None:
+def test_a_case_of_warm_ups_alone_has_no_sample(snapshot: object) -> None:
     case = make_case()
     warm = [timed_sample(make_task(case, phase="warmup"), 1.0)]
     _, unmatched = compare(side("a", warm), side("b", arm(case, times())))
-    assert unmatched == (
-        Unmatched("a", "gpt2 on cpu, float32, cache dynamic, 100 new tokens", "no sample"),
-    )
+    assert unmatched == snapshot
 
 
 def test_a_failure_without_words_reads_as_a_sentence() -> None:
@@ -295,9 +282,10 @@ def test_no_case_is_lost() -> None:
         assert len(told) + len(labels) == len(ids)
 
 
-def test_an_axis_that_there_is_not_is_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"no axis 'devise'.*did you mean 'device'"):
+def test_an_axis_that_there_is_not_is_a_sentence(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         compare(side("a"), side("b"), by="devise")
+    assert str(caught.value) == snapshot
 
 
 def test_empty_sides_have_no_rows() -> None:
@@ -603,16 +591,13 @@ def test_a_counter_that_stood_still_has_no_ratio() -> None:
     assert (row.a_samples, row.b_samples, row.ratio) == (10, 10, pytest.approx(1.0))
 
 
-def test_energy_is_compared_only_where_it_was_read_in_the_same_way() -> None:
+def test_energy_is_compared_only_where_it_was_read_in_the_same_way(snapshot: object) -> None:
     case = make_case()
     a = side("a", powered(case, joules_of(2.0), "board"))
     b = side("b", powered(case, joules_of(2.0), "package"))
     rows, unmatched = compare(a, b, metric="energy")
     assert rows == ()
-    assert [(one.side, one.reason, one.failed) for one in unmatched] == [
-        ("a", "energy was read in another way (board; package)", False),
-        ("b", "energy was read in another way (package; board)", False),
-    ]
+    assert [(one.side, one.reason, one.failed) for one in unmatched] == snapshot
 
 
 def test_of_several_ways_the_one_that_both_sides_have_is_compared() -> None:
@@ -625,28 +610,30 @@ def test_of_several_ways_the_one_that_both_sides_have_is_compared() -> None:
     assert (row.a_samples, row.ratio) == (10, pytest.approx(2.0))
 
 
-def test_a_case_without_energy_is_listed_with_the_reason() -> None:
+def test_a_case_without_energy_is_listed_with_the_reason(snapshot: object) -> None:
     off, on = make_case(cache="off"), make_case()
     a = side("a", powered(off, joules_of(2.0)), powered(on, joules_of(1.0)))
     b = side("b", powered(off, joules_of(2.0)), powered(on, [None] * 9, "none: too short"))
     rows, unmatched = compare(a, b, metric="energy")
     assert [row.cache for row in rows] == ["off"]
-    assert [(one.side, one.reason) for one in unmatched] == [("b", "no energy (none: too short)")]
+    assert [(one.side, one.reason) for one in unmatched] == snapshot
 
 
-def test_a_case_that_failed_and_has_no_energy_says_both() -> None:
+def test_a_case_that_failed_and_has_no_energy_says_both(snapshot: object) -> None:
     case = make_case()
     a = side("a", powered(case, joules_of(2.0)))
     b = side("b", powered(case, [None], None), failed(case, repeat=1))
     rows, (one,) = compare(a, b, metric="energy")
     assert rows == ()
-    assert (one.side, one.reason) == ("b", "oom: no room; no energy (not recorded)")
+    assert one.side == "b"
+    assert one.reason == snapshot
     assert one.failed
 
 
-def test_there_is_no_other_metric() -> None:
-    with pytest.raises(UserError, match="no metric 'mass'; known: time, energy"):
+def test_there_is_no_other_metric(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         compare(side("a"), side("b"), metric="mass")
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

@@ -181,42 +181,50 @@ def test_a_missing_column_is_a_sentence(tmp_path: Path, column: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["abc", "", "inf", "0", "-1", "nan"])
-def test_a_time_that_is_none_is_a_sentence(tmp_path: Path, value: str) -> None:
+def test_a_time_that_is_none_is_a_sentence(tmp_path: Path, value: str, snapshot: object) -> None:
     def spoil(rows: list[list[str]]) -> list[list[str]]:
         rows[3][2] = value
         return rows
 
     run = edited(saved(tmp_path, FOUR), spoil)
-    with pytest.raises(UserError, match=r"tokens\.csv line 4, column elapsed_s"):
+    with pytest.raises(UserError) as caught:
         latencies(run, [FOUR.id])
+    assert str(caught.value) == snapshot
 
 
-def test_a_time_before_that_of_the_token_before_is_a_sentence(tmp_path: Path) -> None:
+def test_a_time_before_that_of_the_token_before_is_a_sentence(
+    tmp_path: Path, snapshot: object
+) -> None:
     def spoil(rows: list[list[str]]) -> list[list[str]]:
         rows[3][2] = "1e-9"
         return rows
 
     run = edited(saved(tmp_path, FOUR), spoil)
-    with pytest.raises(UserError, match=r"line 4, column elapsed_s: 1e-09 is before the token"):
+    with pytest.raises(UserError) as caught:
         latencies(run, [FOUR.id])
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("value", ["1.5", "", "second"])
-def test_a_number_of_a_token_that_is_none_is_a_sentence(tmp_path: Path, value: str) -> None:
+def test_a_number_of_a_token_that_is_none_is_a_sentence(
+    tmp_path: Path, value: str, snapshot: object
+) -> None:
     def spoil(rows: list[list[str]]) -> list[list[str]]:
         rows[2][1] = value
         return rows
 
     run = edited(saved(tmp_path, FOUR), spoil)
-    with pytest.raises(UserError, match=r"tokens\.csv line 3, column new_token"):
+    with pytest.raises(UserError) as caught:
         latencies(run, [FOUR.id])
+    assert str(caught.value) == snapshot
 
 
-def test_a_run_without_the_table_is_a_sentence(tmp_path: Path) -> None:
+def test_a_run_without_the_table_is_a_sentence(tmp_path: Path, snapshot: object) -> None:
     run = saved(tmp_path, FOUR)
     (run.path / "tokens.csv").unlink()
-    with pytest.raises(UserError, match=r"tokens\.csv: file not found"):
+    with pytest.raises(UserError) as caught:
         latencies(load_run(run.path), [FOUR.id])
+    assert str(caught.value) == snapshot
 
 
 # Thinning

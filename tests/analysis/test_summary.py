@@ -79,7 +79,7 @@ def test_warmups_and_memory_passes_are_not_counted() -> None:
     assert (case.samples, case.total_s_median, case.total_s_max) == (2, pytest.approx(0.3), 0.4)
 
 
-def test_the_case_is_told_as_in_the_samples() -> None:
+def test_the_case_is_told_as_in_the_samples(snapshot: object) -> None:
     case = summary_of(arm(ON, [0.5]))
     assert (case.case_id, case.model, case.weights, case.device) == (ON.id, "gpt2", "random", "cpu")
     assert (case.dtype, case.attention, case.cache, case.use_cache) == (
@@ -89,7 +89,7 @@ def test_the_case_is_told_as_in_the_samples() -> None:
         True,
     )
     assert (case.batch_size, case.max_new_tokens, case.prompt_tokens) == (1, 100, 6)
-    assert case.prompt == "text:What is KV caching?"
+    assert case.prompt == snapshot
 
 
 def test_sizes_are_those_that_were_seen() -> None:
@@ -175,11 +175,11 @@ def test_fewer_than_six_samples_are_flagged(count: int, flags: str | None) -> No
     assert summary_of(arm(ON, [0.5] * count)).flags == flags
 
 
-def test_flags_of_samples_are_counted() -> None:
+def test_flags_of_samples_are_counted(snapshot: object) -> None:
     flags = ["busy_cpu", None, "throttled busy_cpu", None, "busy_cpu", None]
     samples = [timed_sample(make_task(ON, i), 0.5, flags=f) for i, f in enumerate(flags)]
     assert summary_of(samples).flags == "busy_cpu:3 throttled:1"
-    assert summary_of(samples[:3]).flags == "undersampled busy_cpu:2 throttled:1"
+    assert summary_of(samples[:3]).flags == snapshot
 
 
 def test_flags_of_warmups_do_not_count() -> None:
@@ -259,10 +259,11 @@ def test_times_that_rise_or_fall_are_flagged(times: list[float], flags: str | No
 # Failures
 
 
-def test_a_case_that_failed_has_a_status_a_reason_and_no_time() -> None:
+def test_a_case_that_failed_has_a_status_a_reason_and_no_time(snapshot: object) -> None:
     failed = sample_of(make_task(ON), status="oom", stage="decode", error="No memory left.")
     case = summary_of([timed_sample(make_task(ON, phase="warmup"), 0.5), failed])
-    assert (case.status, case.error, case.samples) == ("oom", "No memory left.", 0)
+    assert (case.status, case.samples) == ("oom", 0)
+    assert case.error == snapshot
     timed = {f.name for f in dataclasses.fields(case) if f.name.startswith(("total_s", "speedup"))}
     assert {getattr(case, name) for name in timed} == {None}
     assert case.flags is None

@@ -144,21 +144,25 @@ def test_the_environment_is_printed_as_text_and_as_json(call: Call, engine: Fake
     assert (keys["platform"], keys["devices"][1]["hardware"]) == ("Linux-6.1", "Some GPU")
 
 
-def test_a_dry_run_lists_the_cases_and_runs_nothing(call: Call, engine: FakeEngine) -> None:
+def test_a_dry_run_lists_the_cases_and_runs_nothing(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     called = call("sweep", "--device", "cpu", "--dry-run", "-n", "10,20", "-b", "1-4*2")
     assert (called.code, called.err) == (0, "")
     cases = Plan.parse({"device": "cpu", "max_new_tokens": "10,20", "batch_size": "1-4*2"}).cases()
     shown = [line.split()[0] for line in called.out.splitlines()[1:-1]]
     assert shown == [case.id for case in cases]
-    assert called.out.endswith("12 cases; nothing was run.\n")
+    assert called.out == snapshot
     assert (engine.checked, list(Path().iterdir())) == ([], [])
 
 
-def test_options_go_over_the_keys_of_the_file(call: Call, engine: FakeEngine) -> None:
+def test_options_go_over_the_keys_of_the_file(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     Path("plan.yaml").write_text("device: cpu\nmodel: [a, b]\nmax_new_tokens: [10, 20, 30]\n")
     called = call("sweep", "plan.yaml", "--dry-run", "-m", "c", "--use-cache", "false")
     assert called.out.splitlines()[-1].startswith("All: model c, ")
-    assert called.out.endswith("cache off. 3 cases; nothing was run.\n")
+    assert called.out == snapshot
 
 
 def test_every_option_of_a_plan_reaches_it(call: Call, engine: FakeEngine) -> None:
@@ -202,7 +206,7 @@ def test_verify_goes_over_a_file_that_says_no(call: Call, engine: FakeEngine) ->
 
 def test_a_list_may_be_given_by_repeating_an_option(call: Call, engine: FakeEngine) -> None:
     called = call("sweep", "-d", "cpu", "-n", "5", "-n", "10-20+5", "-c", "off", "--dry-run")
-    assert called.out.endswith(" 4 cases; nothing was run.\n")
+    assert [line.split()[-1] for line in called.out.splitlines()[1:-1]] == ["5", "10", "15", "20"]
 
 
 def test_the_help_says_what_is_measured_without_a_file(call: Call) -> None:
@@ -214,11 +218,12 @@ def test_the_help_says_what_is_measured_without_a_file(call: Call) -> None:
 # Verify
 
 
-def test_verify_prints_the_checks_and_what_they_come_to(call: Call, engine: FakeEngine) -> None:
+def test_verify_prints_the_checks_and_what_they_come_to(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     called = call("verify", "gpt2", "-d", "cpu")
     assert (called.code, called.err, engine.verified) == (0, "", ["dynamic"])
-    said = "Verified, matches the no-cache baseline: dynamic on gpt2"
-    assert any(line.startswith(said) for line in called.out.splitlines())
+    assert called.out == snapshot
     # Nothing is timed, and nothing written.
     assert (engine.tasks, list(Path().iterdir())) == ([], [])
     assert engine.closed
@@ -226,21 +231,16 @@ def test_verify_prints_the_checks_and_what_they_come_to(call: Call, engine: Fake
 
 def test_a_model_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
     engine.verdict = "fail"
-    called = call("verify", "gpt2", "-d", "cpu")
-    assert called.code == 1
-    assert "FAILED, output differs from the no-cache baseline" in called.out
+    assert call("verify", "gpt2", "-d", "cpu").code == 1
 
 
 def test_a_strategy_that_cannot_run_is_not_verified_and_says_why(
-    call: Call, engine: FakeEngine
+    call: Call, engine: FakeEngine, snapshot: object
 ) -> None:
     engine.needs = {"static-compiled": "static-compiled: it needs a CUDA device."}
-    called = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled")
+    called = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled,dynamic")
     assert called.code == 0
-    said = "Not verified: static-compiled on gpt2 (random, float32, auto) on cpu."
-    assert said in called.out and "it needs a CUDA device." in called.out
-    both = call("verify", "gpt2", "-d", "cpu", "-c", "static-compiled,dynamic").out
-    assert said in both and "Verified, matches the no-cache baseline: dynamic" in both
+    assert called.out == snapshot
 
 
 def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> None:
@@ -257,28 +257,30 @@ def test_each_device_and_dtype_is_verified(call: Call, engine: FakeEngine) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "pattern"),
+    "arguments",
     [
-        (["gpt2", "-c", "off"], r"cache: 'off' is what the other strategies are compared with\."),
-        (["gpt2", "-c", "dynamc"], r"did you mean 'dynamic'\?"),
-        (["gpt2", "-n", "1"], r"max_new_tokens: 1 is too few; at least 2 are needed\."),
-        (["gpt2", "--generations", "2"], r"generations: 2 is too few; at least 3 are needed\."),
-        (["gpt2", "-d", "gpu"], r"device: 'gpu' is not cpu, cuda, cuda:N or auto\."),
-        (["", "-d", "cpu"], r"model: '' is not right"),
+        ["gpt2", "-c", "off"],
+        ["gpt2", "-n", "1"],
+        ["gpt2", "--generations", "2"],
+        ["gpt2", "-d", "gpu"],
+        ["", "-d", "cpu"],
     ],
+    ids=" ".join,
 )
 def test_a_mistake_about_what_to_verify_is_one_sentence(
-    call: Call, engine: FakeEngine, arguments: list[str], pattern: str
+    call: Call, engine: FakeEngine, arguments: list[str], snapshot: object
 ) -> None:
-    check_one_sentence(call("verify", *arguments), pattern)
+    assert check_one_sentence(call("verify", *arguments)) == snapshot
     assert engine.verified == []
 
 
-def test_a_model_that_cannot_be_verified_is_one_sentence(call: Call, engine: FakeEngine) -> None:
+def test_a_model_that_cannot_be_verified_is_one_sentence(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     engine.unloadable = {"gpt2": ("oom", "It does not fit.")}
     called = call("verify", "gpt2", "-d", "cpu", "--format", "json")
     assert (called.code, called.out) == (2, "")
-    assert called.err.splitlines()[-1] == "kvbench: It does not fit."
+    assert called.err.splitlines()[-1] == snapshot
 
 
 def test_an_interrupt_while_verifying_is_exit_code_130(
@@ -297,21 +299,13 @@ def test_an_interrupt_while_verifying_is_exit_code_130(
 # A sweep
 
 
-def test_a_sweep_prints_table_answer_and_files(call: Call, engine: FakeEngine) -> None:
+def test_a_sweep_prints_table_answer_and_files(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     called = call(*SMALL, "-r", "6")
     assert (called.code, called.err) == (0, "")
-    assert "[2/2] cpu: " in called.out
-    assert "2.00x (2.00-2.00)" in called.out
-    answer = "On cpu, with the cache, 5 new tokens of gpt2 take 5.00 ms instead of 10.0 ms: 2.00"
-    assert answer in called.out
-    assert f"  {Path('results/run/summary.md')}" in called.out.splitlines()
+    assert called.out == snapshot
     assert len(load_run(Path("results/run")).samples) == 14
-
-
-def test_too_few_samples_are_no_claim(call: Call, engine: FakeEngine) -> None:
-    called = call(*SMALL)
-    assert "2.00x (" not in called.out
-    assert "5 new tokens of gpt2: too few samples for a claim (2 shared rounds, 6 are" in called.out
 
 
 def test_quiet_leaves_the_progress_out(call: Call, engine: FakeEngine) -> None:
@@ -330,16 +324,6 @@ def test_json_is_all_that_stands_on_standard_output(call: Call, engine: FakeEngi
     ]
     assert "loading gpt2" in called.err
     assert "Files:" in called.err
-
-
-def test_a_case_that_failed_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
-    engine.failure = lambda task: (
-        ("oom", "decode", "No memory left.") if task.case.cache == "off" else None
-    )
-    called = call(*SMALL)
-    assert called.code == 1
-    assert "1 of 2 cases " in called.out
-    assert "No memory left." in called.out
 
 
 def test_the_command_line_is_recorded(
@@ -364,19 +348,16 @@ def test_the_first_interrupt_ends_the_sweep_after_the_sample(
     engine.seconds = seconds
     called = call(*SMALL)
     assert called.code == 130
-    assert called.err.strip() == (
-        "Stopping after the sample in flight; press Ctrl-C again to stop at once."
-    )
-    assert (
-        "Interrupted: what was measured until then is kept.\n"
-        "Go on with:  kvbench sweep --resume results/run\n"
-    ) in called.out
+    assert "Ctrl-C" in called.err
+    assert resume_command(called) == ["sweep", "--resume", "results/run"]
     run = load_run(Path("results/run"))
     assert (run.info.state, len(run.samples)) == ("interrupted", 3)
     assert (run.path / "summary.md").exists()
 
 
-def test_the_second_interrupt_ends_it_at_once(call: Call, engine: FakeEngine) -> None:
+def test_the_second_interrupt_ends_it_at_once(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     def seconds(task: object) -> float:
         if len(engine.tasks) == 3:
             signal.raise_signal(signal.SIGINT)
@@ -386,21 +367,19 @@ def test_the_second_interrupt_ends_it_at_once(call: Call, engine: FakeEngine) ->
     engine.seconds = seconds
     called = call(*SMALL)
     assert called.code == 130
-    assert "Traceback" not in called.err
-    assert called.out.endswith(
-        "Stopped at once: what was measured until then is kept.\n"
-        "Go on with:  kvbench sweep --resume results/run\n"
-    )
+    assert called.err == snapshot
+    assert resume_command(called) == ["sweep", "--resume", "results/run"]
     run = load_run(Path("results/run"))
     assert (run.info.state, len(run.samples)) == ("interrupted", 2)
 
 
 def test_an_interrupt_before_anything_was_measured_leaves_nothing(
-    call: Call, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    call: Call, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     monkeypatch.setattr(FakeEngine, "environment", interrupt)
     called = call(*SMALL)
-    assert (called.code, called.out) == (130, "Stopped; nothing was measured.\n")
+    assert called.code == 130
+    assert called.out == snapshot
     assert list(Path().iterdir()) == []
 
 
@@ -425,10 +404,8 @@ def stop_after(engine: FakeEngine, count: int) -> None:
 
 def resume_command(called: Called) -> list[str]:
     """The arguments that the program was said to be called with to go on."""
-    (line,) = (line for line in called.out.splitlines() if line.startswith("Go on with:"))
-    program, *arguments = shlex.split(line.removeprefix("Go on with:"))
-    assert program == "kvbench"
-    return arguments
+    (line,) = (line for line in called.out.splitlines() if "--resume" in line)
+    return shlex.split(line[line.index("kvbench ") :])[1:]
 
 
 @pytest.mark.parametrize("out", ["results", "my results", "it's; here", "明天 $HOME"])
@@ -458,27 +435,24 @@ def test_the_same_command_again_goes_on(call: Call, engine: FakeEngine) -> None:
     assert Counter(s.phase for s in run.samples)["measure"] == 4
 
 
-def test_a_finished_run_is_shown_again(call: Call, engine: FakeEngine) -> None:
+def test_a_finished_run_is_shown_again(call: Call, engine: FakeEngine, snapshot: object) -> None:
     first = call(*SMALL)
     engine.tasks.clear()
     called = call("sweep", "--resume", "results/run")
     assert (called.code, engine.tasks) == (0, [])
-    assert "results/run is finished: there is nothing left to measure." in called.out
-    table = first.out[first.out.index("On cpu, with the cache") :]
-    assert called.out.endswith(table)
+    notice, _, table = called.out.partition("\n")
+    assert notice == snapshot
+    assert first.out.endswith(table)
 
 
-def test_a_changed_plan_or_machine_is_one_sentence(call: Call, engine: FakeEngine) -> None:
+def test_a_changed_plan_or_machine_is_one_sentence(
+    call: Call, engine: FakeEngine, snapshot: object
+) -> None:
     assert call(*SMALL).code == 0
-    check_one_sentence(
-        call("sweep", "--resume", "results/run", "--repeats", "3"),
-        r"results/run was created with different settings \(repeats: 2 before, 3 now\): start a ",
-    )
-    check_one_sentence(call(*SMALL, "-n", "7"), r"max_new_tokens: 5 before, 5,7 now\)")
+    changed = call("sweep", "--resume", "results/run", "--repeats", "3")
+    assert check_one_sentence(changed) == snapshot
     engine.machine = make_environment(driver="550.54")
-    check_one_sentence(
-        call("sweep", "--resume", "results/run"), r"driver: none before, 550\.54 now\)"
-    )
+    assert "550.54" in check_one_sentence(call("sweep", "--resume", "results/run"))
     assert len(load_run(Path("results/run")).samples) == 6
 
 
@@ -506,34 +480,24 @@ def test_how_a_sweep_is_carried_out_may_change_with_a_resume(
     assert (plan["case_timeout"], plan["verify"]) == (90.0, False)
 
 
-@pytest.mark.parametrize(
-    ("extra", "what"),
-    [
-        (["plan.yaml"], "a plan file"),
-        (["--name", "other"], "--name"),
-        (["--dry-run"], "--dry-run"),
-    ],
-)
+@pytest.mark.parametrize("extra", [["plan.yaml"], ["--name", "other"], ["--dry-run"]])
 def test_a_resume_has_its_plan_and_its_name(
-    call: Call, engine: FakeEngine, extra: list[str], what: str
+    call: Call, engine: FakeEngine, extra: list[str], snapshot: object
 ) -> None:
     stop_after(engine, 4)
     call(*SMALL)
     Path("plan.yaml").write_text("device: cpu\n")
     tasks = len(engine.tasks)
-    check_one_sentence(
-        call("sweep", "--resume", "results/run", *extra),
-        f"^kvbench: --resume names a run that has its plan: leave {what} out\\.$",
-    )
+    assert check_one_sentence(call("sweep", "--resume", "results/run", *extra)) == snapshot
     assert len(engine.tasks) == tasks
 
 
 @pytest.mark.parametrize("path", ["results/none", "plan.yaml", "."])
 def test_a_resume_of_what_is_no_run_is_one_sentence(
-    call: Call, engine: FakeEngine, path: str
+    call: Call, engine: FakeEngine, path: str, snapshot: object
 ) -> None:
     Path("plan.yaml").write_text("device: cpu\n")
-    check_one_sentence(call("sweep", "--resume", path), "not a run folder, there is no run")
+    assert check_one_sentence(call("sweep", "--resume", path)) == snapshot
 
 
 def test_an_interrupt_while_a_resume_begins_says_how_to_go_on(
@@ -544,17 +508,10 @@ def test_an_interrupt_while_a_resume_begins_says_how_to_go_on(
     monkeypatch.setattr(FakeEngine, "check", interrupt)
     called = call("sweep", "--resume", "results/run")
     assert called.code == 130
-    assert "nothing was measured" not in called.out
     assert resume_command(called) == ["sweep", "--resume", "results/run"]
 
 
 # Exit codes
-
-
-def test_all_well_is_exit_code_0(call: Call, engine: FakeEngine) -> None:
-    called = call(*SMALL)
-    assert called.code == 0
-    assert "Verified, matches the no-cache baseline: dynamic on gpt2" in called.out
 
 
 @pytest.mark.parametrize("status", sorted(set(STATUSES) - {"ok"}))
@@ -590,9 +547,7 @@ def test_the_cache_strategies_are_listed_with_what_this_machine_lacks(
 
 def test_a_cache_that_does_other_work_is_exit_code_1(call: Call, engine: FakeEngine) -> None:
     engine.verdict = "fail"
-    called = call(*SMALL)
-    assert called.code == 1
-    assert "FAILED, output differs from the no-cache baseline" in called.out
+    assert call(*SMALL).code == 1
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("fail", 1), ("near_tie", 0), ("inconclusive", 0)])
@@ -601,12 +556,7 @@ def test_samples_with_other_tokens_are_exit_code_1_where_nothing_explains_them(
 ) -> None:
     engine.tokens_of = lambda task: ("a" if task.case.cache == "off" else "b") * 16
     engine.output_verdict = verdict
-    called = call(*SMALL)
-    assert called.code == code
-    assert ("FAILED, output differs from the no-cache baseline" in called.out) is (
-        verdict == "fail"
-    )
-    assert ("Not verified" in called.out) is (verdict == "inconclusive")
+    assert call(*SMALL).code == code
 
 
 @pytest.mark.parametrize("verdict", ["near_tie", "exempt", "inconclusive"])
@@ -618,52 +568,27 @@ def test_what_is_no_failure_is_exit_code_0(call: Call, engine: FakeEngine, verdi
 def test_a_sweep_that_was_not_verified_says_so(call: Call, engine: FakeEngine) -> None:
     called = call(*SMALL, "--no-verify")
     assert (called.code, engine.verified) == (0, [])
-    said = "Not verified: whether the arms do the same work was not checked (--no-verify)."
-    assert said in called.out
-    summary = Path("results/run/summary.md").read_text(encoding="utf-8")
-    assert "was not checked (--no-verify)." in summary
+    (said,) = (line for line in called.out.splitlines() if "--no-verify" in line)
+    assert said in Path("results/run/summary.md").read_text(encoding="utf-8")
 
 
 # Mistakes
 
-# One for each option and each kind of file: what a plan refuses, and in which words, is in
-# tests/plan/test_plan.py.
 PLAN_MISTAKES = [
-    (["-m", ""], "model: "),
-    (["--weights", "heavy"], "weights: "),
-    (["-d", "gpu"], "device: "),
-    (["-d", "cuda:99"], "device: "),
-    (["--dtype", "flaot32"], "dtype: "),
-    (["-c", "dynamc"], "cache: "),
-    (["--use-cache", "maybe"], "use_cache: "),
-    (["-b", "two"], "batch_size: "),
-    (["-n", "5-1"], "max_new_tokens: "),
-    (["-n", "1-99999"], "over 10,000: pass --yes"),
-    (["-p", "0"], "prompt_tokens: "),
-    (["--prompt", ""], "prompt: "),
-    (["--prompt-file", "no.txt"], r"no\.txt: "),
-    (["-r", "x"], "repeats: "),
-    (["--seed", "-1"], "seed: "),
-    (["--case-timeout", "soon"], "case_timeout: "),
-    (["--min-repeats", "9", "--max-repeats", "8"], "max_repeats "),
-    (["no.yaml"], r"no\.yaml: "),
-    (["typo.yaml"], r"'modle'"),
-    (["cut.yaml"], r"cut\.yaml line 2: "),
+    ["-d", "cuda:99"],
+    ["-n", "1-99999"],
+    ["--min-repeats", "9", "--max-repeats", "8"],
+    ["--prompt-file", "no.txt"],
+    ["no.yaml"],
+    ["typo.yaml"],
+    ["cut.yaml"],
 ]
 RUN_MISTAKES = [
-    (["--name", ""], r"--name: '' is not a plain folder name"),
-    (["--name", "a/b"], r"--name: 'a/b' is not a plain folder name"),
-    (["--name", "../x"], r"--name: '\.\./x' is not a plain folder name"),
-    (["--name", "a\\b"], r"is not a plain folder name"),
-    (["--name", "a\nb"], r"--name: 'a\\nb' is not a plain folder name"),
-    (["--name", "\x1b[31m"], r"--name: '\\x1b\[31m' is not a plain folder name"),
-    (["--name", "x" * 300], r"--name: longer than 200 bytes"),
-    (
-        ["--name", "there"],
-        r"results/there exists but is not a kvbench run: choose another --name or --out\.",
-    ),
-    (["--out", "empty.txt"], r"empty\.txt/.* cannot be made: Not a directory\."),
-    (["--out", "typo.yaml/deeper"], r"typo\.yaml/deeper/.* cannot be made: Not a directory\."),
+    ["--name", "a/b"],
+    ["--name", "\x1b[31m"],
+    ["--name", "x" * 300],
+    ["--name", "there"],
+    ["--out", "empty.txt", "--name", "run"],
 ]
 
 
@@ -680,71 +605,58 @@ def mistakes(engine: FakeEngine) -> None:
         Path(name).write_bytes(content)
 
 
-def check_one_sentence(called: Called, pattern: str) -> None:
-    assert called.code == 2
-    assert called.out == ""
+def check_one_sentence(called: Called) -> str:
+    """Return the sentence."""
+    assert (called.code, called.out) == (2, "")
     assert called.err.startswith("kvbench: ")
-    assert called.err.endswith("\n")
-    lines = called.err.splitlines()
-    assert len(lines) == 1
-    assert re.search(pattern, lines[0])
-    assert lines[0][-1] in ".?"
+    assert called.err.endswith((".\n", "?\n"))
+    (line,) = called.err.splitlines()
+    return line
 
 
-@pytest.mark.parametrize(("arguments", "pattern"), PLAN_MISTAKES)
+@pytest.mark.parametrize("arguments", PLAN_MISTAKES, ids=" ".join)
 def test_a_mistake_in_a_plan_is_one_sentence_and_exit_code_2(
-    call: Call,
-    mistakes: None,
-    engine: FakeEngine,
-    arguments: list[str],
-    pattern: str,
+    call: Call, mistakes: None, engine: FakeEngine, arguments: list[str], snapshot: object
 ) -> None:
     device = [] if "-d" in arguments else ["-d", "cpu"]
-    check_one_sentence(call("sweep", *device, *arguments), pattern)
+    assert check_one_sentence(call("sweep", *device, *arguments)) == snapshot
     assert engine.checked == []
     assert [path.name for path in Path("results").iterdir()] == ["there"]
 
 
-@pytest.mark.parametrize(("arguments", "pattern"), RUN_MISTAKES)
+@pytest.mark.parametrize("arguments", RUN_MISTAKES, ids=lambda arguments: arguments[1][:9])
 def test_a_mistake_about_the_folder_is_one_sentence_and_exit_code_2(
-    call: Call,
-    mistakes: None,
-    engine: FakeEngine,
-    arguments: list[str],
-    pattern: str,
+    call: Call, mistakes: None, engine: FakeEngine, arguments: list[str], snapshot: object
 ) -> None:
-    check_one_sentence(call("sweep", "-d", "cpu", "-n", "5", *arguments), pattern)
+    called = call("sweep", "-d", "cpu", "-n", "5", *arguments)
+    assert check_one_sentence(called) == snapshot
     assert engine.opened == []
     assert [path.name for path in Path("results").iterdir()] == ["there"]
 
 
 def test_a_model_that_cannot_be_had_is_one_sentence(call: Call, engine: FakeEngine) -> None:
     engine.refusal = "model: there is no 'x'."
-    check_one_sentence(call(*SMALL), "model: there is no 'x'")
+    assert check_one_sentence(call(*SMALL)).endswith(engine.refusal)
     assert list(Path().iterdir()) == []
 
 
 def test_models_that_do_not_load_are_one_sentence(call: Call, engine: FakeEngine) -> None:
     engine.unloadable = {"gpt2": ("unsupported", "gpt2 does not generate.")}
-    check_one_sentence(call(*SMALL, "--quiet"), "gpt2 does not generate")
+    assert check_one_sentence(call(*SMALL, "--quiet")).endswith(engine.unloadable["gpt2"][1])
     assert list(Path("results").iterdir()) == []
 
 
 def test_an_unknown_dtype_of_models_is_one_sentence(call: Call) -> None:
-    check_one_sentence(call("models", "--dtype", "int4"), "dtype: 'int4' is not one of")
+    assert "int4" in check_one_sentence(call("models", "--dtype", "int4"))
 
 
 def test_a_disk_that_is_full_is_one_sentence_and_costs_nothing(
-    call: Call, engine: FakeEngine
+    call: Call, engine: FakeEngine, snapshot: object
 ) -> None:
     many = ["sweep", "-d", "cpu", "-n", "5", "-r", "50", "--name", "run", "--quiet"]
     with files_no_larger_than(16_000):
         called = call(*many)
-    check_one_sentence(
-        called,
-        r"^kvbench: results/run/samples\.csv cannot be written: File too large\. What was measured "
-        r"before is kept; make room and go on with --resume results/run\.$",
-    )
+    assert check_one_sentence(called) == snapshot
     before = load_run(Path("results/run"))
     assert before.info.state == "interrupted"
     assert 10 < len(before.samples) < 100
@@ -762,38 +674,41 @@ def test_a_run_in_use_is_one_sentence(call: Call, engine: FakeEngine) -> None:
     call(*SMALL)
     lock = RunLock(Path("results/run"))
     for again in (SMALL, ["sweep", "--resume", "results/run"]):
-        check_one_sentence(call(*again), rf"results/run is in use by process {os.getpid()} on ")
+        assert str(os.getpid()) in check_one_sentence(call(*again))
     lock.release()
     assert call(*SMALL).code == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    "arguments",
     [
-        (["sweep", "--nope"], "No such option: --nope"),
-        (["sweep", "--modle", "gpt2"], "No such option: --modle"),
-        (["sweep", "--repeats"], "Option '--repeats' requires an argument."),
-        (["sweep", "a.yaml", "b.yaml"], "(b.yaml)"),
-        (["nope"], "No such command 'nope'."),
-        (["models", "extra"], "(extra)"),
+        ["sweep", "--nope"],
+        ["sweep", "--modle", "gpt2"],
+        ["sweep", "--repeats"],
+        ["sweep", "a.yaml", "b.yaml"],
+        ["nope"],
+        ["models", "extra"],
     ],
 )
 def test_wrong_usage_is_one_sentence_below_the_usage(
     call: Call,
     arguments: list[str],
-    words: str,
+    snapshot: object,
 ) -> None:
     called = call(*arguments)
     assert (called.code, called.out) == (2, "")
     *above, last = called.err.strip().splitlines()
     assert last.startswith("Error: ")
-    assert words in last
+    assert last == snapshot
     assert [line for line in above if line and not line.startswith(("Usage: ", "Try "))] == []
 
 
-def test_debug_shows_where_a_mistake_was_found(call: Call, mistakes: None) -> None:
-    with pytest.raises(kvbench.UserError, match="'modle' is not a key"):
+def test_debug_shows_where_a_mistake_was_found(
+    call: Call, mistakes: None, snapshot: object
+) -> None:
+    with pytest.raises(kvbench.UserError) as caught:
         main(["sweep", "typo.yaml", "--debug"])
+    assert str(caught.value) == snapshot
 
 
 # For real: a worker process with torch in it, started once for all of these
@@ -840,7 +755,7 @@ def test_a_real_sweep_ends_well(real: tuple[Path, list[Called]]) -> None:
     assert {s["sample_id"] for s in samples[:4]} <= {s.sample_id for s in load_run(path).samples}
     hashes = {s["output_sha256"] for s in samples if s["phase"] == "measure"}
     assert len(hashes) == 1 and None not in hashes
-    assert "Verified, matches the no-cache baseline: dynamic on tiny" in swept.err
+    assert [one.verdict for one in load_run(path).info.findings] == ["pass"]
 
 
 def test_a_real_run_is_gone_on_with(real: tuple[Path, list[Called]]) -> None:
@@ -908,7 +823,7 @@ def test_an_internal_error_is_one_sentence_and_its_traceback_is_kept(
     (file,) = broken.glob("kvbench-error-*.txt")
     (line,) = called.err.splitlines()
     assert line.startswith("kvbench: internal error (ZeroDivisionError: the \\x1b[31mmodel\\nxxx")
-    assert line.endswith(f"...); the traceback is in {file}, please report it.")
+    assert str(file) in line
     assert len(line) < 500
     kept = file.read_text()
     assert kept.startswith(f"kvbench {kvbench.__version__}, Python ")
@@ -917,12 +832,12 @@ def test_an_internal_error_is_one_sentence_and_its_traceback_is_kept(
 
 
 def test_a_traceback_that_cannot_be_kept_is_said(
-    call: Call, broken: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, broken: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(broken / "none"))
     called = call("models")
     assert called.code == 1
-    assert called.err.endswith("; --debug shows the traceback, please report it.\n")
+    assert called.err == snapshot
 
 
 def test_debug_shows_an_internal_error(broken: Path) -> None:
@@ -1035,16 +950,10 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, comma
         assert ("明天降温了" in text) == (encoding == "utf-8")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["-m", "./nothing"], r"there is no folder './nothing'"),
-        (["--attention", "spda"], r"no implementation 'spda'; did you mean 'sdpa'\?"),
-    ],
-)
+@pytest.mark.parametrize("arguments", [["-m", "./nothing"], ["--attention", "spda"]])
 def test_a_dry_run_sees_names_that_cannot_be_right(
-    call: Call, engine: FakeEngine, arguments: list[str], said: str
+    call: Call, engine: FakeEngine, arguments: list[str]
 ) -> None:
     called = call("sweep", "-d", "cpu", "--dry-run", *arguments)
     assert called.code == 2
-    assert re.search(said, called.err)
+    assert arguments[-1] in called.err

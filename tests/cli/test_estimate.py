@@ -44,11 +44,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return captured.err
 
 
-def test_a_builtin_architecture_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_builtin_architecture_needs_nothing(
+    capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("estimate", "llama-2-7b", "-b", 2, "--prompt-tokens", 1, "-n", 4096) == 0
     out = capsys.readouterr().out
-    assert "cache at the end  8,589,934,592 bytes (8.00 GiB), 31.9 % of the weights" in out
-    assert "A100-SXM4-80GB" in out
+    assert out == snapshot
 
 
 @pytest.mark.parametrize("place", ["folder", "file"])
@@ -80,14 +81,14 @@ def test_a_hub_id_is_asked_for_its_configuration(
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     def download(*arguments: str, revision: str | None) -> str:
         raise OSError("No connection.\nhttp://somewhere")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     said = refused(capsys, "some/model")
-    assert said.endswith("the configuration of some/model cannot be had: No connection.\n")
+    assert said == snapshot
 
 
 def test_what_was_probed_here_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,26 +105,23 @@ def test_a_chart_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    "arguments",
     [
-        (("gpt3",), "'gpt3' is not a built-in architecture; did you mean 'gpt2'?"),
-        (("gpt2", "-n", 0), "max_new_tokens: 0 is less than 1."),
-        (("gpt2", "--dtype", "int3"), "dtype: 'int3' is not one of"),
-        (("gpt2", "--device-memory", "lots"), "--device-memory: 'lots' is no size"),
-        (("gpt2", "--device", "cpu"), "--device: cpu was not probed here: run kvbench probe."),
-        (("gpt2", "--device", "H10O PCIe"), "did you mean 'H100 PCIe'?"),
-        (
-            ("gpt2", "--format", "xml"),
-            "no format 'xml'; known: table, csv, json, markdown.",
-        ),
-        (("gpt2", "--chart", "x.pdf"), "neither a .png nor a .svg"),
-        (("nowhere/at/all",), "there is no folder"),
+        ("gpt3",),
+        ("gpt2", "-n", 0),
+        ("gpt2", "--dtype", "int3"),
+        ("gpt2", "--device-memory", "lots"),
+        ("gpt2", "--device", "cpu"),
+        ("gpt2", "--device", "H10O PCIe"),
+        ("gpt2", "--format", "xml"),
+        ("gpt2", "--chart", "x.pdf"),
+        ("nowhere/at/all",),
     ],
 )
 def test_bad_input_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], words: str
+    capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], snapshot: object
 ) -> None:
-    assert words in refused(capsys, *arguments)
+    assert refused(capsys, *arguments) == snapshot
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model_type": 7}', "{}"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,45 +106,33 @@ def test_json_is_all_that_standard_output_gets(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "pattern"),
+    "arguments",
     [
-        (["gpt2", "-n", "0"], r"new_tokens: 0 is too few; at least 1 is needed\."),
-        (["gpt2", "-n", "-3"], r"new_tokens: -3 is too few"),
-        (["gpt2", "-c", "off"], r"One case beside 'off' can be inspected .* name 0"),
-        (["gpt2", "-c", "dynamc"], r"did you mean 'dynamic'\?"),
-        (["gpt2", "-d", "auto"], r"One case beside 'off' .* name 2: give one"),
-        (["gpt2", "-d", "gpu"], r"device: 'gpu' is not cpu, cuda, cuda:N or auto\."),
-        (["gpt2", "--dtype", "float32,bfloat16"], r"One case beside 'off' .* name 2"),
-        (["gpt2", "--dtype", "flaot32"], r"did you mean 'float32'\?"),
-        (["gpt2", "-b", "0"], r"batch_size: 0 is not right"),
-        (["gpt2", "--prompt", ""], r"prompt: '' is not right"),
-        (["gpt2", "--prompt-tokens", "0"], r"prompt_tokens: 0 is not right"),
-        (["gpt2", "--prompt", "a", "--prompt-tokens", "3"], r"One case beside 'off' .* name 2"),
-        (["gpt2", "--weights", "heavy"], r"weights: 'heavy' is not right"),
-        (["gpt2", "-o", "xml"], r"no format 'xml'; known: table, csv, json, markdown\."),
-        ([""], r"model: '' is not right"),
+        ["gpt2", "-n", "0"],
+        ["gpt2", "-c", "off"],
+        ["gpt2", "-d", "auto"],
+        ["gpt2", "--prompt", "a", "--prompt-tokens", "3"],
+        ["gpt2", "-o", "xml"],
+        [""],
     ],
+    ids=" ".join,
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    engine: FakeEngine,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    pattern: str,
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], arguments: list[str], snapshot: object
 ) -> None:
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (2, "")
-    (line,) = err.splitlines()
-    assert re.search(rf"^kvbench: .*{pattern}", line)
+    assert err == snapshot
     assert (engine.opened, engine.inspected) == ([], [])
 
 
 def test_a_model_that_does_not_load_is_told(
-    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     engine.unloadable = {"gpt2": ("unsupported", "gpt2 does not generate.")}
     code, out, err = call(capsys, "gpt2")
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == "kvbench: gpt2 does not generate."
+    assert err.splitlines()[-1] == snapshot
     assert engine.closed
 
 

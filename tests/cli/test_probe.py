@@ -37,16 +37,14 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, s
 
 
 def test_every_device_is_probed_and_stored(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path, snapshot: object
 ) -> None:
     code, out, err = call(capsys, "probe")
     assert (code, err) == (0, "")
     assert engine.probed == ["cpu", "cuda"]
     assert [rates.device for rates in read_rates()] == ["cpu", "cuda"]
     assert engine.closed == 1
-    assert "probing cpu (Some CPU) ..." in out
-    assert "20.0 (19.0 to 21.0)" in out
-    assert out.endswith(f"Stored in {store}; sweeps on this machine record it.\n")
+    assert out == snapshot
 
 
 @pytest.mark.parametrize(
@@ -66,51 +64,42 @@ def test_devices_are_named_as_in_a_plan(
 
 
 def test_json_is_one_document_on_standard_output(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, snapshot: object
 ) -> None:
     code, out, err = call(capsys, "probe", "--format", "json", "-d", "cpu")
     assert code == 0
     assert [Rates(**keys).read_bytes_per_s for keys in json.loads(out)] == [20e9]
-    assert err == "probing cpu (Some CPU) ...\n"
+    assert err == snapshot
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (["-d", "gpu"], "device: 'gpu' is not present on this machine; present: cpu, cuda."),
-        (["-d", "cuda:7"], "device: 'cuda:7' is not present on this machine; present: cpu, cuda."),
-        (
-            ["--format", "jsn"],
-            "--format: no format 'jsn'; known: table, csv, json, markdown; did you mean 'json'?",
-        ),
-    ],
-)
+@pytest.mark.parametrize("given", [["-d", "gpu"], ["-d", "cuda:7"], ["--format", "jsn"]])
 def test_a_slip_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, given: list[str], sentence: str
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, given: list[str], snapshot: object
 ) -> None:
     code, out, err = call(capsys, "probe", *given)
     assert (code, out) == (2, "")
-    assert err == f"kvbench: {sentence}\n"
+    assert err == snapshot
     assert engine.probed == []
 
 
 def test_why_there_is_no_gpu_is_said(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, snapshot: object
 ) -> None:
     cpu = make_environment().devices[:1]
-    engine.machine = make_environment(devices=cpu, missing=("CUDA: built without it.",))
+    engine.machine = make_environment(devices=cpu, absent={"cuda": "CUDA: built without it."})
     _, _, err = call(capsys, "probe", "-d", "cuda")
-    assert err.endswith("present: cpu. CUDA: built without it.\n")
+    assert err == snapshot
 
 
 def test_a_damaged_store_is_told_before_anything_is_measured(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path, snapshot: object
 ) -> None:
     store.parent.mkdir()
     store.write_text("{")
     code, out, err = call(capsys, "probe")
     assert (code, out) == (2, "")
-    assert err.startswith(f"kvbench: {store} is damaged (") and err.count("\n") == 1
+    assert err == snapshot
+    assert err.count("\n") == 1
     assert (engine.probed, store.read_text()) == ([], "{")
 
 
@@ -129,7 +118,10 @@ def test_what_was_probed_before_a_device_failed_is_kept(
 
 
 def test_doubts_and_published_peaks_stand_beside_the_rates(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    snapshot: object,
 ) -> None:
     engine.machine = make_environment(devices=(Device(name="cuda", hardware="NVIDIA H200"),))
     rates = make_rates(
@@ -148,16 +140,11 @@ def test_doubts_and_published_peaks_stand_beside_the_rates(
     assert published[1:] == ["4800", "-", "67.0", "990", "990", "-", "-"]
     (share,) = (row for row in rows if row[:1] == ["share"])
     assert share[1:3] == ["50%", "-"]
-    assert (
-        "- cuda: other processes used 25% of the processors meanwhile; the GPU's clocks were "
-        "reduced; the load average was 3.50 before the probe; probe again when the machine is idle."
-    ) in out
-    assert "- cuda: float16 is left out: no." in out
-    assert "- cuda: Tensor figures are half of the published ones" in out
+    assert out == snapshot
 
 
 def test_the_environment_says_what_was_probed(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, snapshot: object
 ) -> None:
     devices = (
         Device(name="cpu", hardware="Some CPU"),
@@ -171,13 +158,7 @@ def test_the_environment_says_what_was_probed(
         for line in call(capsys, "env")[1].splitlines()
         if line.startswith("rates ")
     }
-    assert lines == {
-        "rates cpu": "read 20.0 GB/s, copy 18.0 GB/s, float32 0.200 TFLOP/s, bfloat16 0.0500 "
-        "TFLOP/s, launch 4.00 us; probed 2026-01-02, in doubt",
-        "rates cuda": "not probed: run kvbench probe; published: read 300 GB/s, float32 30.3 "
-        "TFLOP/s, bfloat16 121 TFLOP/s, float16 121 TFLOP/s",
-        "rates cuda:1": "not probed: run kvbench probe",
-    }
+    assert lines == snapshot
 
 
 def test_a_newer_probe_does_not_stop_a_resume(engine: FakeEngine, tmp_path: Path) -> None:
@@ -210,35 +191,36 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_user_without_a_home_gets_the_figures(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, homeless: None
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, homeless: None, snapshot: object
 ) -> None:
     code, out, _ = call(capsys, "probe", "-d", "cpu")
     assert (code, engine.probed) == (0, ["cpu"])
     first, *_, last = out.strip().splitlines()
-    assert first.startswith("the rates will not be stored: there is no home directory; set HOME")
-    assert last == "Not stored: sweeps on this machine do not record it."
+    assert first == snapshot
+    assert last == snapshot
     assert "20.0" in out
 
 
 def test_a_user_without_a_home_has_no_stored_rates(
-    capsys: pytest.CaptureFixture[str], homeless: None
+    capsys: pytest.CaptureFixture[str], homeless: None, snapshot: object
 ) -> None:
     assert store_path() is None
     assert read_rates() == ()
     assert call(capsys, "estimate", "gpt2")[0] == 0
-    with pytest.raises(OSError, match="no home directory"):
+    with pytest.raises(OSError) as caught:
         keep_rates(make_rates())
+    assert str(caught.value) == snapshot
 
 
 def test_a_store_that_cannot_be_written_is_said_before_anything_is_measured(
-    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path
+    capsys: pytest.CaptureFixture[str], engine: FakeEngine, store: Path, snapshot: object
 ) -> None:
     # A file where the folder should be: this holds for root, too.
     store.parent.write_text("in the way")
     code, out, _ = call(capsys, "probe", "-d", "cpu")
     assert code == 0
     first, second, *_, last = out.strip().splitlines()
-    assert first.startswith(f"the rates will not be stored: {store}: ")
+    assert first == snapshot
     assert second.startswith("probing cpu")
     assert last.startswith("Not stored")
 
@@ -248,6 +230,7 @@ def test_a_store_that_fails_at_the_end_costs_no_figures(
     engine: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
     store: Path,
+    snapshot: object,
 ) -> None:
     def full(rates: Rates) -> None:
         raise OSError(28, "No space left on device")
@@ -255,13 +238,13 @@ def test_a_store_that_fails_at_the_end_costs_no_figures(
     monkeypatch.setattr("kvbench.run.single.keep_rates", full)
     code, out, _ = call(capsys, "probe", "-d", "cpu")
     assert code == 0
-    assert "the rates of cpu were not stored: No space left on device" in out
-    assert "Not stored" in out
+    assert out == snapshot
 
 
 def test_a_tilde_without_a_home_is_a_sentence(
-    capsys: pytest.CaptureFixture[str], homeless: None
+    capsys: pytest.CaptureFixture[str], homeless: None, snapshot: object
 ) -> None:
     for name in ("~/model", "~nobody-of-that-name/model"):
         code, _, err = call(capsys, "estimate", name)
-        assert (code, err) == (2, f"kvbench: model: there is no folder '{name}'.\n")
+        assert code == 2
+        assert err == snapshot

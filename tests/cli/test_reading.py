@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from kvbench.cli import main
 from kvbench.records.sample import Sample, sample_of
 from tests.fakes import make_case, make_task
-from tests.records.reading import rows_of, write_rows
+from tests.records.reading import rows_of
 from tests.report.saved import grid, save, time_of
 
 ROOT = Path(__file__).parents[2]
@@ -83,32 +82,10 @@ def test_report_of_several_runs_goes_into_a_folder(runs: Path, tmp_path: Path) -
 
 
 def test_report_of_several_runs_needs_a_folder(
-    runs: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     words = refused(capsys, "report", runs / "base", runs / "same")
-    assert "Several runs have no folder in common: give --out DIR." in words
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (
-            ("--format", "pgn"),
-            "known: png, svg, html, markdown; did you mean 'png'?",
-        ),
-        (("--chart", "speed"), "no chart 'speed'; known: total_time, token_latency"),
-        (("--chart", "total_time,speedpu"), "did you mean 'speedup'?"),
-    ],
-)
-def test_report_of_a_name_that_there_is_not_is_a_sentence(
-    runs: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    options: tuple[str, str],
-    words: str,
-) -> None:
-    assert words in refused(capsys, "report", runs / "base", "--out", tmp_path / "out", *options)
-    assert not (tmp_path / "out").exists()
+    assert words == snapshot
 
 
 def test_report_into_a_file_is_a_sentence(
@@ -223,19 +200,6 @@ def test_compare_by_energy_prints_joules(powered: Path, capsys: pytest.CaptureFi
     assert "2.00 J" in row and row.split()[-1] == "same"
 
 
-@pytest.mark.parametrize(
-    ("metric", "words"),
-    [
-        ("energy", "--metric energy: nothing to compare, since no sample of off, dynamic has it"),
-        ("mass", "no metric 'mass'; known: time, energy"),
-    ],
-)
-def test_compare_by_what_was_not_measured_is_a_sentence(
-    runs: Path, capsys: pytest.CaptureFixture[str], metric: str, words: str
-) -> None:
-    assert words in refused(capsys, "compare", runs / "base", "--by", "cache", "--metric", metric)
-
-
 @pytest.mark.parametrize("option", ["--threshold", "--fail-on-slower"])
 def test_a_threshold_of_nothing_is_taken_as_it_is(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
@@ -264,11 +228,12 @@ def test_compare_along_an_axis_of_one_run(runs: Path, capsys: pytest.CaptureFixt
     assert [(row["a"], row["b"], row["cache"]) for row in rows] == [("off", "dynamic", None)] * 3
 
 
-def test_compare_lists_what_was_left_out(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_lists_what_was_left_out(
+    runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("compare", runs / "base", runs / "other") == 0
     out = capsys.readouterr().out
-    assert "No case could be compared." in out
-    assert "Not compared (12):" in out
+    assert out == snapshot
     assert (out.count("not in base"), out.count("not in other")) == (6, 6)
 
 
@@ -279,46 +244,23 @@ def test_compare_draws_the_ratios(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--by", "devise"), "no axis 'devise'; known: run, model, weights, device"),
-        (("--by", "run"), "give a second run, or --by"),
-        ((), "give a second run, or --by"),
-        (("--by", "device"), "there is only cpu here"),
-        (
-            ("--by", "cache", "--format", "jsno"),
-            "known: table, csv, json, markdown; did you mean",
-        ),
-        (
-            ("--by", "cache", "--fail-on-slower", "much"),
-            "--fail-on-slower: 'much' is not a valid percentage",
-        ),
-        (("--by", "cache", "--fail-on-more-memory", "-1%"), "--fail-on-more-memory: '-1%'"),
-        (("--by", "cache", "--threshold", "x"), "--threshold: 'x' is not a valid percentage"),
-        (("--by", "cache", "-o", "json", "--chart", "a.pdf"), "neither a .png nor a .svg"),
-    ],
+    "options",
+    [("--by", "devise"), (), ("--by", "cache", "--fail-on-slower", "much")],
 )
 def test_compare_of_what_there_is_not_is_a_sentence(
-    runs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+    runs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], snapshot: object
 ) -> None:
-    assert words in refused(capsys, "compare", runs / "base", *options)
+    assert refused(capsys, "compare", runs / "base", *options) == snapshot
 
 
 # show and runs
 
 
-def test_show_prints_the_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_run(
+    runs: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("show", runs / "base") == 0
-    out = capsys.readouterr().out
-    assert out.startswith("base, 2026-01-01 00:00 UTC, finished\n")
-    for part in (
-        "2.00x (2.00-2.00)",
-        "100 new tokens of gpt2 take 1.00 s instead of 2.00 s: 2.00 times as fast",
-        "100 ████████████████████████████████████████ 2.00x",
-        "time grows as n^",
-    ):
-        assert part in out
-    assert "Go on with" not in out
+    assert capsys.readouterr().out == snapshot
 
 
 def test_show_of_an_interrupted_run_says_how_to_go_on(
@@ -326,9 +268,7 @@ def test_show_of_an_interrupted_run_says_how_to_go_on(
 ) -> None:
     path = save(tmp_path / "a run", grid(repeats=1), state="interrupted")
     assert run_cli("show", path) == 0
-    out = capsys.readouterr().out
-    assert "interrupted, resumable" in out
-    assert f"kvbench sweep --resume '{path}'" in out
+    assert f"kvbench sweep --resume '{path}'" in capsys.readouterr().out
 
 
 def test_show_prints_no_escape_sequence_of_a_name(
@@ -340,9 +280,11 @@ def test_show_prints_no_escape_sequence_of_a_name(
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_show_of_a_run_without_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_a_run_without_a_sample(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
     assert run_cli("show", save(tmp_path / "run", [])) == 0
-    assert "Nothing was measured." in capsys.readouterr().out
+    assert capsys.readouterr().out == snapshot
 
 
 def test_runs_lists_them(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,12 +311,13 @@ def test_runs_looks_in_results_by_itself(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    snapshot: object,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "results: there is no such folder." in refused(capsys, "runs")
+    assert refused(capsys, "runs") == snapshot
     (tmp_path / "results").mkdir()
     assert run_cli("runs") == 0
-    assert capsys.readouterr().out == "results: no run in it.\n"
+    assert capsys.readouterr().out == snapshot
 
 
 # Runs that are damaged
@@ -382,111 +325,39 @@ def test_runs_looks_in_results_by_itself(
 
 COMMANDS = (("report", "--format", "markdown"), ("show",), ("compare", "--by", "cache"))
 
-Change = Callable[[Path], None]
-
-
-def table(change: Callable[[list[list[str]]], list[list[str]]]) -> Change:
-    return lambda path: write_rows(path, change(rows_of(path)))
-
-
-def without(column: str) -> Change:
-    def change(rows: list[list[str]]) -> list[list[str]]:
-        at = rows[0].index(column)
-        return [row[:at] + row[at + 1 :] for row in rows]
-
-    return table(change)
-
-
-def with_value(column: str, value: str, line: int = 3) -> Change:
-    def change(rows: list[list[str]]) -> list[list[str]]:
-        rows[line - 1][rows[0].index(column)] = value
-        return rows
-
-    return table(change)
-
-
-def replaced(old: str, new: str) -> Change:
-    def change(path: Path) -> None:
-        text = path.read_text(encoding="utf-8")
-        assert old in text
-        path.write_text(text.replace(old, new, 1), encoding="utf-8")
-
-    return change
-
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-@pytest.mark.parametrize(
-    ("file", "change", "words"),
-    [
-        ("samples.csv", without("round"), "samples.csv line 1: the column round is missing."),
-        ("samples.csv", without("total_s"), "is ok, and has no total_s"),
-        ("samples.csv", with_value("total_s", "1,5"), "line 3, column total_s: '1,5' is not right"),
-        ("samples.csv", with_value("status", "fine"), "line 3, column status: 'fine' is not right"),
-        ("samples.csv", with_value("batch_size", "two", 9), "line 9, column batch_size: 'two'"),
-        ("samples.csv", with_value("total_s", "nan"), "line 3, column total_s"),
-        ("samples.csv", with_value("total_s", "-1"), "line 3, column total_s"),
-        ("samples.csv", with_value("batch_size", "0"), "line 3, column batch_size"),
-        ("samples.csv", table(lambda rows: [*rows, ["x"]]), "1 values in"),
-        ("samples.csv", lambda path: path.unlink(), "samples.csv: file not found"),
-        ("samples.csv", lambda path: path.write_bytes(b"\xff\xfe"), "not a table in CSV"),
-        ("run.json", lambda path: path.write_text("{"), "run.json: cannot be read"),
-        ("run.json", lambda path: path.unlink(), "not a run folder, there is no run.json in it."),
-        ("run.json", replaced('"format": 2', '"format": "2"'), "its format is '2'"),
-        ("run.json", replaced('"format": 2', '"format": 99'), "a newer kvbench (format 99)"),
-        ("run.json", replaced('"python": ', '"snake": '), "environment.python: Field required."),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+@pytest.mark.parametrize("file", ["samples.csv", "run.json"])
 def test_a_damaged_run_is_a_sentence_with_its_place(
     runs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     command: tuple[str, ...],
     file: str,
-    change: Change,
-    words: str,
 ) -> None:
     run = shutil.copytree(runs / "base", tmp_path / "run")
-    change(run / file)
+    (run / file).write_text("{")
     name, *options = command
-    said = refused(capsys, name, run, *options)
-    assert words in said
-    assert str(run) in said
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (with_value("elapsed_s", "abc"), "tokens.csv line 3, column elapsed_s: 'abc' is not right"),
-        (with_value("elapsed_s", "-1"), "tokens.csv line 3, column elapsed_s: -1.0 is no time"),
-        (without("elapsed_s"), "tokens.csv line 1: the column elapsed_s is missing."),
-    ],
-)
-def test_damaged_token_times_are_a_sentence(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, words: str
-) -> None:
-    run = shutil.copytree(runs / "base", tmp_path / "run")
-    change(run / "tokens.csv")
-    assert words in refused(capsys, "report", run, "--format", "svg", "--chart", "token_latency")
+    assert str(run / file) in refused(capsys, name, run, *options)
 
 
 def test_a_run_without_token_times_has_a_report(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
 ) -> None:
     run = shutil.copytree(runs / "base", tmp_path / "run")
     (run / "tokens.csv").unlink()
     said = refused(capsys, "report", run, "--format", "svg", "--chart", "token_latency,phases")
-    assert "--chart: there are no data for token_latency here." in said
+    assert said == snapshot
     assert run_cli("report", run, "--format", "svg", "--chart", "phases") == 0
     assert [path.name for path in (run / "charts").iterdir()] == ["phases.svg"]
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "show"])
 def test_a_folder_that_is_no_run_is_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, snapshot: object
 ) -> None:
-    assert "not a run folder" in refused(capsys, command, tmp_path)
-    assert "not a run folder" in refused(capsys, command, tmp_path / "nowhere")
+    assert refused(capsys, command, tmp_path) == snapshot
+    assert refused(capsys, command, tmp_path / "nowhere") == snapshot
 
 
 def test_one_damaged_run_does_not_hide_the_others(
@@ -542,31 +413,12 @@ print("drawn:", "matplotlib" in sys.modules)
 GOLDEN = ROOT / "tests" / "golden" / "gpt2-cpu"
 
 
-@pytest.mark.parametrize("option", ["-n", "-b", "--prompt-tokens"])
-def test_an_estimate_of_no_size_that_there_is(
-    capsys: pytest.CaptureFixture[str], option: str
-) -> None:
-    sentence = refused(capsys, "estimate", "gpt2", option, "99999999999999999999999")
-    assert "99999999999999999999999 is larger than 2,147,483,647." in sentence
-
-
 def test_a_flag_may_have_a_colon(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     samples = [dataclasses.replace(s, flags="a:b odd: :3 x:y:9") for s in grid()]
     run = save(tmp_path / "run", samples)
     assert run_cli("report", run) == 0
     assert run_cli("show", run) == 0
     assert "a:b, 42 samples" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("value", [str(10**23), "-5", "0", "1.5", str(2**64)])
-def test_a_token_of_no_number_that_there_is(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, value: str
-) -> None:
-    shutil.copytree(GOLDEN, tmp_path / "run")
-    rows = rows_of(tmp_path / "run" / "tokens.csv")
-    rows[4][1] = value
-    write_rows(tmp_path / "run" / "tokens.csv", rows)
-    assert "tokens.csv line 5, column new_token: " in refused(capsys, "report", tmp_path / "run")
 
 
 def test_a_planned_case_without_a_device_is_left_out(tmp_path: Path) -> None:

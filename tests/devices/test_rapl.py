@@ -88,43 +88,43 @@ def test_a_counter_that_stood_still_is_zero_joules(tree: Tree) -> None:
 
 @pytest.mark.parametrize(("seconds", "read"), [(93.0, True), (94.0, False)])
 def test_a_window_in_which_the_counter_may_go_round_more_than_once_has_none(
-    tree: Tree, seconds: float, read: bool
+    tree: Tree, seconds: float, read: bool, snapshot: object
 ) -> None:
     tree.zone("intel-rapl:0", "package-0", 0, AMD_RANGE_UJ)
     assert (joules((0,), (1,), seconds)[0] is not None) is read
     if not read:
-        assert joules((0,), (1,), seconds)[1].startswith("none: window too long")
+        assert joules((0,), (1,), seconds)[1] == snapshot
 
 
-def test_a_short_window_has_none(tree: Tree) -> None:
-    assert joules((0,), (1,), 0.09) == (None, "none: window under 0.1 s")
+def test_a_short_window_has_none(tree: Tree, snapshot: object) -> None:
+    assert joules((0,), (1,), 0.09) == snapshot
     assert joules((0,), (1,), 0.1)[0] is not None
 
 
 def test_a_machine_without_powercap_has_none(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snapshot: object
 ) -> None:
     monkeypatch.setattr(rapl, "_POWERCAP", tmp_path / "no")
     assert Rapl().read() is None
-    assert joules((), ()) == (None, "none: no RAPL counter")
+    assert joules((), ()) == snapshot
 
 
 def test_zones_that_a_container_hides_are_none(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snapshot: object
 ) -> None:
     monkeypatch.setattr(rapl, "_POWERCAP", tmp_path)
     (tmp_path / "intel-rapl:0").symlink_to(tmp_path / "gone")
-    assert Rapl().problem == "no RAPL counter"
+    assert Rapl().problem == snapshot
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_file_that_only_root_may_read_is_a_reason(tree: Tree) -> None:
+def test_a_file_that_only_root_may_read_is_a_reason(tree: Tree, snapshot: object) -> None:
     (tree.root / "intel-rapl:0" / "energy_uj").chmod(0)
-    assert joules((0,), (1,)) == (None, "none: RAPL counters are not readable by this user")
+    assert joules((0,), (1,)) == snapshot
 
 
 def test_a_counter_that_may_not_be_read_is_a_reason(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     original = Path.read_text
 
@@ -134,22 +134,22 @@ def test_a_counter_that_may_not_be_read_is_a_reason(
         return original(self)
 
     monkeypatch.setattr(Path, "read_text", locked)
-    assert joules((0,), (1,)) == (None, "none: RAPL counters are not readable by this user")
+    assert joules((0,), (1,)) == snapshot
     assert Rapl().read() is None
 
 
 @pytest.mark.parametrize("file", ["energy_uj", "max_energy_range_uj"])
 @pytest.mark.parametrize("text", ["", "many"])
-def test_nonsense_is_a_reason(tree: Tree, file: str, text: str) -> None:
+def test_nonsense_is_a_reason(tree: Tree, file: str, text: str, snapshot: object) -> None:
     (tree.root / "intel-rapl:0" / file).write_text(text)
-    assert joules((0,), (1,)) == (None, "none: RAPL counters cannot be read")
+    assert joules((0,), (1,)) == snapshot
 
 
-def test_a_counter_that_goes_away_during_a_run_is_a_reason(tree: Tree) -> None:
+def test_a_counter_that_goes_away_during_a_run_is_a_reason(tree: Tree, snapshot: object) -> None:
     meter = Rapl()
     before = meter.read()
     (tree.root / "intel-rapl:0" / "energy_uj").unlink()
-    assert meter.joules(before, meter.read(), 1.0) == (None, "none: RAPL counters cannot be read")
+    assert meter.joules(before, meter.read(), 1.0) == snapshot
 
 
 def test_a_run_on_a_cpu_has_the_energy_of_its_own_time(

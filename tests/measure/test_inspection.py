@@ -135,7 +135,7 @@ def test_the_shapes_are_those_of_the_configuration(folders: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", SLIDING)
-def test_a_window_keeps_its_last_positions_only(folders: Path, name: str) -> None:
+def test_a_window_keeps_its_last_positions_only(folders: Path, name: str, snapshot: object) -> None:
     seen = look(tiny(folders, name))
     # It shows a query WINDOW positions, its own among them, and keeps one less for the next.
     assert [step.keys and step.keys[2] for step in seen.cached.steps] == [4, 5, 6, 6, 6]
@@ -149,8 +149,7 @@ def test_a_window_keeps_its_last_positions_only(folders: Path, name: str) -> Non
     assert seen.same_tokens
     assert seen.largest_difference is not None and seen.largest_difference < 1e-4
     assert len(seen.notes) == 1
-    assert seen.notes[0].startswith(f"Layers with a sliding window of {WINDOW} positions: ")
-    assert seen.notes[0].endswith(f" of {layers}; they keep the last {WINDOW - 1}.")
+    assert seen.notes[0] == snapshot
 
 
 def test_latent_attention_keeps_something_else_than_it_attends_to(folders: Path) -> None:
@@ -176,7 +175,7 @@ def test_a_layer_that_uses_the_keys_of_another_hands_the_cache_nothing(folders: 
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "qwen3_next"])
-def test_a_layer_with_a_state_has_no_keys(folders: Path, name: str) -> None:
+def test_a_layer_with_a_state_has_no_keys(folders: Path, name: str, snapshot: object) -> None:
     seen = look(tiny(folders, name))
     for step in (*seen.off.steps, *seen.cached.steps):
         assert (step.query, step.keys, step.values, step.made_keys) == (None,) * 4
@@ -184,9 +183,7 @@ def test_a_layer_with_a_state_has_no_keys(folders: Path, name: str) -> None:
     assert first[0].states == last[0].states != ()
     assert last[0].keys is None
     assert seen.largest_difference is None
-    assert seen.notes == (
-        "Layer 0 has no keys and values: it keeps a state of constant size in their place.",
-    )
+    assert seen.notes == snapshot
 
 
 def test_a_hybrid_has_keys_where_it_has_attention(folders: Path) -> None:
@@ -195,7 +192,7 @@ def test_a_hybrid_has_keys_where_it_has_attention(folders: Path) -> None:
     assert seen.notes == ()
 
 
-def test_what_does_not_use_the_interface_is_not_guessed_at(folders: Path) -> None:
+def test_what_does_not_use_the_interface_is_not_guessed_at(folders: Path, snapshot: object) -> None:
     seen = look(tiny(folders, "falcon"))
     last = seen.cached.steps[-1]
     assert (last.query, last.keys, last.values) == (None, None, None)
@@ -203,14 +200,16 @@ def test_what_does_not_use_the_interface_is_not_guessed_at(folders: Path) -> Non
     # What is handed to the cache, and the cache itself, can be seen of any model.
     assert last.made_keys == (BATCH, 1, 1, 8)
     assert last.cache_shape == (2, 2, BATCH, 1, SEEN, 8)
-    assert "does not do attention through Transformers' attention interface" in seen.notes[0]
+    assert seen.notes[0] == snapshot
     # And attention that is not in products of matrices cannot be counted.
     assert last.flops_counted is None
     assert last.flops == last.flops_theory is not None
 
 
 @pytest.mark.parametrize("config", [TINY["t5"], BART], ids=["t5", "bart"])
-def test_of_an_encoder_decoder_the_decoder_is_shown(tmp_path: Path, config: Config) -> None:
+def test_of_an_encoder_decoder_the_decoder_is_shown(
+    tmp_path: Path, config: Config, snapshot: object
+) -> None:
     heads, size = (4, 12) if config is not BART else (4, 16)
     seen = look(config_folder(tmp_path / "model", config), layer=1)
     assert seen.first_positions == 1
@@ -226,7 +225,7 @@ def test_of_an_encoder_decoder_the_decoder_is_shown(tmp_path: Path, config: Conf
     ]
     assert last.cache_shape is None
     assert seen.same_tokens
-    assert seen.notes[0].startswith("The encoder reads the prompt once")
+    assert seen.notes[0] == snapshot
 
 
 # It is the layer that was asked for, and nothing is changed by looking
@@ -339,7 +338,7 @@ def test_totals(folders: Path) -> None:
 
 
 def test_a_failure_to_count_costs_the_count_only(
-    folders: Path, monkeypatch: pytest.MonkeyPatch
+    folders: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     def fail(*_: Any) -> None:
         raise NotImplementedError("no such kernel")
@@ -348,7 +347,7 @@ def test_a_failure_to_count_costs_the_count_only(
     seen = look(tiny(folders, "gpt2"))
     assert seen.off.steps[0].flops_counted is None
     assert seen.off.steps[0].flops == seen.off.steps[0].flops_theory is not None
-    assert seen.notes == ("FLOPs could not be counted: NotImplementedError: no such kernel",)
+    assert seen.notes == snapshot
 
 
 def test_bfloat16_halves_the_cache(folders: Path) -> None:
@@ -408,23 +407,27 @@ def opened(engine: LocalEngine, one: Case) -> LocalEngine:
 
 @pytest.mark.parametrize("layer", [-1, 2, 99])
 def test_a_layer_out_of_range_is_one_sentence(
-    engine: LocalEngine, tmp_path: Path, layer: int
+    engine: LocalEngine, tmp_path: Path, layer: int, snapshot: object
 ) -> None:
     one = case(config_folder(tmp_path / "model", GPT2))
-    with pytest.raises(UserError, match=rf"^layer: {layer} is out of range; .* layers 0 to 1\.$"):
+    with pytest.raises(UserError) as caught:
         opened(engine, one).inspect(one, layer)
+    assert str(caught.value) == snapshot
 
 
-def test_the_last_position_is_used_and_none_past_it(engine: LocalEngine, tmp_path: Path) -> None:
+def test_the_last_position_is_used_and_none_past_it(
+    engine: LocalEngine, tmp_path: Path, snapshot: object
+) -> None:
     path = config_folder(tmp_path / "model", GPT2 | {"n_positions": 10})
     fits, too_long = (case(path, prompt=Prompt.of_tokens(6), max_new_tokens=new) for new in (5, 6))
     assert opened(engine, fits).inspect(fits, 0).off.steps[-1].positions == 10
-    with pytest.raises(UserError, match=r"6 prompt tokens and 6 new ones need 11 positions; .* 10"):
+    with pytest.raises(UserError) as caught:
         engine.inspect(too_long, 0)
+    assert str(caught.value) == snapshot
 
 
 def test_a_model_that_fails_is_one_sentence(
-    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
     one = case(config_folder(tmp_path / "model", GPT2))
 
@@ -432,8 +435,9 @@ def test_a_model_that_fails_is_one_sentence(
         raise RuntimeError("a shape\nis wrong")
 
     monkeypatch.setattr(inspection_module, "generate", fail)
-    with pytest.raises(UserError, match=r"cannot be inspected: RuntimeError: a shape is wrong\.$"):
+    with pytest.raises(UserError) as caught:
         opened(engine, one).inspect(one, 0)
+    assert str(caught.value) == snapshot
 
 
 def test_tokens_have_texts_where_there_is_a_tokenizer(engine: LocalEngine, tmp_path: Path) -> None:

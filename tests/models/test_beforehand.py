@@ -24,26 +24,26 @@ def test_a_plan_that_may_be_right_passes(tmp_path: Path) -> None:
     check_beforehand([case("gpt2"), case(folder), case("someone/model", weights="pretrained")])
 
 
-def test_a_model_that_is_not_there_is_seen() -> None:
-    assert refusal("./nothing") == "model: there is no folder './nothing'."
-    assert "did you mean 'gpt2'?" in refusal("gtp2")
+def test_a_model_that_is_not_there_is_seen(snapshot: object) -> None:
+    assert refusal("./nothing") == snapshot
+    assert refusal("gtp2") == snapshot
 
 
-def test_a_configuration_that_cannot_be_read_is_seen(tmp_path: Path) -> None:
+def test_a_configuration_that_cannot_be_read_is_seen(tmp_path: Path, snapshot: object) -> None:
     (tmp_path / "config.json").write_text("{not json")
-    assert "config.json: cannot be read" in refusal(str(tmp_path))
+    assert refusal(str(tmp_path)) == snapshot
 
 
-def test_weights_that_were_not_fetched_are_seen(tmp_path: Path) -> None:
+def test_weights_that_were_not_fetched_are_seen(tmp_path: Path, snapshot: object) -> None:
     name = config_folder(tmp_path, GPT2)
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert "Git LFS pointer" in refusal(name, weights="pretrained")
+    assert refusal(name, weights="pretrained") == snapshot
     check_beforehand([case(name)])
 
 
-def test_a_misspelled_attention_is_seen() -> None:
+def test_a_misspelled_attention_is_seen(snapshot: object) -> None:
     text = refusal("gpt2", attention="spda")
-    assert text == "attention: no implementation 'spda'; did you mean 'sdpa'?"
+    assert text == snapshot
 
 
 @pytest.mark.parametrize(

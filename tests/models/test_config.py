@@ -73,11 +73,9 @@ def test_a_model_that_generates_is_accepted(tmp_path: Path, config: dict[str, An
     assert loaded.model_type == config["model_type"]
 
 
-def test_bert_is_refused_as_an_encoder(tmp_path: Path) -> None:
+def test_bert_is_refused_as_an_encoder(tmp_path: Path, snapshot: object) -> None:
     text = refusal(config_folder(tmp_path, {"model_type": "bert"}))
-    assert "(bert) is an encoder" in text
-    assert "no KV cache" in text
-    assert text.endswith("give a decoder such as gpt2.")
+    assert text == snapshot
 
 
 def test_bert_made_a_decoder_is_accepted(tmp_path: Path) -> None:
@@ -86,9 +84,11 @@ def test_bert_made_a_decoder_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vit", "whisper", "clip"])
-def test_a_model_that_writes_no_text_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_model_that_writes_no_text_is_refused(
+    tmp_path: Path, kind: str, snapshot: object
+) -> None:
     text = refusal(config_folder(tmp_path, {"model_type": kind}))
-    assert f"({kind}) is not a model that generates text" in text
+    assert text == snapshot
 
 
 def test_a_builtin_is_configured_without_any_file() -> None:
@@ -97,27 +97,23 @@ def test_a_builtin_is_configured_without_any_file() -> None:
     assert (config.num_hidden_layers, config.sliding_window) == (32, 4096)
 
 
-def test_a_model_missing_offline_is_told_in_one_sentence() -> None:
+def test_a_model_missing_offline_is_told_in_one_sentence(snapshot: object) -> None:
     text = refusal("someone/some-model", "pretrained")
-    assert text == (
-        "model: 'someone/some-model' is not in the local cache and the hub cannot be reached: "
-        "connect or give a local folder."
-    )
+    assert text == snapshot
 
 
-def test_a_builtin_missing_offline_can_still_be_random() -> None:
-    assert refusal("gpt2", "pretrained").endswith("give a local folder or use --weights random.")
+def test_a_builtin_missing_offline_can_still_be_random(snapshot: object) -> None:
+    assert refusal("gpt2", "pretrained") == snapshot
 
 
-def test_a_gated_model_is_told_apart() -> None:
+def test_a_gated_model_is_told_apart(snapshot: object) -> None:
     text = explained(OSError("no access"), GatedRepoError("gated", response=RESPONSE))
-    assert "mine is gated" in text
-    assert "hf auth login" in text
+    assert text == snapshot
 
 
-def test_a_model_that_the_hub_does_not_have_is_told_apart() -> None:
+def test_a_model_that_the_hub_does_not_have_is_told_apart(snapshot: object) -> None:
     text = explained(OSError("none"), RepositoryNotFoundError("none", response=RESPONSE))
-    assert text.startswith("model: the hub has no model 'someone/mine'")
+    assert text == snapshot
 
 
 def test_code_in_a_model_needs_trust_and_is_not_run(tmp_path: Path) -> None:
@@ -144,15 +140,19 @@ def test_trusted_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("text", ["{not json", "", "\x00\x01\x02"])
-def test_a_corrupt_config_is_told_in_one_sentence(tmp_path: Path, text: str) -> None:
+def test_a_corrupt_config_is_told_in_one_sentence(
+    tmp_path: Path, text: str, snapshot: object
+) -> None:
     (tmp_path / "config.json").write_text(text)
-    assert "not a valid JSON file" in refusal(str(tmp_path))
+    assert refusal(str(tmp_path)) == snapshot
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"model_type": "nonesuch"}'])
-def test_a_config_of_no_known_kind_is_told_in_one_sentence(tmp_path: Path, text: str) -> None:
+def test_a_config_of_no_known_kind_is_told_in_one_sentence(
+    tmp_path: Path, text: str, snapshot: object
+) -> None:
     (tmp_path / "config.json").write_text(text)
-    assert "does not know the kind of model" in refusal(str(tmp_path))
+    assert refusal(str(tmp_path)) == snapshot
 
 
 def test_a_config_with_a_wrong_type_is_told_in_one_sentence(tmp_path: Path) -> None:
@@ -162,11 +162,13 @@ def test_a_config_with_a_wrong_type_is_told_in_one_sentence(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "name", ["my-safetensors", "trust_remote_code", "my-model_type", "not supported attention"]
 )
-def test_the_name_of_a_folder_does_not_change_what_is_said(tmp_path: Path, name: str) -> None:
+def test_the_name_of_a_folder_does_not_change_what_is_said(
+    tmp_path: Path, name: str, snapshot: object
+) -> None:
     folder = tmp_path / name
     folder.mkdir()
     (folder / "config.json").write_text("{not json")
-    assert "not a valid JSON file" in refusal(str(folder))
+    assert refusal(str(folder)) == snapshot
 
 
 def test_a_file_that_is_no_gguf_is_told_in_one_sentence(tmp_path: Path) -> None:
@@ -186,11 +188,10 @@ def test_the_text_part_of_a_larger_model_gives_the_limit(tmp_path: Path) -> None
     assert position_limit(load_config(locate(name, "random"))) == PositionLimit("rotary", 321)
 
 
-def test_a_model_of_images_and_text_is_told_apart(tmp_path: Path) -> None:
+def test_a_model_of_images_and_text_is_told_apart(tmp_path: Path, snapshot: object) -> None:
     config = {"model_type": "llava", "text_config": LLAMA}
     text = refusal(config_folder(tmp_path, config))
-    assert "(llava) is a model of images and text" in text
-    assert "such as gemma3" in text
+    assert text == snapshot
 
 
 @pytest.mark.parametrize(("kind", "text"), [("gemma3", "gemma3_text"), ("llama4", "llama4_text")])
@@ -204,22 +205,24 @@ def test_one_that_transformers_loads_as_a_text_model_is_accepted(
     assert config.model_type == kind
 
 
-def test_a_config_that_git_lfs_has_not_fetched_is_told(tmp_path: Path) -> None:
+def test_a_config_that_git_lfs_has_not_fetched_is_told(tmp_path: Path, snapshot: object) -> None:
     (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert "config.json is a Git LFS pointer" in refusal(str(tmp_path))
+    assert refusal(str(tmp_path)) == snapshot
 
 
 @pytest.mark.parametrize("error", [AssertionError, ZeroDivisionError])
-def test_what_a_model_asserts_of_its_sizes_is_told_too(error: type[Exception]) -> None:
+def test_what_a_model_asserts_of_its_sizes_is_told_too(
+    error: type[Exception], snapshot: object
+) -> None:
     text = explained(error("heads do not divide"), ValueError())
-    assert text == "model: mine cannot be loaded: heads do not divide."
+    assert text == snapshot
 
 
-def test_a_revision_that_the_hub_does_not_have_is_told_apart() -> None:
+def test_a_revision_that_the_hub_does_not_have_is_told_apart(snapshot: object) -> None:
     source = ModelSource("someone/mine@v9", "someone/mine", revision="v9")
     with pytest.raises(UserError) as caught, loading(source):
         raise OSError("none") from RevisionNotFoundError("none", response=RESPONSE)
-    assert str(caught.value) == "model: 'someone/mine' has no branch, tag or commit 'v9'."
+    assert str(caught.value) == snapshot
 
 
 def test_a_long_reason_is_cut_between_words() -> None:
@@ -259,10 +262,10 @@ def test_what_is_not_from_the_hub_has_no_commit(hub: Path, tmp_path: Path) -> No
     assert commit_of(locate("someone/other", "pretrained")) is None
 
 
-def test_a_revision_missing_offline_is_told_with_its_name(hub: Path) -> None:
-    assert refusal("someone/tiny@v2", "pretrained").startswith("model: 'someone/tiny@v2' is not in")
+def test_a_revision_missing_offline_is_told_with_its_name(hub: Path, snapshot: object) -> None:
+    assert refusal("someone/tiny@v2", "pretrained") == snapshot
 
 
-def test_an_adapter_on_the_hub_is_told_as_one(hub: Path) -> None:
+def test_an_adapter_on_the_hub_is_told_as_one(hub: Path, snapshot: object) -> None:
     text = refusal("someone/lora", "pretrained")
-    assert text.startswith("model: someone/lora is an adapter for someone/tiny, not a whole model")
+    assert text == snapshot

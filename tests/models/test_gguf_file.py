@@ -36,21 +36,19 @@ def test_a_complete_file_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", SIZES)
-def test_a_size_that_is_not_there_is_named(tmp_path: Path, key: str) -> None:
+def test_a_size_that_is_not_there_is_named(tmp_path: Path, key: str, snapshot: object) -> None:
     # Transformers would take its default: another model than the one in the file.
     name = write(tmp_path / "m.gguf", {k: v for k, v in SIZES.items() if k != key})
     with pytest.raises(UserError) as caught:
         load_config(locate(name, "pretrained"))
-    assert str(caught.value) == f"model: the GGUF file {name} has no {key} in it."
+    assert str(caught.value) == snapshot
 
 
-def test_several_sizes_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_several_sizes_that_are_not_there_are_named(tmp_path: Path, snapshot: object) -> None:
     path = Path(write(tmp_path / "m.gguf", {}))
     with pytest.raises(UserError) as caught:
         refuse_incomplete("m", path)
-    assert str(caught.value).endswith(
-        "has no block_count and no embedding_length and no attention.head_count in it."
-    )
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage"])

@@ -109,11 +109,14 @@ def test_attention_is_as_asked(tmp_path: Path, attention: str, weights: str) -> 
     assert loaded.attention == attention
 
 
-def test_an_attention_that_a_model_lacks_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_an_attention_that_a_model_lacks_is_told_in_one_sentence(
+    tmp_path: Path, snapshot: object
+) -> None:
     config = {"model_type": "bloom", "n_layer": 1, "hidden_size": 64, "n_head": 4}
     name = config_folder(tmp_path, config, vocab_size=503)
-    with pytest.raises(UserError, match="does not support this attention implementation"):
+    with pytest.raises(UserError) as caught:
         load(name, attention="sdpa")
+    assert str(caught.value) == snapshot
     assert load(name, attention="eager").attention == "eager"
 
 
@@ -180,7 +183,7 @@ def test_pretrained_weights_are_those_of_the_file(tmp_path: Path, config: dict[s
     assert all(torch.equal(have[name], tensor) for name, tensor in saved.items())
 
 
-def test_pickled_weights_are_refused_unopened(tmp_path: Path) -> None:
+def test_pickled_weights_are_refused_unopened(tmp_path: Path, snapshot: object) -> None:
     trace = tmp_path / "it-was-opened"
     evil = pickle.dumps({"lm_head.weight": Trap(trace)})
     pickle.loads(evil)["lm_head.weight"].close()
@@ -188,7 +191,7 @@ def test_pickled_weights_are_refused_unopened(tmp_path: Path) -> None:
     trace.unlink()
     name = config_folder(tmp_path / "model", GPT2)
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(evil)
-    assert "pickled weights are not loaded" in refusal(name)
+    assert refusal(name) == snapshot
     assert not trace.exists()
 
 
@@ -311,52 +314,47 @@ def test_the_dtype_of_a_configuration_does_not_matter(tmp_path: Path, dtype: str
     assert parameter_count(load_config(loaded.source)) == loaded.parameters
 
 
-def test_random_weights_of_a_quantized_checkpoint_are_said_not_to_be(tmp_path: Path) -> None:
+def test_random_weights_of_a_quantized_checkpoint_are_said_not_to_be(
+    tmp_path: Path, snapshot: object
+) -> None:
     name = config_folder(tmp_path, WIDE, quantization_config=FP8)
     loaded = load(name, dtype="bfloat16")
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
-    assert loaded.notices == (
-        f"{name}: config.json describes weights quantized with fp8; the random weights are not "
-        "quantized, but bfloat16.",
-    )
+    assert loaded.notices == snapshot
     assert load(config_folder(tmp_path / "plain", WIDE)).notices == ()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="quantized weights stay so where a GPU is")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_that_a_cpu_has_to_dequantize_have_the_dtype_of_the_key(
-    tmp_path: Path, dtype: str
+    tmp_path: Path, dtype: str, snapshot: object
 ) -> None:
     name = quantized_checkpoint(tmp_path)
     loaded = load(name, "pretrained", dtype=dtype)
     assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, dtype)}
-    assert loaded.notices == (
-        f"{name}: the weights are stored quantized with fp8 and were loaded dequantized, as "
-        f"{dtype}.",
-    )
+    assert loaded.notices == snapshot
     assert run(loaded, inputs_of(loaded, PROMPT), "dynamic", 4).new_ids.shape == (1, 4)
 
 
-def test_weights_of_another_vocabulary_are_told_with_both_shapes(tmp_path: Path) -> None:
+def test_weights_of_another_vocabulary_are_told_with_both_shapes(
+    tmp_path: Path, snapshot: object
+) -> None:
     checkpoint(tmp_path, LLAMA, vocab_size=320)
     name = config_folder(tmp_path, LLAMA, vocab_size=300)
-    assert refusal(name) == (
-        f"model: {name}: lm_head.weight is [320, 64] in the weights and [300, 64] by the "
-        "configuration, and 1 more differ: the two do not belong together."
-    )
+    assert refusal(name) == snapshot
 
 
-def test_weights_that_git_lfs_has_not_fetched_are_told(tmp_path: Path) -> None:
+def test_weights_that_git_lfs_has_not_fetched_are_told(tmp_path: Path, snapshot: object) -> None:
     name = config_folder(tmp_path, GPT2)
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert "run `git lfs pull`" in refusal(name)
+    assert refusal(name) == snapshot
     assert load(name).parameters > 0
 
 
-def test_an_adapter_is_not_loaded_as_a_model(tmp_path: Path) -> None:
+def test_an_adapter_is_not_loaded_as_a_model(tmp_path: Path, snapshot: object) -> None:
     name = config_folder(tmp_path, GPT2)
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-    assert "is an adapter for some/base" in refusal(name)
+    assert refusal(name) == snapshot
 
 
 def test_a_revision_of_a_hub_id_is_loaded_and_its_commit_is_known(

@@ -82,8 +82,9 @@ def test_one_text_fills_the_batch(decoder: Encoder) -> None:
 
 
 def test_a_text_without_tokens_is_refused(decoder: Encoder) -> None:
-    with pytest.raises(UserError, match="no tokens"):
+    with pytest.raises(UserError) as caught:
         decoder.encode(Prompt.of_text(""), 1)
+    assert caught.value.kind == "prompt_empty"
 
 
 def test_a_broken_tokenizer_is_told_in_one_sentence(tmp_path: Path) -> None:
@@ -121,11 +122,10 @@ def test_fixed_ids_fill_the_vocabulary_and_stay_inside(tmp_path: Path, seed: int
     assert set(ids) == set(range(11))
 
 
-def test_unknown_text_for_a_random_builtin_is_refused() -> None:
+def test_unknown_text_for_a_random_builtin_is_refused(snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
         check_prompt(locate("gpt2", "random"), Prompt.of_text("Something else"), NO_LIMIT)
-    assert "has no tokenizer" in str(caught.value)
-    assert "--prompt-tokens N, or --weights pretrained" in str(caught.value)
+    assert str(caught.value) == snapshot
 
 
 def test_one_unknown_text_among_known_ones_is_refused() -> None:
@@ -149,40 +149,43 @@ def test_a_folder_with_a_tokenizer_may_be_given_any_text(tmp_path: Path) -> None
     check_prompt(locate(name, "random"), Prompt("file:two", (SHORT, "Anything")), NO_LIMIT)
 
 
-def test_a_text_without_tokens_is_refused_beforehand(tmp_path: Path) -> None:
+def test_a_text_without_tokens_is_refused_beforehand(tmp_path: Path, snapshot: object) -> None:
     name = config_folder(tmp_path, GPT2)
     word_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="no tokens of ''"):
+    with pytest.raises(UserError) as caught:
         check_prompt(locate(name, "random"), Prompt("file:two", (SHORT, "")), NO_LIMIT)
+    assert str(caught.value) == snapshot
 
 
 def test_a_folder_without_a_tokenizer_takes_fixed_ids_alone(tmp_path: Path) -> None:
     source = locate(config_folder(tmp_path, GPT2), "random")
     check_prompt(source, Prompt.of_tokens(7), NO_LIMIT)
-    with pytest.raises(UserError, match="give --prompt-tokens N"):
+    with pytest.raises(UserError) as caught:
         check_prompt(source, Prompt.of_text(SHORT), NO_LIMIT)
+    assert caught.value.kind == "no_tokenizer"
 
 
 TABLE = PositionLimit("absolute", 64, 64)
 
 
-def test_a_prompt_may_fill_a_table_of_positions_and_no_more(tmp_path: Path) -> None:
+def test_a_prompt_may_fill_a_table_of_positions_and_no_more(
+    tmp_path: Path, snapshot: object
+) -> None:
     source = locate(config_folder(tmp_path, GPT2), "random")
     check_prompt(source, Prompt.of_tokens(64), TABLE)
     with pytest.raises(UserError) as caught:
         check_prompt(source, Prompt.of_tokens(65), TABLE)
-    assert str(caught.value) == (
-        f"prompt: 'tokens:65' has 65 tokens and {source.name} only 64 positions."
-    )
+    assert str(caught.value) == snapshot
 
 
-def test_the_longest_text_of_a_prompt_counts(tmp_path: Path) -> None:
+def test_the_longest_text_of_a_prompt_counts(tmp_path: Path, snapshot: object) -> None:
     name = config_folder(tmp_path, GPT2)
     word_tokenizer(tmp_path)
     source = locate(name, "random")
     check_prompt(source, Prompt("file:two", ("w5 " * 64, "w5")), TABLE)
-    with pytest.raises(UserError, match=r"'file:two' has 65 tokens and .* only 64 positions"):
+    with pytest.raises(UserError) as caught:
         check_prompt(source, Prompt("file:two", ("w5", "w5 " * 65, "w5 w6")), TABLE)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize(
@@ -239,36 +242,40 @@ def test_smollm2_is_padded_on_the_left() -> None:
     assert mask.tolist() == [[0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]]
 
 
-def test_a_folder_without_a_tokenizer_is_told_in_a_whole_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_told_in_a_whole_sentence(
+    tmp_path: Path, snapshot: object
+) -> None:
     source = locate(config_folder(tmp_path, LLAMA), "random")
     with pytest.raises(UserError) as caught:
         check_prompt(source, Prompt.of_text(SHORT), NO_LIMIT)
-    assert str(caught.value) == (
-        f"prompt: {tmp_path} has no tokenizer to read a text with: give --prompt-tokens N, or add "
-        "the tokenizer's files to the folder."
-    )
+    assert str(caught.value) == snapshot
 
 
-def test_a_tokenizer_that_cannot_be_loaded_can_be_done_without(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_loaded_can_be_done_without(
+    tmp_path: Path, snapshot: object
+) -> None:
     name = config_folder(tmp_path, GPT2)
     (tmp_path / "tokenizer.json").write_text("{not json")
     with pytest.raises(UserError) as caught:
         check_prompt(locate(name, "random"), Prompt.of_text(SHORT), NO_LIMIT)
     text = str(caught.value)
-    assert text.startswith(f"prompt: the tokenizer of {name} cannot be loaded")
-    assert "--prompt-tokens N needs none" in text
+    assert text == snapshot
 
 
-def test_a_tokenizer_that_git_lfs_has_not_fetched_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_that_git_lfs_has_not_fetched_is_told(tmp_path: Path, snapshot: object) -> None:
     name = config_folder(tmp_path, GPT2)
     (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(UserError, match=r"tokenizer\.model is a Git LFS pointer"):
+    with pytest.raises(UserError) as caught:
         check_prompt(locate(name, "random"), Prompt.of_text(SHORT), NO_LIMIT)
+    assert str(caught.value) == snapshot
 
 
-def test_an_encoder_with_a_table_of_its_own_limits_the_prompt(tmp_path: Path) -> None:
+def test_an_encoder_with_a_table_of_its_own_limits_the_prompt(
+    tmp_path: Path, snapshot: object
+) -> None:
     source = locate(config_folder(tmp_path, GPT2), "random")
     shorter = PositionLimit("absolute", 48, 64)
     check_prompt(source, Prompt.of_tokens(64), shorter)
-    with pytest.raises(UserError, match=r"65 tokens and .* only 64 positions"):
+    with pytest.raises(UserError) as caught:
         check_prompt(source, Prompt.of_tokens(65), shorter)
+    assert str(caught.value) == snapshot

@@ -121,15 +121,15 @@ def test_of_several_gguf_files_one_must_be_named(tmp_path: Path) -> None:
     assert (source.place, source.gguf_file) == (str(tmp_path), "b.gguf")
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, snapshot: object) -> None:
     (tmp_path / "notes.txt").touch()
-    assert "neither a config.json nor a .gguf file" in refusal(str(tmp_path))
+    assert refusal(str(tmp_path)) == snapshot
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, snapshot: object) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
-    assert "is a file; give its folder" in refusal(str(file))
+    assert refusal(str(file)) == snapshot
 
 
 def test_the_home_folder_may_be_written_short(
@@ -142,20 +142,21 @@ def test_the_home_folder_may_be_written_short(
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "~/nothing", "a/b/c", "nothing/"])
-def test_a_missing_folder_is_named(elsewhere: Path, name: str) -> None:
-    assert refusal(name) == f"model: there is no folder {name!r}."
+def test_a_missing_folder_is_named(elsewhere: Path, name: str, snapshot: object) -> None:
+    assert refusal(name) == snapshot
 
 
 @pytest.mark.parametrize("name", ["./nothing", "../nothing"])
-def test_a_missing_folder_with_dots_is_no_hub_id(elsewhere: Path, name: str) -> None:
-    assert refusal(name) == f"model: there is no folder {name!r}."
+def test_a_missing_folder_with_dots_is_no_hub_id(
+    elsewhere: Path, name: str, snapshot: object
+) -> None:
+    assert refusal(name) == snapshot
 
 
-def test_a_typo_of_a_builtin_name_gets_a_hint(elsewhere: Path) -> None:
+def test_a_typo_of_a_builtin_name_gets_a_hint(elsewhere: Path, snapshot: object) -> None:
     text = refusal("gtp2")
-    assert "not a built-in architecture" in text
-    assert text.endswith("did you mean 'gpt2'?")
-    assert "did you mean 'smollm2-135m'?" in refusal("smolm2-135m")
+    assert text == snapshot
+    assert refusal("smolm2-135m") == snapshot
 
 
 @pytest.mark.parametrize("name", ["someone/some-model", "distilgpt3000"])
@@ -178,11 +179,11 @@ def test_a_builtin_name_with_a_revision_is_its_hub_id(elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", ["", "a b", "-x", "../x", "v1@v2"])
-def test_what_can_be_no_revision_is_refused(elsewhere: Path, revision: str) -> None:
+def test_what_can_be_no_revision_is_refused(
+    elsewhere: Path, revision: str, snapshot: object
+) -> None:
     text = refusal(f"someone/some-model@{revision}")
-    assert text == (
-        f"model: '{revision}' is not a branch, tag or commit; write someone/some-model@main."
-    )
+    assert text == snapshot
 
 
 def test_a_folder_may_have_an_at_sign_in_its_name(elsewhere: Path) -> None:
@@ -192,25 +193,28 @@ def test_a_folder_may_have_an_at_sign_in_its_name(elsewhere: Path) -> None:
     assert (source.place, source.revision) == ("mine@home", None)
 
 
-def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:
+def test_an_adapter_is_not_a_model(tmp_path: Path, snapshot: object) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-    assert refusal(str(tmp_path)).startswith(
-        f"model: {tmp_path} is an adapter for some/base, not a whole model: merge it"
-    )
+    assert refusal(str(tmp_path)) == snapshot
 
 
 @pytest.mark.parametrize("text", ["{not json", "[]", "{}", '{"base_model_name_or_path": 5}'])
-def test_an_adapter_that_names_no_base_is_one_too(tmp_path: Path, text: str) -> None:
+def test_an_adapter_that_names_no_base_is_one_too(
+    tmp_path: Path, text: str, snapshot: object
+) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
-    assert f"{tmp_path} is an adapter, not a whole model" in refusal(str(tmp_path))
+    assert refusal(str(tmp_path)) == snapshot
 
 
-def test_an_adapter_beside_a_config_has_no_weights_of_a_model(tmp_path: Path) -> None:
+def test_an_adapter_beside_a_config_has_no_weights_of_a_model(
+    tmp_path: Path, snapshot: object
+) -> None:
     for name in ("config.json", "adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).touch()
     source = locate(str(tmp_path), "pretrained")
-    with pytest.raises(UserError, match="is an adapter, not a whole model"):
+    with pytest.raises(UserError) as caught:
         check_weights(source)
+    assert str(caught.value) == snapshot
     (tmp_path / "model-00001-of-00002.safetensors").touch()
     check_weights(source)
 
@@ -219,21 +223,19 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "model-00001-of-00002.safetensors"])
-def test_a_pointer_of_git_lfs_is_no_weights(tmp_path: Path, file: str) -> None:
+def test_a_pointer_of_git_lfs_is_no_weights(tmp_path: Path, file: str, snapshot: object) -> None:
     (tmp_path / "config.json").touch()
     (tmp_path / file).write_text(POINTER)
     with pytest.raises(UserError) as caught:
         check_weights(locate(str(tmp_path), "pretrained"))
-    assert str(caught.value) == (
-        f"model: {tmp_path / file} is a Git LFS pointer and not the file itself: run `git lfs "
-        f"pull` in {tmp_path}."
-    )
+    assert str(caught.value) == snapshot
 
 
-def test_a_pointer_in_place_of_a_gguf_file_is_seen(tmp_path: Path) -> None:
+def test_a_pointer_in_place_of_a_gguf_file_is_seen(tmp_path: Path, snapshot: object) -> None:
     (tmp_path / "m.gguf").write_text(POINTER)
-    with pytest.raises(UserError, match="Git LFS pointer"):
+    with pytest.raises(UserError) as caught:
         check_weights(locate(str(tmp_path), "pretrained"))
+    assert str(caught.value) == snapshot
 
 
 def test_a_pointer_beside_the_file_that_is_loaded_does_not_matter(tmp_path: Path) -> None:

@@ -65,70 +65,69 @@ def trap(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("shard", ["pytorch_model-00001-of-00001.bin", "weights.safetensors"])
-def test_an_index_that_names_pickled_weights_is_refused(tmp_path: Path, shard: str) -> None:
+def test_an_index_that_names_pickled_weights_is_refused(
+    tmp_path: Path, shard: str, snapshot: object
+) -> None:
     name = sharded(tmp_path, shard=shard)
     trace = trap(tmp_path, shard)
-    assert f"{shard} is not a safetensors file but pickled weights" in refusal(name)
+    assert refusal(name) == snapshot
     assert not trace.exists()
 
 
-def test_one_pickle_among_the_shards_is_enough(tmp_path: Path) -> None:
+def test_one_pickle_among_the_shards_is_enough(tmp_path: Path, snapshot: object) -> None:
     name = sharded(tmp_path)
     index = json.loads((tmp_path / INDEX).read_text())
     last = list(index["weight_map"])[-1]
     index["weight_map"][last] = "z.bin"
     (tmp_path / INDEX).write_text(json.dumps(index))
     torch.save({last: torch.zeros(1)}, tmp_path / "z.bin")
-    assert "z.bin is not a safetensors file but pickled weights" in refusal(name)
+    assert refusal(name) == snapshot
 
 
 @pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "/etc/passwd", "a/../../b", "a\nb"])
-def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path, shard: str) -> None:
+def test_an_index_that_leads_out_of_its_folder_is_refused(
+    tmp_path: Path, shard: str, snapshot: object
+) -> None:
     name = sharded(tmp_path / "model", shard=shard)
     (tmp_path / "model" / "model-00001-of-00001.safetensors").rename(
         tmp_path / "elsewhere.safetensors"
     )
-    assert "which is not in its folder" in refusal(name)
+    assert refusal(name) == snapshot
 
 
-def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
-    assert "names 'none.safetensors', which is missing" in refusal(
-        sharded(tmp_path, shard="none.safetensors")
-    )
+def test_a_shard_that_is_missing_is_named(tmp_path: Path, snapshot: object) -> None:
+    assert refusal(sharded(tmp_path, shard="none.safetensors")) == snapshot
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000])
-def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str, snapshot: object) -> None:
     name = sharded(tmp_path)
     (tmp_path / INDEX).write_text(text)
-    assert f"{INDEX} is not an index of safetensors files" in refusal(name)
+    assert refusal(name) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"),
+    "content",
     [
-        (b"garbage", ""),
-        (b"", ""),
-        (pickle.dumps({"weight": 1}, protocol=2), " but pickled weights"),
-        (b"PK\x03\x04" + bytes(100), " but pickled weights"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            " but a pointer of Git LFS: run `git lfs pull` in its folder",
-        ),
-        ((2**40).to_bytes(8, "little") + b"{}", ""),
+        b"garbage",
+        b"",
+        pickle.dumps({"weight": 1}, protocol=2),
+        b"PK\x03\x04" + bytes(100),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        (2**40).to_bytes(8, "little") + b"{}",
     ],
 )
-def test_the_content_decides_and_not_the_name(tmp_path: Path, content: bytes, kind: str) -> None:
+def test_the_content_decides_and_not_the_name(
+    tmp_path: Path, content: bytes, snapshot: object
+) -> None:
     name = config_folder(tmp_path, GPT2)
     (tmp_path / "model.safetensors").write_bytes(content)
-    assert f"model.safetensors is not a safetensors file{kind}; only" in refusal(name)
+    assert refusal(name) == snapshot
 
 
-def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, snapshot: object) -> None:
     trace = trap(tmp_path, "model.gguf")
-    assert "model.gguf is not a GGUF file but pickled weights" in refusal(
-        str(tmp_path / "model.gguf")
-    )
+    assert refusal(str(tmp_path / "model.gguf")) == snapshot
     assert not trace.exists()
 
 
@@ -148,11 +147,12 @@ def test_a_configuration_cannot_name_pickled_weights(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_nothing_is_unpickled_while_weights_load(tmp_path: Path) -> None:
+def test_nothing_is_unpickled_while_weights_load(tmp_path: Path, snapshot: object) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.bin")
     load = torch.load
-    with no_pickles(), pytest.raises(UserError, match=r"a\.bin holds pickled weights"):
+    with no_pickles(), pytest.raises(UserError) as caught:
         torch.load(tmp_path / "a.bin")
+    assert str(caught.value) == snapshot
     assert torch.load is load
     assert torch.equal(torch.load(tmp_path / "a.bin")["a"], torch.zeros(1))
 
@@ -172,18 +172,18 @@ def device(path: Path) -> None:
     "file", ["config.json", "model.safetensors", "tokenizer.json", "generation_config.json"]
 )
 def test_a_model_is_made_of_regular_files(
-    tmp_path: Path, file: str, put: Callable[[Path], Any]
+    tmp_path: Path, file: str, put: Callable[[Path], Any], snapshot: object
 ) -> None:
     name = checkpoint(tmp_path, GPT2)
     put(tmp_path / file)
-    assert f"{file} is not a regular file" in refusal(name)
+    assert refusal(name) == snapshot
 
 
-def test_a_huge_configuration_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_configuration_is_not_read(tmp_path: Path, snapshot: object) -> None:
     name = checkpoint(tmp_path, GPT2)
     with (tmp_path / "config.json").open("r+b") as file:
         file.truncate(1 << 33)
-    assert "config.json is larger than 16 MiB" in refusal(name)
+    assert refusal(name) == snapshot
 
 
 def test_a_hub_id_has_no_files_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from kvbench.caches import STRATEGIES
 from kvbench.catalogue import DEFAULT_PROMPT
 from kvbench.errors import UserError
 from kvbench.plan.case import Prompt
@@ -18,7 +17,6 @@ from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.plan import CONDUCT, MANY_CASES, QUICKSTART, Plan
 from kvbench.plan.ranges import MAX_SIZE
 
-KNOWN = ", ".join(STRATEGIES)
 CONFIG = Path(__file__).parents[2] / "kvbench" / "configs" / "quickstart.yaml"
 
 
@@ -136,36 +134,30 @@ def test_use_cache_takes_nothing_but_flags(given: Any) -> None:
     assert sentence({"use_cache": given}).endswith(" is not true or false.")
 
 
-def test_the_two_spellings_of_one_axis_are_refused_together() -> None:
-    assert sentence({"use_cache": True, "cache": "off"}) == (
-        "use_cache and cache say the same thing: give one of them."
-    )
+def test_the_two_spellings_of_one_axis_are_refused_together(snapshot: object) -> None:
+    assert sentence({"use_cache": True, "cache": "off"}) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("keys", "expected"),
+    "keys",
     [
-        ({"modle": "x"}, "'modle' is not a key of a plan; did you mean 'model'?"),
-        ({"new_tokens": 5}, "'new_tokens' is not a key of a plan; did you mean 'max_new_tokens'?"),
-        ({"use_cach": True}, "'use_cach' is not a key of a plan; did you mean 'use_cache'?"),
-        ({"zzz": 1}, "'zzz' is not a key of a plan."),
-        (
-            {"dtype": "flaot32"},
-            "dtype: 'flaot32' is not one of float32, bfloat16, float16; did you mean 'float32'?",
-        ),
-        ({"dtype": "int8"}, "dtype: 'int8' is not one of float32, bfloat16, float16."),
-        (
-            {"cache": "dynamc"},
-            f"cache: no strategy 'dynamc'; known: {KNOWN}; did you mean 'dynamic'?",
-        ),
-        ({"cache": "zzz"}, f"cache: no strategy 'zzz'; known: {KNOWN}."),
-        ({"device": "gpu"}, "device: 'gpu' is not cpu, cuda, cuda:N or auto."),
-        ({"max_new_tokens": "5-1"}, "max_new_tokens: the range '5-1' runs backwards."),
-        ({"max_repeats": 2}, "max_repeats (2) is below min_repeats (6)."),
+        {"modle": "x"},
+        {"new_tokens": 5},
+        {"use_cach": True},
+        {"zzz": 1},
+        {"dtype": "flaot32"},
+        {"dtype": "int8"},
+        {"cache": "dynamc"},
+        {"cache": "zzz"},
+        {"device": "gpu"},
+        {"max_new_tokens": "5-1"},
+        {"max_repeats": 2},
     ],
 )
-def test_a_mistake_is_told_in_one_sentence_that_helps(keys: dict[str, Any], expected: str) -> None:
-    assert sentence(keys) == expected
+def test_a_mistake_is_told_in_one_sentence_that_helps(
+    keys: dict[str, Any], snapshot: object
+) -> None:
+    assert sentence(keys) == snapshot
 
 
 @pytest.mark.parametrize(
@@ -228,8 +220,10 @@ def test_a_line_break_in_a_key_does_not_break_the_sentence() -> None:
 
 
 @pytest.mark.parametrize("key", ["model", "attention"])
-def test_control_characters_are_refused_in_names_that_are_printed(key: str) -> None:
-    assert sentence({key: "a\x1b[31mb"}) == r"'a\x1b[31mb' has control characters in it."
+def test_control_characters_are_refused_in_names_that_are_printed(
+    key: str, snapshot: object
+) -> None:
+    assert sentence({key: "a\x1b[31mb"}) == snapshot
 
 
 @pytest.mark.parametrize("key", ["seed", "max_new_tokens", "repeats", "use_cache", "prompt"])
@@ -325,8 +319,8 @@ def test_an_option_replaces_either_spelling_of_the_cache(
     assert load(tmp_path, text, **option).cache == ("off",)
 
 
-def test_both_spellings_as_options_are_refused(tmp_path: Path) -> None:
-    assert "give one of them" in yaml_sentence(tmp_path, "", cache=["off"], use_cache=["true"])
+def test_both_spellings_as_options_are_refused(tmp_path: Path, snapshot: object) -> None:
+    assert yaml_sentence(tmp_path, "", cache=["off"], use_cache=["true"]) == snapshot
 
 
 @pytest.mark.parametrize("text", ["cache: off", "cache: [off, dynamic]", "cache:\n- off\n"])
@@ -346,40 +340,39 @@ def test_a_prompt_option_replaces_all_prompts_of_the_file(tmp_path: Path) -> Non
     assert plan.prompts == (Prompt.of_tokens(7),)
 
 
-def test_a_file_that_is_not_there_is_told_by_its_path(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_told_by_its_path(tmp_path: Path, snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
         Plan.load(tmp_path / "no.yaml")
-    assert str(caught.value) == f"{tmp_path / 'no.yaml'}: there is no such plan."
+    assert str(caught.value) == snapshot
 
 
-def test_a_folder_is_not_a_plan(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the plan cannot be read: Is a directory"):
+def test_a_folder_is_not_a_plan(tmp_path: Path, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         Plan.load(tmp_path)
+    assert str(caught.value) == snapshot
 
 
-def test_a_path_with_a_nul_is_not_a_plan() -> None:
-    with pytest.raises(UserError, match="the plan cannot be read"):
+def test_a_path_with_a_nul_is_not_a_plan(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         Plan.load("a\0b")
+    assert str(caught.value) == snapshot
 
 
-def test_a_huge_file_is_not_a_plan(tmp_path: Path) -> None:
-    assert yaml_sentence(tmp_path, "#" * (1 << 20) + "\n").endswith(
-        "larger than 1 MiB, so not a plan."
-    )
+def test_a_huge_file_is_not_a_plan(tmp_path: Path, snapshot: object) -> None:
+    assert yaml_sentence(tmp_path, "#" * (1 << 20) + "\n") == snapshot
 
 
-def test_bytes_are_not_a_plan(tmp_path: Path) -> None:
+def test_bytes_are_not_a_plan(tmp_path: Path, snapshot: object) -> None:
     path = tmp_path / "plan.yaml"
     path.write_bytes(b"model: \xff\xfe")
-    with pytest.raises(UserError, match="not UTF-8 text"):
+    with pytest.raises(UserError) as caught:
         Plan.load(path)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "gpt2", "5", "1: 2", "null: 2", "true: 2"])
-def test_a_plan_is_a_mapping_of_words(tmp_path: Path, text: str) -> None:
-    assert yaml_sentence(tmp_path, text).endswith(
-        "a plan is a mapping of keys to values, such as 'model: gpt2'."
-    )
+def test_a_plan_is_a_mapping_of_words(tmp_path: Path, text: str, snapshot: object) -> None:
+    assert yaml_sentence(tmp_path, text) == snapshot
 
 
 @pytest.mark.parametrize(
@@ -393,18 +386,18 @@ def test_a_plan_is_a_mapping_of_words(tmp_path: Path, text: str) -> None:
         ("seed: 1\n? [a]\n: 2\n", 2),
     ],
 )
-def test_broken_yaml_is_told_with_the_line(tmp_path: Path, text: str, line: int) -> None:
-    assert f"plan.yaml line {line}: not a plan in YAML: " in yaml_sentence(tmp_path, text)
+def test_broken_yaml_is_told_with_the_line(
+    tmp_path: Path, text: str, line: int, snapshot: object
+) -> None:
+    assert yaml_sentence(tmp_path, text) == snapshot
 
 
 @pytest.mark.parametrize(
     "text",
     ["seed: &x 1", "model: &x [a]", "seed: *x", "&x {seed: 1}", "a: &a [1]\nb: [*a, *a]\n"],
 )
-def test_anchors_and_aliases_are_refused(tmp_path: Path, text: str) -> None:
-    assert "anchors and aliases are not taken; write the values out" in yaml_sentence(
-        tmp_path, text
-    )
+def test_anchors_and_aliases_are_refused(tmp_path: Path, text: str, snapshot: object) -> None:
+    assert yaml_sentence(tmp_path, text) == snapshot
 
 
 @pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "{seed: 1, 'seed': 1}", '"a": 1\na: 2\n'])
@@ -507,16 +500,11 @@ def test_a_prompt_file_as_option_is_looked_for_where_one_stands(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "there is no such prompt file."),
-        (b"", "has no text in it."),
-        (b"\n \n\t\n", "has no text in it."),
-        (b"\xff\xfe", "not UTF-8 text."),
-    ],
+    "content",
+    [None, b"", b"\n \n\t\n", b"\xff\xfe"],
 )
 def test_a_prompt_file_that_gives_no_prompt_is_told(
-    tmp_path: Path, content: bytes | None, message: str
+    tmp_path: Path, content: bytes | None, snapshot: object
 ) -> None:
     path = tmp_path / "p.txt"
     if content is not None:
@@ -524,7 +512,7 @@ def test_a_prompt_file_that_gives_no_prompt_is_told(
     with pytest.raises(UserError) as caught:
         Plan.parse({"prompt_file": str(path), "device": "cpu"}).cases()
     assert str(path) in str(caught.value)
-    assert str(caught.value).endswith(message)
+    assert str(caught.value) == snapshot
 
 
 def test_a_prompt_file_in_a_path_with_a_line_break_is_told_in_one_line(tmp_path: Path) -> None:
@@ -534,11 +522,12 @@ def test_a_prompt_file_in_a_path_with_a_line_break_is_told_in_one_line(tmp_path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a sparse file")
-def test_a_huge_prompt_file_is_refused_unread(tmp_path: Path) -> None:
+def test_a_huge_prompt_file_is_refused_unread(tmp_path: Path, snapshot: object) -> None:
     with (tmp_path / "p.txt").open("wb") as file:
         file.truncate((16 << 20) + 1)
-    with pytest.raises(UserError, match="larger than 16 MiB, so not a prompt file"):
+    with pytest.raises(UserError) as caught:
         _ = Plan.parse({"prompt_file": str(tmp_path / "p.txt")}).prompts
+    assert str(caught.value) == snapshot
 
 
 # Cases
@@ -619,11 +608,10 @@ def test_devices_are_resolved_to_those_present(
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:7", "cpu,cuda"])
-def test_a_device_that_is_not_present_is_a_user_error(wanted: str) -> None:
-    with pytest.raises(
-        UserError, match=r"^device: 'cuda(:7)?' is not present on this machine; present: cpu\.$"
-    ):
+def test_a_device_that_is_not_present_is_a_user_error(wanted: str, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         Plan.parse({"device": wanted}).cases(("cpu",))
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize(("wanted", "needs"), [("cpu", False), ("cpu,cpu", False), ("auto", True)])
@@ -631,13 +619,11 @@ def test_a_plan_for_the_cpu_needs_no_look_at_devices(wanted: str, needs: bool) -
     assert Plan.parse({"device": wanted}).needs_devices() is needs
 
 
-def test_a_grid_over_the_limit_needs_a_word() -> None:
+def test_a_grid_over_the_limit_needs_a_word(snapshot: object) -> None:
     plan = Plan.parse({"device": "cpu", "max_new_tokens": f"1-{MANY_CASES // 2 + 1}"})
     with pytest.raises(UserError) as caught:
         plan.cases()
-    assert str(caught.value) == (
-        "The grid has 10,002 cases, over 10,000: pass --yes to run it anyway."
-    )
+    assert str(caught.value) == snapshot
     assert len(plan.cases(allow_many=True)) == MANY_CASES + 2
 
 
@@ -649,8 +635,9 @@ def test_a_grid_at_the_limit_is_taken() -> None:
 def test_a_grid_of_astronomical_size_is_counted_and_not_built() -> None:
     axis = "1-90000"
     keys = {"device": "cpu", "batch_size": axis, "prompt_tokens": axis, "max_new_tokens": axis}
-    with pytest.raises(UserError, match="over 10,000"):
+    with pytest.raises(UserError) as caught:
         Plan.parse(keys).cases()
+    assert caught.value.kind == "too_many_cases"
 
 
 @pytest.mark.parametrize(
@@ -673,8 +660,9 @@ def test_a_comma_in_the_name_of_what_exists_splits_nothing(
     (tmp_path / "a,b" / "m,1.gguf").touch()
     monkeypatch.chdir(tmp_path)
     if "\0" in given:
-        with pytest.raises(UserError, match="control characters"):
+        with pytest.raises(UserError) as caught:
             Plan.parse({"model": given})
+        assert caught.value.kind == "bad_value"
     else:
         assert Plan.parse({"model": given}).model == models
 

@@ -48,28 +48,26 @@ def test_a_small_factor_gives_each_size_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        *("", "x", "10,", ",10", "10 20", "10\n20", "nan", "inf", "1_000", "0x10", "١", "²"),
-        *("-5", "+5", "1.5", "1e3", "10-", "10-20+", "10-20*", "10-20/2"),
-        *("10--20", "10-20-30", "10-20+-1"),
-    ],
+    ("kind", "texts"),
+    {
+        "not_a_size": [
+            *("", "x", "10,", ",10", "10 20", "10\n20", "nan", "inf", "1_000", "0x10", "١", "²"),
+            *("-5", "+5", "1.5", "1e3", "10-", "10-20+", "10-20*", "10-20/2"),
+            *("10--20", "10-20-30", "10-20+-1"),
+        ],
+        "bad_range": [
+            *("5-1", "5-1+1", "100-10*2", "5-0"),
+            *("1-5+0", "1-5*1", "1-5*0", "1-5*0.5", "0-5*2", "1-5+0.0"),
+        ],
+        "too_large": [str(MAX_SIZE + 1), "9" * 5000, f"1-{MAX_SIZE + 1}"],
+        "range_too_long": ["1-2000000", "0-2147483647", "1-60000,1-60000"],
+    }.items(),
 )
-def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UserError, match=r"is not a size; write 10, 10-910\+100 or 16-1024\*2\.$"):
-        parse_sizes(text)
-
-
-@pytest.mark.parametrize("text", ["5-1", "5-1+1", "100-10*2", "5-0"])
-def test_a_range_that_runs_backwards_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"the range '.*' runs backwards\.$"):
-        parse_sizes(text)
-
-
-@pytest.mark.parametrize("text", ["1-5+0", "1-5*1", "1-5*0", "1-5*0.5", "0-5*2", "1-5+0.0"])
-def test_a_range_that_never_ends_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"the range '.*' never ends\.$"):
-        parse_sizes(text)
+def test_what_is_not_a_size_is_refused_with_an_example(kind: str, texts: list[str]) -> None:
+    for text in texts:
+        with pytest.raises(UserError) as caught:
+            parse_sizes(text)
+        assert caught.value.kind == kind, text
 
 
 @pytest.mark.timeout(60)
@@ -86,25 +84,18 @@ def test_steps_too_small_to_move_end_in_time(text: str) -> None:
         assert list(sizes) == sorted(set(sizes))
 
 
-@pytest.mark.parametrize("text", [str(MAX_SIZE + 1), "9" * 5000, f"1-{MAX_SIZE + 1}"])
-def test_a_size_past_the_largest_index_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"is larger than 2,147,483,647\.$"):
-        parse_sizes(text)
-
-
-@pytest.mark.parametrize("text", ["1-2000000", "0-2147483647", "1-60000,1-60000"])
-def test_more_entries_than_anyone_wants_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"has more than 100,000 entries\.$"):
-        parse_sizes(text)
-
-
 def test_leading_zeros_do_not_count() -> None:
     assert parse_sizes("0" * 5000 + "1") == (1,)
 
 
-def test_the_sentence_begins_with_the_name_of_the_list() -> None:
-    with pytest.raises(UserError, match=r"^batch_size: 'x' is not a size"):
-        parse_sizes("x", "batch_size")
+@pytest.mark.parametrize(
+    "text", ["x", "5-1", "1-5*1", "2147483648", "1-2000000", "1-60000,1-60000"]
+)
+def test_the_sentence_begins_with_the_name_of_the_list(text: str, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_sizes(text, "batch_size")
+    assert caught.value.fields["name"] == "batch_size"
+    assert str(caught.value) == snapshot
 
 
 def test_a_long_entry_is_cut_in_the_sentence() -> None:

@@ -81,56 +81,53 @@ def from_a_failed_one(rows: Rows) -> None:
     measured(rows)["status"] = "oom"
 
 
-EDITS: dict[str, tuple[Callable[[Rows], None], str]] = {
-    "TTFT beyond the total": (put(ttft_s=999.0), "ttft_s is longer than total_s"),
-    "a billion tokens per second": (put(tokens_per_s=1e9), "tokens_per_s is not"),
-    "tokens per second, a little": (scaled("tokens_per_s", 1.001), "tokens_per_s is not"),
-    "total alone, faster": (scaled("total_s", 0.5), "tokens_per_s is not|ttft_s is longer"),
-    "total alone, slower": (scaled("total_s", 1.05), "tokens_per_s is not"),
-    "TTFT alone": (scaled("ttft_s", 0.5), "itl_s is not"),
-    "ITL alone": (scaled("itl_s", 0.9), "itl_s is not"),
-    "one token": (put(new_tokens=1), "new_tokens is not max_new_tokens"),
-    "a token less": (less("new_tokens"), "new_tokens is not max_new_tokens"),
-    "more tokens": (put(new_tokens=999), "new_tokens is not max_new_tokens"),
-    "no tokens": (put(new_tokens=""), "has itl_s and no new_tokens"),
-    "no total": (put(total_s=""), "no total_s"),
-    "another batch": (put(batch_size=64), "batch_size is not that of the other samples"),
-    "another length": (put(max_new_tokens=7), "max_new_tokens is not that of the other samples"),
-    "another model": (put(model="llama"), "model is not that of the other samples"),
-    "another dtype": (put(dtype="bfloat16"), "dtype is not that of the other samples"),
-    "another device": (put(device="cuda"), "device is not that of the other samples"),
-    "other weights": (put(weights="pretrained"), "weights is not that of the other samples"),
-    "another attention": (put(attention="eager"), "attention is not that of the other samples"),
-    "another strategy": (put(cache="off", use_cache="false"), "cache is not that of the other"),
-    "another prompt": (put(prompt="text:Hi"), "prompt is not that of the other samples"),
-    "another length of the prompt": (put(prompt_tokens=600), "prompt_tokens is not that"),
-    "a whole case of another model": (whole_case(model="llama"), "that of its case in run.json"),
-    "a whole case in another dtype": (whole_case(dtype="float16"), "that of its case in run.json"),
-    "a whole case with another name": (renamed_case, "case_id is not that of its model"),
-    "use_cache turned": (put(use_cache="false"), "use_cache is false with the strategy dynamic"),
-    "the other case's id": (put(case_id="0123456789"), "its name is not made of"),
-    "another repeat": (put(repeat=77), "its name is not made of"),
-    "another phase": (put(phase="warmup"), "its name is not made of"),
-    "a second attempt": (put(attempt=1), "its name is not made of"),
-    "peak below before": (put(rss_peak_bytes=1), "rss_peak_bytes is less than rss_before_bytes"),
-    "before above peak": (put(rss_before_bytes=1 << 50), "rss_peak_bytes is less than"),
-    "a GPU's memory on a CPU": (put(nvml_peak_bytes=5), "ran on a CPU, and has nvml_peak_bytes"),
-    "a GPU's clock on a CPU": (put(gpu_sm_clock_mhz=5), "ran on a CPU, and has gpu_sm_clock_mhz"),
-    "other weights bytes": (put(weights_bytes=1), "weights_bytes is not that of the other samples"),
-    "a session that never was": (put(session=9), "its session is 9, and run.json has 1"),
-    "no time": (put(started_at="yesterday"), "no time in ISO 8601"),
-    "no digest": (put(output_sha256="same"), "output_sha256 is no digest"),
-    "ok with an error": (put(error="boom"), "it is ok, and has an error"),
-    "ok with a stage": (put(stage="decode"), "it is ok, and has an error"),
-    "ok with bytes of an OOM": (put(oom_bytes=5), "its status is ok, and it has oom_bytes"),
-    "failed with a time": (from_a_failed_one, "its status is oom, and it has a total_s"),
-    "compiling longer than all": (put(compile_s=999.0), "compile_s is longer than total_s"),
-    "more than all processors": (put(other_cpu_share=3.0), "other_cpu_share is more than 1"),
-    "times of another case": (
-        swapped("total_s", "ttft_s", "itl_s", "started_at", "batch_size"),
-        "tokens_per_s is not|batch_size is not",
-    ),
-    "an integer of 400 digits": (put(new_tokens="9" * 400), "new_tokens is not max_new_tokens"),
+EDITS: dict[str, Callable[[Rows], None]] = {
+    "TTFT beyond the total": put(ttft_s=999.0),
+    "a billion tokens per second": put(tokens_per_s=1e9),
+    "tokens per second, a little": scaled("tokens_per_s", 1.001),
+    "total alone, faster": scaled("total_s", 0.5),
+    "total alone, slower": scaled("total_s", 1.05),
+    "TTFT alone": scaled("ttft_s", 0.5),
+    "ITL alone": scaled("itl_s", 0.9),
+    "one token": put(new_tokens=1),
+    "a token less": less("new_tokens"),
+    "more tokens": put(new_tokens=999),
+    "no tokens": put(new_tokens=""),
+    "no total": put(total_s=""),
+    "another batch": put(batch_size=64),
+    "another length": put(max_new_tokens=7),
+    "another model": put(model="llama"),
+    "another dtype": put(dtype="bfloat16"),
+    "another device": put(device="cuda"),
+    "other weights": put(weights="pretrained"),
+    "another attention": put(attention="eager"),
+    "another strategy": put(cache="off", use_cache="false"),
+    "another prompt": put(prompt="text:Hi"),
+    "another length of the prompt": put(prompt_tokens=600),
+    "a whole case of another model": whole_case(model="llama"),
+    "a whole case in another dtype": whole_case(dtype="float16"),
+    "a whole case with another name": renamed_case,
+    "use_cache turned": put(use_cache="false"),
+    "the other case's id": put(case_id="0123456789"),
+    "another repeat": put(repeat=77),
+    "another phase": put(phase="warmup"),
+    "a second attempt": put(attempt=1),
+    "peak below before": put(rss_peak_bytes=1),
+    "before above peak": put(rss_before_bytes=1 << 50),
+    "a GPU's memory on a CPU": put(nvml_peak_bytes=5),
+    "a GPU's clock on a CPU": put(gpu_sm_clock_mhz=5),
+    "other weights bytes": put(weights_bytes=1),
+    "a session that never was": put(session=9),
+    "no time": put(started_at="yesterday"),
+    "no digest": put(output_sha256="same"),
+    "ok with an error": put(error="boom"),
+    "ok with a stage": put(stage="decode"),
+    "ok with bytes of an OOM": put(oom_bytes=5),
+    "failed with a time": from_a_failed_one,
+    "compiling longer than all": put(compile_s=999.0),
+    "more than all processors": put(other_cpu_share=3.0),
+    "times of another case": swapped("total_s", "ttft_s", "itl_s", "started_at", "batch_size"),
+    "an integer of 400 digits": put(new_tokens="9" * 400),
 }
 
 
@@ -149,15 +146,11 @@ def edited(folder: Path, edit: Callable[[Rows], None]) -> Path:
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_a_hand_edit_is_not_believed(tmp_path: Path, edit: str) -> None:
-    change, what = EDITS[edit]
-    run = edited(tmp_path, change)
-    with pytest.raises(UserError, match=what) as caught:
-        load_run(run)
-    text = str(caught.value)
-    assert text.startswith(f"{run / 'samples.csv'}: the sample ")
-    assert " contradicts itself: " in text
-    assert len(text.splitlines()) == 1
+def test_a_hand_edit_is_not_believed(tmp_path: Path, edit: str, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
+        load_run(edited(tmp_path, EDITS[edit]))
+    assert caught.value.kind == "contradiction"
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("run", GOLDEN, ids=lambda run: run.name)

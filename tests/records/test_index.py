@@ -55,25 +55,21 @@ def test_an_empty_folder_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_no_folder_is_a_sentence(tmp_path: Path, make: bool) -> None:
+def test_no_folder_is_a_sentence(tmp_path: Path, make: bool, snapshot: object) -> None:
     path = tmp_path / "results"
     if make:
         path.write_text("a file")
-    with pytest.raises(UserError, match=r"results: there is no such folder\."):
+    with pytest.raises(UserError) as caught:
         list_runs(path)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "cannot be read"),
-        ("[]", "its format is None"),
-        ('{"format": 3}', "a newer kvbench (format 3)"),
-        ('{"format": 2}', "Field required"),
-    ],
+    "text",
+    ["{", "[]", '{"format": 3}', '{"format": 2}'],
 )
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason(
-    tmp_path: Path, text: str, words: str
+    tmp_path: Path, text: str, snapshot: object
 ) -> None:
     save(tmp_path / "good", [])
     (tmp_path / "bad").mkdir()
@@ -82,7 +78,7 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(
     assert (good.path.name, good.state) == ("good", "finished")
     assert bad.info is None
     assert bad.state.startswith("unreadable: ")
-    assert words in bad.state
+    assert bad.state == snapshot
 
 
 # What has become of a run

@@ -49,27 +49,33 @@ def link(path: Path, to: Path) -> None:
         "tokens.csv.torn",
     ],
 )
-def test_nothing_is_appended_through_a_link(run: Path, outside: Path, name: str) -> None:
+def test_nothing_is_appended_through_a_link(
+    run: Path, outside: Path, name: str, snapshot: object
+) -> None:
     link(run / name, outside / "mine")
-    with pytest.raises(UserError, match=rf"{name} is a link: put the file itself there"):
+    with pytest.raises(UserError) as caught:
         RunWriter.reopen(run, Resume(started_at=utc_now()))
+    assert str(caught.value) == snapshot
     assert (outside / "mine").read_text() == "keep me"
 
 
-def test_a_run_is_not_gone_on_with_into_a_pipe(run: Path) -> None:
+def test_a_run_is_not_gone_on_with_into_a_pipe(run: Path, snapshot: object) -> None:
     os.mkfifo(run / "worker.log")
-    with pytest.raises(UserError, match=r"worker\.log: not a regular file"):
+    with pytest.raises(UserError) as caught:
         RunWriter.reopen(run, Resume(started_at=utc_now()))
+    assert str(caught.value) == snapshot
 
 
-def test_charts_are_not_drawn_through_a_link(run: Path, outside: Path) -> None:
+def test_charts_are_not_drawn_through_a_link(run: Path, outside: Path, snapshot: object) -> None:
     shutil.rmtree(run / "charts", ignore_errors=True)
     (run / "charts").symlink_to(outside)
-    with pytest.raises(UserError, match="charts is a link: remove it"):
+    with pytest.raises(UserError) as caught:
         build([load_run(run)], run)
+    assert str(caught.value) == snapshot
     # Before a night of measuring, not after it.
-    with pytest.raises(UserError, match="charts is a link: remove it"):
+    with pytest.raises(UserError) as caught:
         RunWriter.reopen(run, Resume(started_at=utc_now()))
+    assert str(caught.value) == snapshot
     assert [path.name for path in outside.iterdir()] == ["mine"]
 
 
@@ -90,13 +96,13 @@ def test_the_holder_of_a_lock_is_not_written_through_a_link(run: Path, outside: 
 
 
 @pytest.mark.parametrize("note", [b"\xff\xfe\x1b[31m" + b"x" * 4000, b"y" * 100_000])
-def test_the_note_on_the_holder_is_clipped(run: Path, note: bytes) -> None:
+def test_the_note_on_the_holder_is_clipped(run: Path, note: bytes, snapshot: object) -> None:
     lock = RunLock(run)
     (run / ".lock-holder").write_bytes(note)
     with pytest.raises(UserError) as caught:
         RunLock(run)
     lock.release()
-    assert "is in use by " in str(caught.value)
+    assert str(caught.value) == snapshot
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 

@@ -46,12 +46,7 @@ def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     with held_elsewhere(tmp_path) as holder:
         text = sentence(lambda: RunLock(tmp_path))
-        assert re.fullmatch(
-            rf"{re.escape(str(tmp_path))} is in use by process {holder.pid} on "
-            rf"{re.escape(platform.node())} since 20\d\d-\S+: "
-            r"wait for it, or choose another --name\.",
-            text,
-        )
+        assert re.search(rf"\b{holder.pid} on {re.escape(platform.node())} .*\b20\d\d-", text)
         assert is_in_use(tmp_path)
         # Asking has not disturbed the holder.
         assert sentence(lambda: RunLock(tmp_path)) == text
@@ -78,17 +73,21 @@ def test_a_holder_that_let_go_leaves_nothing(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_sweep_of_the_same_process_is_refused_too(tmp_path: Path) -> None:
+def test_a_second_sweep_of_the_same_process_is_refused_too(
+    tmp_path: Path, snapshot: object
+) -> None:
     lock = RunLock(tmp_path)
-    assert f"in use by process {os.getpid()} on " in sentence(lambda: RunLock(tmp_path))
+    assert sentence(lambda: RunLock(tmp_path)) == snapshot
     lock.release()
     RunLock(tmp_path).release()
 
 
-def test_a_holder_whose_name_is_not_there_is_another_process(tmp_path: Path) -> None:
+def test_a_holder_whose_name_is_not_there_is_another_process(
+    tmp_path: Path, snapshot: object
+) -> None:
     lock = RunLock(tmp_path)
     (tmp_path / ".lock-holder").unlink()
-    assert " is in use by another process: " in sentence(lambda: RunLock(tmp_path))
+    assert sentence(lambda: RunLock(tmp_path)) == snapshot
     lock.release()
 
 
@@ -120,17 +119,17 @@ def test_a_folder_that_nobody_locked_is_free_and_stays_as_it_is(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
+def test_what_is_no_folder_is_told(tmp_path: Path, snapshot: object) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    assert sentence(lambda: RunLock(path)).startswith(f"{path} cannot be written: ")
+    assert sentence(lambda: RunLock(path)) == snapshot
     assert path.read_text() == "mine"
 
 
-def test_on_a_full_disk_the_lock_is_given_back(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_lock_is_given_back(tmp_path: Path, snapshot: object) -> None:
     with files_no_larger_than(0):
         text = sentence(lambda: RunLock(tmp_path))
-    assert text == f"{tmp_path} cannot be written: File too large."
+    assert text == snapshot
     assert not is_in_use(tmp_path)
 
 

@@ -145,11 +145,12 @@ def stored(**fields: object) -> str:
 def test_a_damaged_store_is_one_sentence(store: Path, content: str, problem: str) -> None:
     store.parent.mkdir()
     store.write_text(content, encoding="utf-8", errors="surrogateescape")
-    sentence = rf"rates\.json is damaged \(.*{problem}.*\): delete it and run `kvbench probe` again"
+    sentence = rf"rates\.json .*\(.*{problem}.*\)"
     with pytest.raises(UserError, match=sentence):
         read_rates()
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError) as caught:
         keep_rates(make_rates())
+    assert caught.value.kind == "damaged"
     assert store.read_text(encoding="utf-8", errors="surrogateescape") == content
 
 
@@ -159,10 +160,11 @@ def test_keys_of_a_newer_kvbench_are_ignored(store: Path) -> None:
     assert read_rates() == (make_rates(),)
 
 
-def test_a_store_that_cannot_be_read_is_one_sentence(store: Path) -> None:
+def test_a_store_that_cannot_be_read_is_one_sentence(store: Path, snapshot: object) -> None:
     store.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"rates\.json: cannot be read: "):
+    with pytest.raises(UserError) as caught:
         read_rates()
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

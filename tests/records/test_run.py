@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvbench.errors import UserError
 from kvbench.plan.case import Prompt
 from kvbench.records.check import Check, check_of
 from kvbench.records.columns import columns_of
@@ -196,15 +197,15 @@ def test_a_run_in_which_nothing_was_verified_has_no_checks(run: Path) -> None:
     assert load_run(run).checks == ()
 
 
-def test_a_wrong_value_in_verify_csv_is_told_with_line_and_column(run: Path) -> None:
+def test_a_wrong_value_in_verify_csv_is_told_with_line_and_column(
+    run: Path, snapshot: object
+) -> None:
     names = [c.name for c in columns_of(Check)]
     check = check_of(make_case().model_key, "dynamic", "logits", "pass", "Fine.")
     values = ["" if v is None else str(v) for v in dataclasses.astuple(check)]
     values[names.index("verdict")] = "perhaps"
     write_rows(run / "verify.csv", [names, values])
-    assert sentence(lambda: load_checks(run)).startswith(
-        f"{run / 'verify.csv'} line 2, column verdict: 'perhaps' is not right: "
-    )
+    assert sentence(lambda: load_checks(run)) == snapshot
 
 
 def test_an_argument_that_is_not_utf8_does_not_break_run_json(tmp_path: Path) -> None:
@@ -256,24 +257,24 @@ def test_what_is_no_run_folder_is_told(tmp_path: Path, kind: str) -> None:
     [b"", b"{", b"nonsense", b"\xff\xfe", b'{"format": 2', b"[" * 100_000, b"\x00"],
     ids=["empty", "cut", "words", "bytes", "half", "deep", "nul"],
 )
-def test_a_run_json_that_is_not_json_is_told(run: Path, content: bytes) -> None:
+def test_a_run_json_that_is_not_json_is_told(run: Path, content: bytes, snapshot: object) -> None:
     (run / "run.json").write_bytes(content)
-    assert sentence(lambda: load_run(run)).startswith(f"{run / 'run.json'}: cannot be read: ")
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
 @pytest.mark.parametrize(
     "content", ["[]", "5", "null", "{}", '{"format": 0}', '{"format": "2"}', '{"format": true}']
 )
-def test_a_run_json_without_a_format_is_refused(run: Path, content: str) -> None:
+def test_a_run_json_without_a_format_is_refused(run: Path, content: str, snapshot: object) -> None:
     (run / "run.json").write_text(content)
     text = sentence(lambda: load_run(run))
-    assert text.startswith(f"{run / 'run.json'}: not a run of kvbench")
+    assert text == snapshot
 
 
-def test_a_newer_format_is_refused_and_an_older_one_read(run: Path) -> None:
+def test_a_newer_format_is_refused_and_an_older_one_read(run: Path, snapshot: object) -> None:
     keys = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(keys | {"format": FORMAT + 1}))
-    assert f"formats up to {FORMAT}. Upgrade kvbench" in sentence(lambda: load_run(run))
+    assert sentence(lambda: load_run(run)) == snapshot
     (run / "run.json").write_text(json.dumps(keys | {"format": 1}))
     assert load_run(run).info.format == 1
 
@@ -304,9 +305,9 @@ def test_a_missing_key_in_run_json_is_told_by_its_name(run: Path) -> None:
     assert "environment.python: " in sentence(lambda: load_run(run))
 
 
-def test_samples_that_are_not_there_are_told(run: Path) -> None:
+def test_samples_that_are_not_there_are_told(run: Path, snapshot: object) -> None:
     (run / "samples.csv").unlink()
-    assert sentence(lambda: load_run(run)) == (f"{run / 'samples.csv'}: file not found.")
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
 @pytest.mark.parametrize("name", ["cpu_governor", "attempt", "worker", "output_sha256"])
@@ -328,28 +329,28 @@ def test_an_unknown_column_is_ignored(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sample_id", "status", "round"])
-def test_a_missing_required_column_is_named_with_its_line(run: Path, name: str) -> None:
+def test_a_missing_required_column_is_named_with_its_line(
+    run: Path, name: str, snapshot: object
+) -> None:
     rows = rows_of(run / "samples.csv")
     at = rows[0].index(name)
     write_rows(run / "samples.csv", [row[:at] + row[at + 1 :] for row in rows])
-    assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'} line 1: the column {name} is missing."
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
-def test_an_empty_table_misses_its_first_column(run: Path) -> None:
+def test_an_empty_table_misses_its_first_column(run: Path, snapshot: object) -> None:
     (run / "samples.csv").write_bytes(b"")
-    assert "line 1: the column sample_id is missing" in sentence(lambda: load_run(run))
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
 @pytest.mark.parametrize("name", ["round", "phase"])
-def test_an_empty_value_is_told_where_there_must_be_one(run: Path, name: str) -> None:
+def test_an_empty_value_is_told_where_there_must_be_one(
+    run: Path, name: str, snapshot: object
+) -> None:
     rows = rows_of(run / "samples.csv")
     rows[2][rows[0].index(name)] = ""
     write_rows(run / "samples.csv", rows)
-    assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'} line 3, column {name}: empty, which it must not be."
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
 @pytest.mark.parametrize(
@@ -368,65 +369,56 @@ def test_an_empty_value_is_told_where_there_must_be_one(run: Path, name: str) ->
         ("stage", "before"),
     ],
 )
-def test_a_wrong_value_is_told_with_line_and_column(run: Path, name: str, value: str) -> None:
+def test_a_wrong_value_is_told_with_line_and_column(
+    run: Path, name: str, value: str, snapshot: object
+) -> None:
     rows = rows_of(run / "samples.csv")
     rows[2][rows[0].index(name)] = value
     write_rows(run / "samples.csv", rows)
-    assert sentence(lambda: load_run(run)).startswith(
-        f"{run / 'samples.csv'} line 3, column {name}: {value or None!r} is not right: "
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
-def test_a_sample_that_is_ok_has_a_time(run: Path) -> None:
+def test_a_sample_that_is_ok_has_a_time(run: Path, snapshot: object) -> None:
     rows = rows_of(run / "samples.csv")
     rows[2][rows[0].index("total_s")] = ""
     write_rows(run / "samples.csv", rows)
-    assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'}: the sample {rows[2][0]} contradicts itself: it is ok, and has "
-        "no total_s."
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
-def test_a_sample_stands_there_once(run: Path) -> None:
+def test_a_sample_stands_there_once(run: Path, snapshot: object) -> None:
     rows = rows_of(run / "samples.csv")
     write_rows(run / "samples.csv", [*rows, rows[1]])
-    assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'}: the sample {rows[1][0]} contradicts itself: it is there twice."
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
-def test_a_torn_end_is_told_with_what_mends_it(run: Path) -> None:
+def test_a_torn_end_is_told_with_what_mends_it(run: Path, snapshot: object) -> None:
     table = run / "samples.csv"
     table.write_bytes(table.read_bytes()[:-40])
     text = sentence(lambda: load_run(run))
-    assert f" values in {len(columns_of(Sample))} columns. The end of the file is torn" in text
-    assert text.endswith(f"kvbench sweep --resume {run} mends it.")
+    assert text == snapshot
 
 
-def test_of_several_wrong_values_far_down_the_first_is_told(run: Path) -> None:
+def test_of_several_wrong_values_far_down_the_first_is_told(run: Path, snapshot: object) -> None:
     # Past the rows that are read at a time, and in a later column than one further down.
     head, row, _ = rows_of(run / "samples.csv")
     rows = [head, *([f"s{number}", *row[1:]] for number in range(600))]
     rows[401][head.index("total_s")] = "fast"
     rows[402][head.index("round")] = "x"
     write_rows(run / "samples.csv", rows)
-    assert sentence(lambda: load_run(run)).startswith(
-        f"{run / 'samples.csv'} line 402, column total_s: 'fast' is not right: "
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("change", "by"), [(lambda row: row[:-1], -1), (lambda row: [*row, ""], 1)]
+    "change", [lambda row: row[:-1], lambda row: [*row, ""]], ids=["shorter", "longer"]
 )
 def test_a_row_of_another_length_is_told_with_its_line(
-    run: Path, change: Callable[[list[str]], list[str]], by: int
+    run: Path, change: Callable[[list[str]], list[str]]
 ) -> None:
     rows = rows_of(run / "samples.csv")
     write_rows(run / "samples.csv", [*rows[:-1], change(rows[-1])])
-    count = len(columns_of(Sample))
-    assert sentence(lambda: load_run(run)) == (
-        f"{run / 'samples.csv'} line 3: {count + by} values in {count} columns."
-    )
+    with pytest.raises(UserError) as caught:
+        load_run(run)
+    assert (caught.value.kind, caught.value.fields["line"]) == ("bad_row", len(rows))
 
 
 def test_a_table_that_a_spreadsheet_has_saved_is_read(run: Path) -> None:
@@ -445,12 +437,10 @@ def test_a_column_of_a_later_version_is_passed_over(run: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b'"a"b\r\n', b"\xff\xfe\r\n"])
-def test_what_is_no_csv_is_told(run: Path, content: bytes) -> None:
+def test_what_is_no_csv_is_told(run: Path, content: bytes, snapshot: object) -> None:
     header = (run / "samples.csv").read_bytes().split(b"\r\n")[0]
     (run / "samples.csv").write_bytes(header + b"\r\n" + content)
-    assert sentence(lambda: load_run(run)).startswith(
-        f"{run / 'samples.csv'}: not a table in CSV: "
-    )
+    assert sentence(lambda: load_run(run)) == snapshot
 
 
 # Tables
@@ -494,12 +484,12 @@ def test_the_table_of_tokens_joins_the_samples(tmp_path: Path) -> None:
     ]
 
 
-def test_token_times_that_are_not_there_are_told(run: Path) -> None:
+def test_token_times_that_are_not_there_are_told(run: Path, snapshot: object) -> None:
     (run / "tokens.csv").unlink()
-    assert "tokens.csv: file not found" in sentence(lambda: load_run(run).tokens_table)
+    assert sentence(lambda: load_run(run).tokens_table) == snapshot
 
 
 @pytest.mark.parametrize("content", ["", "sample_id,new_token,elapsed_s\na,1,0.5,6,7\n"])
-def test_broken_token_times_are_told(run: Path, content: str) -> None:
+def test_broken_token_times_are_told(run: Path, content: str, snapshot: object) -> None:
     (run / "tokens.csv").write_text(content)
-    assert "not a table of token times" in sentence(lambda: load_run(run).tokens_table)
+    assert sentence(lambda: load_run(run).tokens_table) == snapshot

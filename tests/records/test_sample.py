@@ -37,7 +37,7 @@ GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0, "worker":
 """What is never null although the task need not say it."""
 
 
-def test_what_the_task_says_is_filled_in() -> None:
+def test_what_the_task_says_is_filled_in(snapshot: object) -> None:
     case = make_case(cache="off", batch_size=4, max_new_tokens=50)
     sample = sample_of(make_task(case, repeat=3, round=5))
     assert sample.sample_id == f"{case.id}-s003"
@@ -46,7 +46,7 @@ def test_what_the_task_says_is_filled_in() -> None:
     assert (sample.model, sample.weights, sample.device) == ("gpt2", "random", "cpu")
     assert (sample.dtype, sample.attention) == ("float32", "sdpa")
     assert (sample.cache, sample.batch_size, sample.max_new_tokens) == ("off", 4, 50)
-    assert sample.prompt == "text:What is KV caching?"
+    assert sample.prompt == snapshot
     assert (sample.status, sample.method) == ("ok", "each")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -108,19 +107,19 @@ def test_a_run_leaves_three_files_and_no_lock(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["run.json", "samples.csv", "tokens.csv"]
 
 
-def test_a_run_that_is_there_is_not_begun_again(run: Path) -> None:
+def test_a_run_that_is_there_is_not_begun_again(run: Path, snapshot: object) -> None:
     before = contents(run)
     text = sentence(lambda: create(run))
-    assert text == f"{run}: another process has just begun a run there."
+    assert text == snapshot
     assert contents(run) == before
     # And it is not held.
     RunLock(run).release()
 
 
-def test_an_existing_file_is_refused(tmp_path: Path) -> None:
+def test_an_existing_file_is_refused(tmp_path: Path, snapshot: object) -> None:
     path = tmp_path / "run"
     path.write_text("mine")
-    assert sentence(lambda: create(path)) == f"{path} cannot be made: File exists."
+    assert sentence(lambda: create(path)) == snapshot
     assert path.read_text() == "mine"
 
 
@@ -128,10 +127,12 @@ def test_folders_above_are_made(tmp_path: Path) -> None:
     assert load_run(write_run(tmp_path / "a" / "b" / "run", [])).samples == ()
 
 
-def test_a_file_in_the_place_of_the_folder_above_is_told_as_that(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_above_is_told_as_that(
+    tmp_path: Path, snapshot: object
+) -> None:
     (tmp_path / "results").write_text("a file")
     path = tmp_path / "results" / "run"
-    assert sentence(lambda: create(path)) == f"{path} cannot be made: Not a directory."
+    assert sentence(lambda: create(path)) == snapshot
 
 
 def test_an_exception_leaves_what_was_measured_and_the_state_interrupted(tmp_path: Path) -> None:
@@ -187,12 +188,12 @@ def test_notes_are_kept_once(tmp_path: Path) -> None:
 # A run in use
 
 
-def test_a_run_that_is_written_is_refused_to_others(tmp_path: Path) -> None:
+def test_a_run_that_is_written_is_refused_to_others(tmp_path: Path, snapshot: object) -> None:
     with create(tmp_path / "run") as writer:
         writer.append(timed_sample(make_task(), 0.5))
         before = contents(tmp_path / "run")
         for open_again in (lambda: create(tmp_path / "run"), lambda: reopen(tmp_path / "run")):
-            assert f"is in use by process {os.getpid()} on " in sentence(open_again)
+            assert sentence(open_again) == snapshot
         assert contents(tmp_path / "run") == before
     reopen(tmp_path / "run").__exit__(None, None, None)
 
@@ -265,10 +266,7 @@ def test_a_torn_row_is_cut_off_and_said(run: Path, torn: str) -> None:
         assert writer.samples == before[:left] == load_run(run).samples
         (said,) = writer.repairs
     cut = len(TORN[torn](content)) - path.stat().st_size
-    assert said == (
-        f"{path}: the last row was torn when the sweep was killed; its {cut} bytes were moved to "
-        "samples.csv.torn, and what it stood for is measured again."
-    )
+    assert f" {cut} " in said
 
 
 @pytest.mark.parametrize("name", ["samples.csv", "tokens.csv", "verify.csv"])
@@ -410,16 +408,14 @@ def test_a_finding_holds_as_long_as_the_environment_does(run: Path) -> None:
 # What a worker wrote last
 
 
-def test_what_a_lost_worker_wrote_is_kept_under_its_title(tmp_path: Path) -> None:
+def test_what_a_lost_worker_wrote_is_kept_under_its_title(tmp_path: Path, snapshot: object) -> None:
     path = tmp_path / "run"
     with create(path) as writer:
         writer.keep_log("nothing", " \n\n")
         assert not (path / "worker.log").exists()
         writer.keep_log("a-s000", "Fatal Python error\n\n")
         writer.keep_log("b-s001", "é \udcff\n  indented\n")
-    assert (path / "worker.log").read_text(encoding="utf-8") == (
-        "a-s000\nFatal Python error\n\nb-s001\né ?\n  indented\n\n"
-    )
+    assert (path / "worker.log").read_text(encoding="utf-8") == snapshot
 
 
 # A full disk
@@ -433,7 +429,9 @@ def full_after(path: Path, room: int) -> Iterator[None]:
         yield
 
 
-def test_a_row_that_does_not_fit_is_one_sentence_and_leaves_whole_files(tmp_path: Path) -> None:
+def test_a_row_that_does_not_fit_is_one_sentence_and_leaves_whole_files(
+    tmp_path: Path, snapshot: object
+) -> None:
     path = tmp_path / "run"
     sample = timed_sample(make_task(repeat=1), 0.5)
     with create(path) as writer:
@@ -441,10 +439,7 @@ def test_a_row_that_does_not_fit_is_one_sentence_and_leaves_whole_files(tmp_path
         before = contents(path)
         with full_after(path, 20):
             text = sentence(lambda: writer.append(sample, [0.25, 0.5]))
-        assert text == (
-            f"{path / 'samples.csv'} cannot be written: File too large. What was measured before "
-            f"is kept; make room and go on with --resume {path}."
-        )
+        assert text == snapshot
         assert contents(path)["samples.csv"] == before["samples.csv"]
         # There is room again, in the same session.
         writer.append(sample)
@@ -453,7 +448,7 @@ def test_a_row_that_does_not_fit_is_one_sentence_and_leaves_whole_files(tmp_path
 
 
 @pytest.mark.parametrize("table", ["tokens.csv", "verify.csv"])
-def test_no_table_is_left_half_written(tmp_path: Path, table: str) -> None:
+def test_no_table_is_left_half_written(tmp_path: Path, table: str, snapshot: object) -> None:
     path = tmp_path / "run"
     with create(path) as writer:
         writer.append(timed_sample(make_task(), 0.5), [0.5])
@@ -467,29 +462,34 @@ def test_no_table_is_left_half_written(tmp_path: Path, table: str) -> None:
                     else writer.append(timed_sample(make_task(repeat=1), 0.5), [0.1] * 10)
                 )
             )
-        assert text.startswith(f"{path / table} cannot be written: File too large. ")
+        assert text == snapshot
         assert contents(path) == before
 
 
-def test_a_disk_that_is_full_at_the_start_is_told_and_holds_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_the_start_is_told_and_holds_nothing(
+    tmp_path: Path, snapshot: object
+) -> None:
     path = tmp_path / "run"
     with files_no_larger_than(200):
-        assert sentence(lambda: create(path)) == f"{path} cannot be written: File too large."
+        assert sentence(lambda: create(path)) == snapshot
     assert contents(path) == {}
     # And once there is room, the same name can be taken.
     with create(path) as writer:
         writer.finish("finished")
 
 
-def test_a_run_that_could_not_write_its_end_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_that_could_not_write_its_end_can_be_gone_on_with(
+    tmp_path: Path, snapshot: object
+) -> None:
     path = tmp_path / "run"
     with (
-        pytest.raises(UserError, match=r"run\.json cannot be .*too large.*--resume"),
+        pytest.raises(UserError) as caught,
         create(path) as writer,
     ):
         writer.append(timed_sample(make_task(), 0.5))
         with files_no_larger_than(100):
             writer.finish("finished")
+    assert str(caught.value) == snapshot
     assert load_info(path).state == "running"
     with reopen(path) as writer:
         assert len(writer.samples) == 1
@@ -559,15 +559,15 @@ def test_something_else_in_its_place_is_refused(tmp_path: Path, kind: str) -> No
         (path / "thesis.tex").touch()
     else:
         path.symlink_to(tmp_path / "nothing")
-    assert re.fullmatch(
-        rf"{re.escape(str(path))} exists but is not a kvbench run: "
-        r"choose another --name or --out\.",
-        sentence(lambda: holds_run(path)),
-    )
+    with pytest.raises(UserError) as caught:
+        holds_run(path)
+    assert (caught.value.kind, caught.value.fields) == ("not_a_run", {"path": path})
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
-def test_a_folder_that_disappears_is_said_with_the_next_row(tmp_path: Path, how: str) -> None:
+def test_a_folder_that_disappears_is_said_with_the_next_row(
+    tmp_path: Path, how: str, snapshot: object
+) -> None:
     path = tmp_path / "run"
     with pytest.raises(UserError) as caught, RunWriter.create(path, make_info()) as writer:
         writer.append(timed_sample(make_task(make_case()), 1.0), [0.5, 1.0])
@@ -579,14 +579,16 @@ def test_a_folder_that_disappears_is_said_with_the_next_row(tmp_path: Path, how:
             shutil.copytree(tmp_path / "elsewhere", path)
         # The files are still open, and a write to them would succeed.
         writer.append(timed_sample(make_task(make_case(), 1), 1.0), [0.5, 1.0])
-    assert "is no longer there: the run was removed or moved while" in str(caught.value)
-    assert "make room" not in str(caught.value)
+    assert str(caught.value) == snapshot
 
 
-def test_the_words_of_a_lost_worker_have_no_place_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+def test_the_words_of_a_lost_worker_have_no_place_in_a_folder_that_is_gone(
+    tmp_path: Path, snapshot: object
+) -> None:
     with (
-        pytest.raises(UserError, match="is no longer there"),
+        pytest.raises(UserError) as caught,
         RunWriter.create(tmp_path / "run", make_info()) as writer,
     ):
         shutil.rmtree(tmp_path / "run")
         writer.keep_log("title", "text")
+    assert str(caught.value) == snapshot

@@ -101,10 +101,11 @@ def test_for_words_alone_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("formats", [("pgn",), ("markdown", "pgn")])
 def test_a_format_that_there_is_not_is_a_sentence_and_nothing_is_written(
-    tmp_path: Path, formats: tuple[str, ...]
+    tmp_path: Path, formats: tuple[str, ...], snapshot: object
 ) -> None:
-    with pytest.raises(UserError, match=r"no format 'pgn'.*did you mean 'png'"):
+    with pytest.raises(UserError) as caught:
         build([run_of(grid())], tmp_path / "out", formats=formats)
+    assert str(caught.value) == snapshot
     assert not (tmp_path / "out").exists()
 
 
@@ -117,10 +118,11 @@ def test_a_format_that_there_is_not_is_a_sentence_and_nothing_is_written(
     ],
 )
 def test_a_chart_that_there_is_not_is_a_sentence_and_nothing_is_written(
-    tmp_path: Path, formats: tuple[str, ...]
+    tmp_path: Path, formats: tuple[str, ...], snapshot: object
 ) -> None:
-    with pytest.raises(UserError, match="no chart 'total'"):
+    with pytest.raises(UserError) as caught:
         build([run_of(grid())], tmp_path / "out", formats=formats, charts=("total",))
+    assert str(caught.value) == snapshot
     assert not (tmp_path / "out").exists()
 
 

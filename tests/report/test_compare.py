@@ -162,68 +162,63 @@ def _times(samples: tuple[Sample, ...], cache: str) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("by", "words"),
-    [
-        (None, "One run alone is compared along an axis: give a second run, or --by"),
-        ("device", "--by device: there is only cpu here"),
-        ("devise", "no axis 'devise'"),
-    ],
+    "by",
+    [None, "device", "devise"],
 )
-def test_nothing_to_compare_is_a_sentence(by: str | None, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_nothing_to_compare_is_a_sentence(by: str | None, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         compare_runs([run_of(grid())], by)
+    assert str(caught.value) == snapshot
 
 
-def test_a_run_without_samples_is_a_sentence() -> None:
-    with pytest.raises(UserError, match="there is no sample here"):
+def test_a_run_without_samples_is_a_sentence(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         compare_runs([run_of([])], "cache")
+    assert str(caught.value) == snapshot
 
 
 # Differences of the machines
 
 
-def test_what_is_otherwise_between_the_machines_is_told() -> None:
+def test_what_is_otherwise_between_the_machines_is_told(snapshot: object) -> None:
     versions = make_environment().versions | {"torch": "2.12.0"}
     runs = [
         run_of(grid(), "a"),
         run_of(grid(), "b", environment=make_environment(threads=8, versions=versions)),
     ]
-    assert compare_runs(runs).differences == (
-        "threads: 2 in A, 8 in B",
-        "torch: 2.13.0 in A, 2.12.0 in B",
-    )
+    assert compare_runs(runs).differences == snapshot
     assert compare_runs([runs[0], runs[0]]).differences == ()
 
 
-def test_differences_of_several_runs_say_whose_they_are() -> None:
+def test_differences_of_several_runs_say_whose_they_are(snapshot: object) -> None:
     runs = [run_of(grid(), "a"), run_of(grid(), "b")]
     runs.append(run_of(grid(), "c", environment=make_environment(driver="550.54")))
-    assert compare_runs(runs).differences == ("c: driver: none in A, 550.54 in B",)
+    assert compare_runs(runs).differences == snapshot
 
 
-def test_another_gpu_matters_only_where_a_case_ran_on_it() -> None:
+def test_another_gpu_matters_only_where_a_case_ran_on_it(snapshot: object) -> None:
     other = make_environment(devices=make_environment().devices[:1])
     cpu = [run_of(grid(), "a"), run_of(grid(), "b", environment=other)]
     assert compare_runs(cpu).differences == ()
     cuda = [dataclasses.replace(run, columns=by_column(grid(device=("cuda",)))) for run in cpu]
-    assert compare_runs(cuda).differences == ("cuda: Some GPU a-b in A, none in B",)
+    assert compare_runs(cuda).differences == snapshot
 
 
-def test_another_seed_is_told() -> None:
+def test_another_seed_is_told(snapshot: object) -> None:
     """It makes other weights and prompts, and is in no case."""
     runs = [run_of(grid(), name, plan={"seed": seed}) for name, seed in (("a", 0), ("b", 7))]
-    assert compare_runs(runs).differences == ("seed: 0 in A, 7 in B",)
+    assert compare_runs(runs).differences == snapshot
 
 
-def test_another_cpu_is_told_once() -> None:
+def test_another_cpu_is_told_once(snapshot: object) -> None:
     runs = [run_of(grid(), "a"), run_of(grid(), "b", environment=machine("Other CPU"))]
-    assert compare_runs(runs).differences == ("cpu: Some CPU in A, Other CPU in B",)
+    assert compare_runs(runs).differences == snapshot
 
 
 # The table
 
 
-def test_the_table_has_the_figures_and_the_mean() -> None:
+def test_the_table_has_the_figures_and_the_mean(snapshot: object) -> None:
     table = comparison_table(two())
     assert table.heads == (
         "cache",
@@ -248,7 +243,7 @@ def test_the_table_has_the_figures_and_the_mean() -> None:
     assert table.rows[-1] == ("geometric mean", "", "", "", "", "1.20", "", "")
     assert len(table.rows) == 7
     assert "A: old, B: new." in table.caption
-    assert "past 5% and p < 0.01 by an exact Mann-Whitney test" in table.caption
+    assert table.caption == snapshot
 
 
 def test_the_mean_is_geometric() -> None:
@@ -276,12 +271,12 @@ def test_what_varies_has_a_column(field: str, values: tuple[Any, Any]) -> None:
     assert len(set(column(two(**{field: values}), head)[:-1])) == 2
 
 
-def test_unclear_says_how_many_samples_would_tell() -> None:
+def test_unclear_says_how_many_samples_would_tell(snapshot: object) -> None:
     known = {"ratio_ci95_low": 0.9, "ratio_ci95_high": 1.2}
     unclear = row(verdict="unclear", samples_needed=12, **known)
-    assert column(result_of(unclear), "verdict") == ["unclear, 12 samples each would tell"]
+    assert column(result_of(unclear), "verdict") == snapshot
     few = row(verdict="unclear", samples_needed=5)
-    assert column(result_of(few), "verdict") == ["unclear, at least 5 samples each would tell"]
+    assert column(result_of(few), "verdict") == snapshot
     assert column(result_of(row(verdict="unclear")), "verdict") == ["unclear"]
 
 
@@ -318,7 +313,7 @@ def test_csv_quotes_what_has_commas_and_lines() -> None:
     assert read["prompt"] == 'text:a,"b"\nc'
 
 
-def test_json_has_everything() -> None:
+def test_json_has_everything(snapshot: object) -> None:
     result = compare_runs([run_of(grid(), "a"), run_of(grid(max_new_tokens=(10,)), "b")])
     text = render(result, "json")
     assert text is not None
@@ -328,12 +323,7 @@ def test_json_has_everything() -> None:
     assert read["incomplete"] == []
     assert read["rows"] == json.loads(json.dumps([dataclasses.asdict(r) for r in result.rows]))
     assert len(read["unmatched"]) == 4
-    assert read["unmatched"][0] == {
-        "side": "a",
-        "case": "gpt2 on cpu, float32, cache off, 50 new tokens",
-        "reason": "not in b",
-        "failed": False,
-    }
+    assert read["unmatched"][0] == snapshot
     assert read["threshold"] == 0.05
 
 
@@ -343,7 +333,7 @@ def test_json_of_nothing_matched_has_no_mean() -> None:
     assert json.loads(text)["geometric_means"] == []
 
 
-def test_markdown_is_the_table_with_what_was_left_out() -> None:
+def test_markdown_is_the_table_with_what_was_left_out(snapshot: object) -> None:
     runs = [run_of(grid(), "a|b"), run_of(grid(max_new_tokens=(10,)), "<b>")]
     runs[1] = dataclasses.replace(
         runs[1], info=dataclasses.replace(runs[1].info, environment=make_environment(threads=9))
@@ -351,7 +341,7 @@ def test_markdown_is_the_table_with_what_was_left_out() -> None:
     text = render(compare_runs(runs), "markdown")
     assert text is not None
     lines = text.splitlines()
-    assert lines[0] == "- threads: 2 in A, 9 in B"
+    assert lines[0] == snapshot
     assert any(line.startswith("| cache") for line in lines)
     assert sum(line.startswith("- not compared: ") for line in lines) == 4
     assert text.endswith("\n")
@@ -374,15 +364,16 @@ def test_a_table_is_left_to_the_terminal() -> None:
     assert render(two(), "table") is None
 
 
-def test_a_format_that_there_is_not_is_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"no format 'jsno'.*did you mean 'json'"):
+def test_a_format_that_there_is_not_is_a_sentence(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         render(two(), "jsno")
+    assert str(caught.value) == snapshot
 
 
 # Failing
 
 
-def test_what_is_slower_past_the_limit_is_a_line() -> None:
+def test_what_is_slower_past_the_limit_is_a_line(snapshot: object) -> None:
     """Whatever the threshold of the verdict is: 2 % beyond chance are over 1 %."""
     result = result_of(
         row(ratio=1.3, p_value=0.001, verdict="slower", cache="off"),
@@ -391,27 +382,23 @@ def test_what_is_slower_past_the_limit_is_a_line() -> None:
         row(ratio=0.5, p_value=0.001, verdict="faster"),
         row(ratio=9.0),
     )
-    assert regressions(result, 0.1, None) == ["slower: B, off, 10 new tokens: 1.30 times the time."]
+    assert regressions(result, 0.1, None) == snapshot
     assert len(regressions(result, 0.01, None)) == 2
     assert regressions(result, None, None) == []
 
 
-def test_a_median_past_the_limit_of_too_few_samples_does_not_hold() -> None:
+def test_a_median_past_the_limit_of_too_few_samples_does_not_hold(snapshot: object) -> None:
     slow = row(ratio=1.3, p_value=0.1, a_samples=3, b_samples=9)
-    assert regressions(result_of(slow), 0.1, None) == [
-        "too few samples to tell: B, 10 new tokens: 1.30 times the time; 6 on each side would do."
-    ]
+    assert regressions(result_of(slow), 0.1, None) == snapshot
     # With enough samples it is noise until a test says otherwise.
     enough = row(ratio=1.3, p_value=0.1, a_samples=6, b_samples=6)
     assert regressions(result_of(enough), 0.1, None) == []
-    assert "7 on each side" in regressions(result_of(enough, *[row(p_value=1.0)] * 5), 0.1, None)[0]
+    assert regressions(result_of(enough, *[row(p_value=1.0)] * 5), 0.1, None)[0] == snapshot
     within = row(ratio=1.05, p_value=0.1, a_samples=3, b_samples=3)
     assert regressions(result_of(within), 0.1, None) == []
     # The least p-value of n rounds is 2 / 2^n: of seven it is 0.0156.
     paired = row(ratio=1.3, p_value=0.02, a_samples=9, b_samples=9, rounds=7)
-    assert regressions(result_of(paired), 0.1, None) == [
-        "too few samples to tell: B, 10 new tokens: 1.30 times the time; 8 shared rounds would do."
-    ]
+    assert regressions(result_of(paired), 0.1, None) == snapshot
     assert regressions(result_of(dataclasses.replace(paired, rounds=8)), 0.1, None) == []
 
 
@@ -426,23 +413,18 @@ def test_a_p_value_of_zero_is_beyond_chance_too() -> None:
     assert len(regressions(result_of(row(ratio=1.3, p_value=0.0)), 0.1, None)) == 1
 
 
-def test_what_needs_more_memory_past_the_limit_is_a_line() -> None:
+def test_what_needs_more_memory_past_the_limit_is_a_line(snapshot: object) -> None:
     result = result_of(
         row(memory_ratio=1.2, p_value=0.5), row(memory_ratio=1.01), row(memory_ratio=None)
     )
-    assert regressions(result, None, 0.05) == [
-        "more memory: B, 10 new tokens: 1.20 times the memory."
-    ]
+    assert regressions(result, None, 0.05) == snapshot
     assert regressions(result, 0.05, 0.3) == []
 
 
-def test_what_could_not_be_looked_at_does_not_hold() -> None:
+def test_what_could_not_be_looked_at_does_not_hold(snapshot: object) -> None:
     failed = Unmatched("b", "x", "oom: no room", failed=True)
     result = dataclasses.replace(result_of(unmatched=(failed,)), sides=("a", "b"))
-    assert regressions(result, 0.05, None) == [
-        "no case was timed on both sides.",
-        "failed: b: x: oom: no room",
-    ]
+    assert regressions(result, 0.05, None) == snapshot
     assert regressions(dataclasses.replace(result, incomplete=("b",)), None, 0.05)[0] == (
         "not finished: b."
     )
@@ -454,12 +436,14 @@ def test_what_failed_before_too_is_no_regression() -> None:
     assert regressions(result, 0.05, None) == []
 
 
-def test_a_limit_that_can_never_be_told_is_a_sentence() -> None:
+def test_a_limit_that_can_never_be_told_is_a_sentence(snapshot: object) -> None:
     runs = [run_of(grid(device=("cpu", "cuda")))]
-    with pytest.raises(UserError, match=r"--fail-on-slower: a CPU and a GPU"):
+    with pytest.raises(UserError) as caught:
         regressions(compare_runs(runs, "device"), 0.05, None)
-    with pytest.raises(UserError, match=r"--fail-on-more-memory: no memory was read in the same"):
+    assert str(caught.value) == snapshot
+    with pytest.raises(UserError) as caught:
         regressions(result_of(row(p_value=1.0)), None, 0.05)
+    assert str(caught.value) == snapshot
 
 
 def test_the_means_of_several_pairs_are_their_own() -> None:
@@ -509,9 +493,10 @@ def test_a_share_is_read(text: str | None, share: float | None) -> None:
 @pytest.mark.parametrize(
     "text", ["", "%", "five", "-5%", "5%%", "1e-2", "nan", "inf", "5,5%", "٥x", "5", "1"]
 )
-def test_what_is_no_share_is_a_sentence(text: str) -> None:
-    with pytest.raises(UserError, match=r"--x: .* is not a valid percentage; use 5% or 0.05"):
+def test_what_is_no_share_is_a_sentence(text: str, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         parse_share("--x", text)
+    assert str(caught.value) == snapshot
 
 
 # The chart
@@ -527,25 +512,27 @@ def test_the_chart_is_written_the_same_twice(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ratios.pdf", "ratios", "ratios.png.txt"])
-def test_a_chart_of_another_kind_is_a_sentence(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"neither a \.png nor a \.svg"):
+def test_a_chart_of_another_kind_is_a_sentence(tmp_path: Path, name: str, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         write_chart(two(), tmp_path / name)
+    assert str(caught.value) == snapshot
 
 
-def test_a_chart_of_nothing_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing to draw"):
+def test_a_chart_of_nothing_is_a_sentence(tmp_path: Path, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         write_chart(result_of(), tmp_path / "ratios.png")
+    assert str(caught.value) == snapshot
     assert list(tmp_path.iterdir()) == []
 
 
 # What a wrong value does to the others
 
 
-def test_a_case_that_failed_is_listed_and_does_not_spoil_the_others() -> None:
+def test_a_case_that_failed_is_listed_and_does_not_spoil_the_others(snapshot: object) -> None:
     case: Case = make_case(max_new_tokens=7)
     failed = sample_of(make_task(case), status="oom", stage="decode", error="no room")
     result = compare_runs([run_of(grid(), "a"), run_of([failed, *grid()], "b")])
-    assert [(one.side, one.reason) for one in result.unmatched] == [("b", "oom: no room")]
+    assert [(one.side, one.reason) for one in result.unmatched] == snapshot
     assert len(result.rows) == 6
 
 
@@ -562,7 +549,7 @@ def powered(joules: float, method: str | None = "counter", **axes: Any) -> list[
     return found
 
 
-def test_runs_are_compared_by_their_energy() -> None:
+def test_runs_are_compared_by_their_energy(snapshot: object) -> None:
     runs = [run_of(powered(2.0), "old"), run_of(powered(3.0), "new")]
     result = compare_runs(runs, metric="energy")
     assert {(r.metric, round(r.ratio, 9), r.verdict) for r in result.rows} == {
@@ -571,8 +558,7 @@ def test_runs_are_compared_by_their_energy() -> None:
     assert column(result, "energy/token of A") == ["2.00 J", "1.00 J"] * 3 + [""]
     assert "time of A" not in comparison_table(result).heads
     caption = comparison_table(result).caption
-    assert "Ratio: energy per token of B over that of A" in caption
-    assert "below 1, B takes less energy." in caption
+    assert caption == snapshot
     found = list(csv.DictReader(io.StringIO(render(result, "csv") or "")))
     assert {(row["metric"], row["a_energy_j_per_token"]) for row in found} == {
         ("energy", "2.0"),
@@ -596,29 +582,24 @@ def test_strategies_are_compared_by_their_energy_within_rounds() -> None:
     ],
 )
 def test_where_nothing_has_energy_it_is_refused(
-    first: str | None, second: str | None, who: str
+    first: str | None, second: str | None, who: str, snapshot: object
 ) -> None:
     runs = [run_of(powered(2.0, first), "old"), run_of(powered(2.0, second), "new")]
     with pytest.raises(UserError) as refused:
         compare_runs(runs, metric="energy")
-    assert str(refused.value) == (
-        f"--metric energy: nothing to compare, since no sample of {who} has it (not recorded)."
-    )
+    assert str(refused.value) == snapshot
 
 
-def test_a_side_without_energy_among_several_is_listed() -> None:
+def test_a_side_without_energy_among_several_is_listed(snapshot: object) -> None:
     runs = [run_of(powered(2.0, m), name) for name, m in (("a", "x"), ("b", None), ("c", "x"))]
     result = compare_runs(runs, metric="energy")
     assert {(r.a, r.b) for r in result.rows} == {("a", "c")}
-    assert {(one.side, one.reason) for one in result.unmatched} == {
-        ("b", "no energy (not recorded)")
-    }
+    assert {(one.side, one.reason) for one in result.unmatched} == snapshot
 
 
-def test_the_chart_of_energy_says_so(tmp_path: Path) -> None:
+def test_the_chart_of_energy_says_so(tmp_path: Path, snapshot: object) -> None:
     result = compare_runs([run_of(powered(2.0), "a"), run_of(powered(1.0), "b")], metric="energy")
     write_chart(result, tmp_path / "ratios.svg")
     (axes,) = ratio_chart(result.rows, ["x"] * 6, 0.05).axes
     label = axes.get_xlabel()
-    assert label.startswith("Energy per token of B over energy per token of A")
-    assert "▼ less" in label
+    assert label == snapshot

@@ -191,28 +191,29 @@ def test_a_chart_asked_for_twice_is_drawn_once() -> None:
     assert [drawing.chart.name for drawing in charts] == ["phases", "total_time"]
 
 
-def test_a_chart_that_there_is_not_is_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"no chart 'speed-up'.*did you mean 'speedup'"):
+def test_a_chart_that_there_is_not_is_a_sentence(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         list(draw_charts(Material((run_of(grid()),)), ["total_time", "speed-up"]))
+    assert str(caught.value) == snapshot
 
 
 # 1. Total time
 
 
-def test_total_time_is_seconds_against_new_tokens_linear_and_logarithmic() -> None:
+def test_total_time_is_seconds_against_new_tokens_linear_and_logarithmic(snapshot: object) -> None:
     linear, logarithmic = draw("total_time", run_of(grid())).axes
     for axes in (linear, logarithmic):
         shown = lines_of(axes)
         assert list(shown) == [OFF, ON]
         assert points(shown[OFF]) == [(10, 0.11), (50, 0.75), (100, 2.0)]
         assert points(shown[ON]) == [(10, 0.1), (50, 0.5), (100, 1.0)]
-        assert axes.get_ylabel() == "Time of the whole generation (s)"
+        assert axes.get_ylabel() == snapshot
     assert (linear.get_xscale(), linear.get_yscale()) == ("linear", "linear")
     assert (logarithmic.get_xscale(), logarithmic.get_yscale()) == ("log", "log")
-    assert logarithmic.get_xlabel() == "New tokens per sequence"
+    assert logarithmic.get_xlabel() == snapshot
     assert (linear.get_xlim()[0], linear.get_ylim()[0]) == (0, 0)
     assert logarithmic.get_xlim()[0] > 0
-    assert linear.get_title() == "cpu: Some CPU"
+    assert linear.get_title() == snapshot
 
 
 def test_error_bars_are_the_quartiles() -> None:
@@ -225,14 +226,14 @@ def test_error_bars_are_the_quartiles() -> None:
         assert segment[:, 1].tolist() == pytest.approx([case.total_s_q1, case.total_s_q3])
 
 
-def test_error_bars_of_few_samples_are_the_range() -> None:
+def test_error_bars_of_few_samples_are_the_range(snapshot: object) -> None:
     run = run_of(grid(max_new_tokens=(100,), cache=("dynamic",), repeats=3))
     figure = draw("total_time", run)
     (bar,) = figure.axes[0].containers
     assert isinstance(bar, ErrorbarContainer)
     (segment,) = bar.lines[2][0].get_segments()
     assert segment[:, 1].tolist() == pytest.approx([0.98, 1.02])
-    assert "bars: smallest to largest" in caption(figure)
+    assert caption(figure) == snapshot
 
 
 def test_one_length_has_no_logarithmic_panel() -> None:
@@ -248,7 +249,7 @@ def test_the_logarithmic_axis_has_ticks_at_the_measured_lengths() -> None:
 # 2. Time of each token
 
 
-def test_token_latency_is_milliseconds_against_position(tmp_path: Path) -> None:
+def test_token_latency_is_milliseconds_against_position(tmp_path: Path, snapshot: object) -> None:
     """A run whose n-th token takes n ms, and in half of the samples 2 ms more."""
 
     def times(sample: Sample) -> list[float]:
@@ -262,9 +263,9 @@ def test_token_latency_is_milliseconds_against_position(tmp_path: Path) -> None:
     assert bands(axes)[0] == {
         n: (pytest.approx(n), pytest.approx(n + 2)) for n in map(float, range(2, 7))
     }
-    assert axes.get_xlabel() == "Position of the new token"
-    assert axes.get_ylabel() == "Time since the token before (ms)"
-    assert "bands: quartiles over the samples" in caption(figure)
+    assert axes.get_xlabel() == snapshot
+    assert axes.get_ylabel() == snapshot
+    assert caption(figure) == snapshot
 
 
 def test_token_latency_of_several_runs_is_told_apart(tmp_path: Path) -> None:
@@ -288,13 +289,13 @@ def test_runs_without_token_times_are_left_out_of_it(tmp_path: Path) -> None:
 # 3. Speed-up
 
 
-def test_speedup_is_off_over_cached_with_the_line_at_one() -> None:
+def test_speedup_is_off_over_cached_with_the_line_at_one(snapshot: object) -> None:
     (axes,) = draw("speedup", run_of(grid())).axes
     assert points(lines_of(axes)[ON]) == [(10, 1.1), (50, 1.5), (100, 2.0)]
     level = [line for line in axes.get_lines() if str(line.get_label()).startswith("_")]
     assert [list(line.get_ydata()) for line in level] == [[1, 1]]
-    assert "as fast as without" in texts_of(axes)
-    assert axes.get_ylabel() == "Time without the cache / with it"
+    assert texts_of(axes) == snapshot
+    assert axes.get_ylabel() == snapshot
     assert axes.get_ylim()[0] == 0
 
 
@@ -307,7 +308,7 @@ def test_the_band_of_the_speedup_is_its_interval() -> None:
             assert found[case.max_new_tokens] == pytest.approx(ends)
 
 
-def test_few_rounds_have_no_band() -> None:
+def test_few_rounds_have_no_band(snapshot: object) -> None:
     samples = [
         *samples_of(make_case(cache="off"), 2.0, 1),
         *samples_of(make_case(), 1.0, 1),
@@ -320,7 +321,7 @@ def test_few_rounds_have_no_band() -> None:
     figure = draw("speedup", run_of(samples))
     (band,) = bands(figure.axes[0])
     assert band[100.0] == pytest.approx((6**0.5, 6**0.5))
-    assert "bands: 95 % interval, none under 6 rounds" in caption(figure)
+    assert caption(figure) == snapshot
 
 
 def test_there_is_a_line_for_each_batch_size() -> None:
@@ -332,7 +333,7 @@ def test_there_is_a_line_for_each_batch_size() -> None:
 # 4. Memory
 
 
-def test_memory_is_the_peak_the_cache_and_the_weights() -> None:
+def test_memory_is_the_peak_the_cache_and_the_weights(snapshot: object) -> None:
     peaks, caches = draw("memory", run_of(grid())).axes
     shown = lines_of(peaks)
     assert points(shown[OFF]) == points(shown[ON]) == [(n, 600) for n in (10, 50, 100)]
@@ -340,7 +341,8 @@ def test_memory_is_the_peak_the_cache_and_the_weights() -> None:
     assert points(lines_of(caches)[ON]) == [(n, 73_728 * (5 + n) / 2**20) for n in (10, 50, 100)]
     # What there is not is not drawn as zero.
     assert OFF not in lines_of(caches)
-    assert (peaks.get_ylabel(), caches.get_ylabel()) == ("Peak (MiB)", "Keys and values (MiB)")
+    assert peaks.get_ylabel() == "Peak (MiB)"
+    assert caches.get_ylabel() == snapshot
 
 
 def test_memory_that_some_cases_lack_is_a_gap_and_no_zero() -> None:
@@ -355,29 +357,29 @@ def test_memory_that_some_cases_lack_is_a_gap_and_no_zero() -> None:
 # 5. Throughput
 
 
-def test_throughput_is_tokens_of_the_batch_against_its_size() -> None:
+def test_throughput_is_tokens_of_the_batch_against_its_size(snapshot: object) -> None:
     run = run_of(grid(batch_size=(1, 4, 16), max_new_tokens=(100,)))
     (axes,) = draw("throughput", run).axes
     shown = lines_of(axes)
     assert points(shown[ON]) == [(1, 100), (4, 200), (16, 400)]
     assert points(shown[OFF]) == [(1, 50), (4, 100), (16, 200)]
-    assert axes.get_xlabel() == "Batch size (sequences), 100 new tokens each"
-    assert axes.get_ylabel() == "New tokens of the batch per second"
+    assert axes.get_xlabel() == snapshot
+    assert axes.get_ylabel() == snapshot
 
 
-def test_throughput_is_that_of_the_longest_length() -> None:
+def test_throughput_is_that_of_the_longest_length(snapshot: object) -> None:
     (axes,) = draw("throughput", run_of(grid(batch_size=(1, 4)))).axes
     assert list(lines_of(axes)) == [OFF, ON]
     assert points(lines_of(axes)[ON]) == [(1, 100), (4, 200)]
-    assert axes.get_xlabel() == "Batch size (sequences), 100 new tokens each"
+    assert axes.get_xlabel() == snapshot
 
 
-def test_throughput_of_both_arms_is_at_the_longest_length_that_both_have() -> None:
+def test_throughput_of_both_arms_is_at_the_longest_length_that_both_have(snapshot: object) -> None:
     samples = [s for s in grid(batch_size=(1, 4)) if s.use_cache or s.max_new_tokens < 100]
     (axes,) = draw("throughput", run_of(samples)).axes
     assert points(lines_of(axes)[ON]) == [(1, 100), (4, 200)]
     assert points(lines_of(axes)[OFF]) == [(1, 50 / 0.75), (4, 100 / 0.75)]
-    assert axes.get_xlabel() == "Batch size (sequences), 50 new tokens each"
+    assert axes.get_xlabel() == snapshot
 
 
 def test_throughput_of_arms_without_a_length_in_common_is_drawn_nevertheless() -> None:
@@ -389,18 +391,14 @@ def test_throughput_of_arms_without_a_length_in_common_is_drawn_nevertheless() -
     assert list(lines_of(axes)) == [f"{OFF}, 50 new tokens", f"{ON}, 100 new tokens"]
 
 
-def test_throughput_shows_each_model_at_its_own_longest_length() -> None:
+def test_throughput_shows_each_model_at_its_own_longest_length(snapshot: object) -> None:
     samples = [
         *grid(batch_size=(1, 2), model=("large",), max_new_tokens=(25, 50)),
         *grid(batch_size=(1, 2), model=("small",), max_new_tokens=(50, 100)),
     ]
     (axes,) = draw("throughput", run_of(samples)).axes
-    assert set(lines_of(axes)) == {
-        f"{arm}, {rest}"
-        for arm in (OFF, ON)
-        for rest in ("large, 50 new tokens", "small, 100 new tokens")
-    }
-    assert axes.get_xlabel() == "Batch size (sequences)"
+    assert set(lines_of(axes)) == snapshot
+    assert axes.get_xlabel() == snapshot
 
 
 # A sweep over one other size alone
@@ -412,85 +410,77 @@ def prompts(*lengths: int) -> list[Prompt]:
 
 @pytest.mark.parametrize("name", ["total_time", "speedup", "memory", "phases", "energy"])
 @pytest.mark.parametrize(
-    ("axes", "sizes", "label", "unsaid"),
+    ("axes", "sizes", "unsaid"),
     [
-        (
-            {"batch_size": (1, 2, 4), "max_new_tokens": (100,)},
-            [1, 2, 4],
-            "Batch size (sequences), 100 new tokens each",
-            "batch",
-        ),
-        (
-            {"prompt": prompts(32, 512, 128), "max_new_tokens": (20,)},
-            [32, 128, 512],
-            "Length of the prompt (tokens), 20 new tokens each",
-            "tokens:",
-        ),
+        ({"batch_size": (1, 2, 4), "max_new_tokens": (100,)}, [1, 2, 4], "batch"),
+        ({"prompt": prompts(32, 512, 128), "max_new_tokens": (20,)}, [32, 128, 512], "tokens:"),
     ],
     ids=["batch", "prompt"],
 )
 def test_with_one_length_charts_are_drawn_along_the_size_that_varies(
-    axes: dict[str, Any], sizes: list[int], label: str, unsaid: str, name: str
+    axes: dict[str, Any], sizes: list[int], unsaid: str, name: str, snapshot: object
 ) -> None:
     figure = draw(name, run_of(with_energy(grid(**axes))))
     for panel in figure.axes:
         for text, line in lines_of(panel).items():
             assert text == "weights" or list(line.get_xdata()) == sizes
-    assert figure.axes[-1].get_xlabel() == label
+    assert figure.axes[-1].get_xlabel() == snapshot
     assert unsaid not in " ".join(legend_texts(figure))
 
 
-def test_of_a_sweep_over_batch_sizes_each_token_has_its_position(tmp_path: Path) -> None:
+def test_of_a_sweep_over_batch_sizes_each_token_has_its_position(
+    tmp_path: Path, snapshot: object
+) -> None:
     run = load_run(save(tmp_path / "run", grid(batch_size=(1, 2), max_new_tokens=(20,))))
     (axes,) = draw("token_latency", run).axes
     assert list(lines_of(axes)) == [f"{arm}, batch {n}" for n in (1, 2) for arm in (OFF, ON)]
-    assert axes.get_xlabel() == "Position of the new token"
+    assert axes.get_xlabel() == snapshot
 
 
-def test_devices_of_a_sweep_over_batch_sizes_are_drawn_along_them() -> None:
+def test_devices_of_a_sweep_over_batch_sizes_are_drawn_along_them(snapshot: object) -> None:
     _, lines = draw("devices", run_of(both(batch_size=(1, 2, 4), max_new_tokens=(50,)))).axes
     assert len(lines_of(lines)) == 4
     assert all(list(line.get_xdata()) == [1, 2, 4] for line in lines_of(lines).values())
-    assert lines.get_xlabel() == "Batch size (sequences), 50 new tokens each"
+    assert lines.get_xlabel() == snapshot
 
 
-def test_models_of_different_lengths_are_drawn_along_the_batch_size_too() -> None:
+def test_models_of_different_lengths_are_drawn_along_the_batch_size_too(snapshot: object) -> None:
     samples = [
         *grid(batch_size=(1, 2), model=("large",), max_new_tokens=(50,)),
         *grid(batch_size=(1, 2), model=("small",), max_new_tokens=(100,)),
     ]
     figure = draw("total_time", run_of(samples))
     assert {len(line.get_xdata()) for line in lines_of(figure.axes[0]).values()} == {2}  # type: ignore[arg-type]
-    assert f"{OFF}, large, 50 new tokens" in legend_texts(figure)
+    assert legend_texts(figure) == snapshot
 
 
-def test_devices_of_a_sweep_over_prompt_lengths_are_drawn_along_them() -> None:
+def test_devices_of_a_sweep_over_prompt_lengths_are_drawn_along_them(snapshot: object) -> None:
     samples = both(prompt=prompts(32, 128), max_new_tokens=(50,))
     _, lines = draw("devices", run_of(samples)).axes
     assert len(lines_of(lines)) == 4
     assert all(list(line.get_xdata()) == [32, 128] for line in lines_of(lines).values())
-    assert lines.get_xlabel() == "Length of the prompt (tokens), 50 new tokens each"
+    assert lines.get_xlabel() == snapshot
 
 
-def test_nothing_is_drawn_along_prompts_that_are_texts() -> None:
+def test_nothing_is_drawn_along_prompts_that_are_texts(snapshot: object) -> None:
     # Two of one length would stand above each other.
     texts = ["one", "two"]
     figure = draw("total_time", run_of(grid(prompt=texts, max_new_tokens=(20,))))
     assert len(lines_of(figure.axes[0])) == 4
-    assert figure.axes[-1].get_xlabel() == "New tokens per sequence"
+    assert figure.axes[-1].get_xlabel() == snapshot
 
 
-def test_of_two_sizes_that_vary_the_first_is_drawn_along() -> None:
+def test_of_two_sizes_that_vary_the_first_is_drawn_along(snapshot: object) -> None:
     samples = grid(prompt=prompts(32, 128), batch_size=(1, 2), max_new_tokens=(20,))
     figure = draw("total_time", run_of(samples))
-    assert figure.axes[-1].get_xlabel() == "Batch size (sequences), 20 new tokens each"
+    assert figure.axes[-1].get_xlabel() == snapshot
     assert any("tokens:128" in text for text in legend_texts(figure))
 
 
 # 6. The map
 
 
-def test_the_map_has_the_speedup_in_each_cell() -> None:
+def test_the_map_has_the_speedup_in_each_cell(snapshot: object) -> None:
     samples = [
         s
         for s in grid(batch_size=(1, 8), max_new_tokens=(10, 100, 300))
@@ -512,8 +502,8 @@ def test_the_map_has_the_speedup_in_each_cell() -> None:
     assert np.ravel(values) == pytest.approx([1.1, 2, 4, 1.1, 2, np.nan], nan_ok=True)
     assert [t.get_text() for t in axes.get_xticklabels()] == ["10", "100", "300"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["1", "8"]
-    assert axes.get_xlabel() == "New tokens per sequence"
-    assert axes.get_ylabel() == "Batch size (sequences)"
+    assert axes.get_xlabel() == snapshot
+    assert axes.get_ylabel() == snapshot
     # The first row is the lower one.
     assert axes.get_ylim()[0] < axes.get_ylim()[1]
 
@@ -593,7 +583,7 @@ def both(**axes: Any) -> list[Sample]:
     return grid(gpu_is_20_times_as_fast, device=("cpu", "cuda"), **axes)
 
 
-def test_devices_are_bars_with_their_ratio_and_lines() -> None:
+def test_devices_are_bars_with_their_ratio_and_lines(snapshot: object) -> None:
     figure = draw("devices", run_of(both()))
     bars, lines = figure.axes
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([2.0, 1.0, 0.1, 0.05])
@@ -603,13 +593,13 @@ def test_devices_are_bars_with_their_ratio_and_lines() -> None:
         "100 ms\n20.0x",
         "50.0 ms\n40.0x",
     ]
-    assert [t.get_text() for t in bars.get_xticklabels()] == ["cpu\nSome CPU", "cuda\nSome GPU"]
-    assert bars.get_ylabel() == "Time of 100 new tokens (s)"
+    assert [t.get_text() for t in bars.get_xticklabels()] == snapshot
+    assert bars.get_ylabel() == snapshot
     shown = lines_of(lines)
     assert list(shown) == [f"{d}, {arm}" for d in ("cpu", "cuda") for arm in (OFF, ON)]
     assert points(shown[f"cuda, {ON}"]) == [(10, 0.005), (50, 0.025), (100, 0.05)]
     assert lines.get_yscale() == "log"
-    assert lines.get_ylabel() == "Time of the whole generation (s)"
+    assert lines.get_ylabel() == snapshot
 
 
 def test_the_bars_stand_beside_each_other() -> None:
@@ -618,10 +608,10 @@ def test_the_bars_stand_beside_each_other() -> None:
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
-def test_devices_are_compared_at_the_longest_length_that_all_have() -> None:
+def test_devices_are_compared_at_the_longest_length_that_all_have(snapshot: object) -> None:
     samples = [s for s in both() if (s.device, s.max_new_tokens) != ("cuda", 100)]
     bars, _ = draw("devices", run_of(samples)).axes
-    assert bars.get_ylabel() == "Time of 50 new tokens (s)"
+    assert bars.get_ylabel() == snapshot
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([0.75, 0.5, 0.0375, 0.025])
 
 
@@ -662,13 +652,13 @@ def test_a_run_without_the_case_in_common_is_left_out_of_the_devices() -> None:
     assert len(bars.patches) == len(lines_of(lines)) == 4
 
 
-def test_devices_are_compared_where_most_of_them_were_timed() -> None:
+def test_devices_are_compared_where_most_of_them_were_timed(snapshot: object) -> None:
     samples = [
         *grid(device=("cpu", "cuda:0", "cuda:1"), max_new_tokens=(50,)),
         *grid(device=("cpu", "cuda:0"), max_new_tokens=(100,)),
     ]
     bars, _ = draw("devices", run_of(samples)).axes
-    assert bars.get_ylabel() == "Time of 50 new tokens (s)"
+    assert bars.get_ylabel() == snapshot
     assert len(bars.patches) == 6
 
 
@@ -704,28 +694,28 @@ def test_the_lines_of_devices_do_not_look_alike() -> None:
 # 8. Prefill and decode
 
 
-def test_phases_are_milliseconds_to_the_first_token_and_between() -> None:
+def test_phases_are_milliseconds_to_the_first_token_and_between(snapshot: object) -> None:
     first, between = draw("phases", run_of(grid())).axes
     assert points(lines_of(first)[OFF]) == [(10, 11.0), (50, 15.0), (100, 20.0)]
     assert points(lines_of(between)[ON]) == [(10, 10.0), (50, 10.0), (100, 10.0)]
-    assert first.get_ylabel() == "Time to first token (ms)"
-    assert between.get_ylabel() == "Time between tokens (ms)"
+    assert first.get_ylabel() == snapshot
+    assert between.get_ylabel() == snapshot
 
 
 # 9. Energy
 
 
-def test_energy_is_joules_per_new_token_of_the_batch() -> None:
+def test_energy_is_joules_per_new_token_of_the_batch(snapshot: object) -> None:
     run = run_of(with_energy(grid(batch_size=(1, 4), device=("cuda",)), 3.0))
     joules, ratio = draw("energy", run).axes
     for line in lines_of(joules).values():
         assert points(line) == [(n, 3.0) for n in (10, 50, 100)]
     assert len(lines_of(joules)) == 4
-    assert joules.get_ylabel() == "Energy per new token (J)"
+    assert joules.get_ylabel() == snapshot
     for line in lines_of(ratio).values():
         assert points(line) == [(n, 1.0) for n in (10, 50, 100)]
     assert len(lines_of(ratio)) == 2
-    assert ratio.get_ylabel() == "Energy without the cache / with it"
+    assert ratio.get_ylabel() == snapshot
 
 
 def halved(samples: Sequence[Sample], method: str | None = "nvml-total-energy") -> list[Sample]:
@@ -740,7 +730,7 @@ def halved(samples: Sequence[Sample], method: str | None = "nvml-total-energy") 
     ]
 
 
-def test_the_energy_of_one_length_is_bars_with_joules_and_ratio() -> None:
+def test_the_energy_of_one_length_is_bars_with_joules_and_ratio(snapshot: object) -> None:
     caches = ("off", "dynamic", "static")
     figure = draw("energy", run_of(halved(grid(cache=caches, max_new_tokens=(100,)))))
     (axes,) = figure.axes
@@ -752,7 +742,7 @@ def test_the_energy_of_one_length_is_bars_with_joules_and_ratio() -> None:
         "cache static",
     ]
     assert axes.get_ylim()[0] == 0
-    assert "NVML's energy counter of the whole board, lines: smallest to largest" in caption(figure)
+    assert caption(figure) == snapshot
     assert outside(figure) == []
     whiskers = [band(c) for c in axes.collections]
     assert [ends for one in whiskers for ends in one.values()] == [
@@ -769,30 +759,30 @@ def test_lengths_that_differ_between_runs_are_no_bars() -> None:
     assert {tuple(line.get_xdata()) for line in lines_of(joules).values()} == {(10,), (50,)}
 
 
-def test_energy_without_a_baseline_has_no_ratio() -> None:
+def test_energy_without_a_baseline_has_no_ratio(snapshot: object) -> None:
     samples = halved(grid(cache=("dynamic",)), "some-counter")
     figure = draw("energy", run_of(samples))
     (axes,) = figure.axes
     assert "some-counter" in caption(figure) and "band" not in caption(figure)
-    assert axes.get_xlabel() == "New tokens per sequence"
+    assert axes.get_xlabel() == snapshot
     (bars,) = draw("energy", run_of(halved(grid(cache=("dynamic",), max_new_tokens=(10,))))).axes
     assert texts_of(bars) == ["0.650 J"]
 
 
-def test_the_caption_says_that_some_samples_have_no_energy() -> None:
+def test_the_caption_says_that_some_samples_have_no_energy(snapshot: object) -> None:
     samples = halved(grid(max_new_tokens=(10,)))
     assert "read in" not in caption(draw("energy", run_of(samples)))
     short = [
         dataclasses.replace(s, energy_j=None) if s.cache == "off" and s.round > 1 else s
         for s in samples
     ]
-    assert "whole board, read in 2 to 7 of these" in caption(draw("energy", run_of(short)))
+    assert caption(draw("energy", run_of(short))) == snapshot
 
 
-def test_the_energy_of_few_rounds_has_no_interval() -> None:
+def test_the_energy_of_few_rounds_has_no_interval(snapshot: object) -> None:
     figure = draw("energy", run_of(halved(grid(max_new_tokens=(10,), repeats=3))))
     assert texts_of(figure.axes[0])[1].endswith("\n2.00x")
-    assert "none under 6 rounds" in caption(figure)
+    assert caption(figure) == snapshot
 
 
 # All of them
@@ -934,14 +924,13 @@ def test_several_runs_stand_on_the_same_axes(names: tuple[str, ...]) -> None:
     assert len(shown) == 3
 
 
-def test_the_caption_names_the_machines_of_all_runs() -> None:
+def test_the_caption_names_the_machines_of_all_runs(snapshot: object) -> None:
     runs = [
         run_of(grid(), "a", environment=machine("First CPU", versions={"torch": "2.12.0"})),
         run_of(grid(), "b", environment=machine("Second CPU")),
     ]
     text = caption(draw("total_time", *runs))
-    assert "cpu (First CPU); cpu (Second CPU)" in text
-    assert "torch 2.12.0, 2026-01-02; torch 2.13.0, transformers" in text
+    assert text == snapshot
 
 
 def test_a_case_alone_is_drawn(tmp_path: Path) -> None:
@@ -979,29 +968,23 @@ def test_a_name_is_drawn_as_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "labels"),
+    "prompts",
     [
         (
-            (
-                "The same beginning of two long prompts: first",
-                "The same beginning of two long prompts: 2nd",
-            ),
-            [
-                "text:The same beginning of two long prompts: 2nd",
-                "text:The same beginning...wo long prompts: first",
-            ],
+            "The same beginning of two long prompts: first",
+            "The same beginning of two long prompts: 2nd",
         ),
-        (("明天", "今天"), ["prompt 1: text:??", "prompt 2: text:??"]),
-        (("明天", "今天", "??"), ["prompt 1: text:??", "prompt 2: text:??", "prompt 3: text:??"]),
-        (("a  b", "a b"), ["prompt 1: text:a b", "prompt 2: text:a b"]),
+        ("明天", "今天"),
+        ("明天", "今天", "??"),
+        ("a  b", "a b"),
     ],
     ids=["long", "chinese", "question marks", "spaces"],
 )
 def test_prompts_that_look_alike_have_labels_of_their_own(
-    prompts: tuple[str, ...], labels: list[str]
+    prompts: tuple[str, ...], snapshot: object
 ) -> None:
     figure = draw("total_time", run_of(grid(prompt=prompts, cache=("dynamic",))))
-    assert sorted(legend_texts(figure)) == sorted(f"{ON}, {label}" for label in labels)
+    assert sorted(legend_texts(figure)) == snapshot
     assert len(lines_of(figure.axes[0])) == len(prompts)
 
 
@@ -1166,32 +1149,30 @@ def test_the_legend_stands_below_the_panels() -> None:
     assert top < min(axes.get_window_extent(renderer).y0 for axes in figure.axes)
 
 
-def test_the_title_names_all_machines_of_a_panel() -> None:
+def test_the_title_names_all_machines_of_a_panel(snapshot: object) -> None:
     runs = [run_of(grid(), n, environment=machine(f"{n} CPU")) for n in ("First", "Second")]
-    assert draw("total_time", *runs).axes[0].get_title() == "cpu: First CPU / Second CPU"
+    assert draw("total_time", *runs).axes[0].get_title() == snapshot
 
 
-@pytest.mark.parametrize(
-    ("repeats", "words"), [(1, "Medians of 1 sample;"), (2, "Medians of 2 samples;")]
-)
-def test_one_sample_is_no_plural(repeats: int, words: str) -> None:
-    assert words in caption(draw("total_time", run_of(grid(repeats=repeats))))
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_one_sample_is_no_plural(repeats: int, snapshot: object) -> None:
+    assert caption(draw("total_time", run_of(grid(repeats=repeats)))) == snapshot
 
 
-def test_what_is_not_known_of_a_case_is_not_none_in_the_caption() -> None:
+def test_what_is_not_known_of_a_case_is_not_none_in_the_caption(snapshot: object) -> None:
     samples = [dataclasses.replace(s, attention_used=None, prompt_tokens=1) for s in grid()]
     text = caption(draw("total_time", run_of(samples)))
     assert "unknown attention" in text
-    assert "prompt of 1 token." in text
+    assert text == snapshot
 
 
-def test_weights_of_several_sizes_are_told_apart() -> None:
+def test_weights_of_several_sizes_are_told_apart(snapshot: object) -> None:
     samples = [
         dataclasses.replace(s, weights_bytes=len(s.model) << 20) for s in grid(model=("a", "gpt2"))
     ]
     shown = lines_of(draw("memory", run_of(samples)).axes[0])
     weights = {label: line for label, line in shown.items() if label.startswith("weights")}
-    assert list(weights) == ["weights of a, float32", "weights of gpt2, float32"]
+    assert list(weights) == snapshot
     assert [line.get_ydata()[0] for line in weights.values()] == [1, 4]  # type: ignore[index]
     assert len({style(line) for line in weights.values()}) == 2
 
@@ -1316,10 +1297,10 @@ def test_rows_that_are_called_the_same_have_their_number() -> None:
     assert [t.get_text() for t in axes.get_yticklabels()] == ["row 2: ??", "row 1: ??"]
 
 
-def test_the_marks_of_ratios_are_explained() -> None:
+def test_the_marks_of_ratios_are_explained(snapshot: object) -> None:
     rows = [compared(1.2, verdict="slower"), compared(1.0, verdict="unclear")]
     (axes,) = ratio_chart(rows, ["a", "b"], 0.05).axes
-    assert axes.get_xlabel().endswith("grey: less than 5 % either way; ▲ slower; ● unclear")
+    assert axes.get_xlabel() == snapshot
 
 
 # What theory says
@@ -1357,12 +1338,12 @@ def test_without_rates_nothing_is_said_of_theory() -> None:
         assert "short dashes" not in caption(draw(name, run_of(grid())))
 
 
-def test_the_roof_has_its_ridge_where_bandwidth_meets_arithmetic() -> None:
+def test_the_roof_has_its_ridge_where_bandwidth_meets_arithmetic(snapshot: object) -> None:
     rates = make_rates(read_bytes_per_s=10e9, flops_per_s={"float32": 100e9})
     run = run_of(grid(), environment=make_environment(rates=(rates,)))
     axes = draw("roofline", run).axes[0]
     roof = next(line for line in axes.lines if str(line.get_label()).startswith("roof"))
-    assert roof.get_label() == "roof, float32, as probed"
+    assert roof.get_label() == snapshot
     assert (10.0, pytest.approx(0.1)) in list(zip(*roof.get_data(), strict=True))
     arms = {line.get_label(): line for line in axes.lines if line is not roof}
     cases = {(c.cache, c.max_new_tokens): c for c in summarize_run(run)}

@@ -105,22 +105,19 @@ def test_the_medians_are_those_of_the_file(cpu: Run) -> None:
     assert found == pytest.approx({name: statistics.median(t) for name, t in times.items()})
 
 
-def test_its_answer_its_proof_and_its_flags(cpu: Run) -> None:
+def test_its_answer_its_proof_and_its_flags(cpu: Run, snapshot: object) -> None:
     cases = summarize_cases(cpu.samples)
     (answer,) = answers(cases)
     # In round 2 the ratio was 3.36 / 2.02, in round 5 7.83 / 3.35: a factor of 1.5 between them.
-    assert answer == (
-        "On cpu, with the cache, 20 new tokens for each of 2 sequences of gpt2: no claim, since "
-        "the rounds disagree by half or more: 1.55 to 2.34 times as fast (95 % interval)."
-    )
+    assert answer == snapshot
     (proof,) = proofs(cpu.info)
-    assert proof.startswith("Verified, matches the no-cache baseline: dynamic on gpt2 (random")
+    assert proof == snapshot
     busy = sum("busy_cpu" in (s.flags or "") for s in cpu.samples if s.phase == "measure")
     flags = [flag for case in cases for flag in (case.flags or "").split()]
     counted = sum(int(flag.partition(":")[2]) for flag in flags if flag.startswith("busy_cpu"))
     assert busy == counted > 40
     # The times of off at 10 tokens: 1.11, 1.12, 1.20, 1.77, 2.57, 9.53 s.
-    assert by_case(cpu)["off", 1, 10].flags == "busy_cpu:5 outlier:1 trend"
+    assert by_case(cpu)["off", 1, 10].flags == snapshot
 
 
 def test_its_token_times_are_there_for_each_sample(cpu: Run) -> None:
@@ -144,7 +141,7 @@ def test_the_checks_of_the_sweep(cpu: Run) -> None:
 # The sweep with faults
 
 
-def test_the_faults_are_read(faults: Run) -> None:
+def test_the_faults_are_read(faults: Run, snapshot: object) -> None:
     assert faults.info.state == "finished"
     assert len(faults.info.resumes) == 1
     assert Counter(s.status for s in faults.samples) == {
@@ -156,7 +153,7 @@ def test_the_faults_are_read(faults: Run) -> None:
     }
     assert {s.session for s in faults.samples} == {0, 1}
     (crashed,) = [s for s in faults.samples if s.status == "crashed"]
-    assert crashed.error == "the worker process was killed by SIGKILL"
+    assert crashed.error == snapshot
     assert crashed.total_s is None
 
 
@@ -168,7 +165,7 @@ def test_a_sample_that_crashed_and_was_tried_again_counts_once(faults: Run) -> N
     assert len(again) == len(faults.samples) - len(counted)
 
 
-def test_the_summary_of_the_faults(faults: Run) -> None:
+def test_the_summary_of_the_faults(faults: Run, snapshot: object) -> None:
     cases = by_case(faults)
     assert {key: (case.status, case.samples) for key, case in cases.items()} == {
         ("off", 1, 5): ("ok", 5),
@@ -185,36 +182,26 @@ def test_the_summary_of_the_faults(faults: Run) -> None:
         ("dynamic", 100_000, 150): ("oom", 0),
     }
     lost = cases["off", 1, 150]
-    assert (lost.total_s_median, lost.speedup, lost.error) == (None, None, "no result after 40 s")
+    assert (lost.total_s_median, lost.speedup) == (None, None)
+    assert lost.error == snapshot
     assert "undersampled" in (cases["off", 1, 20].flags or "")
     failed = [s for s in faults.samples if s.case_id == cases["off", 100_000, 5].case_id]
     assert [s.oom_bytes for s in failed] == [1_843_200_000]
 
 
-def test_the_report_of_the_faults(faults: Run, tmp_path: Path) -> None:
+def test_the_report_of_the_faults(faults: Run, tmp_path: Path, snapshot: object) -> None:
     build([faults], tmp_path, formats=("markdown", "html"), charts=("total_time",))
-    for name in ("summary.md", "report.html"):
-        text = (tmp_path / name).read_text(encoding="utf-8")
-        # Of off and dynamic two rounds are whole; the medians of two and five say nothing.
-        assert (
-            "20 new tokens of gpt2: too few samples for a claim (2 shared rounds, 6 are needed)"
-            in text
-        )
-        assert "4.94 s instead of" not in text
-        assert (
-            "timeout: gpt2 on cpu, float32, cache dynamic, 150 new tokens: no result after 40 s"
-            in text
-        )
-        assert "which ran out of it" in text
-        assert text.count("150 new tokens: RuntimeError") == 2
+    # Of off and dynamic two rounds are whole; the medians of two and five say nothing.
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8") == snapshot
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "RuntimeError" in page
     assert "busy_cpu" in page
     assert "<dt>resumed</dt><dd>once</dd>" in page
 
 
-def test_both_are_compared_where_both_have_times(cpu: Run, faults: Run) -> None:
+def test_both_are_compared_where_both_have_times(cpu: Run, faults: Run, snapshot: object) -> None:
     result = compare_runs([cpu, faults])
-    assert result.differences == ("threads: 1 in A, 2 in B",)
+    assert result.differences == snapshot
     assert {(row.cache, row.batch_size, row.max_new_tokens) for row in result.rows} == {
         ("off", 1, 5),
         ("dynamic", 1, 5),
@@ -224,7 +211,7 @@ def test_both_are_compared_where_both_have_times(cpu: Run, faults: Run) -> None:
     ratios = {(row.cache, row.max_new_tokens): row.ratio for row in result.rows}
     assert ratios["dynamic", 20] == pytest.approx(3.55, abs=0.01)
     reasons = Counter(one.reason.split(":")[0] for one in result.unmatched)
-    assert reasons == {"not in gpt2-faults": 8, "oom": 6, "timeout": 2, "skipped_oom": 1}
+    assert reasons == snapshot
 
 
 def test_the_arms_of_the_sweep_are_compared(cpu: Run) -> None:
@@ -244,7 +231,7 @@ def test_the_arms_of_the_sweep_are_compared(cpu: Run) -> None:
 # Runs of an H100
 
 
-def test_cold_samples_of_a_gpu_make_no_claim() -> None:
+def test_cold_samples_of_a_gpu_make_no_claim(snapshot: object) -> None:
     """Off took 21.4, 6.54, 6.16 s and dynamic 20.24, 6.68: not 2.07 times as fast.
 
     The first of off is cold; that of dynamic has only one later sample, so that it cannot be told.
@@ -260,15 +247,12 @@ def test_cold_samples_of_a_gpu_make_no_claim() -> None:
     assert (on.speedup, on.speedup_rounds) == (pytest.approx(6.54 / 6.68, abs=0.002), 1)
     assert on.speedup_ci95_low is None
     (answer,) = answers(list(cases.values()))
-    assert answer == (
-        "On cuda, with the cache, 256 new tokens of llama-2-7b: too few samples for a claim (1 "
-        "shared round, 6 are needed). Cold samples left out: 1 of off (21.4 s)."
-    )
+    assert answer == snapshot
     (row,) = compare_runs([run], "cache").rows
     assert (row.a_cold_starts, row.b_cold_starts, row.rounds, row.verdict) == (1, 0, 1, "unclear")
 
 
-def test_drift_of_a_gpu_is_not_in_the_ratio() -> None:
+def test_drift_of_a_gpu_is_not_in_the_ratio(snapshot: object) -> None:
     """Off rose as 6.98, 8.52, 9.94 s and dynamic as 5.93, 6.65, 7.50: three rounds, no claim."""
     run = load_run(GOLDEN / "h100-gpt2-cuda")
     cases = {case.cache: case for case in summarize_cases(run.samples)}
@@ -278,7 +262,7 @@ def test_drift_of_a_gpu_is_not_in_the_ratio() -> None:
     assert (on.speedup_round_min, on.speedup_round_max) == pytest.approx((1.177, 1.325), abs=0.002)
     assert on.speedup_ci95_low is None
     (answer,) = answers(list(cases.values()))
-    assert "too few samples for a claim (3 shared rounds, 6 are needed)" in answer
+    assert answer == snapshot
     # 2287, 2476 and 2666 J without the cache, 840, 948 and 1045 J with it, 1000 tokens each.
     assert cases["off"].energy_j_per_token == pytest.approx(2.476, abs=0.001)
     assert on.energy_j_per_token == pytest.approx(0.948, abs=0.001)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvbench.plan.case import Case, Prompt
 from kvbench.plan.plan import CONDUCT, Plan
+from kvbench.records.changes import CaseChanges, Change
 from kvbench.records.run import RunInfo
 from kvbench.run.resume import cases_of, described, plan_changes
 from tests.fakes import make_case, make_info
@@ -28,7 +29,7 @@ def info_of(plan: dict[str, Any]) -> RunInfo:
     return make_info(plan=plan, cases=described(Plan.parse(plan).cases()))
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def changes(old: dict[str, Any], new: dict[str, Any]) -> Any:
     before, now = plan_of(**old), plan_of(**new)
     return plan_changes(info_of(before), now, Plan.parse(now).cases())
 
@@ -87,30 +88,30 @@ def test_the_same_plan_has_not_changed() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ({"seed": 1}, {"seed": 2}, "seed: 1 before, 2 now"),
-        ({}, {"batch_size": "1-4*2"}, "batch_size: 1 before, 1,2,4 now"),
-        ({"repeats": 3}, {}, "repeats: 3 before, none now"),
-        ({"cache": "off"}, {"cache": "off,dynamic"}, "cache: off before, off,dynamic now"),
-        ({}, {"prompt": "Hello"}, "prompt: none before, Hello now"),
-        ({}, {"model": "t5"}, "model: gpt2 before, t5 now"),
-        ({"trust_remote_code": True}, {}, "trust_remote_code: True before, False now"),
+        ({"seed": 1}, {"seed": 2}, Change("seed", "1", "2")),
+        ({}, {"batch_size": "1-4*2"}, Change("batch_size", "1", "1,2,4")),
+        ({"repeats": 3}, {}, Change("repeats", "3", "none")),
+        ({"cache": "off"}, {"cache": "off,dynamic"}, Change("cache", "off", "off,dynamic")),
+        ({}, {"prompt": "Hello"}, Change("prompt", "none", "Hello")),
+        ({}, {"model": "t5"}, Change("model", "gpt2", "t5")),
+        ({"trust_remote_code": True}, {}, Change("trust_remote_code", "True", "False")),
     ],
 )
 def test_a_key_that_changed_is_told_with_both_values(
-    old: dict[str, Any], new: dict[str, Any], line: str
+    old: dict[str, Any], new: dict[str, Any], line: Change
 ) -> None:
     assert changes(old, new) == [line]
 
 
 def test_all_that_changed_is_told() -> None:
     lines = changes({"seed": 1, "repeats": 3}, {"seed": 2, "repeats": 4})
-    assert lines == ["repeats: 3 before, 4 now", "seed: 1 before, 2 now"]
+    assert lines == [Change("repeats", "3", "4"), Change("seed", "1", "2")]
 
 
 def test_a_long_value_is_cut() -> None:
     (line,) = changes({}, {"prompt": "x" * 1000})
-    assert len(line) < 100
-    assert line.endswith("... now")
+    assert len(line.new) < 100
+    assert line.new.endswith("...")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_every_key_but_those_of_conduct_matters() -> None:
     plan = plan_of()
     for key in set(plan) - CONDUCT:
         (line,) = plan_changes(info_of(plan), plan | {key: "another"}, Plan.parse(plan).cases())
-        assert line.startswith(f"{key}: ")
+        assert line.key == key
 
 
 def test_an_edited_prompt_file_is_told_by_its_cases() -> None:
@@ -141,8 +142,8 @@ def test_an_edited_prompt_file_is_told_by_its_cases() -> None:
     plan = plan_of()
     cases = Plan.parse(plan).cases()
     new = make_case(prompt=Prompt.of_tokens(3))
-    assert plan_changes(info_of(plan), plan, [*cases[1:], new]) == ["cases: 1 new, 1 gone"]
-    assert plan_changes(info_of(plan), plan, cases[1:]) == ["cases: 0 new, 1 gone"]
+    assert plan_changes(info_of(plan), plan, [*cases[1:], new]) == [CaseChanges(new=1, gone=1)]
+    assert plan_changes(info_of(plan), plan, cases[1:]) == [CaseChanges(new=0, gone=1)]
 
 
 def test_the_order_of_cases_is_no_change() -> None:
@@ -154,4 +155,4 @@ def test_a_key_of_a_later_version_is_told() -> None:
     plan = plan_of()
     cases = Plan.parse(plan).cases()
     info = make_info(plan=plan | {"colour": "red"}, cases=described(cases))
-    assert plan_changes(info, plan, cases) == ["colour: red before, none now"]
+    assert plan_changes(info, plan, cases) == [Change("colour", "red", "none")]

@@ -605,7 +605,9 @@ def skipping(sweep: Sweep, cases: Sequence[Case], **options: Any) -> Swept:
     raise AssertionError("no seed puts batch 2 before batch 4")
 
 
-def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(sweep: Sweep) -> None:
+def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(
+    sweep: Sweep, snapshot: object
+) -> None:
     swept = skipping(sweep, batches())
     small, large = batches()[1:]
     (proof,) = (row for row in swept.rows if row.case_id == small.id)
@@ -613,11 +615,7 @@ def test_a_skipped_case_has_one_row_that_names_the_sample_that_proved_it(sweep: 
     assert (skipped.phase, skipped.status, skipped.stage) == ("measure", "skipped_oom", None)
     assert skipped.sample_id == f"{large.id}-s000"
     assert proof.sample_id == f"{small.id}-w000"
-    assert skipped.error == (
-        f"needs at least as much memory as {proof.sample_id} (dynamic, float32, batch 2, "
-        "10 new tokens), "
-        "which ran out of it"
-    )
+    assert skipped.error == snapshot
     ended = [e for e in swept.events if isinstance(e, CaseEnded) and e.case == large]
     assert [event.failure for event in ended] == [skipped]
 
@@ -700,7 +698,9 @@ def test_each_case_has_its_own_time(sweep: Sweep) -> None:
     assert Counter(swept.engine.timeouts) == {1.25: 12, 1.0: 6, 0.75: 6}
 
 
-def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(sweep: Sweep) -> None:
+def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(
+    sweep: Sweep, snapshot: object
+) -> None:
     swept = sweep(grid(lengths=(10,)), FakeEngine(seconds=quarter), case_timeout_s=0.5)
     assert Counter(task.phase for task in swept.engine.tasks) == {"warmup": 2, "measure": 4}
     for case in grid(lengths=(10,)):
@@ -712,7 +712,7 @@ def test_a_case_whose_time_is_used_up_is_refused_its_next_sample(sweep: Sweep) -
             ("measure", "timeout"),
         ]
         assert rows[-1].sample_id == f"{case.id}-s002"
-        assert rows[-1].error == "the case's samples have taken 0.5 s of its 0.5 s"
+        assert rows[-1].error == snapshot
     assert swept.outcome.failed == 2
 
 
@@ -773,7 +773,9 @@ def once(at: Case, **of: Any) -> Callable[[Task], Failure | None]:
     return crash_once(at, attempt=0, **of)
 
 
-def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(sweep: Sweep) -> None:
+def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(
+    sweep: Sweep, snapshot: object
+) -> None:
     bad = make_case(cache="off", max_new_tokens=50)
     engine = FakeEngine(failure=once(bad, phase="measure", repeat=1))
     swept = sweep(grid(), engine)
@@ -797,7 +799,7 @@ def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(sweep: Sweep) -> 
     ended = [event for event in swept.events if isinstance(event, CaseEnded)]
     assert [(len(event.measured), event.failure) for event in ended] == [(3, None)] * 6
     notices = [event.text for event in swept.events if isinstance(event, Notice)]
-    assert notices == [f"{bad.id}-s001 is measured again: Killed."]
+    assert notices == snapshot
     # Of the sweep, not of the device: run.json keeps none of it.
     assert swept.outcome.notes == []
 
@@ -1256,7 +1258,9 @@ def test_a_strategy_is_verified_at_the_largest_case(sweep: Sweep) -> None:
     assert (far.cache, far.max_new_tokens) == ("dynamic", 50)
 
 
-def test_after_a_process_is_lost_over_it_it_is_verified_less_far(sweep: Sweep) -> None:
+def test_after_a_process_is_lost_over_it_it_is_verified_less_far(
+    sweep: Sweep, snapshot: object
+) -> None:
     class Dying(FakeEngine):
         def verify(self, *arguments: Any, reach: Case | None = None) -> tuple[Check, ...]:
             checks = super().verify(*arguments, reach=reach)
@@ -1270,7 +1274,7 @@ def test_after_a_process_is_lost_over_it_it_is_verified_less_far(sweep: Sweep) -
     assert [far is None for far in swept.engine.reached] == [False, True]
     assert verdicts(swept) == ["pass"]
     said = [event.text for event in swept.events if isinstance(event, Notice)]
-    assert said == ["dynamic is verified again: Killed."]
+    assert said == snapshot
 
 
 def other_tokens(task: Task) -> str:
@@ -1570,15 +1574,16 @@ H100 = {"device": "cuda", "max_new_tokens": 256}
 
 
 @pytest.mark.parametrize("rounds", range(1, 6))
-def test_the_first_rounds_of_a_cold_gpu_make_no_claim(sweep: Sweep, rounds: int) -> None:
+def test_the_first_rounds_of_a_cold_gpu_make_no_claim(
+    sweep: Sweep, rounds: int, snapshot: object
+) -> None:
     """20.2 and then 6.7 s with the cache, 21.4 and then 6.5 s without."""
     cases = [make_case(cache=cache, **H100) for cache in ("off", "dynamic")]
     engine = replaying(recorded("h100-llama-7b"), as_warm)
     swept = sweep(cases, engine, rule=StoppingRule(repeats=rounds))
     found = summarize_cases(swept.rows)
-    (answer,) = answers(found)
-    assert "too few samples for a claim" in answer
-    assert "times as fast" not in answer
+    assert answers(found) == snapshot
+    assert [case.speedup_ci95_low for case in found] == [None, None]
 
 
 def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
@@ -1618,7 +1623,5 @@ def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
     else:
         assert off.samples == most
     assert ["trend" in (case.flags or "").split() for case in (off, on)] == [True, True]
-    (answer,) = answers([off, on])
-    assert "The times change over the rounds: those of off rise by" in answer
     # Both rise, and the ratio within rounds is that of one round and not of the whole hour.
     assert on.speedup_round_min == pytest.approx(6.98 / 5.93, abs=0.01)

@@ -188,86 +188,69 @@ def test_states_experts_and_the_encoder() -> None:
     assert known.encoder[0].cross is None
 
 
-def test_the_text_part_of_a_model_of_several_kinds_of_input() -> None:
+def test_the_text_part_of_a_model_of_several_kinds_of_input(snapshot: object) -> None:
     known = Architecture.from_config(GEMMA_3_4B)
     real = AutoConfig.for_model(**GEMMA_3_4B).get_text_config().to_dict()
     assert dataclasses.replace(known, weights_unknown=None) == Architecture.from_config(real)
     assert known.model_type == "gemma3_text"
     assert attentions(known)[0].kept == 2 * 4 * 256
-    with pytest.raises(UserError, match="cannot be counted: gemma3 has more parts than the text"):
+    with pytest.raises(UserError) as caught:
         parameters(known)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
-    [
-        (TINY["gemma3n"], "gemma3n_text: the weights cannot be counted: AltUp"),
-        (
-            TINY["llama"] | {"quantization_config": {"bits": 4}},
-            "llama: the weights cannot be counted: they are quantised.",
-        ),
-    ],
+    "config",
+    [TINY["gemma3n"], TINY["llama"] | {"quantization_config": {"bits": 4}}],
 )
-def test_weights_that_cannot_be_counted_are_refused(config: Config, told: str) -> None:
+def test_weights_that_cannot_be_counted_are_refused(config: Config, snapshot: object) -> None:
     with pytest.raises(UserError) as caught:
         weights_bytes(Architecture.from_config(config), "float16")
-    assert str(caught.value).startswith(told)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "told"),
+    ("name", "changes"),
     [
-        ("llama", {"model_type": "lama"}, "model_type: theory cannot read 'lama'; it reads"),
-        ("llama", {"model_type": None}, "model_type: the configuration says None, which names"),
-        ("llama", {"text_config": 3}, "llama: text_config is 3, which is no configuration."),
-        ("llama", {"num_attention_heads": "4"}, "llama: num_attention_heads is 4, which is no"),
-        ("llama", {"hidden_size": 0}, "llama: hidden_size is 0, which is no whole number of at"),
-        ("llama", {"hidden_size": True}, "llama: hidden_size is True, which is no whole number"),
-        ("llama", {"vocab_size": None}, "llama: the configuration has none of vocab_size."),
-        ("llama", {"n_layer": 3}, "llama: n_layer is 3 and num_hidden_layers is 2."),
-        ("llama", {"num_key_value_heads": 3}, "llama: num_key_value_heads is 3, which does not"),
-        (
-            "llama",
-            {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None},
-            "llama: num_attention_heads is 5, which does not divide hidden_size (32).",
-        ),
-        ("llama", {"mlp_bias": "no"}, "llama: mlp_bias is no, which is neither true nor false."),
-        ("llama", {"per_layer_config": {"0": {}}}, "llama: per_layer_config is {'0': {}}, which"),
-        ("llama", {"layer_types": "full_attention"}, "llama: layer_types is full_attention, wh"),
-        ("llama", {"layer_types": ["full_attention"]}, "llama: layer_types is a list of 1 for 2"),
-        (
-            "llama",
-            {"layer_types": ["full_attention", "lightning"]},
-            "llama: layer_types is 'lightning' in one layer, which theory cannot read.",
-        ),
-        ("mistral", {"sliding_window": 1}, "mistral: sliding_window is 1, which is no whole"),
-        (
-            "qwen2",
-            {"layer_types": ["sliding_attention"] * 2},
-            "qwen2: use_sliding_window is false, and layer_types has sliding layers.",
-        ),
-        ("gemma3", {"use_bidirectional_attention": True}, "gemma3_text: use_bidirectional_att"),
-        ("gemma3n", {"num_kv_shared_layers": 6}, "gemma3n_text: num_kv_shared_layers is too"),
-        ("gpt2", {"add_cross_attention": True}, "gpt2: add_cross_attention is True, which theory"),
-        ("mixtral", {"num_experts_per_tok": 5}, "mixtral: num_experts_per_tok is 5 of 4 experts."),
-        ("qwen3_moe", {"mlp_only_layers": 3}, "qwen3_moe: mlp_only_layers is 3, which is no list"),
-        ("llama4", {"no_rope_layers": [1]}, "llama4_text: no_rope_layers is a list of 1 for 4"),
-        ("falcon-new", {"num_kv_heads": 3}, "falcon: num_kv_heads is 3, which does not divide 4"),
-        ("mamba2", {"num_heads": 7}, "mamba2: num_heads is 7 of 8, which do not make expand"),
-        ("t5", {"feed_forward_proj": "odd-gelu"}, "t5: feed_forward_proj is 'odd-gelu', which"),
+        ("llama", {"model_type": "lama"}),
+        ("llama", {"model_type": None}),
+        ("llama", {"text_config": 3}),
+        ("llama", {"num_attention_heads": "4"}),
+        ("llama", {"hidden_size": 0}),
+        ("llama", {"hidden_size": True}),
+        ("llama", {"vocab_size": None}),
+        ("llama", {"n_layer": 3}),
+        ("llama", {"num_key_value_heads": 3}),
+        ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None}),
+        ("llama", {"mlp_bias": "no"}),
+        ("llama", {"per_layer_config": {"0": {}}}),
+        ("llama", {"layer_types": "full_attention"}),
+        ("llama", {"layer_types": ["full_attention"]}),
+        ("llama", {"layer_types": ["full_attention", "lightning"]}),
+        ("mistral", {"sliding_window": 1}),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}),
+        ("gemma3", {"use_bidirectional_attention": True}),
+        ("gemma3n", {"num_kv_shared_layers": 6}),
+        ("gpt2", {"add_cross_attention": True}),
+        ("mixtral", {"num_experts_per_tok": 5}),
+        ("qwen3_moe", {"mlp_only_layers": 3}),
+        ("llama4", {"no_rope_layers": [1]}),
+        ("falcon-new", {"num_kv_heads": 3}),
+        ("mamba2", {"num_heads": 7}),
+        ("t5", {"feed_forward_proj": "odd-gelu"}),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_names_the_field(
-    name: str, changes: Config, told: str
+    name: str, changes: Config, snapshot: object
 ) -> None:
     with pytest.raises(UserError) as caught:
         Architecture.from_config(TINY[name] | changes)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize("field", ["num_hidden_layers", "hidden_size"])
-def test_layers_and_width_have_no_default(field: str) -> None:
+def test_layers_and_width_have_no_default(field: str, snapshot: object) -> None:
     config = {key: value for key, value in TINY["llama"].items() if key != field}
-    names = ", ".join(SPELLINGS[field])
-    with pytest.raises(UserError, match=f"^llama: the configuration has none of {names}"):
+    with pytest.raises(UserError) as caught:
         Architecture.from_config(config)
+    assert str(caught.value) == snapshot

@@ -76,23 +76,21 @@ def test_without_key_value_heads_all_heads_are_cached() -> None:
     assert cache_bytes_per_token(gpt2, "float32") == 2 * 4 * 64 * 4
 
 
-def test_an_unknown_dtype_is_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"^dtype: 'int4' is not one of float32, bfloat16, float16"):
+def test_an_unknown_dtype_is_a_user_error(snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         cache_bytes_per_token(LLAMA, "int4")
+    assert str(caught.value) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("missing", "names"),
-    [
-        ("num_hidden_layers", "num_hidden_layers, n_layer, n_layers, num_layers"),
-        ("hidden_size", "hidden_size, n_embd, n_embed, d_model"),
-    ],
+    "missing",
+    ["num_hidden_layers", "hidden_size"],
 )
-def test_a_configuration_that_lacks_a_size_is_a_user_error(missing: str, names: str) -> None:
+def test_a_configuration_that_lacks_a_size_is_a_user_error(missing: str, snapshot: object) -> None:
     config = {key: value for key, value in LLAMA.items() if key != missing}
     with pytest.raises(UserError) as caught:
         cache_bytes_per_token(config, "float32")
-    assert str(caught.value) == f"llama: the configuration has none of {names}."
+    assert str(caught.value) == snapshot
 
 
 def test_states_and_the_encoder_do_not_grow() -> None:

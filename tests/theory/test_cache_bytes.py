@@ -97,17 +97,17 @@ def test_more_work_never_needs_less(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    "changes",
     [
-        ({"strategy_name": "dynamc"}, "cache: no strategy 'dynamc'"),
-        ({"dtype": "int4"}, "dtype: 'int4' is not one of float32, bfloat16, float16."),
-        ({"batch": 0}, "batch: 0 is less than 1."),
-        ({"prompt_tokens": 0}, "prompt_tokens: 0 is less than 1."),
-        ({"new_tokens": -1}, "new_tokens: -1 is less than 1."),
+        {"strategy_name": "dynamc"},
+        {"dtype": "int4"},
+        {"batch": 0},
+        {"prompt_tokens": 0},
+        {"new_tokens": -1},
     ],
 )
-def test_what_cannot_be_said_is_refused(changes: dict[str, object], told: str) -> None:
+def test_what_cannot_be_said_is_refused(changes: dict[str, object], snapshot: object) -> None:
     asked = {"strategy_name": "dynamic", "batch": 1, "prompt_tokens": 1, "new_tokens": 1}
     with pytest.raises(UserError) as caught:
         cache_bytes(architecture("gpt2"), **(asked | {"dtype": "float32"} | changes))
-    assert str(caught.value).startswith(told)
+    assert str(caught.value) == snapshot

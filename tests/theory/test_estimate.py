@@ -34,7 +34,7 @@ def of(name: str, *, work: Work | None = None, **more: Any) -> Estimate:
     return estimate(name, known, work or Work(), **more)
 
 
-def test_the_worked_case_of_llama_7b() -> None:
+def test_the_worked_case_of_llama_7b(snapshot: object) -> None:
     """Batch 2, length 4096, float16: the arithmetic stands in docs/theory.md."""
     work = Work(batch=2, prompt_tokens=1, new_tokens=4096, dtype="float16")
     found = of("llama-2-7b", work=work)
@@ -42,10 +42,7 @@ def test_the_worked_case_of_llama_7b() -> None:
     assert found.cache_bytes == 2 * 2 * 32 * 4096 * 2 * 4096 == 4_294_967_296
     assert found.weights_bytes == 13_476_831_232
     assert found.kv_projection_flops == 17_592_186_044_416
-    assert found.formula == (
-        "32 layers x batch 2 x 2 x 32 kv heads x 128 head dim x 4096 positions x 2 bytes = "
-        "4,294,967,296 bytes",
-    )
+    assert found.formula == snapshot
 
 
 def test_the_worked_case_of_gpt2() -> None:
@@ -96,10 +93,10 @@ def test_what_fits_is_the_most_that_fits() -> None:
         assert size(most) <= room < size(most + 1)
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_what_does_not_fit_is_told(snapshot: object) -> None:
     found = of("llama-2-7b", memory_bytes=16 * GIB)
     assert (found.largest_batch, found.longest_context) == (0, 0)
-    assert "does not fit" in " ".join(found.notes)
+    assert " ".join(found.notes) == snapshot
     assert of("gpt2").largest_batch is None
 
 
@@ -121,7 +118,7 @@ def test_the_floors_are_those_of_theory() -> None:
     assert told.pays_from is not None
 
 
-def test_what_theory_cannot_tell_is_a_note_and_the_rest_is_told() -> None:
+def test_what_theory_cannot_tell_is_a_note_and_the_rest_is_told(snapshot: object) -> None:
     assert T4 is not None
     found = estimate("m", architecture("mamba"), Work(), rates=[T4])
     assert (found.flops_off, found.flops_on, found.floors) == (None, None, ())
@@ -129,12 +126,12 @@ def test_what_theory_cannot_tell_is_a_note_and_the_rest_is_told() -> None:
     assert sum("the FLOPs cannot be counted" in note for note in found.notes) == 1
     narrow = of("gpt2", work=Work(dtype="bfloat16"), rates=[T4])
     assert narrow.floors == ()
-    assert "its arithmetic in bfloat16 is not known" in narrow.notes[0]
+    assert narrow.notes[0] == snapshot
 
 
-def test_more_positions_than_the_model_has_are_told() -> None:
+def test_more_positions_than_the_model_has_are_told(snapshot: object) -> None:
     found = of("gpt2", work=Work(new_tokens=1020), max_positions=1024)
-    assert found.notes == ("1025 positions are more than the 1024 of the model.",)
+    assert found.notes == snapshot
     assert of("gpt2", work=Work(new_tokens=1019), max_positions=1024).notes == ()
 
 
@@ -174,9 +171,10 @@ def test_a_size_is_read(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0", "80 apples", "nan", "80"])
-def test_what_is_no_size_is_a_sentence(text: str) -> None:
-    with pytest.raises(UserError, match=r"--x: .* is no size; write 80GiB or 24GB"):
+def test_what_is_no_size_is_a_sentence(text: str, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         parse_bytes("--x", text)
+    assert str(caught.value) == snapshot
 
 
 def test_no_more_positions_are_named_than_the_model_has() -> None:

@@ -246,15 +246,18 @@ def test_overhead_of_layers_makes_a_cache_pay_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "words"),
+    ("name", "changes"),
     [
-        ("gpt2", {"dtype": "bfloat16"}, "its arithmetic in bfloat16 is not known"),
-        ("gpt2", {"new_tokens": 0}, "0 is less than 1"),
-        ("gpt2", {"batch": 0}, "0 is less than 1"),
-        ("gemma3n", {}, "gemma3n"),
-        ("mamba", {}, "the FLOPs cannot be counted"),
+        ("gpt2", {"dtype": "bfloat16"}),
+        ("gpt2", {"new_tokens": 0}),
+        ("gpt2", {"batch": 0}),
+        ("gemma3n", {}),
+        ("mamba", {}),
     ],
 )
-def test_what_has_no_floor_is_a_sentence(name: str, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_what_has_no_floor_is_a_sentence(
+    name: str, changes: dict[str, Any], snapshot: object
+) -> None:
+    with pytest.raises(UserError) as caught:
         of(architecture(name), **changes)
+    assert str(caught.value) == snapshot

@@ -115,28 +115,25 @@ def test_a_cache_never_costs_work(name: str, tokens: int, new: int) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_layers_that_cannot_be_counted_are_refused_by_name(name: str) -> None:
-    kinds = {
-        "gemma3n": "AltUp, LAuReL",
-        "mamba": "the kind mamba works",
-        "mamba2": "the kind mamba 2 works",
-        "qwen3_next": "the kind gated delta net works",
-    }
-    family = TINY[name]["model_type"]
+def test_layers_that_cannot_be_counted_are_refused_by_name(name: str, snapshot: object) -> None:
     for refused in (
         lambda known: generation_flops(known, "off", 1, 2, 3),
         lambda known: step_flops(known, "dynamic", 1, 2, 1),
         lambda known: kv_projection_flops(known, 1, 2),
     ):
-        with pytest.raises(UserError, match=rf"^{family}: the FLOPs cannot .*{kinds[name]}"):
+        with pytest.raises(UserError) as caught:
             refused(architecture(name))
+        assert str(caught.value) == snapshot
 
 
-def test_sizes_that_make_no_work_are_refused() -> None:
+def test_sizes_that_make_no_work_are_refused(snapshot: object) -> None:
     known = architecture("gpt2")
-    with pytest.raises(UserError, match=r"^steps: 0 is less than 1"):
+    with pytest.raises(UserError) as caught:
         step_flops(known, "off", 1, 1, -1)
-    with pytest.raises(UserError, match=r"^new_tokens: 0 is less than 1"):
+    assert str(caught.value) == snapshot
+    with pytest.raises(UserError) as caught:
         generation_flops(known, "off", 1, 1, 0)
-    with pytest.raises(UserError, match=r"^positions: 0 is less than 1"):
+    assert str(caught.value) == snapshot
+    with pytest.raises(UserError) as caught:
         kv_projection_flops(known, 1, 0)
+    assert str(caught.value) == snapshot

@@ -43,18 +43,21 @@ def make(call: Call) -> dict[str, Any]:
     cache = factory(**{key: offered[key] for key in offered if key in _names(factory)} | given)
     if not isinstance(cache, Cache):
         raise UserError(
-            f"{source}:{name} returned {type(cache).__name__}, not a cache of Transformers."
+            f"{source}:{name} returned {type(cache).__name__}, not a cache of Transformers.",
+            kind="not_a_cache",
         )
     if call.loaded.is_encoder_decoder and not isinstance(cache, EncoderDecoderCache):
         # Models such as T5 take any cache and compute something else with it.
         raise UserError(
             f"{source}:{name} returned {type(cache).__name__}; an encoder-decoder model needs an "
-            "EncoderDecoderCache."
+            "EncoderDecoderCache.",
+            kind="not_a_cache",
         )
     layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
     if any(layer.get_seq_length() > 0 for layer in layers if hasattr(layer, "get_seq_length")):
         raise UserError(
-            f"{source}:{name} returned a cache that is not empty: it must make a new one each time."
+            f"{source}:{name} returned a cache that is not empty: it must make a new one each time.",
+            kind="cache_reused",
         )
     # As kvbench's own eager caches: `generate` would compile some kinds by itself on a GPU.
     return {"past_key_values": cache, "disable_compile": True}
@@ -88,7 +91,10 @@ def _module(source: str) -> ModuleType:
     path, _, digest = source.partition("#")
     code = read_file(path)
     if digest_of(code) != digest:
-        raise UserError(f"{path} has changed: it is not the file that the cache was named from.")
+        raise UserError(
+            f"{path} has changed: it is not the file that the cache was named from.",
+            kind="file_changed",
+        )
     # What was read is what runs: the import system might take compiled code that lies next to it.
     name = f"kvbench_cache_{digest}"
     module = ModuleType(name)

@@ -71,7 +71,10 @@ def verify(
     """
     arm = strategy(cache)
     if not arm.use_cache:
-        raise UserError(f"verify: '{BASELINE}' is what the other strategies are compared with.")
+        raise UserError(
+            f"verify: '{BASELINE}' is what the other strategies are compared with.",
+            kind="baseline_alone",
+        )
     works = [
         make_work(loaded, batch_size, new_tokens // divisor, seed)
         for batch_size, divisor in (_COMPILED_BATCHES if arm.compiles else _BATCHES)

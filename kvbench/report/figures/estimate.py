@@ -46,7 +46,9 @@ def estimate_chart(architecture: Architecture, found: Estimate) -> Figure:
         UserError: the weights cannot be counted.
     """
     if found.weights_bytes is None:
-        raise UserError(f"--chart: the weights of {found.model} cannot be counted.")
+        raise UserError(
+            f"--chart: the weights of {found.model} cannot be counted.", kind="not_countable"
+        )
     figure, grid = panels(1)
     axes, work = grid[0][0], found.work
     # To eight times the length asked for: the cache of a longer talk is what people want to see.

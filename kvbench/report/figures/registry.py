@@ -177,7 +177,9 @@ def image_kind(option: str, path: Path) -> str:
     """
     kind = path.suffix.removeprefix(".")
     if kind not in ("png", "svg"):
-        raise UserError(f"{option}: '{path}' is neither a .png nor a .svg.")
+        raise UserError(
+            f"{option}: '{path}' is neither a .png nor a .svg.", kind="not_an_image", path=path
+        )
     return kind
 
 
