@@ -56,7 +56,8 @@ def make(call: Call) -> dict[str, Any]:
     layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
     if any(layer.get_seq_length() > 0 for layer in layers if hasattr(layer, "get_seq_length")):
         raise UserError(
-            f"{source}:{name} returned a cache that is not empty: it must make a new one each time.",
+            f"{source}:{name} returned a cache that is not empty; it must make a new one each "
+            "time.",
             kind="cache_reused",
         )
     # As kvbench's own eager caches: `generate` would compile some kinds by itself on a GPU.
