@@ -1,4 +1,4 @@
-"""How a sweep shows while it runs: a live bar, lines, JSON, or nothing."""
+"""Show the progress of a sweep: as a live bar, as lines, as JSON, or not at all."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ __all__ = ["Forecast", "JsonView", "LineView", "LiveView", "QuietView", "View", 
 
 
 class View(Protocol):
-    """A front end of a sweep: a listener that may hold the terminal while it runs."""
+    """A front end of a sweep: a listener that may control the terminal while the sweep runs."""
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
 
 
 def make_view(console: Console, *, quiet: bool, as_json: bool) -> View:
-    """The front end for this terminal and these options."""
+    """Return the front end for this terminal and these options."""
     below: View
     if quiet:
         below = QuietView()
@@ -57,17 +57,17 @@ def make_view(console: Console, *, quiet: bool, as_json: bool) -> View:
 
 
 class QuietView:
-    """Draws nothing."""
+    """Draw nothing."""
 
     def __call__(self, event: Event) -> None:
         """Ignore the event."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no terminal is held."""
 
 
 class JsonView:
-    """One JSON object per sample on standard output; the rest is left to another view."""
+    """Print one JSON object per sample on standard output; leave the rest to another view."""
 
     def __init__(self, below: View) -> None:
         self._below = below
@@ -84,7 +84,7 @@ class JsonView:
 
 
 class LineView:
-    """A line for each model and each finished case, for logs and pipes."""
+    """Print a line for each model and each finished case, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -92,7 +92,7 @@ class LineView:
         self._done = self._total = 0
 
     def __call__(self, event: Event) -> None:
-        """Print what the event says, if it says something."""
+        """Print the event if it is worth a line."""
         if isinstance(event, SweepStarted):
             self._total = len(event.cases)
         elif isinstance(event, CaseEnded):
@@ -106,19 +106,19 @@ class LineView:
                 self._print(line)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no terminal is held."""
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
 
 
 class LiveView:
-    """A progress bar with the current case, samples taken, elapsed and remaining time."""
+    """Show a progress bar with the current case, samples taken, elapsed and remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            # The case gives way first on a narrow terminal; the figures stay.
+            # On a narrow terminal the case shrinks first; the numbers stay.
             TextColumn(
                 "{task.description}",
                 markup=False,
@@ -134,7 +134,7 @@ class LiveView:
         self._forecast = Forecast()
 
     def __call__(self, event: Event) -> None:
-        """Move the bar, and print a line where something ended."""
+        """Move the bar, and print a line when a model or case ends."""
         self._forecast.note(event)
         if isinstance(event, SweepStarted):
             self._progress.start()
@@ -157,14 +157,15 @@ class LiveView:
         )
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
 
 class Forecast:
-    """How far a sweep is: samples taken and expected, elapsed and remaining time.
+    """Track how far a sweep is: samples taken and expected, elapsed and remaining time.
 
-    What is left of a case is at least what the plan wants of it, each as long as its last sample.
+    A case still needs at least the samples that the plan asks for; each is assumed to take as long
+    as its last one.
     """
 
     def __init__(self) -> None:
@@ -174,7 +175,7 @@ class Forecast:
         self._ended: set[str] = set()
 
     def note(self, event: Event) -> None:
-        """Learn from an event."""
+        """Update the forecast from an event."""
         if isinstance(event, SweepStarted):
             self._wanted = event.samples_per_case
             self._times = {case.id: [] for case in event.cases}
@@ -188,24 +189,24 @@ class Forecast:
 
     @property
     def taken(self) -> int:
-        """Timed samples so far."""
+        """Return the timed samples so far."""
         return sum(len(times) for times in self._times.values())
 
     @property
     def expected(self) -> int:
-        """Timed samples at the end, as far as is known now."""
+        """Return the timed samples expected at the end, as far as is known now."""
         return self.taken + sum(self._left(name) for name in self._times)
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds left; None until each case has been timed once: before, it would be a guess."""
+        """Return the seconds left; None until each case has been timed once."""
         waiting = [name for name in self._times if self._left(name)]
         if not all(self._times[name] for name in waiting):
             return None
         return math.fsum(self._left(name) * self._times[name][-1] for name in waiting)
 
     def text(self) -> str:
-        """Such as `7/24 samples, 1:05, 2:30 left`."""
+        """Return a text such as `7/24 samples, 1:05, 2:30 left`."""
         figures = f"{self.taken}/{self.expected} samples, {_clock(time.monotonic() - self._start)}"
         left = self.remaining_s
         return figures if left is None else f"{figures}, {_clock(left)} left"
