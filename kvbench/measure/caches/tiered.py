@@ -46,7 +46,7 @@ class CacheTier:
 
 
 class TieredLayer(HandLayer):
-    """Recent positions exact, distant ones coarse: attention is mostly local. A quarter the bytes."""
+    """Recent positions exact, distant ones coarse, in a quarter of the bytes."""
 
     def __init__(self, recent: int, block: int) -> None:
         super().__init__()
