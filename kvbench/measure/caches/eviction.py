@@ -69,7 +69,7 @@ class EvictingLayer(HandLayer):
         self.kept: tuple[torch.Tensor, ...] = ()
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the kept and the new positions; evict only after that, so all new ones are seen."""
+        """Return the kept and the new positions; evict only then, so that all new ones are seen."""
         numbers = torch.arange(self.seen, self.seen + keys.shape[2], device=keys.device)
         is_padding = numbers < self.padding.to(keys.device)[:, None, None]  # [batch, 1, new]
         new = (keys, values, self.score(keys).masked_fill(is_padding, torch.inf))

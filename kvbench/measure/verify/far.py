@@ -52,7 +52,7 @@ class Far:
 
     @functools.cached_property
     def floor(self) -> Distance:
-        """The distance of an uncached step from a forward over more tokens: the model's rounding."""
+        """The distance of an uncached step from a longer forward: the model's own rounding."""
         full = self.full[:, self.at : self.at + 1]
         return distance(self.near, full, full)
 
