@@ -239,8 +239,8 @@ def _inline(drawing: Drawing) -> Any:
     seen: Counter[str] = Counter()
 
     def once(found: re.Match[str]) -> str:
-        # matplotlib derives a picture's id from its contents; references may use either of two
-        # attributes.
+        # matplotlib derives a picture's id from its contents, so pictures with one id are equal:
+        # a reference may resolve to any of them.
         seen[found[1]] += 1
         return found[0] if seen[found[1]] == 1 else f'id="{found[1]}-{seen[found[1]]}"'
 

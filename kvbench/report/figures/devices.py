@@ -78,7 +78,7 @@ def _by_place(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
 
 
 def _lines_through(material: Material, example: Entry) -> list[Line]:
-    """Return the lines of all devices and strategies that match an entry in everything but a size."""
+    """Return the lines of all devices and strategies that match an entry except in a size."""
 
     def is_like(entry: Entry, fields: Sequence[str]) -> bool:
         return all(entry.value(field) == example.value(field) for field in fields)
