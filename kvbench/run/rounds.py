@@ -137,7 +137,7 @@ class SharedRounds:
         return changed
 
     def _judge(self, index: int, one: Round, seconds: float) -> bool:
-        """Compare a sample with its process's first one; return whether that turned cold or warm."""
+        """Compare a sample with its process's first; return whether that turned cold or warm."""
         known = self._processes.get((index, *one[:2]))
         if known is None:
             self._processes[(index, *one[:2])] = _Process(one, seconds)
