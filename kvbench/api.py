@@ -42,8 +42,18 @@ from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.resume import cases_of, described, plan_changes
 from kvbench.run.supervisor import WorkerEngine
 from kvbench.run.sweep import Conduct, run_groups
+from kvbench.theory.architecture import FAMILIES, Architecture, family_of
 
-__all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
+__all__ = [
+    "environment",
+    "inspect",
+    "plan_cases",
+    "probe",
+    "read_architecture",
+    "resume",
+    "sweep",
+    "verify",
+]
 
 _LEAST = {"max_new_tokens": 2, "generations": 3}
 """Two tokens for one step through the cache; three generations for a slope."""
@@ -301,6 +311,21 @@ def probe(
                     # The disk may have become full meanwhile.
                     emit(Notice(f"the rates of {name} were not stored: {error.strerror or error}"))
         return tuple(found)
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Read a model's architecture from its config.json, whatever the family.
+
+    A family that theory has no formulas for is built in a worker process, without data, and its
+    cache is read off the model; that takes some seconds and needs torch.
+
+    Raises:
+        UserError: neither theory nor Transformers can read it.
+    """
+    if family_of(config) in FAMILIES:
+        return Architecture.from_config(config)
+    with closing(WorkerEngine()) as engine:
+        return Architecture.from_shapes(engine.shapes(config))
 
 
 def environment() -> Environment:

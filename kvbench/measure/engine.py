@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import huggingface_hub
@@ -34,6 +34,7 @@ from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
+from kvbench.models.shapes import read_shapes
 from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.plan.case import AUTO, Case, Group, ModelKey, Task
 from kvbench.records.check import Check
@@ -42,6 +43,7 @@ from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
+from kvbench.theory.shapes import Shapes
 
 __all__ = ["LocalEngine"]
 
@@ -85,6 +87,14 @@ class LocalEngine:
         """Measure the rates of a device that is present. Closes the open model."""
         self.close()
         return probe_device(device)
+
+    def shapes(self, config: Mapping[str, Any]) -> Shapes:
+        """Read the cache of a config.json off a model without data.
+
+        Raises:
+            UserError: Transformers cannot build it, or its cache cannot be read.
+        """
+        return read_shapes(config)
 
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse, before anything is measured, what cannot be measured at all.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
 from kvbench.run.engine import Interrupted
 from kvbench.run.messages import Failed, Reached, Refused, Reply, Request, Started
+from kvbench.theory.shapes import Shapes
 
 __all__ = ["WorkerEngine"]
 
@@ -116,6 +117,15 @@ class WorkerEngine:
         self._open_model = None
         rates: Rates = self._ask_or_refuse("probe", device)
         return rates
+
+    def shapes(self, config: Mapping[str, Any]) -> Shapes:
+        """What the cache of a model keeps, read in the worker; see LocalEngine.shapes.
+
+        Raises:
+            UserError: it cannot be read, or the worker was lost over it.
+        """
+        shapes: Shapes = self._ask_or_refuse("shapes", dict(config))
+        return shapes
 
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse what cannot be measured at all.

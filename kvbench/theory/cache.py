@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvbench.caches import KeptLayer, strategy
+from kvbench.caches import CacheStrategy, KeptLayer, strategy
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.layers import Attention
+from kvbench.theory.layers import Attention, Kept
 
 __all__ = [
     "cache_bytes",
@@ -58,11 +58,20 @@ def cache_bytes(
         if isinstance(layer.mixer, Attention):
             mixer = layer.mixer
             total += entry.kept(KeptLayer(seen, mixer.kept, mixer.window, width))
+        elif isinstance(layer.mixer, Kept):
+            total += _kept(layer.mixer, entry, seen, prompt_tokens, width)
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:
             total += prompt_tokens * layer.cross.kept * width
     return batch * total
+
+
+def _kept(layer: Kept, entry: CacheStrategy, seen: int, prompt_tokens: int, width: int) -> int:
+    """Bytes of a layer of which nothing is known but what it keeps."""
+    grown = entry.kept(KeptLayer(seen, layer.kept, layer.window, width))
+    wide = entry.kept(KeptLayer(seen, layer.other_float32, layer.window, dtype_bytes("float32")))
+    return grown + wide + layer.kept_bytes(width) + prompt_tokens * layer.cross * width
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
@@ -88,7 +97,9 @@ def per_token_bytes(architecture: Architecture, dtype: str) -> int:
         UserError: the dtype is unknown.
     """
     mixers = [layer.mixer for layer in architecture.layers]
-    return dtype_bytes(dtype) * sum(m.kept for m in mixers if isinstance(m, Attention))
+    wide = sum(m.other_float32 for m in mixers if isinstance(m, Kept))
+    kept = sum(m.kept for m in mixers if isinstance(m, Attention | Kept))
+    return dtype_bytes(dtype) * kept + dtype_bytes("float32") * wide
 
 
 def uses_cache(strategy_name: str) -> bool:
