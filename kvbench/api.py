@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import kvbench
-from kvbench.caches import BASELINE
+from kvbench.caches import BASELINE, strategy
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
 from kvbench.plan.case import Case, ModelKey, group_cases
 from kvbench.plan.plan import CONDUCT, Plan, choose_devices, with_legacy
+from kvbench.plan.texts import Text, default_text
 from kvbench.records.changes import environment_changes
 from kvbench.records.check import Check, CheckName, check_of
 from kvbench.records.environment import Environment
@@ -32,6 +33,8 @@ from kvbench.records.events import (
     Verifying,
 )
 from kvbench.records.inspection import Inspection
+from kvbench.records.lock import held
+from kvbench.records.quality import Quality, QualitySize, append_qualities
 from kvbench.records.rates import Rates, keep_rates, read_rates, store_problem
 from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
@@ -47,6 +50,7 @@ from kvbench.theory.architecture import FAMILIES, Architecture, family_of
 __all__ = [
     "environment",
     "inspect",
+    "measure_quality",
     "plan_cases",
     "probe",
     "read_architecture",
@@ -260,6 +264,57 @@ def inspect(
         engine.check(group_cases(cases))
         _open(engine, cases[0].model_key, emit)
         return engine.inspect(cases[0], layer)
+
+
+def measure_quality(
+    path: str | Path,
+    *,
+    text: Text | None = None,
+    size: QualitySize | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Quality, ...]:
+    """Measure what the lossy strategies of a run do to the output, and add it to the run.
+
+    Each is compared with no cache on the same model. The rows go to quality.csv in the run's
+    folder, and what is derived from the run is made again.
+
+    Args:
+        path: the run's folder.
+        text: what the models read; by default Python's language reference.
+        size: how much of it.
+        trust_remote_code: let a model run its own code.
+        listener, stop: as for `sweep`.
+
+    Raises:
+        UserError: there is no run, it is in use, none of its strategies is lossy, or a model
+            cannot be loaded.
+    """
+    path, emit = Path(path), listener or _ignore
+    text, size = text or default_text(), size or QualitySize()
+    info = load_info(path)
+    groups = [
+        (group.model, caches)
+        for group in group_cases(cases_of(info))
+        if (caches := list(dict.fromkeys(c.cache for c in group.cases if strategy(c.cache).lossy)))
+    ]
+    if not groups:
+        raise UserError(f"{path}: none of its cache strategies is lossy.")
+    seed = int(info.plan.get("seed") or 0)
+    rows: list[Quality] = []
+    engine = WorkerEngine(seed=seed, trust_remote_code=trust_remote_code, stop=stop)
+    with closing(engine), held(path):
+        for model, caches in groups:
+            for cache in caches:
+                # Again after a strategy that has cost the process.
+                _open(engine, model, emit)
+                emit(Notice(f"{model.label}: reading {text.name} with {cache} ..."))
+                row = replace(engine.quality(cache, text, size), session=len(info.resumes))
+                append_qualities(path, [row])
+                rows.append(row)
+        build((load_run(path),), path)
+    return tuple(rows)
 
 
 def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:

@@ -29,6 +29,7 @@ from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
+from kvbench.measure.quality import QualityPass, unmeasurable
 from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.load import LoadedModel, load_model, parameter_count
@@ -37,10 +38,12 @@ from kvbench.models.prompts import Encoder, Inputs, check_prompt
 from kvbench.models.shapes import read_shapes
 from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.plan.case import AUTO, Case, Group, ModelKey, Task
+from kvbench.plan.texts import Text
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
+from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, sample_of, utc_now
 from kvbench.theory.shapes import Shapes
@@ -191,6 +194,31 @@ class LocalEngine:
             return None
         return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
 
+    def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
+        """Return what a cache strategy does to the output of the open model.
+
+        What goes wrong is the reason in the row, and is not raised: a pass goes on without it.
+        """
+        model = self._model
+        try:
+            reason = unmeasurable(model.loaded, cache)
+            if reason is not None:
+                return quality_of(model.loaded.key, cache, text, reason=reason)
+            if model.quality is None or model.quality[0] != (text, size):
+                found = QualityPass(
+                    model.loaded, text, size=size, encoder=model.encoder, seed=self._seed
+                )
+                model.quality = (text, size), found
+            return model.quality[1].of(cache)
+        except UserError as error:
+            reason = str(error)
+        except Exception as error:
+            # Whatever a model raises with this cache; its own samples say the same.
+            reason = self._classify(error).error
+        if self.healthy:
+            release_memory()
+        return quality_of(model.loaded.key, cache, text, reason=reason)
+
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step; nothing is timed.
 
@@ -300,6 +328,8 @@ class _OpenModel:
     loaded: LoadedModel
     encoder: Encoder
     meter: Meter
+    # The text and the size that the model was last read with, and what it said without a cache.
+    quality: tuple[tuple[Text, QualitySize], QualityPass] | None = None
 
     def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> _Observed:
         """Generate, with the readings of the meter around it."""

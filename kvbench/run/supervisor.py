@@ -21,10 +21,12 @@ from typing import Any
 from kvbench.errors import UserError
 from kvbench.import_path import program_folder, without_current_folder
 from kvbench.plan.case import Case, Group, ModelKey, Task
+from kvbench.plan.texts import Text
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
+from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
 from kvbench.run.engine import Interrupted
@@ -212,6 +214,20 @@ class WorkerEngine:
                 task, status=lost.status, started_at=started_at, stage=lost.stage, error=lost.error
             ), ()
         return measured
+
+    def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
+        """What a cache strategy does to the output of the open model; see LocalEngine.quality.
+
+        A worker that is lost over it leaves the reason in the row.
+        """
+        key = self._open_model
+        if key is None:
+            raise RuntimeError("no model is open")
+        try:
+            quality: Quality = self._ask("quality", cache, text, size)
+        except _Lost as lost:
+            return quality_of(key, cache, text, reason=lost.error)
+        return quality
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step.
