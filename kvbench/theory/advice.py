@@ -88,15 +88,18 @@ def what_fits(
 def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
     """Return the bytes that a generation needs on top of the weights, as far as theory knows.
 
-    The cache at its end; one layer of it once more in the model's dtype, for a cache that grows is
-    copied layer by layer and a quantized one is dequantized so; and what the prefill computes of a
-    layer at once: two rows of the stream and three of the feed-forward layer for each position.
+    - The cache at its end; twice where it grows. Each step allocates a little more than the one
+      before has freed, so an allocator may hold as much again in blocks that are too small.
+    - One layer of it in the model's dtype: layers are copied, or dequantized, one at a time.
+    - What the prefill computes of a layer at once: two rows of the stream and three of the
+      feed-forward layer for each position.
 
     Raises:
         UserError: the strategy or the dtype is unknown, or a size is less than 1.
     """
     sizes = (work.batch, work.prompt_tokens, work.new_tokens)
-    kept = cache_bytes(architecture, cache, *sizes, work.dtype)
+    held = 1 if strategy(cache).attends in ("nothing", "buffer") else 2
+    kept = held * cache_bytes(architecture, cache, *sizes, work.dtype)
     width = dtype_bytes(work.dtype)
     seen = work.prompt_tokens + work.new_tokens - 1
     mixers = [layer.mixer for layer in architecture.layers]

@@ -21,22 +21,27 @@ FP8 = "quantized:backend=fp8"
 WIDE = LLAMA | {"num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 16}
 WIDE |= {"head_dim": 256}
 KNOWN = Architecture.from_config(WIDE)
-WORK = Work(batch=40, prompt_tokens=8, new_tokens=33)
+WORK = Work(batch=32, prompt_tokens=8, new_tokens=33)
 ROOM = 256 << 20
 
 
 def test_the_case_that_is_advised_on_does_not_fit() -> None:
-    assert cache_bytes(KNOWN, "dynamic", 40, 8, 33, "float32") == 40 * 40 * (256 << 10) > ROOM
+    assert cache_bytes(KNOWN, "dynamic", 32, 8, 33, "float32") == 32 * 40 * (256 << 10) > ROOM
 
 
 def test_the_largest_batch_comes_first_and_then_what_needs_least() -> None:
     found = what_fits(KNOWN, WORK, "dynamic", ROOM, others=("off", "static", "dynamic", FP8))
-    assert [(one.cache, one.batch) for one in found] == [("dynamic", found[0].batch), (FP8, 40)]
-    assert 1 < found[0].batch < 40
+    assert [(one.cache, one.batch) for one in found] == [("dynamic", found[0].batch), (FP8, 32)]
+    assert 1 < found[0].batch < 32
     for one in found:
         assert one.needs_bytes <= 0.9 * ROOM == 0.9 * one.room_bytes
     larger = Work(batch=found[0].batch + 1, prompt_tokens=8, new_tokens=33)
     assert needed_bytes(KNOWN, larger, "dynamic") > 0.9 * ROOM
+
+
+def test_a_cache_that_grows_needs_twice_its_size_and_a_buffer_does_not() -> None:
+    grown, buffer = (needed_bytes(KNOWN, WORK, name) for name in ("dynamic", "static"))
+    assert grown - buffer == cache_bytes(KNOWN, "dynamic", 32, 8, 33, "float32")
 
 
 def test_nothing_is_advised_where_nothing_fits_or_theory_sees_no_reason() -> None:
@@ -45,7 +50,7 @@ def test_nothing_is_advised_where_nothing_fits_or_theory_sees_no_reason() -> Non
 
 
 def test_one_sequence_has_no_smaller_batch() -> None:
-    alone = Work(batch=1, prompt_tokens=8, new_tokens=1600)
+    alone = Work(batch=1, prompt_tokens=8, new_tokens=1000)
     found = what_fits(KNOWN, alone, "dynamic", ROOM, others=(FP8,))
     assert [one.cache for one in found] == [FP8]
 
