@@ -13,7 +13,7 @@ from kvbench.measure.engine import LocalEngine
 from kvbench.measure.quality import QualityPass, measure_quality
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Encoder
-from kvbench.plan.texts import Text
+from kvbench.plan.texts import Text, default_text
 from kvbench.records.quality import QualitySize
 from tests.tiny import GPT2, LLAMA, T5, VOCABULARY, checkpoint, key, load, word_tokenizer
 
@@ -130,3 +130,16 @@ def test_the_engine_makes_a_row_of_what_goes_wrong(tmp_path: Path) -> None:
     assert engine.quality("offloaded", words(400), SIZE).reason is not None
     assert engine.quality(FP8, words(400), SIZE).reason is None
     engine.close()
+
+
+@pytest.mark.weights
+def test_real_weights_show_how_little_8_bits_lose() -> None:
+    """SmolLM2-135M finds the number without a cache; fp8 loses something, and not much."""
+    size = QualitySize(passages=1, prefill=96, steps=8, needles=1)
+    real = QualityPass(load("smollm2-135m", "pretrained"), default_text(), size=size)
+    exact, lossy = real.of("dynamic"), real.of(FP8)
+    assert exact.kl_divergence is not None and lossy.kl_divergence is not None
+    assert exact.kl_divergence < 1e-5 < 1e-4 < lossy.kl_divergence < 0.1
+    assert lossy.perplexity_ratio == pytest.approx(1, abs=0.2)
+    assert exact.baseline_perplexity is not None and exact.baseline_perplexity < 100
+    assert (exact.baseline_needles_found, exact.needles_found, lossy.needles_found) == (1, 1, 1)
