@@ -10,6 +10,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=30, help="pairs of generations timed")
     parser.add_argument("--starts", type=int, default=20, help="pairs of starts timed")
+    parser.add_argument("--sweeps", type=int, default=3, help="small sweeps whose time is split up")
     options = parser.parse_args()
     within = [overhead(options.pairs), start_up(options.starts)]
+    where_time_goes(options.sweeps)
     return 0 if all(within) else 1
 
 
@@ -35,6 +38,8 @@ def overhead(pairs: int) -> bool:
     import torch
 
     from kvbench.measure.engine import LocalEngine
+    from kvbench.methods import rows_of
+    from kvbench.methods.each import EACH
     from kvbench.models.load import load_model
     from kvbench.plan.case import Case, ModelKey, Prompt, Task
 
@@ -60,7 +65,8 @@ def overhead(pairs: int) -> bool:
         return time.perf_counter() - start
 
     def measured() -> float:
-        sample, _ = engine.measure(Task(case, "measure", 0, 0, NEW_TOKENS))
+        (job,) = EACH.jobs([Task(case, "measure", 0, 0, NEW_TOKENS)])
+        ((sample, _),) = rows_of(job, engine.run(job))
         if sample.total_s is None:
             raise RuntimeError(f"the sample failed: {sample.error}")
         return sample.total_s
@@ -88,6 +94,28 @@ def start_up(starts: int) -> bool:
     program = Path(sys.executable).with_name("kvbench")
     ours, theirs = interleave(run(str(program), "--help"), run("-c", "import typer, rich"), starts)
     return report("start-up: kvbench --help / import typer, rich", ours, theirs, (0.0, 1.5))
+
+
+def where_time_goes(sweeps: int) -> None:
+    """Print what each phase of a small sweep takes, and how long its report takes to make again.
+
+    Absolute times: they say where to look, and are compared with others of the same machine only.
+    """
+    program = Path(sys.executable).with_name("kvbench")
+    options = ["--device", "cpu", "-n", "10", "--repeats", "6", "--quiet", "--debug"]
+    reports = []
+    print("a sweep of GPT-2, 10 new tokens, 6 repeats, verified", flush=True)
+    for number in range(sweeps):
+        with tempfile.TemporaryDirectory() as folder:
+            # The phases are printed on standard error, the table on standard output.
+            command = [str(program), "sweep", *options, "--out", folder, "--name", f"run{number}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            start = time.perf_counter()
+            command = [str(program), "report", str(Path(folder) / f"run{number}")]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            reports.append(time.perf_counter() - start)
+    if reports:
+        print(f"its report again: {', '.join(f'{one:.2f}' for one in reports)} s")
 
 
 def interleave(

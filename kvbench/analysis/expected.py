@@ -7,12 +7,19 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kvbench.analysis.quality import with_quality
-from kvbench.analysis.summary import CaseSummary, pair_key, summarize_cases
+from kvbench.analysis.summary import (
+    CaseSummary,
+    ExpectedFrom,
+    line_key,
+    pair_key,
+    summarize_cases,
+)
 from kvbench.caches import BASELINE
 from kvbench.catalogue import CATALOGUE
+from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run, RunInfo
@@ -24,7 +31,11 @@ from kvbench.theory.peaks import rates_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HORIZON", "Expectation", "expectations", "summarize", "summarize_run"]
+__all__ = ["HORIZON", "Expectation", "Reason", "expectations", "summarize", "summarize_run"]
+
+Reason = Literal["launch", "memory", "compute", "overhead"]
+"""What a step's time goes to: launches that a device waits for, its memory, its arithmetic, or, on
+a device that nothing is launched on, what is none of the two."""
 
 HORIZON = 1 << 16
 """As far as it is looked for the length from which a cache pays, in new tokens."""
@@ -59,6 +70,9 @@ class Expectation:
             the cached arm: its median time between tokens. Else null.
         pays_from: the new tokens from which on the cache is expected to be faster by 5 %, with that
             overhead; null if it is not within `HORIZON`.
+        reasons: what a step's time goes to, without the cache and with it.
+        launch_s: what the launches of a step take, where the device works while they go on and it
+            was probed.
     """
 
     off: CaseSummary
@@ -66,6 +80,8 @@ class Expectation:
     rates: Rates
     overhead_s: float | None
     pays_from: int | None
+    reasons: tuple[Reason, Reason]
+    launch_s: float | None = None
 
 
 def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectation, ...]:
@@ -74,7 +90,7 @@ def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectati
     longest: dict[tuple[object, ...], CaseSummary] = {}
     for case in cases:
         if case.expected_speedup is not None and case.speedup is not None:
-            line = (*pair_key(case)[:-1], case.cache)
+            line = line_key(case)
             if line not in longest or case.max_new_tokens > longest[line].max_new_tokens:
                 longest[line] = case
     known = _Known(info)
@@ -87,7 +103,23 @@ def _expectation(off: CaseSummary, on: CaseSummary, known: _Known) -> Expectatio
     overhead = on.itl_s_median if on.limited_by == "overhead" else None
     far = [known.floor(case, HORIZON) for case in (off, on)]
     assert far[0] is not None and far[1] is not None
-    return Expectation(off, on, rates, overhead, pays_from(far[0], far[1], overhead or 0.0))
+    near = [known.floor(case, case.max_new_tokens) for case in (off, on)]
+    assert near[0] is not None and near[1] is not None
+    reasons = (_reason(off, near[0]), _reason(on, near[1]))
+    pays = pays_from(far[0], far[1], overhead or 0.0)
+    return Expectation(off, on, rates, overhead, pays, reasons, near[1].launch_s)
+
+
+def _reason(case: CaseSummary, found: Floor) -> Reason:
+    """Return what most of the time of a case goes to."""
+    far = case.limited_by == "overhead"
+    if kind_of(case.device).queues_work:
+        # Launches that were not probed are seen from how far the time is from its lower bound.
+        if found.launch_bound or (far and found.launch_s is None):
+            return "launch"
+    elif far:
+        return "overhead"
+    return "memory" if found.by_bandwidth else "compute"
 
 
 class _Known:
@@ -129,6 +161,13 @@ class _Known:
         return None
 
 
+def _expected_from(found: Floor) -> ExpectedFrom:
+    """Return what an expected speed-up is made of, which says how far to trust it."""
+    if found.beyond is None:
+        return "bounds"
+    return "layers" if found.kernels is None else "products"
+
+
 def _with_floor(
     case: CaseSummary, found: Floor | None, off: Floor | None, known: _Known
 ) -> CaseSummary:
@@ -145,6 +184,7 @@ def _with_floor(
     }
     if off is not None and case.cache != BASELINE:
         fields["expected_speedup"] = off.expected_s / found.expected_s
+        fields["expected_from"] = _expected_from(found)
     if case.total_s_median:
         fields["mbu"] = found.mbu(case.total_s_median)
         fields["mfu"] = found.mfu(case.total_s_median)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvbench.analysis.claims import claim
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.statistics import line_fit
+from kvbench.analysis.summary import CaseSummary, line_key
 from kvbench.caches import BASELINE
 
 __all__ = ["BreakEven", "Growth", "break_evens", "growths"]
@@ -17,16 +18,6 @@ _MIN_POINTS = 3
 _UPPER_SHARE = 0.2
 """The exponent is fitted from this share of the longest length on: below it what does not grow
 (the prefill, the overhead of a step) bends the line."""
-
-_LINE = (
-    "model",
-    "weights",
-    "device",
-    "dtype",
-    "attention",
-    "batch_size",
-    "prompt",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,29 +88,23 @@ def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
     found: dict[tuple[object, ...], list[CaseSummary]] = {}
     for case in cases:
         if case.total_s_median:
-            key = (*(getattr(case, name) for name in _LINE), case.cache)
-            found.setdefault(key, []).append(case)
+            found.setdefault(line_key(case), []).append(case)
     return [tuple(sorted(line, key=lambda c: c.max_new_tokens)) for line in found.values()]
 
 
 def _growth(line: tuple[CaseSummary, ...]) -> Growth:
-    from scipy import stats
-
     tokens = np.array([case.max_new_tokens for case in line], dtype=float)
     times = np.array([case.total_s_median for case in line], dtype=float)
     upper = tokens >= _UPPER_SHARE * tokens[-1]
     # Three points at least: two have no error.
     upper[-_MIN_POINTS:] = True
-    fit = stats.linregress(np.log(tokens[upper]), np.log(times[upper]))
-    # Times that are all the same have no correlation, and scipy no error for their slope of 0.
-    error_of_slope = 0.0 if np.isnan(fit.stderr) else fit.stderr
-    margin = stats.t.ppf(0.975, upper.sum() - 2) * error_of_slope
+    slope, margin = line_fit(np.log(tokens[upper]), np.log(times[upper]), 0.975)
     coefficients, error = _polynomial(tokens, times)
     return Growth(
         cases=line,
-        exponent=float(fit.slope),
-        exponent_low=float(fit.slope - margin),
-        exponent_high=float(fit.slope + margin),
+        exponent=slope,
+        exponent_low=slope - margin,
+        exponent_high=slope + margin,
         fitted_from=int(tokens[upper][0]),
         coefficients=coefficients,
         error=error,

@@ -24,6 +24,7 @@ __all__ = [
     "holm",
     "least_rounds",
     "least_samples",
+    "line_fit",
     "mann_whitney",
     "outliers",
     "paired_ratio",
@@ -249,6 +250,30 @@ def least_samples(level: float) -> int:
     while 2 / math.comb(2 * count, count) >= level:
         count += 1
     return count
+
+
+def line_fit(
+    x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, certainty: float
+) -> tuple[float, float]:
+    """Return the slope of y over x by least squares, and how far it is surely known.
+
+    With the certainty given, the true slope is not below the slope minus the margin. What
+    `scipy.stats.linregress` and `scipy.stats.t` find: to import them takes a quarter of the time of
+    a small report, and nearly a second of a worker's start.
+
+    Args:
+        x: three numbers or more, not all the same.
+        y: as many.
+        certainty: one-sided, 0.975 for a two-sided interval of 95 %.
+    """
+    from scipy.special import stdtrit
+
+    degrees = len(x) - 2
+    of_x, of_both, _, of_y = np.cov(x, y, bias=True).flat
+    # Values that are all the same have no correlation, and their slope of 0 has no error.
+    share = of_both / np.sqrt(of_x * of_y) if of_y > 0 else 1.0
+    error = np.sqrt((1 - np.clip(share, -1.0, 1.0) ** 2) * of_y / of_x / degrees)
+    return float(of_both / of_x), float(stdtrit(degrees, certainty) * error)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

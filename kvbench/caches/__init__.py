@@ -6,15 +6,18 @@ from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situ
 from kvbench.caches.registry import (
     ALL,
     BASELINE,
+    PACKAGES,
     STRATEGIES,
     expand,
     may_be_left_out,
     strategy,
 )
+from kvbench.caches.yours import installed_names, needs_trust
 
 __all__ = [
     "ALL",
     "BASELINE",
+    "PACKAGES",
     "STRATEGIES",
     "CacheStrategy",
     "KeptLayer",
@@ -22,6 +25,8 @@ __all__ = [
     "Parameter",
     "Situation",
     "expand",
+    "installed_names",
     "may_be_left_out",
+    "needs_trust",
     "strategy",
 ]

@@ -5,35 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
+from kvbench.caches.by_hand import BY_HAND
 from kvbench.caches.entry import (
     CacheStrategy,
     KeptLayer,
     Need,
     Parameter,
-    kept_nothing,
+    Settings,
+    all_positions,
     needs_kind,
+    window_positions,
 )
+from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
+from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
-__all__ = ["ALL", "BASELINE", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
+__all__ = ["ALL", "BASELINE", "PACKAGES", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
 
 BASELINE = "off"
 """The strategy that others are compared with."""
 
-CACHE_OBJECTS = Need(
-    lambda here, _: here.cache_objects,
-    "this model makes a cache of its own and takes no cache object of Transformers.",
-    "cache objects",
+SEES_ALL = Need(
+    lambda here, _: here.sees_all,
+    "each layer of this model has a window of its own or keeps no keys and values.",
+    "a layer that sees all positions",
 )
-
-
+PAGES = Need(
+    lambda here, _: here.pages,
+    "continuous batching does not take this model, or not with this attention.",
+    "an attention that continuous batching takes",
+)
+PAGE = Parameter("page", "Positions of a page.", default=256)
+SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
-DECODER_ONLY = Need(
-    lambda here, _: not here.encoder_decoder,
-    "it does not take encoder-decoder models.",
-    "a decoder",
-)
 
 
 def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
@@ -44,10 +49,56 @@ def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
     return tuple(numbers) >= wanted
 
 
-def kept_whole(layer: KeptLayer) -> int:
-    """Return the bytes of a buffer for all positions that are fed, or of a whole window."""
-    positions = layer.seen if layer.window is None else min(layer.seen, layer.window)
-    return positions * layer.numbers * layer.width
+def last_positions(seen: int, window: int | None, settings: Settings) -> int:
+    """Return the positions that are kept of the first and last ones.
+
+    A step brings its own position, which is one of the last. A window of the model's own stays.
+    """
+    if window is not None:
+        return window_positions(seen, window, settings)
+    return min(seen, int(settings.get("sink", 0)) + int(settings["size"]) - 1)
+
+
+def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
+    """Return the positions of a buffer for all that are fed, or for a whole window."""
+    return seen if window is None else min(seen, window)
+
+
+GROUPED = ("backend", ("quanto", "hqq"))
+
+
+def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
+    """Return the need for the packages of a quantizing backend, an extra of this one's."""
+    return Need(
+        lambda here, _: all(one in here.versions for one in packages),
+        f"it needs {' and '.join(packages)}: pip install 'kvbench[{backend}]'.",
+        " and ".join(packages),
+        of_machine=True,
+        packages=packages,
+        only_with=("backend", (backend,)),
+    )
+
+
+def kept_quantized(layer: KeptLayer, positions: int, settings: Settings) -> int:
+    """Return the bytes of packed numbers, their scales, and what is not packed yet.
+
+    fp8 keeps a byte a number; its one scale is not counted. The others pack what the first pass
+    fed, and pack everything again whenever `residual` new positions are there. A group of numbers
+    has two numbers of the model's dtype, its scale and its offset. Source: `QuantizedLayer.update`
+    in Transformers' cache_utils.py.
+    """
+    numbers = layer.sequences * layer.numbers
+    if settings["backend"] == "fp8":
+        return positions * numbers
+    group, bits = int(settings["group"]), int(settings["nbits"])
+    fresh = (positions - layer.first) % int(settings["residual"])
+    # Of keys, and as many of values.
+    groups = (positions - fresh) * numbers // 2 // group
+    packed = groups * group * bits // 8
+    if settings["backend"] == "quanto":
+        # It packs groups on top of each other, and fills up the last row.
+        packed = -(-groups * bits // 8) * group
+    return 2 * (packed + 2 * groups * layer.width) + fresh * numbers * layer.width
 
 
 STRATEGIES: dict[str, CacheStrategy] = {
@@ -59,7 +110,6 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.dynamic:nothing",
             use_cache=False,
             attends="nothing",
-            kept=kept_nothing,
         ),
         CacheStrategy(
             name="dynamic",
@@ -75,7 +125,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="buffer",
             needs=(CACHE_OBJECTS,),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="static-compiled",
@@ -86,7 +136,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             compiles=True,
             attends="buffer",
             needs=(CUDA, CACHE_OBJECTS),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="dynamic-full",
@@ -101,7 +151,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 CACHE_OBJECTS,
                 DECODER_ONLY,
             ),
-            kept=lambda layer: layer.seen * layer.numbers * layer.width,
+            positions=all_positions,
         ),
         CacheStrategy(
             name="offloaded",
@@ -117,7 +167,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="quantized",
@@ -125,7 +175,17 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.quantized:quantized",
             lossy=True,
             attends="elsewhere",
-            parameters=(Parameter("backend", "Who quantizes, and to what.", choices=("fp8",)),),
+            parameters=(
+                Parameter("backend", "What quantizes.", choices=("fp8", "quanto", "hqq")),
+                Parameter("nbits", "Bits of a number.", 4, ("2", "4"), only_with=GROUPED),
+                Parameter("group", "Numbers that share a scale.", 64, only_with=GROUPED),
+                Parameter(
+                    "residual",
+                    "New positions that are kept as they are; then everything is quantized again.",
+                    128,
+                    only_with=GROUPED,
+                ),
+            ),
             needs=(
                 CACHE_OBJECTS,
                 DECODER_ONLY,
@@ -139,13 +199,72 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     "backend fp8 needs Transformers 5.18 or later.",
                     "Transformers 5.18",
                     of_machine=True,
+                    packages=("transformers",),
+                    only_with=("backend", ("fp8",)),
+                ),
+                needs_extra("quanto", ("optimum", "optimum-quanto")),
+                needs_extra("hqq", ("hqq",)),
+                Need(
+                    lambda here, settings: (
+                        not here.key_numbers or here.key_numbers % int(settings["group"]) == 0
+                    ),
+                    "the keys of one position cannot be divided into groups of this size; choose "
+                    "another `group`.",
+                    "whole groups",
+                    only_with=GROUPED,
                 ),
             ),
-            kept=lambda layer: layer.seen * layer.numbers,
+            kept=kept_quantized,
+        ),
+        CacheStrategy(
+            name="window",
+            description="The last positions only: a step attends to `size` of them, its own "
+            "included, and older keys and values are dropped. The prompt is read whole.",
+            body="kvbench.measure.caches.window:window",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(SIZE,),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            positions=last_positions,
+        ),
+        CacheStrategy(
+            name="sink-window",
+            description="The last positions and the first `sink` ones of each sequence, as in "
+            "StreamingLLM, but without its re-rotation: keys keep the positions they were made at.",
+            body="kvbench.measure.caches.window:window",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(SIZE, Parameter("sink", "First positions that are kept.", default=4)),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            positions=last_positions,
+        ),
+        CacheStrategy(
+            name="paged",
+            description="Continuous batching: keys and values in the pages of a pool, one request "
+            "for each sequence; no shared blocks, no CUDA graphs, no switch to flash attention.",
+            body="kvbench.measure.caches.paged:eager",
+            attends="elsewhere",
+            parameters=(PAGE,),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES),
+        ),
+        CacheStrategy(
+            name="paged-graphs",
+            description="The same, with each step recorded as a CUDA graph and replayed.",
+            body="kvbench.measure.caches.paged:graphs",
+            warmup="full",
+            attends="elsewhere",
+            parameters=(PAGE,),
+            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES),
         ),
     )
 }
+STRATEGIES |= {entry.name: entry for entry in BY_HAND}
 
+
+PACKAGES = tuple(
+    sorted({one for e in STRATEGIES.values() for need in e.needs for one in need.packages})
+)
+"""What strategies need in some version."""
 
 ALL = "all"
 """In place of names: every strategy. Those that cannot run here are left out, with a row each."""
@@ -184,10 +303,14 @@ def _every(entry: CacheStrategy) -> list[str]:
 def strategy(name: str) -> CacheStrategy:
     """Return a strategy by its name, with its parameters: `quantized:backend=fp8`.
 
+    It may also be one from elsewhere; see kvbench/caches/yours.py.
+
     Raises:
         UserError: no strategy has that name, or a parameter is wrong.
     """
     head, *parts = name.split(":")
+    if head not in STRATEGIES and (found := yours(name)) is not None:
+        return found
     check_choice("cache", "strategy", head, STRATEGIES)
     entry = STRATEGIES[head]
     if not (parts or entry.parameters):

@@ -19,7 +19,7 @@ def probe(
 ) -> None:
     """Measure each device's memory bandwidth, FLOP/s and launch overhead, and store them.
 
-    Sweeps on this machine then record them: they are what floors are made of. About 20 seconds a
+    Sweeps on this machine then record them: they are what floors are made of. About 15 seconds a
     device, which should have nothing else to do meanwhile.
 
     Exit codes: 0 measured, 2 wrong usage, 130 interrupted.

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvbench.cli.options import Debug, given, option, plan_option
+from kvbench.cli.options import AxisKeys, axis_options, given, option, plan_option
 from kvbench.errors import UserError
+from kvbench.plan.axes import KEYS
 
 if TYPE_CHECKING:
     from kvbench.records.run import Run
 
 __all__ = ["sweep"]
 
-Texts = list[str] | None
-
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@axis_options(KEYS)
 def sweep(
     config: Annotated[
         Path | None,
@@ -37,20 +37,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[Texts, plan_option("model", "--model", "-m")] = None,
-    weights: Annotated[str | None, plan_option("weights")] = None,
-    device: Annotated[Texts, plan_option("device", "--device", "-d")] = None,
-    dtype: Annotated[Texts, plan_option("dtype")] = None,
-    attention: Annotated[Texts, plan_option("attention")] = None,
-    cache: Annotated[Texts, plan_option("cache", "--cache", "-c")] = None,
-    use_cache: Annotated[Texts, plan_option("use_cache", "--use-cache")] = None,
-    batch_size: Annotated[Texts, plan_option("batch_size", "--batch-size", "-b")] = None,
-    prompt: Annotated[Texts, plan_option("prompt")] = None,
-    prompt_file: Annotated[Texts, plan_option("prompt_file")] = None,
-    prompt_tokens: Annotated[Texts, plan_option("prompt_tokens", "--prompt-tokens", "-p")] = None,
-    max_new_tokens: Annotated[
-        Texts, plan_option("max_new_tokens", "--max-new-tokens", "-n")
-    ] = None,
+    axes: AxisKeys | None = None,
     repeats: Annotated[str | None, plan_option("repeats", "--repeats", "-r")] = None,
     min_repeats: Annotated[str | None, plan_option("min_repeats")] = None,
     max_repeats: Annotated[str | None, plan_option("max_repeats")] = None,
@@ -101,7 +88,9 @@ def sweep(
             "-o",
         ),
     ] = "table",
-    debug: Debug = False,
+    debug: Annotated[
+        bool, option("Show the traceback of an error, and where the time went.", "--debug")
+    ] = False,
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
 
@@ -115,6 +104,8 @@ def sweep(
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
+    from kvbench.cli.preload import Preload
+    from kvbench.cli.timeline import Timeline
     from kvbench.models.beforehand import check_beforehand
     from kvbench.plan.plan import Plan
     from kvbench.records.events import Event, SweepStarted
@@ -123,18 +114,7 @@ def sweep(
 
     keys = given(
         {
-            "model": model,
-            "weights": weights,
-            "device": device,
-            "dtype": dtype,
-            "attention": attention,
-            "cache": cache,
-            "use_cache": use_cache,
-            "batch_size": batch_size,
-            "prompt": prompt,
-            "prompt_file": prompt_file,
-            "prompt_tokens": prompt_tokens,
-            "max_new_tokens": max_new_tokens,
+            **(axes or {}),
             "repeats": repeats,
             "min_repeats": min_repeats,
             "max_repeats": max_repeats,
@@ -165,11 +145,15 @@ def sweep(
         console.show_cases(cases, output)
         return
     view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
+    timeline, preload = Timeline() if debug else None, Preload()
 
     def listener(event: Event) -> None:
         nonlocal path
         if isinstance(event, SweepStarted):
             path = event.path
+        if timeline is not None:
+            timeline(event)
+        preload(event)
         view(event)
 
     with _interruptible() as interrupt:
@@ -191,6 +175,8 @@ def sweep(
         finally:
             view.close()
     console.show_run(run, output)
+    if timeline is not None:
+        print(timeline.text(), file=sys.stderr)
     raise typer.Exit(_exit_code(run))
 
 

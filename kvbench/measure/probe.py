@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import itertools
 import math
 import statistics
 import time
@@ -22,7 +23,7 @@ from kvbench.devices.faults import is_device_fault
 from kvbench.devices.meter import Readings, trust_flags
 from kvbench.devices.registry import backend_of, describe_device, make_meter
 from kvbench.dtypes import DTYPES
-from kvbench.records.rates import Rates
+from kvbench.records.rates import Product, Rates
 from kvbench.records.sample import utc_now
 
 __all__ = ["Effort", "probe_device", "working_set_bytes"]
@@ -45,21 +46,30 @@ class Effort:
 
     Attributes:
         working_set_bytes: what the reads go over; by default as `working_set_bytes` says.
-        repeats: the fewest timed runs of a figure, or three if they take twice `seconds`.
+        repeats: the fewest timed runs of a figure, or three if they take twice `seconds`. What a
+            probe takes is what its some 15 figures and 50 small products take: about 10 s.
         seconds: how long a figure is timed at least.
         warmup_s: how long it runs before: processors and GPUs need a moment to raise their clocks.
         smallest: rows and columns of the smallest matrices that are multiplied.
         product_s: they are doubled until one product takes that long.
         launches: tiny operations in a row for the overhead.
+        rows: of the products that a decoder is made of.
+        widths: of their matrices.
+        rows_s: how long each of these is timed at least, three runs in any case.
+        longest_s: one that is expected to take longer than this is left out.
     """
 
     working_set_bytes: int | None = None
-    repeats: int = 7
-    seconds: float = 0.8
-    warmup_s: float = 0.2
+    repeats: int = 5
+    seconds: float = 0.25
+    warmup_s: float = 0.1
     smallest: int = 256
     product_s: float = 0.05
     launches: int = 1000
+    rows: tuple[int, ...] = (1, 16, 128, 1024)
+    widths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    rows_s: float = 0.1
+    longest_s: float = 0.25
 
 
 class _Figure(NamedTuple):
@@ -161,6 +171,7 @@ class _Probe:
             figure = self._product_or_note(dtype)
             if figure is not None:
                 products[dtype] = figure
+        sizes = [one for dtype, best in products.items() for one in self._sizes_of(dtype, best)]
         launch, layer = self._launches(), self._layer()
         few = self._few_rows(read, products.get("float32"))
         figures = {"read": read, "copy": copy, **products}
@@ -176,6 +187,7 @@ class _Probe:
             overhead_s=launch.median / launch.amount,
             layer_s=layer,
             few_rows_s_per_byte=few,
+            products=tuple(sizes),
             measured_at=utc_now(),
             threads=torch.get_num_threads() if self._kind.is_host else None,
             torch=torch.__version__,
@@ -273,6 +285,34 @@ class _Probe:
         product = torch.empty(n, n, dtype=dtype, device=self._device)
         return lambda: torch.mm(left, right, out=product)
 
+    def _sizes_of(self, dtype: str, best: _Figure) -> Iterator[Product]:
+        """Time products of the sizes that a decoder has, each with other matrices in turn.
+
+        A matrix that was just used may be in a cache, where no decoder finds it: so they are as
+        many as the working set holds. Several are timed at once: a generation is many in a row, and
+        on a busy processor one alone may slip through between others. On a GPU a small product
+        takes as long as its launch.
+        """
+        numbers = self._filled(dtype).view(-1)
+        effort = dataclasses.replace(
+            self._effort, repeats=3, seconds=self._effort.rows_s, warmup_s=self._effort.rows_s / 4
+        )
+        batch_s = self._effort.rows_s / 5
+        for width in self._effort.widths:
+            count = len(numbers) // width**2
+            if count == 0:
+                continue
+            matrices = itertools.cycle(numbers[: count * width**2].view(count, width, width))
+            for rows in self._effort.rows:
+                flops = 2 * rows * width**2
+                if flops / best.rate > self._effort.longest_s:
+                    continue
+                vectors = torch.empty(rows, width, dtype=numbers.dtype, device=self._device)
+                vectors.uniform_(-1, 1)
+                multiply = functools.partial(_next_product, vectors, matrices)
+                figure = self._timed(f"{rows} x {width}", multiply, flops, effort, batch_s)
+                yield Product(dtype=dtype, rows=rows, width=width, seconds=figure.median)
+
     def _launches(self) -> _Figure:
         one = torch.zeros(1, device=self._device)
         count = self._effort.launches
@@ -343,13 +383,21 @@ class _Probe:
             part.copy_(block[: len(part)])
         return numbers.view(rows, _COLUMNS)
 
-    def _timed(self, how: str, run: Callable[[], object], amount: float) -> _Figure:
-        effort = self._effort
+    def _timed(
+        self,
+        how: str,
+        run: Callable[[], object],
+        amount: float,
+        effort: Effort | None = None,
+        batch_s: float = 0.0,
+    ) -> _Figure:
+        effort = effort or self._effort
+        batch_s = max(batch_s, self._batch_s)
         warm, runs = 0.0, 0
         while runs == 0 or warm < effort.warmup_s:
             warm += self._seconds(run, 1)
             runs += 1
-        batch = max(1, math.ceil(self._batch_s * runs / warm)) if warm > 0 else 1
+        batch = max(1, math.ceil(batch_s * runs / warm)) if warm > 0 else 1
         times: list[float] = []
         while not _enough(times, batch, effort):
             times.append(self._seconds(run, batch) / batch)
@@ -382,6 +430,10 @@ class _Probe:
             f"{'without' if exact else 'as torch was set, with'} TF32 and the like. Overhead: "
             f"{self._effort.launches} additions to one number."
         )
+
+
+def _next_product(vectors: torch.Tensor, matrices: Iterator[torch.Tensor]) -> torch.Tensor:
+    return functional.linear(vectors, next(matrices))
 
 
 def _with_readings(rates: Rates, load: float | None, readings: Readings) -> Rates:

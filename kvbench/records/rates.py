@@ -24,6 +24,7 @@ from kvbench.text import clip
 
 __all__ = [
     "STATE_VARIABLE",
+    "Product",
     "Rates",
     "find_rates",
     "keep_rates",
@@ -40,6 +41,24 @@ _MAX_BYTES = 16 << 20
 
 # Hands may have been in the file: a rate of 0 would make every floor infinite.
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """The time of one product of the kind that a decoder is made of.
+
+    Attributes:
+        dtype: of all its numbers.
+        rows: tokens that are multiplied at once.
+        width: rows and columns of the square matrix.
+        seconds: median time of `[rows, width] x [width, width]`. The matrix is read from memory,
+            not from a cache: another one is multiplied each time.
+    """
+
+    dtype: str
+    rows: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    seconds: _Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +83,9 @@ class Rates:
             nothing: launches, and the Python around them.
         few_rows_s_per_byte: seconds for each byte of a matrix that a product of a few rows takes
             beyond bandwidth and arithmetic, in float32: on a CPU the matrix is packed anew.
+        products: times of products of the sizes that a decoder has, which reach less than the rates
+            above: few rows do not fill a device, and small matrices take turns. Empty in probes
+            made before these were measured, and for published figures.
         measured_at: UTC time of the probe, ISO 8601.
         threads: torch's threads, on a CPU.
         uuid: of the GPU.
@@ -91,6 +113,7 @@ class Rates:
     overhead_s: _Positive | None = None
     layer_s: _Positive | None = None
     few_rows_s_per_byte: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    products: tuple[Product, ...] = ()
     measured_at: str | None = None
     threads: int | None = None
     uuid: str | None = None

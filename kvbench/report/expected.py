@@ -1,4 +1,4 @@
-"""What runs should have cost, in words: floors, what limits each arm, from where a cache pays."""
+"""What runs should have cost, in words: lower bounds, what a step waits for, when a cache pays."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from collections.abc import Collection, Sequence
 from kvbench.analysis.cases import describe, varied
 from kvbench.analysis.claims import claim
 from kvbench.analysis.expected import HORIZON, Expectation, expectations
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.summary import CaseSummary, pair_key
+from kvbench.device_kinds import kind_of
 from kvbench.records.run import RunInfo
+from kvbench.report.table import at_least
 from kvbench.report.units import seconds, significant
 
 __all__ = ["expectation_sentences"]
 
-_LIMITS = {
-    "bandwidth": "memory bandwidth",
-    "arithmetic": "arithmetic",
-    "overhead": "overhead (over 3 times its floor)",
-}
+_BOUND = {"memory": "memory-bound", "compute": "compute-bound", "overhead": "overhead-bound"}
 
 
 def expectation_sentences(cases: Sequence[CaseSummary], info: RunInfo) -> list[str]:
-    """Two or three sentences for each pair of arms whose floors are known; none without rates."""
+    """Return some sentences for each strategy whose lower bound is known; none without rates."""
     found, differing = expectations(cases, info), varied(cases)
-    return [sentence for one in found for sentence in _sentences(one, differing)]
+    return [
+        sentence
+        for one in found
+        for sentence in (*_sentences(one, differing), *_others(one.on, cases))
+    ]
 
 
 def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
     off, on, rates = found.off, found.on, found.rates
-    assert off.floor_s and on.floor_s and on.expected_speedup and on.speedup
+    assert off.floor_s and on.floor_s
     source = "as probed" if rates.source == "probe" else "as published"
     if rates.flags:
         source += f", in doubt ({', '.join(rates.flags)})"
@@ -37,28 +39,85 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
     sentences = [
         f"{describe(on, differing)}: at {significant(rates.read_bytes_per_s / 1e9)} GB/s and "
         f"{arithmetic} TFLOP/s, {source}, it takes at least {seconds(on.floor_s)}, and "
-        f"{seconds(off.floor_s)} without a cache. {significant(on.expected_speedup)} times as fast "
-        f"is to be expected, {significant(on.speedup)} was measured"
-        f"{', which is no claim' if claim(on) in ('too_few', 'disagree', 'other_work') else ''}.",
-        f"{_limit('Without a cache', off)} {_limit('With it', on)}",
+        f"{seconds(off.floor_s)} without a cache. {_expected(on)}",
+        _step("Without a cache", off, _why(found, off))
+        + f" {_step('With it', on, _why(found, on))}",
     ]
-    if any((arm.total_s_median or math.inf) < (arm.floor_s or 0.0) for arm in (off, on)):
+    if at_least(on):
         sentences.append(
-            "A run below its floor: the rates are too low, as of a busy machine. Probe again when "
-            "it is idle."
+            "These rates were probed without the products of a decoder's sizes, which take a step "
+            "without a cache longer than large ones: kvbench probe measures them now."
+        )
+    if any((case.total_s_median or math.inf) < (case.floor_s or 0.0) for case in (off, on)):
+        sentences.append(
+            "A run below its lower bound: the rates are too low, as of a busy machine. Probe again "
+            "when it is idle."
         )
     # What neighbours took of a step is no overhead of the model's.
     if found.overhead_s is not None and "busy_" not in (on.flags or ""):
-        sentences.append(_overhead(found.overhead_s, found.pays_from))
+        sentences.append(_overhead(found.overhead_s, found))
     return sentences
 
 
-def _limit(arm: str, case: CaseSummary) -> str:
-    assert case.limited_by and case.mbu is not None and case.mfu is not None
+def _expected(on: CaseSummary) -> str:
+    """Predicted against measured, with the range of the rounds."""
+    assert on.expected_speedup and on.speedup
+    expected, measured = significant(on.expected_speedup), significant(on.speedup)
+    low, high = on.speedup_round_min, on.speedup_round_max
+    rounds = on.speedup_rounds or 0
+    if low is not None and high is not None and rounds > 1:
+        measured += f" ({significant(low)} to {significant(high)} in {rounds} rounds)"
+    doubted = claim(on) in ("too_few", "disagree", "other_work")
+    no_claim = ", which is no claim" if doubted else ""
+    if on.expected_from == "bounds":
+        return (
+            f"The ratio of these is {expected}, and {measured} was measured{no_claim}; what "
+            "launches cost is not among these rates."
+        )
+    least = "At least " if at_least(on) else ""
+    return f"{least}{expected} times as fast is to be expected, {measured} was measured{no_claim}."
+
+
+def _step(name: str, case: CaseSummary, why: str) -> str:
+    """How far a step is from its lower bound, and why."""
+    assert case.mbu is not None and case.mfu is not None
     return (
-        f"{arm} the limit is {_LIMITS[case.limited_by]}: {_share(case.mbu)} of the bandwidth "
-        f"(MBU), {_share(case.mfu)} of the arithmetic (MFU) are used."
+        f"{name} a step takes {seconds(_step_s(case))}, {_times_bound(case, case)} times its lower "
+        f"bound: {why}; {_share(case.mbu)} of the bandwidth (MBU) and {_share(case.mfu)} of the "
+        "arithmetic (MFU) are used."
     )
+
+
+def _why(found: Expectation, case: CaseSummary) -> str:
+    """What a step waits for, in plain words."""
+    reason = found.reasons[0 if case is found.off else 1]
+    if reason != "launch":
+        return _BOUND[reason]
+    # Where launches were not probed they are seen from how long a step takes.
+    launch_s = _step_s(case) if found.launch_s is None else found.launch_s
+    taken = seconds(min(launch_s, _step_s(case)))
+    known = ", as far as these rates tell" if case is found.off and at_least(found.on) else ""
+    return f"launch-bound{known}, since launches take {taken} whatever it computes"
+
+
+def _step_s(case: CaseSummary) -> float:
+    return (case.total_s_median or 0.0) / case.max_new_tokens
+
+
+def _times_bound(case: CaseSummary, bound: CaseSummary) -> str:
+    return significant((case.total_s_median or 0.0) / (bound.floor_s or math.inf))
+
+
+def _others(on: CaseSummary, cases: Sequence[CaseSummary]) -> list[str]:
+    """Strategies that theory has no lower bound of, next to that of one that it has."""
+    others = [
+        f"{case.cache} {seconds(_step_s(case))} ({_times_bound(case, on)} times)"
+        for case in cases
+        if case.total_s_median and case.floor_s is None and pair_key(case) == pair_key(on)
+    ]
+    if not others:
+        return []
+    return [f"Next to the lower bound of {on.cache}, a step takes with {', '.join(others)}."]
 
 
 def _share(share: float) -> str:
@@ -66,13 +125,11 @@ def _share(share: float) -> str:
     return f"{significant(100 * share)} %"
 
 
-def _overhead(step_s: float, pays_from: int | None) -> str:
-    if pays_from is None:
-        return (
-            f"Overhead-bound: a step takes {seconds(step_s)} whatever it computes, and no speed-up "
-            f"is expected within {HORIZON} tokens."
-        )
-    return (
-        f"Overhead-bound: a step takes {seconds(step_s)} whatever it computes; no speed-up is "
-        f"expected below {pays_from} tokens."
-    )
+def _overhead(step_s: float, found: Expectation) -> str:
+    step = f"With a step of {seconds(step_s)} whatever it computes,"
+    if found.pays_from is None:
+        return f"{step} no speed-up is expected within {HORIZON} tokens."
+    if found.on.expected_from != "products" and kind_of(found.on.device).queues_work:
+        # A step without a cache takes longer than at the rate of large products.
+        return f"{step} a speed-up is expected from {found.pays_from} tokens on at the latest."
+    return f"{step} no speed-up is expected below {found.pays_from} tokens."

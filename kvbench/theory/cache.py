@@ -52,26 +52,34 @@ def cache_bytes(
     entry = strategy(strategy_name)
     if not entry.use_cache:
         return 0
-    seen = (1 if architecture.encoder else prompt_tokens) + new_tokens - 1
-    total = 0
+    first = 1 if architecture.encoder else prompt_tokens
+    seen = first + new_tokens - 1
+    kept, total = 0, 0
     for layer in architecture.layers:
         if isinstance(layer.mixer, Attention):
             mixer = layer.mixer
-            total += entry.kept(KeptLayer(seen, mixer.kept, mixer.window, width))
+            # Latent attention keeps one vector for all heads.
+            heads = 1 if mixer.latent else mixer.kv_heads
+            layer_kept = KeptLayer(seen, mixer.kept, mixer.window, width, heads, batch, first)
+            kept += entry.bytes_kept(layer_kept)
         elif isinstance(layer.mixer, Kept):
-            total += _kept(layer.mixer, entry, seen, prompt_tokens, width)
+            kept += _growing(layer.mixer, entry, seen, first, batch, width)
+            total += layer.mixer.kept_bytes(width) + prompt_tokens * layer.mixer.cross * width
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:
             total += prompt_tokens * layer.cross.kept * width
-    return batch * total
+    return kept + batch * total
 
 
-def _kept(layer: Kept, entry: CacheStrategy, seen: int, prompt_tokens: int, width: int) -> int:
-    """Bytes of a layer of which nothing is known but what it keeps."""
-    grown = entry.kept(KeptLayer(seen, layer.kept, layer.window, width))
-    wide = entry.kept(KeptLayer(seen, layer.other_float32, layer.window, dtype_bytes("float32")))
-    return grown + wide + layer.kept_bytes(width) + prompt_tokens * layer.cross * width
+def _growing(
+    layer: Kept, entry: CacheStrategy, seen: int, first: int, batch: int, width: int
+) -> int:
+    """Bytes of what grows in a layer of which nothing is known but what it keeps."""
+    wide, heads = dtype_bytes("float32"), layer.kv_heads or 1
+    own = KeptLayer(seen, layer.kept, layer.window, width, heads, batch, first)
+    more = KeptLayer(seen, layer.other_float32, layer.window, wide, 1, batch, first)
+    return entry.bytes_kept(own) + (entry.bytes_kept(more) if layer.other_float32 else 0)
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from kvbench.caches import BASELINE
+from kvbench.caches.entry import kept_positions
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.plan.ranges import MAX_SIZE
@@ -307,7 +308,7 @@ def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[st
         if isinstance(mixer, Attention) and mixer.shared:
             yield "the keys and values of another", 0
         elif isinstance(mixer, Attention):
-            held = mixer.positions(positions)
+            held = kept_positions(positions, mixer.window)
             kept = _kept(mixer)
             window = "" if mixer.window is None else f" (window {mixer.window} - 1)"
             yield (

@@ -26,6 +26,7 @@ from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes, check_work, uses_cache
 from kvbench.theory.flops import step_flops
 from kvbench.theory.layers import Attention, Experts, Layer
+from kvbench.theory.products import ProductTimes, Used, product_times, used_products
 from kvbench.theory.weights import parameters
 
 __all__ = ["Floor", "Limit", "floor", "pays_from"]
@@ -49,7 +50,12 @@ class Floor:
         bytes_per_s: the bandwidth it was worked out with.
         flops_per_s: the arithmetic it was worked out with.
         beyond: seconds that each step is expected to take beyond its floor, `[new tokens]`: what
-            a layer costs besides, and a product of few rows. Null where that was not probed.
+            a layer costs besides, and products of a decoder's sizes. Null where that was not
+            probed.
+        launch_s: seconds that a step's launches, and the Python around them, take on a device that
+            works while they go on. Null on others, and where that was not probed.
+        kernels: seconds that each step's work on the device takes, `[new tokens]`, at the rates
+            of products of a decoder's sizes; null where these were not probed.
     """
 
     moved: np.ndarray
@@ -57,11 +63,19 @@ class Floor:
     bytes_per_s: float
     flops_per_s: float
     beyond: np.ndarray | None = None
+    launch_s: float | None = None
+    kernels: np.ndarray | None = None
 
     @cached_property
     def expected(self) -> np.ndarray:
         """Seconds that each step is expected to take, `[new tokens]`; its floor at least."""
         return self.steps if self.beyond is None else self.steps + self.beyond
+
+    @property
+    def by_bandwidth(self) -> bool:
+        """Whether most of the floor is the reading of bytes, and not arithmetic."""
+        by_bytes = self.moved / self.bytes_per_s >= self.flops / self.flops_per_s
+        return bool(self.steps[by_bytes].sum() * 2 >= self.seconds)
 
     @property
     def expected_s(self) -> float:
@@ -78,6 +92,14 @@ class Floor:
         """Seconds that the generation takes at least."""
         return float(self.steps.sum())
 
+    @property
+    def launch_bound(self) -> bool:
+        """Whether most of the time goes by while the device waits for launches, as expected."""
+        if self.launch_s is None:
+            return False
+        waits = self.launch_s > (self.steps if self.kernels is None else self.kernels)
+        return bool(self.expected[waits].sum() * 2 > self.expected_s)
+
     def mbu(self, seconds: float) -> float:
         """Share of the bandwidth that a run of so many seconds used (model bandwidth use)."""
         return float(self.moved.sum() / self.bytes_per_s / seconds)
@@ -93,8 +115,7 @@ class Floor:
         """
         if seconds > _OVERHEAD_FROM * self.seconds:
             return "overhead"
-        by_bytes = self.moved / self.bytes_per_s >= self.flops / self.flops_per_s
-        return "bandwidth" if self.steps[by_bytes].sum() * 2 >= self.seconds else "arithmetic"
+        return "bandwidth" if self.by_bandwidth else "arithmetic"
 
 
 def floor(
@@ -140,7 +161,22 @@ def floor(
     if cached:
         moved += _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
     least = Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype])
-    return replace(least, beyond=_beyond(architecture, rows, weights, rates, least.steps))
+    times = product_times(rates.products, dtype)
+    kernels = None
+    if times is not None:
+        used = used_products(architecture, rows, batch, batch * prompt_tokens, cached)
+        kernels = _kernels(used, times, flops, moved - weights, least)
+    launches = _launches(architecture, new_tokens, rates)
+    if launches is None:
+        return replace(least, kernels=kernels)
+    if kind_of(rates.device).queues_work:
+        # Layers are launched while the device still works on those before: the longer of the two.
+        work = least.steps if kernels is None else kernels
+        beyond = np.maximum(launches, work) - least.steps
+        return replace(least, beyond=beyond, launch_s=float(launches[-1]), kernels=kernels)
+    if kernels is not None:
+        return replace(least, beyond=launches + kernels - least.steps, kernels=kernels)
+    return replace(least, beyond=launches + _packing(rows, weights, rates))
 
 
 def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
@@ -170,24 +206,35 @@ def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
     return total
 
 
-def _beyond(
-    architecture: Architecture,
-    rows: np.ndarray,
-    weights: np.ndarray,
-    rates: Rates,
-    steps: np.ndarray,
-) -> np.ndarray | None:
-    """Seconds of each step beyond its floor, as the probe found them; None if it did not look."""
+def _launches(architecture: Architecture, new_tokens: int, rates: Rates) -> np.ndarray | None:
+    """Return the seconds of layers whatever they compute, `[new tokens]`; None if not probed."""
     if rates.layer_s is None:
         return None
-    beyond = np.full(len(rows), len(architecture.layers) * rates.layer_s)
-    beyond[0] += len(architecture.encoder) * rates.layer_s
-    if kind_of(rates.device).queues_work:
-        # Layers are launched while the device still works on those before: the longer of the two.
-        beyond = np.maximum(beyond - steps, 0.0)
-    elif rates.few_rows_s_per_byte is not None:
-        beyond += np.where(rows > 1, rates.few_rows_s_per_byte * weights, 0.0)
-    return beyond
+    launches = np.full(new_tokens, len(architecture.layers) * rates.layer_s)
+    launches[0] += len(architecture.encoder) * rates.layer_s
+    return launches
+
+
+def _packing(rows: np.ndarray, weights: np.ndarray, rates: Rates) -> np.ndarray:
+    """Return the seconds that a CPU packs matrices, `[new tokens]`, where only that was probed."""
+    return np.where(rows > 1, (rates.few_rows_s_per_byte or 0.0) * weights, 0.0)
+
+
+def _kernels(
+    used: Iterable[Used], times: ProductTimes, flops: np.ndarray, cache: np.ndarray, least: Floor
+) -> np.ndarray:
+    """Return the seconds of each step's work on the device, `[new tokens]`; its floor at least.
+
+    Products with weights take what was probed. The rest of the arithmetic is attention's, and the
+    rest of the bytes is the `cache`: both at the device's best rates.
+    """
+    seconds, counted = np.zeros(len(flops)), np.zeros(len(flops))
+    for linear, rows, many in used:
+        seconds += many * times.seconds(linear, rows)
+        counted += many * rows * linear.flops
+    rest = np.maximum(flops - counted, 0.0) / least.flops_per_s
+    attention = np.maximum(rest, cache / least.bytes_per_s)
+    return np.asarray(np.maximum(seconds + attention, least.steps))
 
 
 def _idle_experts(layer: Layer, rows: np.ndarray) -> np.ndarray | float:

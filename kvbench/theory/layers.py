@@ -85,15 +85,6 @@ class Attention:
             return self.latent.rank + self.latent.rope_dim
         return self.kv_heads * (self.key_dim + self.value_dim)
 
-    def positions(self, seen: int) -> int:
-        """Positions that are kept after `seen` of them were fed.
-
-        A window keeps one less than it shows, since the next query brings its own; right after a
-        long prompt as well. Source: `DynamicSlidingWindowLayer.update` in Transformers'
-        cache_utils.py.
-        """
-        return seen if self.window is None else min(seen, self.window - 1)
-
     @property
     def linears(self) -> tuple[Linear, ...]:
         """The matrices that each new position goes through, those of a `latent` aside."""

@@ -16,6 +16,7 @@ from kvbench.analysis.statistics import (
     PAIRED_LEVEL,
     least_rounds,
     least_samples,
+    line_fit,
     outliers,
     paired_ratio,
     ratio_interval,
@@ -326,3 +327,17 @@ def test_outliers_are_those_of_the_definition_written_out(seed: int) -> None:
         if far and not low - reach <= value <= high + reach:
             expected.append(place)
     assert outliers(np.exp(logs).tolist()) == expected
+
+
+@pytest.mark.parametrize("count", [3, 4, 20])
+@pytest.mark.parametrize("certainty", [0.975, 0.99])
+def test_a_line_is_that_of_scipy(count: int, certainty: float) -> None:
+    x = np.log(np.arange(1, count + 1) * 10.0)
+    y = 2.0 * x + np.random.default_rng(count).normal(size=count)
+    fit = stats.linregress(x, y)
+    margin = stats.t.ppf(certainty, count - 2) * fit.stderr
+    assert line_fit(x, y, certainty) == pytest.approx((fit.slope, margin), rel=1e-12)
+
+
+def test_a_line_through_equal_values_is_certain() -> None:
+    assert line_fit([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], 0.975) == (0.0, 0.0)

@@ -125,6 +125,43 @@ def test_few_rows_cost_what_is_beyond_the_floor(monkeypatch: pytest.MonkeyPatch)
     assert probe._few_rows(read, None) is None
 
 
+def test_a_probe_keeps_to_its_time() -> None:
+    """Each run takes 20 ms, whatever it does: as many are made as the time allows, and no more."""
+    clock = Ticks(step=0.02)
+    effort = Effort(working_set_bytes=MIB, smallest=32, product_s=0.0, launches=10)
+    rates = probe_device("cpu", effort, clock=clock)
+    # Five runs or more of each figure, and 15 s for a whole probe.
+    assert rates.repeats >= 5
+    assert clock.now < 15.0
+
+
+def test_products_of_a_decoders_sizes_are_timed_with_other_matrices_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[tuple[int, int, int]] = []
+    clock = Ticks(step=0.0)
+    linear = torch.nn.functional.linear
+
+    def slow(rows: torch.Tensor, matrix: torch.Tensor, *bias: Any) -> torch.Tensor:
+        used.append((len(rows), len(matrix), matrix.data_ptr()))
+        clock.now += len(rows)
+        return linear(rows, matrix, *bias)
+
+    monkeypatch.setattr(module.functional, "linear", slow)
+    effort = Effort(**(vars(SMALL) | {"rows": (1, 2, 64), "widths": (256, 1024), "rows_s": 0.0}))
+    probe = module._Probe(CPU, effort, lambda: None, clock)
+    # 64 rows would take longer than `longest_s`, and no matrix of 1024 fits into the working set.
+    best = module._Figure("mm", 2 * 64 * 256**2 * 3.0, 1.0, 1.0, 1.0, 1.0, 3)
+    found = list(probe._sizes_of("float32", best))
+    assert [(one.dtype, one.rows, one.width) for one in found] == [
+        ("float32", 1, 256),
+        ("float32", 2, 256),
+    ]
+    assert [one.seconds for one in found] == [1.0, 2.0]
+    # A MiB has four such matrices.
+    assert len({place for rows, _, place in used if rows == 2}) == 4
+
+
 def test_products_grow_until_one_takes_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     clock = Ticks()

@@ -16,6 +16,7 @@ from kvbench.errors import UserError
 from kvbench.records.environment import Environment
 from kvbench.records.rates import (
     STATE_VARIABLE,
+    Product,
     Rates,
     find_rates,
     keep_rates,
@@ -60,6 +61,17 @@ def test_rates_are_read_as_they_were_stored(store: Path) -> None:
     rates = make_rates(notes=("One.",), flags=("busy_cpu",), load_average=0.5)
     assert keep_rates(rates) == store
     assert read_rates() == (rates,)
+
+
+def test_rates_of_before_products_were_probed_are_read(store: Path) -> None:
+    products = (Product(dtype="float32", rows=16, width=512, seconds=1e-4),)
+    rates = make_rates(products=products)
+    keep_rates(rates)
+    assert read_rates() == (rates,)
+    older = json.loads(store.read_text())
+    del older["rates"][0]["products"]
+    store.write_text(json.dumps(older))
+    assert read_rates() == (make_rates(),)
 
 
 def test_a_newer_probe_takes_the_place_of_the_older(store: Path) -> None:
@@ -177,7 +189,8 @@ def test_a_processor_is_found_with_its_threads() -> None:
 
 
 def test_a_run_has_the_rates_that_were_known(tmp_path: Path) -> None:
-    machine = make_environment(rates=(make_rates(),))
+    products = (Product(dtype="float32", rows=16, width=512, seconds=1e-4),)
+    machine = make_environment(rates=(make_rates(products=products),))
     path = write_run(tmp_path / "run", [], environment=machine)
     assert load_info(path).environment == machine
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from kvbench.analysis.expected import summarize_run
+from kvbench.records.rates import Product
+from kvbench.records.run import load_run
 from kvbench.report.expected import expectation_sentences
 from kvbench.theory.floors import floor
 from tests.analysis.test_expected import GPT2, probed, rates
 from tests.report.saved import grid, run_of, time_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def told(**fields: object) -> list[str]:
@@ -22,11 +30,14 @@ def test_what_is_expected_stands_beside_what_was_measured() -> None:
     assert first == (
         "gpt2 on cpu, float32, cache dynamic, 100 new tokens: at 10.0 GB/s and 0.100 TFLOP/s, as "
         f"probed, it takes at least {on:.2f} s, and {off:.1f} s without a cache. "
-        f"{off / on:.2f} times as fast is to be expected, 2.00 was measured."
+        f"The ratio of these is {off / on:.2f}, and 2.00 (2.00 to 2.00 in 7 rounds) was measured; "
+        "what launches cost is not among these rates."
     )
-    assert second.startswith("Without a cache the limit is arithmetic: ")
-    assert " of the bandwidth (MBU), " in second
-    assert " With it the limit is memory bandwidth: " in second
+    assert second.startswith("Without a cache a step takes 200 ms, ")
+    assert " times its lower bound: compute-bound; " in second
+    assert " of the bandwidth (MBU) and " in second
+    assert " With it a step takes 100 ms, " in second
+    assert " times its lower bound: memory-bound; " in second
 
 
 def test_without_rates_nothing_is_told() -> None:
@@ -37,7 +48,7 @@ def test_without_rates_nothing_is_told() -> None:
 def test_overhead_is_told_with_the_length_from_which_it_pays() -> None:
     fast = rates(read_bytes_per_s=1e12, flops_per_s={"float32": 50e12})
     *_, last = told(samples=grid(lambda case: 0.02 * case.max_new_tokens), rates=(fast,))
-    assert last.startswith("Overhead-bound: a step takes 20.0 ms whatever it computes; no speed-up")
+    assert last.startswith("With a step of 20.0 ms whatever it computes, no speed-up")
     assert "is expected below " in last
     endless = rates(read_bytes_per_s=1e15, flops_per_s={"float32": 1e18})
     *_, last = told(samples=grid(lambda case: 0.5 * case.max_new_tokens), rates=(endless,))
@@ -52,10 +63,64 @@ def test_rates_of_a_busy_machine_are_told() -> None:
 def test_a_run_below_its_floor_says_that_the_rates_are_too_low() -> None:
     slow = rates(read_bytes_per_s=1e8)
     *_, last = told(rates=(slow,))
-    assert last.startswith("A run below its floor: the rates are too low")
-    assert not any("below its floor" in sentence for sentence in told())
+    assert last.startswith("A run below its lower bound: the rates are too low")
+    assert not any("below its lower bound" in sentence for sentence in told())
 
 
 def test_prompts_are_told_apart() -> None:
     sentences = told(samples=grid(prompt=("one", "two")))
     assert len({s for s in sentences if s.startswith("gpt2")}) == 2
+
+
+def on_a_gpu(**fields: object) -> list[str]:
+    """20 ms a step with and without the cache, of which launches take 12."""
+    gpu = rates(
+        device="cuda",
+        read_bytes_per_s=1e12,
+        flops_per_s={"float32": 50e12},
+        layer_s=1e-3,
+        **fields,
+    )
+    samples = grid(lambda case: 0.02 * case.max_new_tokens, device=("cuda",))
+    return told(samples=samples, rates=(gpu,))
+
+
+def test_launches_are_named_as_what_a_step_waits_for() -> None:
+    known = tuple(
+        Product(dtype="float32", rows=rows, width=1024, seconds=rows * 1e-7) for rows in (1, 1024)
+    )
+    first, second, *more = on_a_gpu(products=known)
+    assert "1.00 times as fast is to be expected, 1.00 (1.00 to 1.00 in 7 rounds)" in first
+    assert "At least" not in first
+    why = "launch-bound, since launches take 12.0 ms whatever it computes"
+    assert second.count(why) == 2
+    assert second.startswith("Without a cache a step takes 20.0 ms, ")
+    assert not any("probed without the products" in sentence for sentence in more)
+
+
+def test_rates_that_lack_small_products_allow_the_least_speedup_only() -> None:
+    first, second, third, *_ = on_a_gpu()
+    assert "At least 1.00 times as fast is to be expected" in first
+    assert "launch-bound, as far as these rates tell, since launches take 12.0 ms" in second
+    assert third.startswith("These rates were probed without the products")
+
+
+def test_strategies_without_a_lower_bound_of_their_own_are_named_too() -> None:
+    samples = grid(lambda case: 10 * time_of(case), cache=("off", "dynamic", "static"))
+    *_, last = told(samples=samples)
+    assert last.startswith("Next to the lower bound of dynamic, a step takes with static 100 ms (")
+
+
+@pytest.mark.parametrize("name", ["h100-gpt2-cuda", "h100-gpt2-both", "h100-llama-7b"])
+def test_what_the_rates_recorded_on_an_h100_allow(name: str) -> None:
+    """They lack products of a decoder's sizes: the least speed-up, and no more, follows from them.
+
+    The measured range is widened by 15 %.
+    """
+    run = load_run(GOLDEN / name)
+    found = [case for case in summarize_run(run) if case.expected_speedup is not None]
+    assert found
+    for case in found:
+        assert case.expected_from == "layers" and case.expected_speedup is not None
+        assert case.speedup_round_max is not None
+        assert 0.99 < case.expected_speedup <= case.speedup_round_max * 1.15

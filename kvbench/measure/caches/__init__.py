@@ -1,7 +1,7 @@
 """The bodies of the cache strategies: each makes the cache for one generation.
 
-A body is a function from a `Call` to keyword arguments of `generate`. It is found by the name that
-the entry gives, and makes a new cache object for each call.
+A body is a function from a `Call` to keyword arguments of `generate`, or to a driver that generates
+in its place. It is found by the name that the entry gives, and makes a new cache for each call.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ import functools
 import importlib
 from typing import Any, cast
 
-from kvbench.caches import CacheStrategy, Situation
+from kvbench.caches import PACKAGES, CacheStrategy, Situation
 from kvbench.device_kinds import kind_of
-from kvbench.measure.caches.call import Body, Call
+from kvbench.measure.caches.call import Body, Call, Driven, Driver, Look
 from kvbench.measure.packages import installed
 from kvbench.models.load import LoadedModel
 
-__all__ = ["Body", "Call", "cache_options", "situation_of"]
+__all__ = ["Body", "Call", "Driven", "Driver", "Look", "make_cache", "situation_of"]
 
 
-def cache_options(strategy: CacheStrategy, call: Call) -> dict[str, Any]:
-    """Return the keyword arguments of `generate` that make it use a strategy's cache."""
+def make_cache(strategy: CacheStrategy, call: Call) -> dict[str, Any] | Driver:
+    """Return the keyword arguments of `generate` that make it use a strategy's cache.
+
+    A strategy that does not go through `generate` gives the driver that takes its place.
+    """
     module, _, name = strategy.body.partition(":")
     body = cast("Body", getattr(importlib.import_module(module), name))
     return body(dataclasses.replace(call, settings=strategy.settings))
 
 
-_PACKAGES = ("transformers",)
-"""What a strategy may need in some version."""
+_PAGED_ATTENTION = ("eager", "sdpa", "flash_attention", "paged|eager")
+"""What `switch_to_cb_friendly_attn` in Transformers lets pass."""
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
     # Asked before every sample, and the same for as long as the process lives.
-    return installed(_PACKAGES)
+    return installed(PACKAGES)
 
 
 def situation_of(loaded: LoadedModel) -> Situation:
@@ -42,14 +45,42 @@ def situation_of(loaded: LoadedModel) -> Situation:
     text = loaded.config.get_text_config(decoder=True)
     kinds = getattr(text, "layer_types", None) or ()
     # Older configurations have one window for all layers and no list of kinds.
-    windows = any("sliding" in kind or "chunked" in kind for kind in kinds) or bool(
-        not kinds and getattr(text, "sliding_window", None)
-    )
+    window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
+    windows = any("sliding" in kind or "chunked" in kind for kind in kinds)
     model: Any = loaded.model
     return Situation(
         device=kind_of(str(loaded.device)).name,
         versions=_versions(),
         encoder_decoder=loaded.is_encoder_decoder,
-        windows=windows,
+        windows=windows or bool(not kinds and window),
+        sees_all="full_attention" in kinds or not (kinds or window),
+        key_numbers=_key_numbers(text),
+        pages=bool(getattr(model, "_supports_attention_backend", False))
+        and set(kinds) <= {"full_attention", "sliding_attention"}
+        and loaded.attention.startswith(_PAGED_ATTENTION),
         cache_objects=bool(model._supports_default_dynamic_cache()),
+        dtype=loaded.key.dtype,
+        keys_in_every_layer=_keys_in_every_layer(text),
     )
+
+
+def _key_numbers(text: Any) -> int | None:
+    """Return how many numbers the keys of a position have in a layer; None if it is not plain."""
+    if getattr(text, "kv_lora_rank", None):
+        return None
+    heads = getattr(text, "num_attention_heads", None)
+    width = getattr(text, "head_dim", None)
+    if width is None and heads:
+        width = text.hidden_size // heads
+    kept = getattr(text, "num_key_value_heads", None) or heads
+    return kept * width if kept and width else None
+
+
+_KEYS_ALONE = ("full_attention", "attention", "sliding_attention", "chunked_attention")
+"""Transformers' names of layers that keep keys and values, and nothing else."""
+
+
+def _keys_in_every_layer(text: Any) -> bool:
+    kinds = getattr(text, "layer_types", None) or ()
+    shared = getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None)
+    return not shared and all(kind in _KEYS_ALONE for kind in kinds)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy import stats
 
+from kvbench.analysis.statistics import line_fit
 from kvbench.caches import CacheStrategy
 from kvbench.devices.registry import backend_of
 from kvbench.measure.cache import cache_bytes, cache_tensors
@@ -114,11 +114,10 @@ def rss_growth(levels: Sequence[int], cache_size: int) -> int:
     """
     if len(levels) < 3:
         return 0
-    fit = stats.linregress(range(len(levels)), levels)
-    lowest = fit.slope - stats.t.ppf(_CERTAINTY, len(levels) - 2) * fit.stderr
-    if lowest <= max(_SHARE * cache_size, _LEAST_BYTES):
+    slope, margin = line_fit(range(len(levels)), levels, _CERTAINTY)
+    if slope - margin <= max(_SHARE * cache_size, _LEAST_BYTES):
         return 0
-    return int(fit.slope * (len(levels) - 1))
+    return int(slope * (len(levels) - 1))
 
 
 def tensor_bytes() -> int:

@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+_DIGITS = 9
+"""Of a figure of ten inches the ninth digit is less than a millionth of a point."""
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart: its file name, its title, the question it answers, and what draws it.
@@ -129,10 +133,26 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
             figure = CHARTS[name].draw(material)
             if figure is not None:
                 # Room is found for everything once, and not again for each image.
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")
+                engine = figure.get_layout_engine()
+                if engine is not None:
+                    engine.execute(figure)
+                # With an engine, even one that does nothing, matplotlib draws each image twice.
+                figure.set_layout_engine(None)
+                _round_positions(figure)
         if figure is not None:
             yield Drawing(CHARTS[name], figure)
+
+
+def _round_positions(figure: Figure) -> None:
+    """Leave out the last digits of where axes are: the solver that found it adds in any order.
+
+    The names of clip paths in an SVG are made of all digits, and would be others now and then.
+    """
+    from matplotlib.transforms import Bbox
+
+    for axes in figure.axes:
+        place = axes.get_position(original=True)
+        axes.set_position(Bbox(place.get_points().round(_DIGITS)))
 
 
 def write_charts(
