@@ -77,6 +77,7 @@ import json, resource, sys
 from tests.tiny import case, key, task
 from tests.theory.test_advice import FP8, KNOWN, WORK
 from kvbench.measure.engine import LocalEngine
+from kvbench.methods import Job
 from kvbench.plan.case import Prompt
 from kvbench.theory.advice import what_fits
 
@@ -89,7 +90,7 @@ def status(cache, batch):
         model, cache=cache, batch_size=batch, prompt=Prompt.of_tokens(WORK.prompt_tokens),
         max_new_tokens=WORK.new_tokens,
     )
-    return engine.measure(task(one))[0].status
+    return engine.run(Job((task(one),), "each")).status
 
 # Once small, so that what libraries load at first use is there.
 for cache in ("dynamic", FP8):
