@@ -47,10 +47,12 @@ from kvbench.records.finding import findings
 from kvbench.records.index import Listed
 from kvbench.records.inspection import Arm, Inspection
 from kvbench.records.inspection import as_json as inspection_json
+from kvbench.records.quality import Quality
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run
 from kvbench.report.estimate import estimate_json, estimate_markdown
 from kvbench.report.markdown import markdown_table, summary_markdown
+from kvbench.report.quality import quality_table
 from kvbench.report.table import Table, check_table
 from kvbench.report.words import proof
 from kvbench.theory.cache import cache_bytes_per_token
@@ -67,6 +69,7 @@ __all__ = [
     "show_estimate",
     "show_inspection",
     "show_models",
+    "show_qualities",
     "show_rates",
     "show_run",
     "show_runs",
@@ -240,6 +243,16 @@ def show_checks(checks: Sequence[Check], output: str) -> None:
             print(f"\n{for_markdown(proof(finding))}")
     else:
         _print_records([dataclasses.asdict(check) for check in checks], output)
+
+
+def show_qualities(rows: Sequence[Quality], output: str) -> None:
+    """Print what strategies do to the output: a row per strategy and model."""
+    if output == "table":
+        print_table(make_console(), quality_table(rows))
+    elif output == "markdown":
+        _print_markdown(quality_table(rows))
+    else:
+        _print_records([dataclasses.asdict(row) for row in rows], output)
 
 
 def show_estimate(found: Estimate, output: str) -> None:
