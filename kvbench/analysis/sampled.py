@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from kvbench.caches import CacheStrategy
+from kvbench.analysis.trace import can_trace, checked_cache_bytes
 from kvbench.plan.case import Task
 from kvbench.records.sample import Sample, sample_of
+from kvbench.theory.architecture import Architecture
 
 __all__ = [
     "LEAST_HELD_BACK",
     "MOST_POSITIONS",
-    "Estimate",
+    "Block",
+    "Curve",
     "Measured",
+    "Times",
+    "blocks_of",
     "can_sample",
-    "positions_of",
     "rows_of_steps",
     "start_tokens",
 ]
@@ -30,18 +31,43 @@ __all__ = [
 MOST_POSITIONS = 24
 """So many positions are measured at most, however long the generation."""
 
-_TOKENS_PER_POSITION = 24
+_TOKENS_PER_POSITION = 16
 """Of a shorter generation there is one position for so many tokens, so that sampling stays cheap."""
 
-_LEAST_POSITIONS = 8
+_LEAST_POSITIONS = 10
 
-_START_TOKENS = 16
+_MOST_START = 16
 """So many tokens at the beginning are generated and timed as they are, at most; eight at least."""
+
+_LEAST_START = 8
+
+_STEPS = (2, 8)
+"""Steps at each position, at least and at most: more where the table has many lengths."""
+
+_SHARE = 16
+"""All steps together are about a sixteenth of those that separate generations would take."""
 
 LEAST_HELD_BACK = 4
 """Fewer positions that can be held back give no interval."""
 
 _CONFIDENCE = 0.95
+
+can_sample = can_trace
+"""Whether a single step tells what a step of a long generation takes: where one pass holds for all
+shorter lengths, its steps depend on their position alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Steps at one position.
+
+    Attributes:
+        first: the number of the token that the first of them makes, from 1.
+        seconds: for each step, from the token before to its own, as inside of `generate`.
+    """
+
+    first: int
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +78,17 @@ class Measured:
         starts: short generations from the case's own prompt: seconds to each new token. All have
             the same number of tokens. They hold what `generate` does before its first forward.
         tail: seconds that `generate` takes after its last token.
-        steps: a pair for each measured step: the number of the token that it makes, from 1, and
-            the seconds between the token before and this one, as inside of `generate`. There may
-            be several of one position.
+        blocks: steps at chosen positions after those, in any order.
     """
 
     starts: tuple[tuple[float, ...], ...]
     tail: float
-    steps: tuple[tuple[float, float], ...]
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """The estimate for one length; `low` and `high` are None where nothing could be held back."""
+    """The estimate for one length; `low_s` and `high_s` are None where too little is held back."""
 
     total_s: float
     low_s: float | None
@@ -73,48 +97,58 @@ class Times:
     itl_s: float | None
 
 
-def can_sample(strategy: CacheStrategy) -> bool:
-    """Return whether a single step tells what a step of a long generation takes.
-
-    With buffers that are sized to the whole length, and with code that is compiled, it does not.
-    """
-    return strategy.warmup != "full" and not strategy.compiles and strategy.attends != "buffer"
-
-
 def start_tokens(lengths: Iterable[int]) -> int:
     """Return how many tokens at the beginning are generated as they are, for these lengths."""
     lengths = tuple(lengths)
-    return min(max(min(lengths), _START_TOKENS // 2), _START_TOKENS, max(lengths))
+    return min(max(min(lengths), _LEAST_START), _MOST_START, max(lengths))
 
 
-def positions_of(first: int, last: int) -> tuple[int, ...]:
-    """Return the tokens whose steps are measured, rising; both ends are among them.
+def blocks_of(lengths: Iterable[int], *, cached: bool) -> tuple[range, ...]:
+    """Return the tokens whose steps are measured, a range for each position, rising.
 
-    They lie closer at the beginning, evenly in the square root: short lengths rest on few of them.
+    The first token after the start and the last one are among them. Positions lie closer at the
+    beginning, evenly in the square root: short lengths rest on few of them.
+
+    Args:
+        lengths: the new tokens of each case.
+        cached: whether a step is cheap next to the prefill that comes before it: then more steps
+            are timed after each.
     """
-    if last <= first:
-        return (last,) if last == first else ()
-    wanted = min(MOST_POSITIONS, max(_LEAST_POSITIONS, (last - first) // _TOKENS_PER_POSITION))
-    roots = np.linspace(math.sqrt(first), math.sqrt(last), wanted)
-    return tuple(sorted({first, last, *(round(root * root) for root in roots)}))
+    lengths = tuple(lengths)
+    first, last = start_tokens(lengths) + 1, max(lengths)
+    if last < first:
+        return ()
+    wanted = max(_LEAST_POSITIONS, (last - first) // _TOKENS_PER_POSITION)
+    roots = np.linspace(math.sqrt(first), math.sqrt(last), min(MOST_POSITIONS, wanted))
+    middles = sorted({first, last, *(round(root * root) for root in roots)})
+    least, most = _STEPS
+    steps = min(max(sum(lengths) // (_SHARE * len(middles)), least), most) * (2 if cached else 1)
+    blocks = []
+    for middle in middles:
+        start = min(max(middle - (steps - 1) // 2, first), max(last - steps + 1, first))
+        blocks.append(range(start, min(start + steps, last + 1)))
+    return tuple(dict.fromkeys(blocks))
 
 
-class Estimate:
-    """The curve of the time per token through the measured steps, and its sums.
+class Curve:
+    """The time of a step against its position, through what was measured, and its sums.
 
-    Between the measured steps the curve is a monotone cubic (PCHIP): it does not overshoot. What
-    is measured several times at one position counts by its mean, since a total is a sum, and the
-    quickest or the middle one would leave out what slow steps add.
+    Between the positions it is a monotone cubic (PCHIP), which does not overshoot. The steps of a
+    position count by their mean: a total is a sum, and the quickest step or the middle one would
+    leave out what slow steps add.
     """
 
     def __init__(self, measured: Measured) -> None:
         self._measured = measured
-        times: dict[float, list[float]] = {}
-        for position, seconds in measured.steps:
-            times.setdefault(position, []).append(seconds)
-        self._positions = np.array(sorted(times))
-        self._seconds = np.array([float(np.mean(times[one])) for one in self._positions])
+        means: dict[float, list[float]] = {}
+        for block in measured.blocks:
+            middle = block.first + (len(block.seconds) - 1) / 2
+            means.setdefault(middle, []).append(float(np.mean(block.seconds)))
+        self._positions = np.array(sorted(means))
+        self._seconds = np.array([float(np.mean(means[one])) for one in self._positions])
         self._start = np.mean(np.array(measured.starts), axis=0)
+        ends = [block.first + len(block.seconds) - 1 for block in measured.blocks]
+        self._reach = max([len(self._start), *ends])
 
     def times(self, tokens: int) -> Times:
         """Return the estimate for a generation of so many tokens.
@@ -122,14 +156,14 @@ class Estimate:
         Raises:
             ValueError: no step was measured that far.
         """
-        beginning = len(self._start)
-        if tokens > beginning and (not len(self._positions) or tokens > self._positions[-1]):
-            raise ValueError(f"no step was measured as far as token {tokens}")
-        elapsed = float(self._start[min(tokens, beginning) - 1])
-        rest = self._steps(np.arange(beginning + 1, tokens + 1)) if tokens > beginning else None
-        total = elapsed + (0.0 if rest is None else float(rest.sum())) + self._measured.tail
-        first = float(self._start[0])
-        margin = self._margin(tokens, elapsed)
+        if tokens > self._reach:
+            raise ValueError(f"token {tokens} is past {self._reach}, the last that was measured")
+        elapsed = float(self._start[min(tokens, len(self._start)) - 1])
+        total = elapsed + self._measured.tail
+        after = np.arange(len(self._start) + 1, tokens + 1)
+        if len(after):
+            total += float(_through(self._positions, self._seconds, after).sum())
+        first, margin = float(self._start[0]), self._margin(tokens, elapsed)
         return Times(
             total_s=total,
             low_s=None if margin is None else max(total - margin, 0.0),
@@ -138,81 +172,83 @@ class Estimate:
             itl_s=(total - first) / (tokens - 1) if tokens > 1 else None,
         )
 
-    def _steps(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of each of these steps, `[tokens]`."""
-        return _curve(self._positions, self._seconds, tokens)
-
     @cached_property
     def held_back(self) -> tuple[float, ...]:
-        """Return for each inner position how far the curve through the others misses it.
+        """How far the curve through the others misses each inner position, as a share of its time.
 
-        As a share of the time there. The curve through the others carries their noise as well, so
-        that the difference is scaled to that of one position.
+        The curve through the others carries their noise as well, so that the difference is scaled
+        to the noise of one position.
         """
         found = []
         for index in range(1, len(self._positions) - 1):
             others = np.arange(len(self._positions)) != index
-            at = self._positions[index]
-            guess = _curve(self._positions[others], self._seconds[others], np.array([at]))[0]
-            before, after = self._positions[index - 1], self._positions[index + 1]
+            before, at, after = self._positions[index - 1 : index + 2]
+            guess = _through(self._positions[others], self._seconds[others], np.array([at]))[0]
             share = (at - before) / (after - before)
-            scale = math.sqrt(1 + share**2 + (1 - share) ** 2)
-            found.append(float((self._seconds[index] - guess) / self._seconds[index] / scale))
+            noise = math.sqrt(1 + share**2 + (1 - share) ** 2)
+            found.append(float((self._seconds[index] - guess) / self._seconds[index] / noise))
         return tuple(found)
 
     def _margin(self, tokens: int, elapsed: float) -> float | None:
         """Return half the width of the interval of a total.
 
-        Each position is taken to be off by what those held back were off, on its own, and counts
-        for the part of the curve around it; the beginning is as far off as one position.
+        Each position is off by as much as those held back were, independently, and counts for the
+        part of the curve around it. A start is as far off as a position.
         """
         from scipy import stats
 
-        residuals = np.array(self.held_back)
-        if len(residuals) < LEAST_HELD_BACK:
+        missed = np.array(self.held_back)
+        if len(missed) < LEAST_HELD_BACK:
             return None
-        noise = float(np.sqrt(np.mean(residuals**2)))
-        shares = self._weights(tokens) * self._seconds
-        shares = np.append(shares, elapsed / math.sqrt(len(self._measured.starts)))
-        quantile = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(residuals)))
-        return quantile * noise * float(np.sqrt(np.sum(shares**2)))
+        parts = np.append(
+            self._weights(tokens) * self._seconds, elapsed / math.sqrt(len(self._measured.starts))
+        )
+        quantile = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(missed)))
+        return quantile * float(np.sqrt(np.mean(missed**2)) * np.sqrt(np.sum(parts**2)))
 
     def _weights(self, tokens: int) -> np.ndarray:
-        """Return for how many steps each position counts in a total, `[positions]`."""
+        """Return for how many steps of a total each position counts, `[positions]`."""
         steps = np.arange(len(self._start) + 1, tokens + 1)
-        unit = np.eye(len(self._positions))
-        return np.array([np.interp(steps, self._positions, row).sum() for row in unit])
-
-
-def _curve(positions: np.ndarray, seconds: np.ndarray, at: np.ndarray) -> np.ndarray:
-    from scipy.interpolate import PchipInterpolator
-
-    if len(positions) == 1:
-        return np.full(len(at), seconds[0])
-    return np.asarray(PchipInterpolator(positions, seconds, extrapolate=True)(at))
+        units = np.eye(len(self._positions))
+        return np.array([np.interp(steps, self._positions, unit).sum() for unit in units])
 
 
 def rows_of_steps(
-    measured: Measured, tasks: Iterable[Task], **fields: Any
+    measured: Measured,
+    tasks: Iterable[Task],
+    *,
+    prompt_tokens: int | None = None,
+    architecture: Architecture | None = None,
+    start_bytes: int | None = None,
+    **fields: Any,
 ) -> tuple[Sample, ...]:
     """Return a row for each task, with `method` sampled.
 
-    No tokens come out, so that `new_tokens` and `output_sha256` are null.
+    No tokens of a whole generation come out, so that `new_tokens`, `output_sha256`, peak memory and
+    energy are null.
 
     Args:
         measured: what was measured, as far as the longest of the tasks.
         tasks: one for each length.
+        prompt_tokens: the prompt's length, padding included.
+        architecture: for the bytes of the cache; None leaves them null.
+        start_bytes: bytes of the cache after a start, which the arithmetic is checked against.
         fields: further columns, the same in all rows.
     """
-    curve = Estimate(measured)
-    rows = []
+    curve, rows = Curve(measured), []
     for task in tasks:
         times = curve.times(task.new_tokens)
+        size = None
+        if start_bytes is not None:
+            checked = (len(measured.starts[0]), start_bytes)
+            size = checked_cache_bytes(task.case, prompt_tokens, architecture, checked)
+        known = fields if prompt_tokens is None else fields | {"prompt_tokens": prompt_tokens}
         rows.append(
             sample_of(
                 task,
-                **fields,
+                **known,
                 method="sampled",
+                kv_cache_bytes=size,
                 total_s=times.total_s,
                 total_s_low=times.low_s,
                 total_s_high=times.high_s,
@@ -222,3 +258,13 @@ def rows_of_steps(
             )
         )
     return tuple(rows)
+
+
+def _through(positions: np.ndarray, seconds: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the monotone cubic through the points; beyond their ends, the value at the end."""
+    from scipy.interpolate import PchipInterpolator
+
+    if len(positions) == 1:
+        return np.full(len(at), seconds[0])
+    within = np.clip(at, positions[0], positions[-1])
+    return np.asarray(PchipInterpolator(positions, seconds)(within))

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvbench.caches import CacheStrategy
+from kvbench.caches import CacheStrategy, strategy
 from kvbench.errors import UserError
-from kvbench.plan.case import Task
+from kvbench.plan.case import Case, Task
 from kvbench.records.sample import Sample, sample_of
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.cache import cache_bytes
 
-__all__ = ["Prefix", "can_trace", "rows_of_trace", "times_of"]
+__all__ = ["Prefix", "can_trace", "checked_cache_bytes", "rows_of_trace"]
 
 _LENGTH_FREE = (
     "model_commit",
@@ -48,13 +48,13 @@ class Prefix:
     flags: tuple[str, ...] = ()
 
 
-def can_trace(strategy: CacheStrategy) -> bool:
+def can_trace(entry: CacheStrategy) -> bool:
     """Return whether one pass holds for all shorter lengths under a cache strategy.
 
     It does not where buffers are sized to the whole length, nor where anything compiles: a shorter
     generation then does other work in each step.
     """
-    return strategy.warmup != "full" and not strategy.compiles and strategy.attends != "buffer"
+    return entry.warmup != "full" and not entry.compiles and entry.attends != "buffer"
 
 
 def rows_of_trace(
@@ -87,8 +87,8 @@ def rows_of_trace(
             row = whole
         elif tokens <= len(times) and whole.status != "mismatch":
             prefix = known.get(tokens, Prefix(tokens))
-            sizes = _sizes(whole, tokens, architecture)
-            times_of_part = times_of(times, tokens, tail, task.case.batch_size)
+            sizes = _sizes(whole, task, architecture)
+            times_of_part = _times(times, tokens, tail, task.case.batch_size)
             row = _part(whole, task, prefix, times_of_part | sizes)
         else:
             row = _failed(whole, task)
@@ -96,7 +96,7 @@ def rows_of_trace(
     return tuple(rows)
 
 
-def times_of(
+def _times(
     times: Sequence[float], tokens: int, tail: float, batch_size: int
 ) -> dict[str, float | None]:
     """Return the columns of time of the first tokens of a generation.
@@ -142,16 +142,13 @@ def _failed(whole: Sample, task: Task) -> Sample:
     return sample_of(task, status=whole.status, **shared, **failure, **started)
 
 
-def _sizes(whole: Sample, tokens: int, architecture: Architecture | None) -> dict[str, int | None]:
-    """Return the exact bytes of the cache after so many tokens.
-
-    They are computed, and only given if the same arithmetic agrees with the bytes that were
-    measured at the end.
-    """
+def _sizes(whole: Sample, task: Task, architecture: Architecture | None) -> dict[str, Any]:
+    """Return the exact bytes of the cache of a part, null where they are not certain."""
     measured = whole.kv_cache_bytes
-    found = _computed(whole, tokens, architecture)
-    if measured is None or found is None or _computed(whole, None, architecture) != measured:
+    if measured is None:
         return {}
+    checked = (whole.max_new_tokens, measured)
+    found = checked_cache_bytes(task.case, whole.prompt_tokens, architecture, checked)
     # What was allocated is known where it is the same as what is used.
     same = whole.cache_allocated_bytes == measured
     return {
@@ -161,15 +158,32 @@ def _sizes(whole: Sample, tokens: int, architecture: Architecture | None) -> dic
     }
 
 
-def _computed(whole: Sample, tokens: int | None, architecture: Architecture | None) -> int | None:
-    if not whole.use_cache:
-        return 0
-    if architecture is None or whole.prompt_tokens is None:
+def checked_cache_bytes(
+    case: Case,
+    prompt_tokens: int | None,
+    architecture: Architecture | None,
+    checked: tuple[int, int],
+) -> int | None:
+    """Return the exact bytes of a case's cache, computed; None where that is not certain.
+
+    Args:
+        case: the case.
+        prompt_tokens: its prompt's length, padding included.
+        architecture: the model's, None where theory cannot read it.
+        checked: new tokens of a generation that differs in length alone, and the bytes that were
+            measured at its end: the same arithmetic has to give them.
+    """
+    if not strategy(case.cache).use_cache:
+        return 0 if checked[1] == 0 else None
+    if architecture is None or prompt_tokens is None:
         return None
-    length = whole.max_new_tokens if tokens is None else tokens
-    sizes = (whole.batch_size, whole.prompt_tokens, length)
+    sizes = (case.batch_size, prompt_tokens)
     try:
-        return cache_bytes(architecture, whole.cache, *sizes, whole.dtype)
+        found, end = (
+            cache_bytes(architecture, case.cache, *sizes, tokens, case.dtype)
+            for tokens in (case.max_new_tokens, checked[0])
+        )
     except UserError:
         # A dtype or a strategy that theory does not know.
         return None
+    return found if end == checked[1] else None
