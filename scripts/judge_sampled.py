@@ -159,7 +159,9 @@ def _measured(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="*", help="run folders; by default those kept here")
+    parser.add_argument(
+        "runs", type=Path, nargs="*", help="run folders; by default those kept here"
+    )
     parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
