@@ -2,9 +2,11 @@
 
 A curve is one recorded generation: the times of all its tokens. Its steps are taken as what would
 have been measured at the chosen positions, moved at random within their reach in each resample, and
-its own totals are the truth, at each tenth of its length. Each table of `mixed` takes every position
-from another recorded generation of the case instead, with the mean of their totals as the truth:
-that is a machine which changes from one generation to the next.
+its own totals are the truth, at each tenth of its length.
+
+In the second table every position comes from any recorded generation of the case, and the mean of
+their totals is the truth: that is a machine which changes from one generation to the next. It is
+printed, and has no bounds.
 
 A row that is not within its bounds is marked, and the exit code is then 1.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,15 @@ from kvbench.theory.cache import cache_bytes
 from kvbench.theory.floors import floor
 from kvbench.theory.weights import weights_bytes
 
-__all__ = ["LONG_S", "Forecaster", "Rounds", "peak_bytes", "rounds_of"]
+__all__ = [
+    "LONG_S",
+    "Forecast",
+    "Forecaster",
+    "Rounds",
+    "forecast_of",
+    "peak_bytes",
+    "rounds_of",
+]
 
 LONG_S = 3600.0
 """A case that is likely to take longer than this is worth a warning."""
@@ -65,6 +73,34 @@ def rounds_of(plan: Plan) -> Rounds:
         return min(wanted, most), most
 
     return rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a plan will cost, before anything runs.
+
+    Attributes:
+        seconds: for all of it.
+        peak_bytes: the most that weights and cache of one case take; None if theory cannot tell.
+        long: the cases that are likely to take hours, with seconds of all their samples.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+    long: tuple[tuple[Case, float], ...]
+
+
+def forecast_of(
+    plan: Plan,
+    cases: Sequence[Case],
+    rates: Callable[[str], Rates | None] = lambda device: None,
+) -> Forecast:
+    """Return what the cases of a plan will cost."""
+    forecaster = Forecaster(
+        cases, rounds_of(plan), rates=rates, warmup=plan.warmup, verify=plan.verify
+    )
+    long = tuple((case, forecaster.case_seconds(case)) for case in forecaster.long_cases())
+    return Forecast(forecaster.remaining_s, peak_bytes(cases), long)
 
 
 def peak_bytes(
@@ -175,6 +211,11 @@ class Forecaster:
     def case_seconds(self, case: Case) -> float:
         """Return how long all samples of a case take that are still wanted."""
         return self._left(self._group(case)).get(case, 0) * self.seconds(case)
+
+    @property
+    def informed(self) -> bool:
+        """Whether anything was timed: before, a prediction is right within a factor of some."""
+        return any(self._own.values())
 
     @property
     def remaining_s(self) -> float:

@@ -67,8 +67,8 @@ def rows_of_trace(
     """Return a row for each task: those of shorter lengths, and that of the longest itself.
 
     If the generation died at token k, the lengths below k are rows like any other, and the rest get
-    its failure. All have `method` trace and the sample id of the longest as `generation_id`. Peak memory and
-    energy belong to the whole generation, and are null in the rows of its parts.
+    its failure. All have `method` trace and the sample id of the longest as `generation_id`. Peak
+    memory and energy belong to the whole generation, and are null in the rows of its parts.
 
     Args:
         whole: the row of the longest length, ok or failed.

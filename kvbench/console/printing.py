@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kvbench.analysis.expected import summarize_run
+from kvbench.analysis.forecast import Forecast
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import ALL, Situation, expand, strategy
 from kvbench.catalogue import CATALOGUE
@@ -34,6 +35,7 @@ from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.growth import growth_sentences
 from kvbench.report.plot import speedup_bars
 from kvbench.report.table import Table, check_table, failures, pair_table
+from kvbench.report.units import about, significant
 from kvbench.report.words import answers, proof, proofs
 from kvbench.text import printable
 from kvbench.theory.cache import cache_bytes_per_token
@@ -240,12 +242,14 @@ def print_sentences(console: Console, sentences: Iterable[str], style: str | Non
         console.print(printable(sentence), style=style, soft_wrap=not console.is_terminal)
 
 
-def print_cases(console: Console, cases: Sequence[Case]) -> None:
+def print_cases(console: Console, cases: Sequence[Case], forecast: Forecast) -> None:
     """The cases of a plan, as `--dry-run` shows them."""
-    print_table(console, cases_table(cases))
+    print_table(console, cases_table(cases, forecast))
+    for case, seconds in forecast.long:
+        console.print(printable(f"{case.device}: {case.label} is likely to take {about(seconds)}."))
 
 
-def cases_table(cases: Sequence[Case]) -> Table:
+def cases_table(cases: Sequence[Case], forecast: Forecast) -> Table:
     """Return a row per case; what all cases have in common is in the caption."""
     axes: dict[str, Callable[[Case], str]] = {
         "model": lambda c: c.model,
@@ -263,9 +267,17 @@ def cases_table(cases: Sequence[Case]) -> Table:
     rows = tuple((case.id, *(axes[name](case) for name in varied)) for case in cases)
     numeric = tuple(name in ("batch", "tokens") for name in shown)
     common = ", ".join(f"{name} {axes[name](cases[0])}" for name in axes if name not in varied)
-    count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
+    cost = f"{about(forecast.seconds)}{_peak(forecast)}"
+    count = f"{len(cases)} case{'s' * (len(cases) != 1)}, {cost}; nothing was run."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
     return Table(tuple(shown), rows, numeric, caption)
+
+
+def _peak(forecast: Forecast) -> str:
+    """The memory that weights and cache take at most; nothing where theory cannot tell."""
+    if forecast.peak_bytes is None:
+        return ""
+    return f", peak {significant(forecast.peak_bytes / 2**30)} GiB of weights and cache"
 
 
 def print_models(console: Console, dtype: str) -> None:
