@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbench.report.units import about, MIB, mib, seconds, significant, times
+from kvbench.report.units import MIB, about, mib, seconds, significant, times
 
 
 @pytest.mark.parametrize(
