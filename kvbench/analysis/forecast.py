@@ -295,7 +295,7 @@ class Forecaster:
         return speed
 
     def _all_seen(self, wanted: Callable[[tuple[ModelKey, str]], bool]) -> list[_Seen]:
-        """Return what was timed; warm-ups, whose process is new, only where there is nothing else."""
+        """Return what was timed; of warm-ups, whose process is new, only where nothing else is."""
         keys = [key for key in {**self._seen, **self._first} if wanted(key)]
         return [one for key in keys for one in self._seen.get(key) or self._first.get(key, [])]
 

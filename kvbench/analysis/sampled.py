@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kvbench.analysis.trace import can_trace, checked_cache_bytes
+from kvbench.caches import CacheStrategy
 from kvbench.plan.case import Task
 from kvbench.records.sample import Sample, sample_of
 from kvbench.theory.architecture import Architecture
@@ -32,7 +33,7 @@ MOST_POSITIONS = 24
 """So many positions are measured at most, however long the generation."""
 
 _TOKENS_PER_POSITION = 16
-"""Of a shorter generation there is one position for so many tokens, so that sampling stays cheap."""
+"""A shorter generation has one position for so many tokens, so that sampling stays cheap."""
 
 _LEAST_POSITIONS = 10
 
@@ -51,10 +52,6 @@ LEAST_HELD_BACK = 4
 """Fewer positions that can be held back give no interval."""
 
 _CONFIDENCE = 0.95
-
-can_sample = can_trace
-"""Whether a single step tells what a step of a long generation takes: where one pass holds for all
-shorter lengths, its steps depend on their position alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +92,15 @@ class Times:
     high_s: float | None
     ttft_s: float
     itl_s: float | None
+
+
+def can_sample(entry: CacheStrategy) -> bool:
+    """Return whether a single step tells what a step of a long generation takes.
+
+    It does where a step depends on its position alone: where one pass holds for all shorter
+    lengths, and nothing is requantized every so many tokens.
+    """
+    return can_trace(entry) and not entry.lossy
 
 
 def start_tokens(lengths: Iterable[int]) -> int:

@@ -11,7 +11,9 @@ import pytest
 from kvbench.analysis.trace import Prefix, can_trace, rows_of_trace
 from kvbench.caches import strategy
 from kvbench.catalogue import CATALOGUE
-from kvbench.measure.engine import LocalEngine
+from kvbench.measure.cache import allocated_bytes
+from kvbench.measure.cache import cache_bytes as cache_tensor_bytes
+from kvbench.measure.clock import TokenClock
 from kvbench.plan.case import Task
 from kvbench.records.sample import Sample, sample_of
 from kvbench.theory.architecture import Architecture
@@ -203,20 +205,29 @@ def test_a_real_trace_has_the_bytes_of_separate_generations(
     family: str, cache: str, tmp_path: Path
 ) -> None:
     config = tiny.ARCHITECTURES[family]
-    model = tiny.config_folder(tmp_path / "model", config)
+    model = tiny.load(tiny.config_folder(tmp_path / "model", config))
     asked = [
-        Task(tiny.case(model, cache=cache, max_new_tokens=n), "measure", 0, 0, n) for n in LENGTHS
+        Task(tiny.case("m", cache=cache, max_new_tokens=n), "measure", 0, 0, n) for n in LENGTHS
     ]
-    engine = LocalEngine()
-    engine.open(asked[0].case.model_key)
-    try:
-        separate = [engine.measure(task) for task in asked]
-    finally:
-        engine.close()
-    longest, times = separate[-1]
+    inputs = tiny.inputs_of(model, [[5, 17, 9, 300, 44]])
+    separate = []
+    for task in asked:
+        made = tiny.run(model, inputs, cache, task.new_tokens, TokenClock())
+        separate.append(
+            sample_of(
+                task,
+                prompt_tokens=inputs.tokens,
+                new_tokens=made.new_tokens,
+                total_s=made.total_s,
+                kv_cache_bytes=cache_tensor_bytes(made.cache),
+                cache_allocated_bytes=allocated_bytes(made.cache),
+            )
+        )
+        times = made.token_times
+    longest = separate[-1]
     architecture = Architecture.from_config(config)
     rows = rows_of_trace(longest, times, asked, architecture=architecture)
-    for row, (alone, _) in zip(rows, separate, strict=True):
+    for row, alone in zip(rows, separate, strict=True):
         assert alone.status == row.status == "ok"
         assert row.kv_cache_bytes == alone.kv_cache_bytes
         # A window that is full is a view of more than it shows: then it is not known of the parts.
