@@ -82,6 +82,8 @@ def generate(
     watch = ModuleWatch(loaded.model) if strategy.use_cache else None
     synchronise()
     start = time.perf_counter()
+    if clock is not None:
+        clock.started = start
     output = run(
         input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, streamer=clock, **options
     )
