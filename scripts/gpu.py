@@ -90,7 +90,7 @@ def steps(out: Path) -> list[tuple[str, float, list[str]]]:
     tests = [str(file) for file in files if file.parent.name != "gpu"]
     pytest = ["-m", "pytest", "-m", "cuda", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
     pytest += ["--durations=15"]
-    config = str(ROOT / "configs" / "gpu.yaml")
+    config = str(ROOT / "kvbench" / "configs" / "gpu.yaml")
     return [
         ("tests", 2.0, [*pytest, *tests]),
         ("sweep", 5.0, ["-m", "kvbench", "sweep", config, "--out", str(out), "--name", "run"]),

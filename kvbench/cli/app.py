@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 import kvbench
 from kvbench.cli.caches import caches
 from kvbench.cli.compare import compare
+from kvbench.cli.configs import configs
 from kvbench.cli.env import env
 from kvbench.cli.estimate import estimate
 from kvbench.cli.inspect import inspect
@@ -78,6 +79,7 @@ app.command()(verify)
 app.command()(inspect)
 app.command()(models)
 app.command()(caches)
+app.command()(configs)
 app.command()(env)
 app.command()(estimate)
 app.command()(probe)

@@ -32,7 +32,11 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def sweep(
     config: Annotated[
         Path | None,
-        typer.Argument(help="A plan in YAML; options go over its keys.", show_default=False),
+        typer.Argument(
+            help="A plan in YAML, or the name of one that comes with kvbench (see `kvbench "
+            "configs`); options go over its keys.",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[Texts, plan_option("model", "--model", "-m")] = None,
     weights: Annotated[str | None, plan_option("weights")] = None,

@@ -33,12 +33,14 @@ from kvbench.console.printing import (
     print_run,
     print_runs,
     print_saved,
+    print_table,
     runs_table,
 )
 from kvbench.console.rates import rates_table
 from kvbench.errors import check_choice
 from kvbench.media import for_csv, for_markdown
 from kvbench.plan.case import Case
+from kvbench.plan.shipped import about_plan, shipped_plans
 from kvbench.records.check import Check
 from kvbench.records.columns import to_text
 from kvbench.records.environment import Environment
@@ -61,6 +63,7 @@ __all__ = [
     "show_caches",
     "show_cases",
     "show_checks",
+    "show_configs",
     "show_environment",
     "show_estimate",
     "show_inspection",
@@ -177,6 +180,27 @@ def show_models(dtype: str, output: str) -> None:
             for entry in CATALOGUE.values()
         ]
         _print_records(records, output)
+
+
+def show_configs(output: str) -> None:
+    """Print the plans that come with kvbench."""
+    if output == "table":
+        print_table(make_console(), _configs_table())
+    elif output == "markdown":
+        _print_markdown(_configs_table())
+    else:
+        records = [
+            {"name": name, "question": about_plan(path), "path": str(path)}
+            for name, path in shipped_plans().items()
+        ]
+        _print_records(records, output)
+
+
+def _configs_table() -> Table:
+    """Return a row per plan that comes with kvbench: its name, and the question it answers."""
+    rows = tuple((name, about_plan(path)) for name, path in shipped_plans().items())
+    caption = "`kvbench sweep NAME` runs one; options go over its keys."
+    return Table(("name", "question"), rows, (False, False), caption)
 
 
 def show_environment(environment: Environment, output: str) -> None:

@@ -29,6 +29,7 @@ from kvbench.plan.case import AUTO, Case, Prompt
 from kvbench.plan.file import as_list, read_plan_file, read_prompts
 from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
+from kvbench.plan.shipped import find_plan
 from kvbench.text import clip
 
 __all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
@@ -245,12 +246,14 @@ class Plan(BaseModel):
     def load(cls, path: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Plan:
         """Build a plan from a YAML file, or the embedded default, with options put over its keys.
 
+        The name of a plan that comes with kvbench will do for its path.
+
         A relative `prompt_file` in the file is looked for beside the file.
 
         Raises:
             UserError: the file cannot be read, or a key or a value is wrong.
         """
-        keys = QUICKSTART if path is None else read_plan_file(Path(path))
+        keys = QUICKSTART if path is None else read_plan_file(find_plan(Path(path)))
         return cls.merge(keys, options or {})
 
     @classmethod

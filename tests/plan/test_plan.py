@@ -19,7 +19,7 @@ from kvbench.plan.plan import CONDUCT, MANY_CASES, QUICKSTART, Plan
 from kvbench.plan.ranges import MAX_SIZE
 
 KNOWN = ", ".join(STRATEGIES)
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+CONFIG = Path(__file__).parents[2] / "kvbench" / "configs" / "quickstart.yaml"
 
 
 def sentence(keys: dict[str, Any]) -> str:

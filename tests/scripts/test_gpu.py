@@ -73,11 +73,11 @@ def test_the_steps_are_all_cuda_tests_the_sweep_and_the_checks(
     marked = [str(p) for p in ROOT.glob("tests/**/*.py") if mark in p.read_text("utf-8")]
     assert sorted(files) == sorted(marked)
     assert [Path(file).name for file in checks if file.endswith(".py")] == ["test_checks.py"]
-    assert str(ROOT / "configs" / "gpu.yaml") in sweep
+    assert str(ROOT / "kvbench" / "configs" / "gpu.yaml") in sweep
 
 
 def test_the_configuration_is_of_a_gpu_in_half_precision() -> None:
-    cases = Plan.load(ROOT / "configs" / "gpu.yaml").cases(("cpu", "cuda"))
+    cases = Plan.load(ROOT / "kvbench" / "configs" / "gpu.yaml").cases(("cpu", "cuda"))
     assert len(cases) == 8
     assert {(case.device, case.dtype, case.weights) for case in cases} == {
         ("cuda", "bfloat16", "random")

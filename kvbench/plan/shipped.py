@@ -1,0 +1,41 @@
+"""The plans that come with kvbench: found by name, wherever it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kvbench.errors import UserError, did_you_mean
+from kvbench.text import clip
+
+__all__ = ["about_plan", "find_plan", "shipped_plans"]
+
+_FOLDER = Path(__file__).parents[1] / "configs"
+
+
+def shipped_plans() -> dict[str, Path]:
+    """Return the plans in the package by name, in alphabetical order."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def find_plan(given: Path) -> Path:
+    """Return the file that is meant: a path, or the name of a plan that comes with kvbench.
+
+    A file of that name comes first, so that adding a plan to kvbench changes no one's command.
+
+    Raises:
+        UserError: there is no such file, and it is a bare name that no plan has.
+    """
+    bare = len(given.parts) == 1 and not given.suffix
+    if not bare or given.is_file():
+        return given
+    known = shipped_plans()
+    if given.name in known:
+        return known[given.name]
+    hint = did_you_mean(given.name, known) or "; `kvbench configs` lists those that come with it."
+    raise UserError(f"'{clip(given.name)}' is neither a file nor the name of a plan{hint}")
+
+
+def about_plan(path: Path) -> str:
+    """Return the comment in the first line of a plan: the question that it answers."""
+    first, _, _ = path.read_text(encoding="utf-8").partition("\n")
+    return first.removeprefix("#").strip()
