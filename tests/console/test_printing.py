@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from kvbench.analysis.forecast import Forecast
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.printing import (
     make_console,
@@ -234,10 +235,13 @@ def test_a_run_without_samples_can_be_shown(tmp_path: Path) -> None:
     assert "Nothing was measured." in output(to)
 
 
+COST = Forecast(seconds=360.0, peak_bytes=round(2.1 * 2**30), long=())
+
+
 def test_cases_are_listed_with_what_differs() -> None:
     cases = [make_case(cache=c, max_new_tokens=n) for n in (10, 50) for c in ("off", "dynamic")]
     to = console()
-    print_cases(to, cases)
+    print_cases(to, cases, COST)
     lines = output(to).splitlines()
     assert lines[0].split() == ["case", "tokens", "cache"]
     assert [line.split() for line in lines[1:5]] == [
@@ -245,21 +249,37 @@ def test_cases_are_listed_with_what_differs() -> None:
     ]
     assert lines[5] == (
         "All: model gpt2, weights random, device cpu, dtype float32, attention sdpa, batch 1, "
-        "prompt text:What is KV caching?. 4 cases; nothing was run."
+        "prompt text:What is KV caching?. 4 cases, about 6 min, peak 2.10 GiB of weights and cache; "
+        "nothing was run."
     )
+
+
+def test_cases_that_take_hours_are_named_after_the_list() -> None:
+    case, to = make_case(cache="off", max_new_tokens=16_000), console()
+    print_cases(to, [case], Forecast(4 * 3600.0, None, ((case, 3.9 * 3600),)))
+    *_, caption, line = output(to).splitlines()
+    # Where theory cannot tell, no memory is claimed.
+    assert caption.endswith("1 case, about 4.0 h; nothing was run.")
+    assert line == "cpu: off, float32, batch 1, 16000 new tokens is likely to take about 3.9 h."
 
 
 def test_one_case_is_one_case() -> None:
     to = console()
-    print_cases(to, [make_case(prompt=Prompt.of_tokens(5))])
-    assert output(to).splitlines()[-1].endswith("cache dynamic. 1 case; nothing was run.")
+    print_cases(to, [make_case(prompt=Prompt.of_tokens(5))], COST)
+    assert (
+        output(to)
+        .splitlines()[-1]
+        .endswith(
+            "cache dynamic. 1 case, about 6 min, peak 2.10 GiB of weights and cache; nothing was run."
+        )
+    )
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "tab\there", "x" * 500])
 def test_a_hostile_prompt_does_not_break_the_list(text: str) -> None:
     to = console()
     cases = [make_case(prompt=Prompt.of_text(text)), make_case(prompt=Prompt.of_text("y"))]
-    print_cases(to, cases)
+    print_cases(to, cases, COST)
     assert len(output(to).splitlines()) == 4
 
 
