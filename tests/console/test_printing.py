@@ -249,8 +249,8 @@ def test_cases_are_listed_with_what_differs() -> None:
     ]
     assert lines[5] == (
         "All: model gpt2, weights random, device cpu, dtype float32, attention sdpa, batch 1, "
-        "prompt text:What is KV caching?. 4 cases, about 6 min, peak 2.10 GiB of weights and cache; "
-        "nothing was run."
+        "prompt text:What is KV caching?. 4 cases, about 6 min, peak 2.10 GiB of weights and "
+        "cache; nothing was run."
     )
 
 
@@ -270,7 +270,8 @@ def test_one_case_is_one_case() -> None:
         output(to)
         .splitlines()[-1]
         .endswith(
-            "cache dynamic. 1 case, about 6 min, peak 2.10 GiB of weights and cache; nothing was run."
+            "cache dynamic. 1 case, about 6 min, peak 2.10 GiB of weights and cache; "
+            "nothing was run."
         )
     )
 
