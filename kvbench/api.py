@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import kvbench
-from kvbench.caches import BASELINE
+from kvbench.caches import BASELINE, needs_trust
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
 from kvbench.plan.case import Case, ModelKey, group_cases
-from kvbench.plan.plan import CONDUCT, Plan, choose_devices, with_legacy
+from kvbench.plan.plan import CONDUCT, Plan, check_trust, choose_devices, with_legacy
 from kvbench.records.changes import environment_changes
 from kvbench.records.check import Check, CheckName, check_of
 from kvbench.records.environment import Environment
@@ -136,6 +136,12 @@ def resume(
     path = Path(path)
     old = load_info(path)
     options = dict(options or {})
+    foreign = needs_trust(old.plan.get("cache") or ())
+    if foreign:
+        check_trust(str(path), foreign, options)
+    if foreign and not old.plan.get("trust_remote_code"):
+        # It was given for the cache: whether a model's code runs stays as it was.
+        options.pop("trust_remote_code")
     plan = Plan.merge(with_legacy(old.plan), options)
     if plan.trust_remote_code and "trust_remote_code" not in options:
         # The folder may come from somebody else, whose word it then is.

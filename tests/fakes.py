@@ -9,6 +9,7 @@ from typing import Any
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError
+from kvbench.plan.axes import AXES, Axis
 from kvbench.plan.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.records.check import Check, Verdict, check_of
 from kvbench.records.columns import columns_of
@@ -208,6 +209,32 @@ def make_case(**fields: Any) -> Case:
         "max_new_tokens": 100,
     }
     return Case(**(known | fields))
+
+
+def another(axis: Axis) -> Any:
+    """A value of an axis that a case has not had from the beginning, other than its legacy one."""
+    if axis.is_number:
+        return axis.legacy + 1
+    return next((value for value in axis.choices if value != axis.legacy), "another")
+
+
+OTHER: dict[str, Any] = {
+    "model": "smollm2-135m",
+    "weights": "pretrained",
+    "device": "cuda",
+    "dtype": "bfloat16",
+    "attention": "eager",
+    "cache": "off",
+    "batch_size": 2,
+    "prompt": Prompt.of_tokens(6),
+    "max_new_tokens": 101,
+    **{axis.name: another(axis) for axis in AXES.values() if axis.is_added},
+}
+"""By axis, another value than that of `make_case()`."""
+
+
+LEGACY: dict[str, Any] = {axis.name: axis.legacy for axis in AXES.values() if axis.is_added}
+"""What `make_case()` has of the axes that were added later."""
 
 
 def make_task(case: Case | None = None, repeat: int = 0, **fields: Any) -> Task:

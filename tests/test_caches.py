@@ -33,10 +33,10 @@ def test_the_baseline_is_the_one_strategy_without_a_cache() -> None:
 
 def test_dynamic_keeps_what_it_has_seen_within_the_window() -> None:
     dynamic = strategy("dynamic")
-    assert dynamic.kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 1600
-    assert dynamic.kept(KeptLayer(seen=100, numbers=8, window=32, width=2)) == 31 * 16
-    assert dynamic.kept(KeptLayer(seen=10, numbers=8, window=32, width=2)) == 160
-    assert strategy("off").kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 0
+    assert dynamic.bytes_kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 1600
+    assert dynamic.bytes_kept(KeptLayer(seen=100, numbers=8, window=32, width=2)) == 31 * 16
+    assert dynamic.bytes_kept(KeptLayer(seen=10, numbers=8, window=32, width=2)) == 160
+    assert strategy("off").bytes_kept(KeptLayer(seen=100, numbers=8, window=None, width=2)) == 0
 
 
 def test_a_need_that_is_not_met_is_a_sentence_with_the_name() -> None:

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
 
 from kvbench.caches import STRATEGIES
+from kvbench.plan.axes import AXES, MODEL_AXES, STRATEGY_AXES, values_of
+from kvbench.records.case import CaseRecord
 from kvbench.text import shorten
 
-__all__ = ["SELDOM", "ReadingOrder", "Record", "describe", "named", "varied"]
+__all__ = ["SELDOM", "ReadingOrder", "describe", "named", "varied"]
 
 
-class Record(Protocol):
-    """What samples and summaries have in common: the fields of the case."""
-
-    # Properties, since those of a frozen class can only be read.
-    @property
-    def model(self) -> str: ...  # noqa: D102
-    @property
-    def weights(self) -> str: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def dtype(self) -> str: ...  # noqa: D102
-    @property
-    def attention(self) -> str: ...  # noqa: D102
-    @property
-    def cache(self) -> str: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def prompt(self) -> str: ...  # noqa: D102
-    @property
-    def prompt_tokens(self) -> int | None: ...  # noqa: D102
-    @property
-    def max_new_tokens(self) -> int: ...  # noqa: D102
-
-
-_SELDOM: dict[str, Callable[[Record], str]] = {
-    "weights": lambda record: f"{record.weights} weights",
-    "attention": lambda record: f"{record.attention} attention",
-    "prompt": lambda record: f"prompt {shorten(record.prompt)}",
-}
-SELDOM = tuple(_SELDOM)
+SELDOM = tuple(axis for axis in AXES.values() if axis.seldom)
 """What mostly is the same in all cases, so that it is named only where it is not."""
+
+_OTHERS = tuple(
+    axis for axis in AXES.values() if not axis.is_size and axis.name not in STRATEGY_AXES
+)
+"""Axes that say neither which strategy on which model it is, nor how much of the same work."""
 
 
 class ReadingOrder:
@@ -52,7 +27,7 @@ class ReadingOrder:
     Models are loaded in the plan's order, so that what makes a model is in the order it was seen.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[CaseRecord]) -> None:
         seen = list(records)
         self._models = {key: n for n, key in enumerate(dict.fromkeys(map(_model, seen)))}
         caches = dict.fromkeys([*STRATEGIES, *(record.cache for record in seen)])
@@ -61,19 +36,20 @@ class ReadingOrder:
         known = ((_prompt(record), record.prompt_tokens) for record in seen)
         self._lengths = {prompt: tokens for prompt, tokens in known if tokens is not None}
 
-    def __call__(self, record: Record) -> tuple[object, ...]:
+    def __call__(self, record: CaseRecord) -> tuple[object, ...]:
         """The key to sort by."""
         length = self._lengths.get(_prompt(record), 0)
         size = (record.batch_size, length, record.prompt, record.max_new_tokens)
-        return (self._models[_model(record)], *size, self._caches[record.cache])
+        others = [axis.rank(getattr(record, axis.name)) for axis in _OTHERS]
+        return (self._models[_model(record)], *others, *size, self._caches[record.cache])
 
 
-def varied(records: Sequence[Record]) -> frozenset[str]:
+def varied(records: Sequence[CaseRecord]) -> frozenset[str]:
     """Which of the fields that `describe` mostly leaves out differ between these cases."""
-    return frozenset(n for n in SELDOM if len({getattr(r, n) for r in records}) > 1)
+    return frozenset(a.name for a in SELDOM if len({getattr(r, a.name) for r in records}) > 1)
 
 
-def describe(record: Record, differing: Iterable[str] = (), *, length: bool = True) -> str:
+def describe(record: CaseRecord, differing: Iterable[str] = (), *, length: bool = True) -> str:
     """A case in words, such as `gpt2 on cpu, float32, batch 8, cache off, 100 new tokens`.
 
     Args:
@@ -83,24 +59,25 @@ def describe(record: Record, differing: Iterable[str] = (), *, length: bool = Tr
     """
     differing = set(differing)
     parts = [f"{record.model} on {record.device}", record.dtype]
-    parts += named(record, differing - {"prompt"})
+    parts += named(record, differing & {*MODEL_AXES})
     if record.batch_size > 1:
         parts.append(f"batch {record.batch_size}")
-    parts += named(record, differing & {"prompt"})
+    parts += named(record, differing - {*MODEL_AXES})
     parts.append(f"cache {record.cache}")
     if length:
         parts.append(f"{record.max_new_tokens} new tokens")
     return ", ".join(parts)
 
 
-def named(record: Record, differing: Collection[str]) -> list[str]:
+def named(record: CaseRecord, differing: Collection[str]) -> list[str]:
     """A case's values of those fields of `SELDOM` that differ, each in words."""
-    return [text(record) for field, text in _SELDOM.items() if field in differing]
+    values = ((axis, getattr(record, axis.name)) for axis in SELDOM if axis.name in differing)
+    return [axis.phrase(shorten(str(value))) for axis, value in values]
 
 
-def _prompt(record: Record) -> tuple[str, str]:
+def _prompt(record: CaseRecord) -> tuple[str, str]:
     return (record.model, record.prompt)
 
 
-def _model(record: Record) -> tuple[str, ...]:
-    return (record.model, record.weights, record.device, record.dtype, record.attention)
+def _model(record: CaseRecord) -> tuple[str, ...]:
+    return values_of(record, MODEL_AXES)

@@ -25,7 +25,8 @@ from kvbench.analysis.statistics import (
     signed_rank,
 )
 from kvbench.errors import check_choice
-from kvbench.records.columns import column
+from kvbench.plan.axes import AXES, MODEL_AXES
+from kvbench.records.columns import column, nullable_axes_after
 from kvbench.records.sample import (
     MEMORY_COLUMNS,
     Sample,
@@ -35,8 +36,8 @@ from kvbench.records.sample import (
 )
 
 __all__ = [
-    "AXES",
-    "PAIRED_AXES",
+    "BY",
+    "PAIRED",
     "Comparison",
     "Judgement",
     "Rule",
@@ -49,21 +50,10 @@ __all__ = [
 
 Judgement = Literal["faster", "slower", "less", "more", "same", "unclear"]
 
-_CASE = (
-    "model",
-    "weights",
-    "device",
-    "dtype",
-    "attention",
-    "cache",
-    "batch_size",
-    "prompt",
-    "max_new_tokens",
-)
-AXES = ("run", *_CASE)
+BY = ("run", *AXES)
 """What can differ between two sides: the run, or a field of the case."""
 
-PAIRED_AXES = ("cache", "batch_size", "prompt", "max_new_tokens")
+PAIRED = tuple(name for name in AXES if name not in MODEL_AXES)
 """Axes along which both sides of a run are timed in the same rounds: one loaded model has them all.
 What is loaded anew, or run again, has seen another hour of the machine."""
 
@@ -103,8 +93,12 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+@nullable_axes_after("metric")
 class Comparison:
-    """One case on two sides, A and B. Null means that it does not apply, never zero."""
+    """One case on two sides, A and B. Null means that it does not apply, never zero.
+
+    It has the fields of the case; the axis that differs is null.
+    """
 
     a: str = column("Side A: a run, or a value of the axis.")
     b: str = column("Side B.")
@@ -112,15 +106,6 @@ class Comparison:
         "What the ratio, its interval and the verdict are of: time, or energy per token.",
         default="time",
     )
-    model: str | None = column("As in samples.csv; null where it is what differs.", default=None)
-    weights: str | None = column("As in samples.csv.", default=None)
-    device: str | None = column("As in samples.csv.", default=None)
-    dtype: str | None = column("As in samples.csv.", default=None)
-    attention: str | None = column("As in samples.csv.", default=None)
-    cache: str | None = column("As in samples.csv.", default=None)
-    batch_size: int | None = column("As in samples.csv.", unit="sequences", default=None)
-    prompt: str | None = column("As in samples.csv.", default=None)
-    max_new_tokens: int | None = column("As in samples.csv.", unit="tokens", default=None)
     a_samples: int = column(
         "Counted samples of A that have the metric, without cold ones.", unit="samples"
     )
@@ -211,7 +196,7 @@ def compare(
     Raises:
         UserError: there is no such axis or metric.
     """
-    check_choice("--by", "axis", by, AXES)
+    check_choice("--by", "axis", by, BY)
     check_choice("--metric", "metric", metric, METRICS)
     chosen = METRICS[metric]
     sides = [_Cases(side, by) for side in (base, *others)]
@@ -283,7 +268,7 @@ class _Cases:
         self.name = side.name
         self.found: dict[_Key, _Case] = {}
         for run, columns in enumerate(side.runs):
-            self._add(run, columns, [name for name in _CASE if name != by])
+            self._add(run, columns, [name for name in AXES if name != by])
 
     def _add(self, run: int, columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
         keys = list(zip(*(columns[name] for name in names), strict=True))
@@ -358,8 +343,8 @@ def _match(name_a: str, a: _Case, name_b: str, b: _Case, by: str, metric: Metric
     way = _common(a, b, metric)
     assert way is not None
     here, there = (case.readings[metric.name][way] for case in (a, b))
-    ratio, p_value = (_paired if by in PAIRED_AXES else _unpaired)(here, there)
-    case = {name: getattr(a.first, name) for name in _CASE if name != by}
+    ratio, p_value = (_paired if by in PAIRED else _unpaired)(here, there)
+    case = {name: getattr(a.first, name) for name in AXES if name != by}
     row = Comparison(
         a=name_a,
         b=name_b,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvbench.analysis.summary import CaseSummary, pair_key, summarize_cases
+from kvbench.analysis.summary import CaseSummary, line_key, pair_key, summarize_cases
 from kvbench.caches import BASELINE
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
@@ -73,7 +73,7 @@ def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectati
     longest: dict[tuple[object, ...], CaseSummary] = {}
     for case in cases:
         if case.expected_speedup is not None and case.speedup is not None:
-            line = (*pair_key(case)[:-1], case.cache)
+            line = line_key(case)
             if line not in longest or case.max_new_tokens > longest[line].max_new_tokens:
                 longest[line] = case
     known = _Known(info)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvbench.analysis.claims import claim
-from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.summary import CaseSummary, line_key
 from kvbench.caches import BASELINE
 
 __all__ = ["BreakEven", "Growth", "break_evens", "growths"]
@@ -17,16 +17,6 @@ _MIN_POINTS = 3
 _UPPER_SHARE = 0.2
 """The exponent is fitted from this share of the longest length on: below it what does not grow
 (the prefill, the overhead of a step) bends the line."""
-
-_LINE = (
-    "model",
-    "weights",
-    "device",
-    "dtype",
-    "attention",
-    "batch_size",
-    "prompt",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +87,7 @@ def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
     found: dict[tuple[object, ...], list[CaseSummary]] = {}
     for case in cases:
         if case.total_s_median:
-            key = (*(getattr(case, name) for name in _LINE), case.cache)
-            found.setdefault(key, []).append(case)
+            found.setdefault(line_key(case), []).append(case)
     return [tuple(sorted(line, key=lambda c: c.max_new_tokens)) for line in found.values()]
 
 

@@ -21,13 +21,15 @@ from kvbench.analysis.statistics import (
     trend,
 )
 from kvbench.caches import BASELINE
-from kvbench.records.columns import column
+from kvbench.plan.axes import AXES, values_of
+from kvbench.records.case import CaseRecord
+from kvbench.records.columns import axes_after, column
 from kvbench.records.sample import Sample, Status, latest, memory_readings
 from kvbench.theory.floors import Limit
 
 T = TypeVar("T")
 
-__all__ = ["OF_A_CASE", "CaseSummary", "pair_key", "summarize_cases"]
+__all__ = ["OF_A_CASE", "CaseSummary", "line_key", "pair_key", "summarize_cases"]
 
 OF_A_CASE = ("undersampled", "trend")
 """Flags of a whole case; the others are of samples, and have their number."""
@@ -36,41 +38,18 @@ _TREND_LEVEL = 0.01
 _LEAST_TREND = 0.05
 """A trend is flagged below this p-value, if it changes the times by at least this share."""
 
-_CASE_FIELDS = (
-    "case_id",
-    "model",
-    "weights",
-    "device",
-    "dtype",
-    "attention",
-    "cache",
-    "use_cache",
-    "batch_size",
-    "prompt",
-    "max_new_tokens",
-)
-_PAIR_FIELDS = tuple(name for name in _CASE_FIELDS if name not in ("case_id", "cache", "use_cache"))
+_PAIR = tuple(name for name in AXES if name != "cache")
 
 
+@axes_after("case_id")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseSummary:
+class CaseSummary(CaseRecord):
     """One case: medians over its counted samples, cold ones left out of times and energy.
 
     Null means not known, never zero.
     """
 
     case_id: str = column("As in samples.csv.")
-    model: str = column("As in samples.csv.")
-    weights: Literal["pretrained", "random"] = column("As in samples.csv.")
-    device: str = column("As in samples.csv.")
-    dtype: str = column("As in samples.csv.")
-    attention: str = column("As in samples.csv.")
-    cache: str = column("As in samples.csv.")
-    use_cache: bool = column("As in samples.csv.")
-    batch_size: int = column("As in samples.csv.", unit="sequences")
-    prompt: str = column("As in samples.csv.")
-    prompt_tokens: int | None = column("As in samples.csv.", unit="tokens")
-    max_new_tokens: int = column("As in samples.csv.", unit="tokens")
     status: Status = column("ok, or the status of the sample that ended the case.")
     error: str | None = column("The error of that sample.", default=None)
     attention_used: str | None = column("As in samples.csv.", default=None)
@@ -143,6 +122,9 @@ class CaseSummary:
     )
     cache_host_bytes: int | None = column(
         "CUDA: the part of it in host memory.", unit="bytes", default=None
+    )
+    cache_disk_bytes: int | None = column(
+        "Size of the files of a cache on disk.", unit="bytes", default=None
     )
     weights_bytes: int | None = column(
         "Size of parameters and buffers.", unit="bytes", default=None
@@ -270,7 +252,7 @@ def _summarize(
     everything, ended = _counted(members), [s for s in members if s.status != "ok"]
     counted = _warm(everything, cold)
     first = members[0]
-    known: dict[str, Any] = {name: getattr(first, name) for name in _CASE_FIELDS}
+    known: dict[str, Any] = {name: getattr(first, name) for name in ("case_id", "use_cache", *AXES)}
     known["prompt_tokens"] = _last(s.prompt_tokens for s in members)
     known["attention_used"] = _last(s.attention_used for s in members)
     known |= {
@@ -297,6 +279,7 @@ def _summarize(
         "kv_cache_bytes": _last(s.kv_cache_bytes for s in counted),
         "cache_allocated_bytes": _last(s.cache_allocated_bytes for s in counted),
         "cache_host_bytes": _last(s.cache_host_bytes for s in counted),
+        "cache_disk_bytes": _last(s.cache_disk_bytes for s in counted),
         "weights_bytes": _last(s.weights_bytes for s in counted),
         **_energy(counted),
     }
@@ -450,7 +433,12 @@ def _joules_by_method(samples: Sequence[Sample]) -> dict[str | None, _Joules]:
 
 def pair_key(record: Sample | CaseSummary) -> tuple[object, ...]:
     """What the arms of one pair share: the case without the cache strategy."""
-    return tuple(getattr(record, name) for name in _PAIR_FIELDS)
+    return values_of(record, _PAIR)
+
+
+def line_key(record: Sample | CaseSummary) -> tuple[object, ...]:
+    """What the cases share that differ in the number of new tokens alone."""
+    return values_of(record, (name for name in AXES if name != "max_new_tokens"))
 
 
 def _counted(members: Sequence[Sample]) -> list[Sample]:

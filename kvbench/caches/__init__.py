@@ -11,6 +11,7 @@ from kvbench.caches.registry import (
     may_be_left_out,
     strategy,
 )
+from kvbench.caches.yours import installed_names, needs_trust
 
 __all__ = [
     "ALL",
@@ -22,6 +23,8 @@ __all__ = [
     "Parameter",
     "Situation",
     "expand",
+    "installed_names",
     "may_be_left_out",
+    "needs_trust",
     "strategy",
 ]

@@ -15,9 +15,10 @@ __all__ = [
     "Parameter",
     "Settings",
     "Situation",
-    "kept_as_seen",
-    "kept_nothing",
+    "all_positions",
+    "kept_plainly",
     "needs_kind",
+    "window_positions",
 ]
 
 Settings = Mapping[str, int | str]
@@ -66,12 +67,14 @@ class KeptLayer:
         numbers: keys and values that one position adds, of all heads.
         window: positions that a query sees, itself included; null where it sees all.
         width: bytes of a number in the model's dtype.
+        heads: heads of keys and values.
     """
 
     seen: int
     numbers: int
     window: int | None
     width: int
+    heads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +85,25 @@ class Situation:
         device: the kind of device: `cpu`, `cuda`.
         encoder_decoder: whether the prompt goes to an encoder.
         windows: whether a layer of the model has a sliding window.
+        sees_all: whether a layer of attention sees all positions.
+        key_numbers: numbers of one position's keys in a layer, of all heads; null where the
+            configuration does not say.
         cache_objects: whether the model takes a cache object of Transformers.
         versions: installed packages and their versions.
+        dtype: of the weights.
+        keys_in_every_layer: whether every layer of the model keeps keys and values of its own, and
+            nothing else.
     """
 
     device: str
     versions: Mapping[str, str] = field(default_factory=dict)
     encoder_decoder: bool = False
     windows: bool = False
+    sees_all: bool = True
+    key_numbers: int | None = None
     cache_objects: bool = True
+    dtype: str = "float32"
+    keys_in_every_layer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +128,22 @@ def needs_kind(device: str, sentence: str, label: str) -> Need:
     return Need(lambda here, _: here.device == device, sentence, label, of_machine=True)
 
 
-def kept_nothing(layer: KeptLayer) -> int:
-    """Return 0: nothing is kept."""
-    return 0
-
-
-def kept_as_seen(layer: KeptLayer) -> int:
-    """Return the bytes of all positions seen, within the window.
+def window_positions(seen: int, window: int | None, _: Settings) -> int:
+    """Return the positions that are kept of those seen, within the model's window.
 
     A window keeps one position less than it shows, since the next query brings its own. Source:
     `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
     """
-    positions = layer.seen if layer.window is None else min(layer.seen, layer.window - 1)
+    return seen if window is None else min(seen, window - 1)
+
+
+def all_positions(seen: int, _window: int | None, _: Settings) -> int:
+    """Return all positions seen, whatever the model's window."""
+    return seen
+
+
+def kept_plainly(layer: KeptLayer, positions: int, _: Settings) -> int:
+    """Return the bytes of keys and values of so many positions, in the model's dtype."""
     return positions * layer.numbers * layer.width
 
 
@@ -149,7 +166,10 @@ class CacheStrategy:
             `buffer`, or something `elsewhere` or in another form. Lower bounds are known for the
             first two.
         needs: what it cannot run without. A need that is not met makes a row `unsupported`.
-        kept: bytes that one layer of attention holds for one sequence after a generation.
+        positions: how many positions a layer keeps: of how many seen, under which window of the
+            model (null where it sees all), with which settings. Verification and theory ask it.
+        kept: bytes that a layer of attention holds for one sequence after a generation: of which
+            layer, for how many positions, with which settings.
         parameters: what can be set.
         settings: the values of the parameters, once `with_settings` has read them.
     """
@@ -163,7 +183,8 @@ class CacheStrategy:
     compiles: bool = False
     attends: Literal["nothing", "seen", "buffer", "elsewhere"] = "seen"
     needs: tuple[Need, ...] = ()
-    kept: Callable[[KeptLayer], int] = kept_as_seen
+    positions: Callable[[int, int | None, Settings], int] = window_positions
+    kept: Callable[[KeptLayer, int, Settings], int] = kept_plainly
     parameters: tuple[Parameter, ...] = ()
     settings: Settings = field(default_factory=dict)
 
@@ -194,6 +215,14 @@ class CacheStrategy:
             if value != parameter.default:
                 shown.append(f"{parameter.name}={value}")
         return replace(self, name=":".join([self.name, *shown]), settings=settings)
+
+    def positions_kept(self, seen: int, window: int | None) -> int:
+        """Return how many positions a layer keeps after `seen` ones were fed."""
+        return self.positions(seen, window, self.settings) if self.use_cache else 0
+
+    def bytes_kept(self, layer: KeptLayer) -> int:
+        """Return the bytes that one layer of attention holds for one sequence."""
+        return self.kept(layer, self.positions_kept(layer.seen, layer.window), self.settings)
 
     def unmet(self, situation: Situation) -> str | None:
         """Return why this strategy cannot run in a situation, as a sentence; None if it can."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
+from kvbench.caches.by_hand import BY_HAND
 from kvbench.caches.entry import (
     CacheStrategy,
-    KeptLayer,
     Need,
     Parameter,
-    kept_nothing,
+    Settings,
+    all_positions,
     needs_kind,
+    window_positions,
 )
+from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
+from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
@@ -21,19 +25,13 @@ __all__ = ["ALL", "BASELINE", "STRATEGIES", "expand", "may_be_left_out", "strate
 BASELINE = "off"
 """The strategy that others are compared with."""
 
-CACHE_OBJECTS = Need(
-    lambda here, _: here.cache_objects,
-    "this model makes a cache of its own and takes no cache object of Transformers.",
-    "cache objects",
+SEES_ALL = Need(
+    lambda here, _: here.sees_all,
+    "each layer of this model has a window of its own or keeps no keys and values.",
+    "a layer that sees all positions",
 )
-
-
+SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
-DECODER_ONLY = Need(
-    lambda here, _: not here.encoder_decoder,
-    "it does not take encoder-decoder models.",
-    "a decoder",
-)
 
 
 def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
@@ -44,10 +42,19 @@ def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
     return tuple(numbers) >= wanted
 
 
-def kept_whole(layer: KeptLayer) -> int:
-    """Return the bytes of a buffer for all positions that are fed, or of a whole window."""
-    positions = layer.seen if layer.window is None else min(layer.seen, layer.window)
-    return positions * layer.numbers * layer.width
+def last_positions(seen: int, window: int | None, settings: Settings) -> int:
+    """Return the positions that are kept of the first and last ones.
+
+    A step brings its own position, which is one of the last. A window of the model's own stays.
+    """
+    if window is not None:
+        return window_positions(seen, window, settings)
+    return min(seen, int(settings.get("sink", 0)) + int(settings["size"]) - 1)
+
+
+def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
+    """Return the positions of a buffer for all that are fed, or for a whole window."""
+    return seen if window is None else min(seen, window)
 
 
 STRATEGIES: dict[str, CacheStrategy] = {
@@ -59,7 +66,6 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.dynamic:nothing",
             use_cache=False,
             attends="nothing",
-            kept=kept_nothing,
         ),
         CacheStrategy(
             name="dynamic",
@@ -75,7 +81,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="buffer",
             needs=(CACHE_OBJECTS,),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="static-compiled",
@@ -86,7 +92,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             compiles=True,
             attends="buffer",
             needs=(CUDA, CACHE_OBJECTS),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="dynamic-full",
@@ -101,7 +107,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 CACHE_OBJECTS,
                 DECODER_ONLY,
             ),
-            kept=lambda layer: layer.seen * layer.numbers * layer.width,
+            positions=all_positions,
         ),
         CacheStrategy(
             name="offloaded",
@@ -117,7 +123,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
-            kept=kept_whole,
+            positions=buffer_positions,
         ),
         CacheStrategy(
             name="quantized",
@@ -141,10 +147,22 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     of_machine=True,
                 ),
             ),
-            kept=lambda layer: layer.seen * layer.numbers,
+            kept=lambda layer, positions, _: positions * layer.numbers,
+        ),
+        CacheStrategy(
+            name="window",
+            description="The last positions only: a step attends to `size` of them, its own "
+            "included, and older keys and values are dropped. The prompt is read whole.",
+            body="kvbench.measure.caches.window:window",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(SIZE,),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            positions=last_positions,
         ),
     )
 }
+STRATEGIES |= {entry.name: entry for entry in BY_HAND}
 
 
 ALL = "all"
@@ -184,10 +202,14 @@ def _every(entry: CacheStrategy) -> list[str]:
 def strategy(name: str) -> CacheStrategy:
     """Return a strategy by its name, with its parameters: `quantized:backend=fp8`.
 
+    It may also be one from elsewhere; see kvbench/caches/yours.py.
+
     Raises:
         UserError: no strategy has that name, or a parameter is wrong.
     """
     head, *parts = name.split(":")
+    if head not in STRATEGIES and (found := yours(name)) is not None:
+        return found
     check_choice("cache", "strategy", head, STRATEGIES)
     entry = STRATEGIES[head]
     if not (parts or entry.parameters):

@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 
 from kvbench.cli.options import Debug, Format, option
+from kvbench.plan.axes import AXES
 
 __all__ = ["compare"]
+
+_FIRST = ("device", "dtype", "cache")
+_BY = (*_FIRST, *(name for name in AXES if name not in _FIRST))
+"""What cases are compared along, the most usual first."""
 
 
 def compare(
@@ -23,8 +28,8 @@ def compare(
     by: Annotated[
         str | None,
         option(
-            "What differs between the sides: run, device, dtype, cache, model, weights, attention, "
-            "batch_size, prompt or max_new_tokens; by default run."
+            f"What differs between the sides: run, {', '.join(_BY[:-1])} or {_BY[-1]}; by default "
+            "run."
         ),
     ] = None,
     metric: Annotated[

@@ -6,11 +6,28 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, Format, given, option, plan_option
+from kvbench.cli.options import (
+    AxisKeys,
+    Debug,
+    Format,
+    axis_options,
+    given,
+    option,
+    own_parameter,
+    plan_option,
+)
+from kvbench.plan.axes import MODEL_AXES
 
 __all__ = ["inspect"]
 
 
+@axis_options(
+    MODEL_AXES[1:],
+    listed=False,
+    device=own_parameter(
+        "device", Annotated[str, option("cpu, cuda, cuda:1, ...", "--device", "-d")], "cpu"
+    ),
+)
 def inspect(
     model: Annotated[
         str,
@@ -29,10 +46,7 @@ def inspect(
     cache: Annotated[
         str, option("Cache strategy that is put beside off.", "--cache", "-c")
     ] = "dynamic",
-    weights: Annotated[str | None, plan_option("weights")] = None,
-    device: Annotated[str, option("cpu, cuda, cuda:1, ...", "--device", "-d")] = "cpu",
-    dtype: Annotated[str | None, plan_option("dtype")] = None,
-    attention: Annotated[str | None, plan_option("attention")] = None,
+    axes: AxisKeys | None = None,
     batch_size: Annotated[int, option("Sequences generated at once.", "--batch-size", "-b")] = 1,
     seed: Annotated[str | None, plan_option("seed")] = None,
     trust_remote_code: Annotated[
@@ -58,10 +72,7 @@ def inspect(
             "prompt": None if prompt is None else [prompt],
             "prompt_tokens": prompt_tokens,
             "cache": cache,
-            "weights": weights,
-            "device": device,
-            "dtype": dtype,
-            "attention": attention,
+            **(axes or {}),
             "batch_size": batch_size,
             "seed": seed,
             "trust_remote_code": trust_remote_code,

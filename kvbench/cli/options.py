@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from kvbench.plan.axes import AXES, KEYS
 from kvbench.plan.options import DESCRIPTIONS
 
-__all__ = ["Debug", "Format", "given", "listed", "option", "plan_option"]
+__all__ = [
+    "AxisKeys",
+    "Debug",
+    "Format",
+    "axis_options",
+    "given",
+    "listed",
+    "option",
+    "own_parameter",
+    "plan_option",
+]
+
+AxisKeys = dict[str, Any]
+"""The values of the options that `axis_options` has added, by key."""
 
 
 def plan_option(key: str, *names: str) -> Any:
@@ -34,3 +50,48 @@ Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given: the others leave the YAML file and the defaults alone."""
     return {key: value for key, value in options.items() if value not in (None, [], ())}
+
+
+def axis_options(
+    keys: Iterable[str], *, listed: bool = True, **own: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that puts options of a case's axes in the place of the parameter `axes`.
+
+    The command is called with their values in `axes`, by key of a plan.
+
+    Args:
+        keys: those of a plan that set the axes.
+        listed: whether an option may be given several times.
+        own: parameters of this command that replace those of some keys, by key.
+    """
+    names = tuple(keys)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        added = {name: own.get(name) or _axis_parameter(name, listed) for name in names}
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += added.values() if parameter.name == "axes" else [parameter]
+
+        @functools.wraps(command)
+        def run(**options: Any) -> None:
+            command(axes={name: options.pop(name) for name in added}, **options)
+
+        # typer reads what options there are from both.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def own_parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """Return a parameter of a command, as `axis_options` takes them."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _axis_parameter(key: str, listed: bool) -> inspect.Parameter:
+    (axis,) = (axis for axis in AXES.values() if KEYS[key] in axis.keys)
+    value: Any = list[str] if listed and not axis.single else str
+    names = (f"--{key.replace('_', '-')}", KEYS[key].short) if KEYS[key].short else ()
+    return own_parameter(key, Annotated[value | None, plan_option(key, *names)], None)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvbench.cli.options import Debug, given, option, plan_option
+from kvbench.cli.options import AxisKeys, Debug, axis_options, given, option, plan_option
 from kvbench.errors import UserError
+from kvbench.plan.axes import KEYS
 
 if TYPE_CHECKING:
     from kvbench.records.rates import Rates
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
-Texts = list[str] | None
-
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@axis_options(KEYS)
 def sweep(
     config: Annotated[
         Path | None,
@@ -38,20 +38,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[Texts, plan_option("model", "--model", "-m")] = None,
-    weights: Annotated[str | None, plan_option("weights")] = None,
-    device: Annotated[Texts, plan_option("device", "--device", "-d")] = None,
-    dtype: Annotated[Texts, plan_option("dtype")] = None,
-    attention: Annotated[Texts, plan_option("attention")] = None,
-    cache: Annotated[Texts, plan_option("cache", "--cache", "-c")] = None,
-    use_cache: Annotated[Texts, plan_option("use_cache", "--use-cache")] = None,
-    batch_size: Annotated[Texts, plan_option("batch_size", "--batch-size", "-b")] = None,
-    prompt: Annotated[Texts, plan_option("prompt")] = None,
-    prompt_file: Annotated[Texts, plan_option("prompt_file")] = None,
-    prompt_tokens: Annotated[Texts, plan_option("prompt_tokens", "--prompt-tokens", "-p")] = None,
-    max_new_tokens: Annotated[
-        Texts, plan_option("max_new_tokens", "--max-new-tokens", "-n")
-    ] = None,
+    axes: AxisKeys | None = None,
     repeats: Annotated[str | None, plan_option("repeats", "--repeats", "-r")] = None,
     min_repeats: Annotated[str | None, plan_option("min_repeats")] = None,
     max_repeats: Annotated[str | None, plan_option("max_repeats")] = None,
@@ -125,18 +112,7 @@ def sweep(
 
     keys = given(
         {
-            "model": model,
-            "weights": weights,
-            "device": device,
-            "dtype": dtype,
-            "attention": attention,
-            "cache": cache,
-            "use_cache": use_cache,
-            "batch_size": batch_size,
-            "prompt": prompt,
-            "prompt_file": prompt_file,
-            "prompt_tokens": prompt_tokens,
-            "max_new_tokens": max_new_tokens,
+            **(axes or {}),
             "repeats": repeats,
             "min_repeats": min_repeats,
             "max_repeats": max_repeats,

@@ -6,23 +6,27 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, Format, given, option, plan_option
+from kvbench.cli.options import (
+    AxisKeys,
+    Debug,
+    Format,
+    axis_options,
+    given,
+    option,
+    plan_option,
+)
+from kvbench.plan.axes import STRATEGY_AXES
 
 __all__ = ["verify"]
 
-Texts = list[str] | None
 
-
+@axis_options(STRATEGY_AXES[1:])
 def verify(
     model: Annotated[
         str,
         typer.Argument(help="Built-in architecture, hub id, or local folder.", show_default=False),
     ],
-    weights: Annotated[str | None, plan_option("weights")] = None,
-    device: Annotated[Texts, plan_option("device", "--device", "-d")] = None,
-    dtype: Annotated[Texts, plan_option("dtype")] = None,
-    attention: Annotated[Texts, plan_option("attention")] = None,
-    cache: Annotated[Texts, plan_option("cache", "--cache", "-c")] = None,
+    axes: AxisKeys | None = None,
     max_new_tokens: Annotated[
         int, option("New tokens to compare, per sequence.", "--max-new-tokens", "-n")
     ] = 32,
@@ -50,11 +54,7 @@ def verify(
 
     keys = given(
         {
-            "weights": weights,
-            "device": device,
-            "dtype": dtype,
-            "attention": attention,
-            "cache": cache,
+            **(axes or {}),
             "seed": seed,
             "trust_remote_code": trust_remote_code,
         }

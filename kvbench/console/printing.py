@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from rich.text import Text
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.forecast import Forecast
 from kvbench.analysis.summary import CaseSummary
-from kvbench.caches import ALL, Situation, expand, strategy
+from kvbench.caches import ALL, Situation, expand, installed_names, strategy
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.rates import rates_doubts, rates_line, rates_table
 from kvbench.device_kinds import kind_of
 from kvbench.media import for_json, for_terminal
-from kvbench.plan.case import Case
+from kvbench.plan.axes import AXES, Axis
+from kvbench.plan.case import Case, Prompt
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.finding import findings
@@ -251,26 +252,23 @@ def print_cases(console: Console, cases: Sequence[Case], forecast: Forecast) -> 
 
 def cases_table(cases: Sequence[Case], forecast: Forecast) -> Table:
     """Return a row per case; what all cases have in common is in the caption."""
-    axes: dict[str, Callable[[Case], str]] = {
-        "model": lambda c: c.model,
-        "weights": lambda c: c.weights,
-        "device": lambda c: c.device,
-        "dtype": lambda c: c.dtype,
-        "attention": lambda c: c.attention,
-        "batch": lambda c: str(c.batch_size),
-        "prompt": lambda c: c.prompt.label[:60],
-        "tokens": lambda c: str(c.max_new_tokens),
-        "cache": lambda c: c.cache,
-    }
-    varied = [name for name, read in axes.items() if len({read(case) for case in cases}) > 1]
-    shown = ["case", *varied]
-    rows = tuple((case.id, *(axes[name](case) for name in varied)) for case in cases)
-    numeric = tuple(name in ("batch", "tokens") for name in shown)
-    common = ", ".join(f"{name} {axes[name](cases[0])}" for name in axes if name not in varied)
+    axes = sorted(AXES.values(), key=lambda axis: not axis.in_group)
+    varied = [axis for axis in axes if len({getattr(case, axis.name) for case in cases}) > 1]
+    heads = ("case", *(axis.head for axis in varied))
+    rows = tuple((case.id, *(_value(case, axis) for axis in varied)) for case in cases)
+    numeric = (False, *(axis.is_number for axis in varied))
+    # An axis that was added says something once it is not at its legacy value.
+    said = [axis for axis in axes if getattr(cases[0], axis.name) != axis.legacy]
+    common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in said if a not in varied)
     cost = f"{about(forecast.seconds)}{_peak(forecast)}"
     count = f"{len(cases)} case{'s' * (len(cases) != 1)}, {cost}; nothing was run."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
-    return Table(tuple(shown), rows, numeric, caption)
+    return Table(heads, rows, numeric, caption)
+
+
+def _value(case: Case, axis: Axis) -> str:
+    value = getattr(case, axis.name)
+    return value.label[:60] if isinstance(value, Prompt) else str(value)
 
 
 def _peak(forecast: Forecast) -> str:
@@ -368,7 +366,7 @@ def caches_found(environment: Environment) -> list[dict[str, Any]]:
     """Each cache strategy: its name, kinds of devices here that it runs on, what is lacking."""
     kinds = dict.fromkeys(kind_of(device.name).name for device in environment.devices)
     found = []
-    for name in expand([ALL]):
+    for name in (*expand([ALL]), *installed_names()):
         entry = strategy(name)
         reasons = {
             kind: entry.unmet_here(Situation(device=kind, versions=environment.versions))

@@ -10,7 +10,14 @@ import torch
 
 from kvbench.device_kinds import kind_of
 
-__all__ = ["allocated_bytes", "cache_bytes", "cache_class", "cache_layers", "cache_tensors"]
+__all__ = [
+    "allocated_bytes",
+    "cache_bytes",
+    "cache_class",
+    "cache_layers",
+    "cache_tensors",
+    "disk_bytes",
+]
 
 
 def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
@@ -51,16 +58,36 @@ def cache_bytes(cache: Any) -> int:
 def allocated_bytes(cache: Any, *, on_host: bool = False) -> int:
     """Return the bytes of the storages behind a cache's tensors, each once; 0 for None.
 
+    Files are no memory and are left out; see `disk_bytes`.
+
     Args:
         cache: the cache object.
         on_host: count only those in host memory.
     """
+    on_disk = {tensor.untyped_storage().data_ptr() for tensor in _on_disk(cache)}
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in cache_tensors(cache)
         if not on_host or kind_of(str(tensor.device)).is_host
     }
+    return sum(size for place, size in storages.items() if place not in on_disk)
+
+
+def disk_bytes(cache: Any) -> int | None:
+    """Return the bytes of the files behind a cache's tensors; None for one that has no files."""
+    if not any(hasattr(layer, "on_disk") for layer in getattr(cache, "layers", ())):
+        return None
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in _on_disk(cache)
+    }
     return sum(storages.values())
+
+
+def _on_disk(cache: Any) -> list[torch.Tensor]:
+    """Return the tensors in files: those that a layer lists in `on_disk`."""
+    layers = getattr(cache, "layers", ())
+    return [tensor for layer in layers for tensor in getattr(layer, "on_disk", ())]
 
 
 def cache_class(cache: Any) -> str | None:

@@ -19,7 +19,13 @@ from kvbench.devices.faults import is_device_fault
 from kvbench.devices.meter import Meter, Readings, trust_flags
 from kvbench.devices.registry import backend_of, make_meter, release_memory
 from kvbench.errors import UserError
-from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_class, cache_layers
+from kvbench.measure.cache import (
+    allocated_bytes,
+    cache_bytes,
+    cache_class,
+    cache_layers,
+    disk_bytes,
+)
 from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.compiling import Compiled, counting_compilations
@@ -378,6 +384,7 @@ class _OpenModel:
                 "cache_host_bytes": None
                 if kind_of(str(self.loaded.device)).is_host
                 else allocated_bytes(generation.cache, on_host=True),
+                "cache_disk_bytes": disk_bytes(generation.cache),
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,

@@ -110,7 +110,6 @@ def generate_options(
 
     The cache object of the strategy is among them, made anew.
     """
-    batch_size, prompt_tokens = inputs.input_ids.shape
     options: dict[str, Any] = {
         "max_new_tokens": new_tokens,
         "do_sample": False,
@@ -122,7 +121,7 @@ def generate_options(
         # Never used, since nothing ends early; without one there is a warning for each run.
         "pad_token_id": 0,
         "return_dict_in_generate": True,
-        **cache_options(strategy, Call(loaded, batch_size, prompt_tokens, new_tokens)),
+        **cache_options(strategy, Call(loaded, inputs, new_tokens)),
     }
     if loaded.is_encoder_decoder:
         options["decoder_start_token_id"] = _decoder_start(loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kvbench.caches import BASELINE, CacheStrategy, strategy
@@ -57,12 +57,8 @@ def inspect(
     cached, cached_watch, doubt = _run(work, strategy(case.cache))
     same = off.token_ids == cached.token_ids and bool(inputs.attention_mask.all())
     return Inspection(
-        model=case.model,
-        weights=case.weights,
-        device=case.device,
-        dtype=case.dtype,
+        **(asdict(case.model_key) | {"attention": loaded.attention}),
         dtype_bytes=dtype_bytes(case.dtype),
-        attention=loaded.attention,
         prompt=case.prompt.label,
         prompt_ids=tuple(map(tuple, inputs.input_ids.tolist())),
         first_positions=off.steps[0].positions,

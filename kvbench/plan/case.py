@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
+
+from kvbench.plan.axes import AUTO, AXES, MODEL_AXES, CaseAxes, ModelAxes, again, values_of
 
 __all__ = [
     "AUTO",
@@ -18,9 +20,6 @@ __all__ = [
     "Task",
     "group_cases",
 ]
-
-AUTO = "auto"
-"""The attention implementation that Transformers takes for a model by itself."""
 
 Phase = Literal["warmup", "measure", "memory"]
 
@@ -56,14 +55,8 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelKey:
+class ModelKey(ModelAxes):
     """What a loaded model is known by: loaded once for all cases that share it."""
-
-    model: str
-    weights: str
-    device: str
-    dtype: str
-    attention: str
 
     @property
     def label(self) -> str:
@@ -71,42 +64,31 @@ class ModelKey:
         return f"{self.model} ({self.weights}, {self.dtype}, {self.attention}) on {self.device}"
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One point of the grid.
-
-    Sizes are in sequences (`batch_size`) and in new tokens per sequence (`max_new_tokens`).
-    `cache` is the name of a cache strategy.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case(CaseAxes):
+    """One point of the grid; plan/axes.py declares its fields.
 
     A field that is added later has as its default what cases of before it meant (its legacy
     value). At that value it is left out of the key, so that old ids stay and nothing new is pooled
     with something old.
     """
 
-    model: str
-    weights: str
-    device: str
-    dtype: str
-    attention: str
-    cache: str
-    batch_size: int
-    prompt: Prompt
-    max_new_tokens: int
+    prompt: Prompt = again(CaseAxes, "prompt")
 
     @property
     def model_key(self) -> ModelKey:
         """The loaded model that this case needs."""
-        return ModelKey(self.model, self.weights, self.device, self.dtype, self.attention)
+        return ModelKey(*values_of(self, MODEL_AXES))
 
     @property
     def key(self) -> str:
         """The canonical text of this case: equal keys mean the same work, on any machine."""
-        return self._text({f.name for f in fields(self)})
+        return self._text(AXES)
 
     @property
     def pair_key(self) -> str:
-        """The key without the cache strategy: the arms of one comparison share it."""
-        return self._text({f.name for f in fields(self)} - {"cache"})
+        """The key without what may differ in a comparison group, such as the cache strategy."""
+        return self._text(name for name, axis in AXES.items() if axis.in_group)
 
     @property
     def id(self) -> str:
@@ -118,31 +100,34 @@ class Case:
         """For people, without the model: `dynamic, float32, batch 1, 100 new tokens`."""
         prompt = f", prompt of {self.prompt.tokens}" if self.prompt.tokens else ""
         sizes = f"batch {self.batch_size}{prompt}, {self.max_new_tokens} new tokens"
-        return f"{self.cache}, {self.dtype}, {sizes}"
+        added = (
+            axis.phrase(getattr(self, name))
+            for name, axis in AXES.items()
+            if axis.is_added and getattr(self, name) != axis.legacy
+        )
+        return ", ".join([self.cache, self.dtype, sizes, *added])
+
+    def columns(self) -> dict[str, Any]:
+        """Return the fields as rows have them: the label of the prompt, not its texts."""
+        values = {name: getattr(self, name) for name in AXES}
+        return {name: getattr(value, "label", value) for name, value in values.items()}
 
     def needs_at_least(self, other: Case) -> bool:
         """Whether this case surely takes no less memory than another one.
 
-        The same model and strategy; batch, prompt and new tokens all at least as large. Of two
-        texts it is not known which is longer, unless they are the same.
+        All sizes at least as large, and everything else the same. Of two texts it is not known
+        which is longer, unless they are the same.
         """
-        longer_prompt = self.prompt == other.prompt or (
-            self.prompt.tokens is not None
-            and other.prompt.tokens is not None
-            and self.prompt.tokens >= other.prompt.tokens
-        )
-        return (
-            (self.model_key, self.cache) == (other.model_key, other.cache)
-            and longer_prompt
-            and self.batch_size >= other.batch_size
-            and self.max_new_tokens >= other.max_new_tokens
+        return all(
+            _is_at_least(getattr(self, name), getattr(other, name), axis.is_size)
+            for name, axis in AXES.items()
         )
 
-    def _text(self, names: set[str]) -> str:
+    def _text(self, names: Iterable[str]) -> str:
         values = (
-            (f.name, getattr(self, f.name))
-            for f in fields(self)
-            if f.name in names and getattr(self, f.name) != f.default
+            (name, getattr(self, name))
+            for name in names
+            if not AXES[name].is_added or getattr(self, name) != AXES[name].legacy
         )
         # repr, so that a prompt with spaces or '=' in it cannot look like another field.
         return " ".join(f"{name}={getattr(value, 'label', value)!r}" for name, value in values)
@@ -189,6 +174,14 @@ def group_cases(cases: Iterable[Case]) -> tuple[Group, ...]:
     for case in cases:
         by_model.setdefault(case.model_key, []).append(case)
     return tuple(Group(model, tuple(members)) for model, members in by_model.items())
+
+
+def _is_at_least(value: Any, other: Any, is_size: bool) -> bool:
+    if value == other or not is_size:
+        return bool(value == other)
+    if isinstance(value, Prompt):
+        value, other = value.tokens, other.tokens
+    return value is not None and other is not None and bool(value >= other)
 
 
 def _digest(text: str, digits: int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,23 +16,32 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 
-from kvbench.caches import ALL, expand, strategy
+from kvbench.caches import ALL, expand, needs_trust, strategy
 from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.device_kinds import KINDS, first_name, kind_of
-from kvbench.dtypes import DTYPES
 from kvbench.errors import UserError, did_you_mean
-from kvbench.plan.case import AUTO, Case, Prompt
+from kvbench.plan.axes import AXES, Axis, Key
+from kvbench.plan.case import Case, Prompt
 from kvbench.plan.file import as_list, read_plan_file, read_prompts
 from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.plan.shipped import find_plan
 from kvbench.text import clip
 
-__all__ = ["CONDUCT", "MANY_CASES", "QUICKSTART", "Plan", "choose_devices", "with_legacy"]
+__all__ = [
+    "CONDUCT",
+    "MANY_CASES",
+    "QUICKSTART",
+    "Plan",
+    "check_trust",
+    "choose_devices",
+    "with_legacy",
+]
 
 
 MANY_CASES = 10_000
@@ -135,62 +144,78 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
-_Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
-_Models = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_models)]
-_Caches = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_caches)]
-_Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list)]
-_Positive = Annotated[int, Field(ge=1, le=MAX_SIZE)]
-_Sizes = Annotated[tuple[_Positive, ...], BeforeValidator(_sizes)]
+_Text = Annotated[str, Field(min_length=1)]
+_READ = {"models": _models, "caches": _caches, "texts": as_list, "words": _listed, "sizes": _sizes}
+"""How the values of a key are listed, by the name that its declaration has."""
+
 _Number = BeforeValidator(_number)
 _Count = Annotated[int, _Number, Field(ge=1, le=100_000)]
 _Seconds = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
-_NoNames: tuple[str, ...] = ()
-_NoSizes: tuple[int, ...] = ()
 
 
-def _axis(default: Any, name: str, *, legacy: Any = None) -> Any:
+def _key(default: Any, name: str, *, legacy: Any = None) -> Any:
     """Return a key of the plan. `legacy` is what a run of before the key existed meant by it."""
     extra = None if legacy is None else {"legacy": legacy}
     return Field(default=default, description=DESCRIPTIONS[name], json_schema_extra=extra)
 
 
+def _axis_key(axis: Axis, key: Key) -> tuple[Any, Any]:
+    """Return the type and the field of a key that sets an axis: a list, or one value or none."""
+    if axis.single:
+        return Literal[axis.choices] | None, _key(None, key.name)
+    assert key.reading is not None
+    number = Annotated[int, Field(ge=axis.least, le=MAX_SIZE)]
+    value: Any = number if key.reading == "sizes" else _Text
+    listed = Annotated[tuple[value, ...], BeforeValidator(_READ[key.reading])]
+    legacy = [axis.legacy] if axis.is_added else None
+    return listed, _key(key.default, key.name, legacy=legacy)
+
+
+if TYPE_CHECKING:
+
+    class _Axes(BaseModel):
+        """The keys that set axes: mypy does not know them; see `Plan.values`."""
+else:
+    _Axes = create_model(
+        "_Axes",
+        **{
+            key.name: _axis_key(axis, key)
+            for axis in AXES.values()
+            for key in axis.keys
+            if not key.only_spelling
+        },
+    )
+
 CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify"})
 """Keys that say how a plan is carried out, not what is measured: a resume may change them."""
 
 
-class Plan(BaseModel):
+class Plan(_Axes):
     """What to measure. Every axis is a list; the grid is their product.
 
     Build one from keyword arguments, or from YAML and options with `Plan.load`. By default:
     GPT-2's architecture with random weights, cache off and on, as many samples as the stopping
-    rule wants.
+    rule wants. The keys that set axes are declared in plan/axes.py.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
-    model: _Models = _axis(("gpt2",), "model")
-    weights: Literal["pretrained", "random"] | None = _axis(None, "weights")
-    device: _Words = _axis(("auto",), "device")
-    dtype: _Words = _axis(("float32",), "dtype")
-    attention: _Words = _axis((AUTO,), "attention")
-    cache: _Caches = _axis(("off", "dynamic"), "cache")
-    batch_size: _Sizes = _axis((1,), "batch_size")
-    prompt: _Texts = _axis(_NoNames, "prompt")
-    prompt_file: _Texts = _axis(_NoNames, "prompt_file")
-    prompt_tokens: _Sizes = _axis(_NoSizes, "prompt_tokens")
-    max_new_tokens: _Sizes = _axis((10, 50, 100), "max_new_tokens")
-    repeats: _Count | None = _axis(None, "repeats")
-    min_repeats: _Count = _axis(6, "min_repeats")
-    max_repeats: _Count = _axis(30, "max_repeats")
-    min_seconds: _Seconds = _axis(3.0, "min_seconds")
-    max_spread: _Seconds = _axis(0.05, "max_spread")
-    max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _axis(600.0, "max_case_seconds")
-    warmup: Annotated[str, BeforeValidator(_warmup)] = _axis("auto", "warmup", legacy="16")
-    seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _axis(0, "seed")
-    trust_remote_code: bool = _axis(False, "trust_remote_code")
-    case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _axis(None, "case_timeout")
-    keep_going_after_oom: bool = _axis(False, "keep_going_after_oom")
-    verify: bool = _axis(True, "verify")
+    repeats: _Count | None = _key(None, "repeats")
+    min_repeats: _Count = _key(6, "min_repeats")
+    max_repeats: _Count = _key(30, "max_repeats")
+    min_seconds: _Seconds = _key(3.0, "min_seconds")
+    max_spread: _Seconds = _key(0.05, "max_spread")
+    max_case_seconds: Annotated[_Seconds, Field(gt=0)] = _key(600.0, "max_case_seconds")
+    warmup: Annotated[str, BeforeValidator(_warmup)] = _key("auto", "warmup", legacy="16")
+    seed: Annotated[int, _Number, Field(ge=0, le=2**63 - 1)] = _key(0, "seed")
+    trust_remote_code: bool = _key(False, "trust_remote_code")
+    case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _key(None, "case_timeout")
+    keep_going_after_oom: bool = _key(False, "keep_going_after_oom")
+    verify: bool = _key(True, "verify")
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **keys: Any) -> None: ...
 
     @model_validator(mode="before")
     @classmethod
@@ -210,30 +235,13 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _check_axes(self) -> Plan:
-        for name in (
-            "model",
-            "device",
-            "dtype",
-            "attention",
-            "cache",
-            "batch_size",
-            "max_new_tokens",
-        ):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: the list is empty, so there is nothing to measure")
-        for name in self.dtype:
-            if name not in DTYPES:
-                raise ValueError(
-                    f"dtype: '{clip(name)}' is not one of {', '.join(DTYPES)}"
-                    f"{did_you_mean(name, DTYPES)}"
-                )
-        for name in self.device:
-            if not _DEVICE.fullmatch(name):
-                raise ValueError(f"device: '{clip(name)}' is not cpu, cuda, cuda:N or auto")
-        for name in (*self.model, *self.attention):
-            if not name.isprintable():
-                raise ValueError(f"{clip(name)!r} has control characters in it")
-        for text in (*self.prompt, *self.prompt_file):
+        for axis in AXES.values():
+            key = axis.keys[0]
+            if key.default and not axis.single and not self.values(key.name):
+                raise ValueError(f"{key.name}: the list is empty, so there is nothing to measure")
+        for axis in AXES.values():
+            _check_words(axis, () if axis.single else self.values(axis.name))
+        for text in (*self.values("prompt"), *self.values("prompt_file")):
             if not _is_unicode(text):
                 raise ValueError(f"{clip(repr(text))} is not valid UTF-8 text")
         if self.max_repeats < self.min_repeats:
@@ -251,10 +259,14 @@ class Plan(BaseModel):
         A relative `prompt_file` in the file is looked for beside the file.
 
         Raises:
-            UserError: the file cannot be read, or a key or a value is wrong.
+            UserError: the file cannot be read, a key or a value is wrong, or it names a cache from
+                elsewhere and `trust_remote_code` is not among the options.
         """
+        options = options or {}
         keys = QUICKSTART if path is None else read_plan_file(find_plan(Path(path)))
-        return cls.merge(keys, options or {})
+        if "cache" not in options and "use_cache" not in options:
+            check_trust(str(path), _listed(keys.get("cache", ())), options)
+        return cls.merge(keys, options)
 
     @classmethod
     def merge(cls, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
@@ -264,9 +276,10 @@ class Plan(BaseModel):
             UserError: a key or a value is wrong.
         """
         # Several spellings of one axis: the option replaces whichever was used.
-        for axis in ({"cache", "use_cache"}, {"prompt", "prompt_file", "prompt_tokens"}):
-            if axis & options.keys():
-                keys = {key: value for key, value in keys.items() if key not in axis}
+        for axis in AXES.values():
+            spellings = {key.name for key in axis.keys}
+            if spellings & options.keys():
+                keys = {key: value for key, value in keys.items() if key not in spellings}
         return cls.parse({**keys, **options})
 
     @classmethod
@@ -281,6 +294,10 @@ class Plan(BaseModel):
         except ValidationError as error:
             raise UserError(_sentence(error)) from error
 
+    def values(self, key: str) -> Any:
+        """Return the values of a key that sets an axis."""
+        return getattr(self, key)
+
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """The prompts of the grid, files read.
@@ -289,15 +306,18 @@ class Plan(BaseModel):
             UserError: a prompt file is missing, unreadable or empty.
         """
         prompts = (
-            *(Prompt.of_text(text) for text in self.prompt),
-            *(Prompt.of_file(path, read_prompts(Path(path))) for path in self.prompt_file),
-            *(Prompt.of_tokens(tokens) for tokens in self.prompt_tokens),
+            *(Prompt.of_text(text) for text in self.values("prompt")),
+            *(
+                Prompt.of_file(path, read_prompts(Path(path)))
+                for path in self.values("prompt_file")
+            ),
+            *(Prompt.of_tokens(tokens) for tokens in self.values("prompt_tokens")),
         )
         return _unique(prompts) or (Prompt.of_text(DEFAULT_PROMPT),)
 
     def needs_devices(self) -> bool:
         """Whether the devices that are present matter: not if the plan names only the CPU."""
-        return not all(kind_of(name).is_host for name in self.device)
+        return not all(kind_of(name).is_host for name in self.values("device"))
 
     def cases(
         self, present: Sequence[str] = ("cpu",), *, allow_many: bool = False
@@ -311,36 +331,47 @@ class Plan(BaseModel):
         Raises:
             UserError: a device is not present, or the grid is too large.
         """
-        axes = (
-            _unique(self.model),
-            choose_devices(self.device, present),
-            _unique(self.dtype),
-            _unique(self.attention),
-            _unique(self.batch_size),
-            self.prompts,
-            _unique(self.max_new_tokens),
-            expand(self.cache),
+        # The members of a comparison group next to each other.
+        order = sorted(
+            (axis for axis in AXES.values() if not axis.single), key=lambda axis: not axis.in_group
         )
+        axes = [self._grid(axis, present) for axis in order]
         count = math.prod(len(axis) for axis in axes)
         if count > MANY_CASES and not allow_many:
             raise UserError(
                 f"The grid has {count:,} cases, over {MANY_CASES:,}: pass --yes to run it anyway."
             )
-        return tuple(
-            Case(
-                model=model,
-                weights=self.weights or ("random" if model in CATALOGUE else "pretrained"),
-                device=device,
-                dtype=dtype,
-                attention=attention,
-                cache=cache,
-                batch_size=batch_size,
-                prompt=prompt,
-                max_new_tokens=new_tokens,
-            )
-            for model, device, dtype, attention, batch_size, prompt, new_tokens, cache in (
-                itertools.product(*axes)
-            )
+        names = [axis.name for axis in order]
+        grid = (dict(zip(names, values, strict=True)) for values in itertools.product(*axes))
+        return tuple(Case(**point, weights=self._weights(point["model"])) for point in grid)
+
+    def _grid(self, axis: Axis, present: Sequence[str]) -> tuple[Any, ...]:
+        """Return the values of an axis, each once."""
+        if axis.name == "prompt":
+            return self.prompts
+        values = self.values(axis.name)
+        if axis.name == "device":
+            return choose_devices(values, present)
+        return _unique(expand(values) if axis.name == "cache" else values)
+
+    def _weights(self, model: str) -> Any:
+        named = self.values("weights")
+        return named or ("random" if model in CATALOGUE else "pretrained")
+
+
+def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -> None:
+    """Refuse caches from elsewhere that a file names, unless the options trust it.
+
+    What is typed on the command line is the user's own choice; a file may come from somebody else.
+
+    Raises:
+        UserError: names the first of them, and the option.
+    """
+    foreign = needs_trust(cache for cache in caches if isinstance(cache, str))
+    if foreign and not options.get("trust_remote_code"):
+        raise UserError(
+            f"{where} names the cache '{clip(foreign[0])}', whose code would run here: give "
+            "--trust-remote-code if you trust it."
         )
 
 
@@ -352,6 +383,21 @@ def with_legacy(keys: Mapping[str, Any]) -> dict[str, Any]:
     extras = {name: field.json_schema_extra for name, field in Plan.model_fields.items()}
     legacy = {name: extra["legacy"] for name, extra in extras.items() if isinstance(extra, dict)}
     return {**legacy, **keys}
+
+
+def _check_words(axis: Axis, names: Iterable[Any]) -> None:
+    """Refuse the first value of an axis that cannot be meant."""
+    for name in names:
+        if axis.choices and name not in axis.choices:
+            raise ValueError(
+                f"{axis.name}: '{clip(name)}' is not one of {', '.join(axis.choices)}"
+                f"{did_you_mean(name, axis.choices)}"
+            )
+        if axis.name == "device" and not _DEVICE.fullmatch(name):
+            raise ValueError(f"device: '{clip(name)}' is not cpu, cuda, cuda:N or auto")
+        # What a prompt may be is looked at later.
+        if axis.name != "prompt" and isinstance(name, str) and not name.isprintable():
+            raise ValueError(f"{clip(name)!r} has control characters in it")
 
 
 def _is_unicode(text: str) -> bool:

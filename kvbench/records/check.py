@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from kvbench.plan.axes import StrategyAxes
 from kvbench.plan.case import ModelKey
-from kvbench.records.columns import column
+from kvbench.records.columns import axes_after, column
 from kvbench.records.sample import utc_now
 
 __all__ = ["CHECKS", "VERDICTS", "Check", "CheckName", "Verdict", "check_of", "failed"]
@@ -21,8 +23,9 @@ CHECKS: tuple[str, ...] = get_args(CheckName)
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
+@axes_after("checked_at")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(StrategyAxes):
     """One check of one cache strategy on one model. Null means that it does not apply."""
 
     # What it is
@@ -30,11 +33,7 @@ class Check:
     checked_at: str = column("UTC time of the check, ISO 8601.")
 
     # What was checked
-    model: str = column("Built-in architecture, hub id or folder, as asked for.")
-    weights: Literal["pretrained", "random"] = column("Where the weights come from.")
-    device: str = column("cpu, cuda, cuda:1, ...")
     dtype: str = column("Data type that the model is timed in.")
-    attention: str = column("Attention implementation, as asked for.")
     cache: str = column("Cache strategy that was compared with off.")
     check: CheckName = column(
         "tokens: greedy tokens with the cache and without. logits: the same tokens step by step "
@@ -120,11 +119,7 @@ def check_of(
     """
     known: dict[str, Any] = {
         "checked_at": utc_now(),
-        "model": key.model,
-        "weights": key.weights,
-        "device": key.device,
-        "dtype": key.dtype,
-        "attention": key.attention,
+        **dataclasses.asdict(key),
         "cache": cache,
         "check": check,
         "checked_dtype": key.dtype,

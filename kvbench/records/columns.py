@@ -5,12 +5,29 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
-__all__ = ["Amount", "Column", "Count", "Number", "Seconds", "column", "columns_of", "to_text"]
+from kvbench.plan.axes import AXES, CaseAxes, StrategyAxes
+
+Record = TypeVar("Record")
+
+__all__ = [
+    "Amount",
+    "Column",
+    "Count",
+    "Number",
+    "Seconds",
+    "axes_after",
+    "column",
+    "columns_of",
+    "hints_of",
+    "nullable_axes_after",
+    "to_text",
+]
 
 # What a value that is read may be: a table that was edited by hand is refused, not believed.
 Count = Annotated[int, Field(ge=1)]
@@ -30,9 +47,68 @@ class Column:
     description: str
 
 
-def column(description: str, *, unit: str = "", default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that is a column, with what the documentation says of it."""
-    return dataclasses.field(default=default, metadata={"unit": unit, "description": description})
+def column(
+    description: str, *, unit: str = "", default: Any = dataclasses.MISSING, after: str = ""
+) -> Any:
+    """A dataclass field that is a column, with what the documentation says of it.
+
+    `after` is the column that it follows where that is not the one declared before it.
+    """
+    metadata = {"unit": unit, "description": description, "after": after}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def axes_after(name: str) -> Callable[[type[Record]], type[Record]]:
+    """Return a decorator of a record class that inherits axes: they follow the column `name`.
+
+    A dataclass has the fields of its bases first, where the tables have never had them. All fields
+    have to be passed by keyword.
+    """
+
+    def decorate(record: type[Record]) -> type[Record]:
+        bases = (CaseAxes, StrategyAxes)
+        axes = _names(next(base for base in bases if issubclass(record, base)))
+        fields = {field.name: field for field in dataclasses.fields(record)}  # type: ignore[arg-type]
+        order = [other for other in fields if other not in axes]
+        start = order.index(name) + 1
+        order[start:start] = axes
+        for field in fields.values():
+            if after := field.metadata.get("after"):
+                order.remove(field.name)
+                order.insert(order.index(after) + 1, field.name)
+        record.__dataclass_fields__ = {other: fields[other] for other in order}  # type: ignore[attr-defined]
+        return record
+
+    return decorate
+
+
+def nullable_axes_after(name: str) -> Callable[[type[Record]], type[Record]]:
+    """Return a decorator that gives a class all axes of a case, each null by default.
+
+    They follow the column `name`. To be applied before `dataclass`.
+    """
+
+    def decorate(record: type[Record]) -> type[Record]:
+        annotations: dict[str, Any] = {}
+        for own, hint in record.__annotations__.items():
+            annotations[own] = hint
+            if own == name:
+                annotations |= {axis.name: f"{axis.kind.__name__} | None" for axis in AXES.values()}
+        for axis in AXES.values():
+            setattr(record, axis.name, column(axis.column, unit=axis.unit, default=None))
+        record.__annotations__ = annotations
+        return record
+
+    return decorate
+
+
+def hints_of(record: type) -> dict[str, Any]:
+    """Return the types of the columns of a record class, as what is read is checked against."""
+    hints = typing.get_type_hints(record, include_extras=True)
+    if issubclass(record, CaseAxes):
+        numbers = (axis for axis in AXES.values() if axis.is_number)
+        hints |= {axis.name: Annotated[int, Field(ge=axis.least)] for axis in numbers}
+    return hints
 
 
 def columns_of(record: type) -> tuple[Column, ...]:
@@ -56,6 +132,10 @@ def to_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _names(record: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(record)]
 
 
 def _kind(hint: Any) -> tuple[type, bool]:

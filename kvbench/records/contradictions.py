@@ -6,7 +6,6 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from kvbench.caches import BASELINE
 from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
+from kvbench.plan.axes import AXES, MODEL_AXES
 from kvbench.plan.case import Case, Prompt
 from kvbench.text import clip
 
@@ -25,7 +25,7 @@ Columns = Mapping[str, Sequence[Any]]
 Found = Iterator[tuple[int, str]]
 """Rows, counted from 0, with what is wrong with each."""
 
-_CASE = tuple(field.name for field in fields(Case))
+_CASE = tuple(AXES)
 _SAME = 1e-6
 """Share by which a figure may differ from what others say: it is written with all its digits."""
 
@@ -101,7 +101,7 @@ def _cases(planned: Sequence[Mapping[str, Any]]) -> Callable[[Columns], Found]:
         yield from _one_value(
             columns,
             "weights_bytes",
-            ("session", "model", "weights", "device", "dtype", "attention"),
+            ("session", *MODEL_AXES),
             "of its model",
         )
         for row, (prompt, tokens) in enumerate(_rows(columns, ("prompt", "prompt_tokens"))):

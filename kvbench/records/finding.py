@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from kvbench.caches import BASELINE
+from kvbench.plan.axes import AXES, MODEL_AXES, STRATEGY_AXES, StrategyAxes, values_of
+from kvbench.plan.case import ModelKey
 from kvbench.records.check import Check, Verdict
 
 __all__ = ["Finding", "findings", "not_asked"]
@@ -22,7 +24,7 @@ _WORST_FIRST: tuple[Verdict, ...] = ("near_tie", "exempt", "pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(StrategyAxes):
     """One strategy on one model: what its checks came to, and why.
 
     Attributes:
@@ -31,12 +33,6 @@ class Finding:
             is covered by another one.
     """
 
-    model: str
-    weights: str
-    device: str
-    dtype: str
-    attention: str
-    cache: str
     verdict: Verdict
     detail: str
     reach: tuple[tuple[int, int], ...] = ()
@@ -44,18 +40,14 @@ class Finding:
     @property
     def subject(self) -> str:
         """For people: `dynamic on gpt2 (random, float32, auto) on cpu`."""
-        kind = f"{self.weights}, {self.dtype}, {self.attention}"
-        return f"{self.cache} on {self.model} ({kind}) on {self.device}"
-
-
-_SUBJECT = tuple(f.name for f in fields(Finding) if f.name not in ("verdict", "detail", "reach"))
+        return f"{self.cache} on {ModelKey(*values_of(self, MODEL_AXES)).label}"
 
 
 def findings(checks: Iterable[Check]) -> tuple[Finding, ...]:
     """One finding for each model and strategy, from its checks of the latest session."""
     by_subject: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
-        of_it = by_subject.setdefault(tuple(getattr(check, name) for name in _SUBJECT), [])
+        of_it = by_subject.setdefault(values_of(check, STRATEGY_AXES), [])
         # An output check belongs to its case, in whichever session that was measured.
         if check.check != "output" and any(_is_older(one, check) for one in of_it):
             of_it[:] = [one for one in of_it if one.check == "output"]
@@ -74,9 +66,9 @@ def _weight(check: Check) -> tuple[bool, bool, float]:
 
 def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> tuple[Finding, ...]:
     """A finding for each strategy of a run's cases, as in run.json, that has none in `found`."""
-    known = {tuple(getattr(one, name) for name in _SUBJECT) for one in found}
+    known = {values_of(one, STRATEGY_AXES) for one in found}
     subjects = dict.fromkeys(
-        tuple(case[name] for name in _SUBJECT)
+        tuple(case.get(name, AXES[name].legacy) for name in STRATEGY_AXES)
         for case in cases
         if case.get("cache", BASELINE) != BASELINE
     )
@@ -84,7 +76,7 @@ def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> t
         Finding(
             verdict="not_asked",
             detail="Whether it does the same work was not checked (--no-verify).",
-            **dict(zip(_SUBJECT, subject, strict=True)),
+            **dict(zip(STRATEGY_AXES, subject, strict=True)),
         )
         for subject in subjects
         if subject not in known
@@ -93,7 +85,7 @@ def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> t
 
 def _finding(checks: Sequence[Check]) -> Finding:
     verdict = _verdict(checks)
-    subject = {name: getattr(checks[0], name) for name in _SUBJECT}
+    subject = {name: getattr(checks[0], name) for name in STRATEGY_AXES}
     return Finding(
         verdict=verdict, detail=_detail(verdict, checks), reach=_reach(checks), **subject
     )

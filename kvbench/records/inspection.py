@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kvbench.plan.axes import ModelAxes
+
 __all__ = ["Arm", "CacheLayers", "Inspection", "Shape", "Step", "Totals", "as_json"]
 
 Shape = tuple[int, ...]
@@ -116,7 +118,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(ModelAxes):
     """Both arms of a generation.
 
     Attributes:
@@ -134,12 +136,7 @@ class Inspection:
         notes: sentences about what is seen, or why something is not.
     """
 
-    model: str
-    weights: str
-    device: str
-    dtype: str
     dtype_bytes: int
-    attention: str
     prompt: str
     prompt_ids: tuple[tuple[int, ...], ...]
     first_positions: int

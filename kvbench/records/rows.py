@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import os
 import sys
-import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kvbench.errors import UserError
 from kvbench.input_file import check_regular
+from kvbench.records.columns import hints_of
 from kvbench.text import clip
 
 __all__ = ["as_rows", "read_columns"]
@@ -41,7 +41,7 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
             sentence names the line and the column.
     """
     check_regular(path, "table")
-    hints = typing.get_type_hints(record, include_extras=True)
+    hints = hints_of(record)
     columns = [_Column(field, hints[field.name]) for field in dataclasses.fields(record)]
     found: dict[str, list[Any]] = {column.name: [] for column in columns}
     # The default of 128 KiB is short for a prompt; the column has what was written, however long.

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
-from kvbench.caches import strategy
 from kvbench.plan.case import Phase, Task
-from kvbench.records.columns import Amount, Count, Number, Seconds, column
+from kvbench.records.case import CaseRecord, case_columns
+from kvbench.records.columns import Amount, Number, Seconds, axes_after, column
 
 __all__ = [
     "MEMORY_COLUMNS",
@@ -38,8 +38,9 @@ Method = Literal["each", "trace", "sampled"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
 
+@axes_after("flags")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(CaseRecord):
     """One timed generation. Null means that it could not be known, never zero.
 
     All sizes of the case are per sequence; times are of the whole batch.
@@ -93,21 +94,6 @@ class Sample:
         "Warnings about the sample, separated by spaces; see Flags in docs/columns.md.",
         default=None,
     )
-
-    # The case
-    model: str = column("Built-in architecture, hub id or folder, as asked for.")
-    weights: Literal["pretrained", "random"] = column("Where the weights come from.")
-    device: str = column("cpu, cuda, cuda:1, ...")
-    dtype: str = column("Data type of weights and cache.")
-    attention: str = column("Attention implementation, as asked for.")
-    cache: str = column("Cache strategy: off, dynamic, ...")
-    use_cache: bool = column("Transformers' flag of that name: false only for the strategy off.")
-    batch_size: Count = column("Sequences generated at once.", unit="sequences")
-    prompt: str = column("The prompt's label: text:..., tokens:N or file:NAME#hash.")
-    prompt_tokens: Count | None = column(
-        "Length of the prompt, padding included.", unit="tokens", default=None
-    )
-    max_new_tokens: Count = column("New tokens of the case, per sequence.", unit="tokens")
 
     model_commit: str | None = column(
         "Commit of the hub that the model came from; null for local files and configurations that "
@@ -181,6 +167,12 @@ class Sample:
     )
     cache_host_bytes: Number | None = column(
         "CUDA: the part of cache_allocated_bytes that is in host memory.",
+        unit="bytes",
+        default=None,
+    )
+    cache_disk_bytes: Number | None = column(
+        "Size of the files that a cache on disk has, used or not; not part of "
+        "cache_allocated_bytes.",
         unit="bytes",
         default=None,
     )
@@ -312,17 +304,7 @@ def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
         "attempt": task.attempt,
         "started_at": utc_now(),
         "status": status,
-        "model": case.model,
-        "weights": case.weights,
-        "device": case.device,
-        "dtype": case.dtype,
-        "attention": case.attention,
-        "cache": case.cache,
-        "use_cache": strategy(case.cache).use_cache,
-        "batch_size": case.batch_size,
-        "prompt": case.prompt.label,
-        "prompt_tokens": case.prompt.tokens,
-        "max_new_tokens": case.max_new_tokens,
+        **case_columns(case),
     }
     return Sample(**(known | fields))
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from kvbench.errors import UserError
 from kvbench.input_file import check_regular
+from kvbench.plan.axes import MODEL_AXES, values_of
 from kvbench.plan.case import ModelKey
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
@@ -156,10 +157,10 @@ class RunWriter:
 
     def finding(self, key: ModelKey, cache: str) -> Finding | None:
         """What was found of a strategy on a model; None if nothing was, in this environment."""
-        subject = (key.model, key.weights, key.device, key.dtype, key.attention, cache)
+        subject = (*values_of(key, MODEL_AXES), cache)
         since = self._environment_since
         for one in findings(check for check in self.checks if check.session >= since):
-            if (one.model, one.weights, one.device, one.dtype, one.attention, one.cache) == subject:
+            if (*values_of(one, MODEL_AXES), one.cache) == subject:
                 return one
         return None
 

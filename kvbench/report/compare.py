@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from kvbench.analysis.cases import SELDOM, ReadingOrder
 from kvbench.analysis.compare import (
-    AXES,
+    BY,
     Comparison,
     Rule,
     Side,
@@ -31,6 +31,7 @@ from kvbench.caches import BASELINE
 from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv, for_markdown
+from kvbench.plan.axes import AXES, MODEL_AXES, TABLE_ORDER, Axis
 from kvbench.records.changes import changes, environment_changes
 from kvbench.records.columns import to_text
 from kvbench.records.files import write_atomically
@@ -96,7 +97,7 @@ def compare_runs(
         UserError: there is no such axis or metric, or nothing on it to compare.
     """
     by = by or "run"
-    check_choice("--by", "axis", by, AXES)
+    check_choice("--by", "axis", by, BY)
     check_choice("--metric", "metric", metric, METRICS)
     sides = _sides(runs, by)
     if len(sides) < 2:
@@ -232,6 +233,8 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         # smallest size what larger ones are.
         if isinstance(value, int):
             return (value,)
+        if AXES[by].is_added:
+            return AXES[by].rank(value)
         if by == "prompt":
             return (values[value].prompt_tokens or 0, value)
         return (value not in (BASELINE, HOST), *order(values[value]))
@@ -293,7 +296,7 @@ def _nothing(runs: Sequence[Run], by: str) -> str:
     if by == "run":
         return (
             "One run alone is compared along an axis: give a second run, or --by "
-            f"{', '.join(AXES[1:])}."
+            f"{', '.join(BY[1:])}."
         )
     values = {str(value) for run in runs for value in run.columns[by]}
     only = f"only {values.pop()}" if values else "no sample"
@@ -373,15 +376,7 @@ def _verdict(row: Comparison) -> str:
 
 _CASE_COLUMNS = (
     _field("B", "b"),
-    _field("model", "model"),
-    _field("weights", "weights"),
-    _field("device", "device"),
-    _field("dtype", "dtype"),
-    _field("attention", "attention"),
-    _field("cache", "cache"),
-    _field("prompt", "prompt"),
-    _field("batch", "batch_size", True),
-    _field("tokens", "max_new_tokens", True),
+    *(_field(axis.head, axis.name, axis.is_number) for axis in TABLE_ORDER),
 )
 
 
@@ -408,21 +403,17 @@ def _columns(metric: Metric) -> tuple[_Column, ...]:
 
 def _labels(rows: Sequence[Comparison]) -> list[str]:
     """What each row is called: what seldom differs is named only where it does."""
-    differing = [name for name in SELDOM if len({getattr(row, name) for row in rows}) > 1]
-    return [_label(row, differing) for row in rows]
+    differing = [axis for axis in SELDOM if len({getattr(row, axis.name) for row in rows}) > 1]
+    # What makes the model comes first.
+    always = [axis for axis in AXES.values() if not axis.seldom]
+    model = [axis for axis in always if axis.name in MODEL_AXES]
+    shown = (*model, *differing, *(axis for axis in always if axis not in model))
+    return [_label(row, shown) for row in rows]
 
 
-def _label(row: Comparison, differing: Sequence[str]) -> str:
-    parts = [
-        row.b,
-        row.model,
-        row.device,
-        row.dtype,
-        *(getattr(row, name) for name in differing),
-        row.cache,
-        None if row.batch_size is None else f"batch {row.batch_size}",
-        None if row.max_new_tokens is None else f"{row.max_new_tokens} new tokens",
-    ]
+def _label(row: Comparison, shown: Iterable[Axis]) -> str:
+    values = ((axis, getattr(row, axis.name)) for axis in shown)
+    parts = [row.b, *(axis.short(value) for axis, value in values if value is not None)]
     return ", ".join(part for part in parts if part)
 
 

@@ -11,12 +11,20 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.plan.axes import TABLE_ORDER, Axis
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
 from kvbench.report.figures import Drawing, Material
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
-from kvbench.report.table import energy_text, failures, pair_table, speedup_text, time_text
+from kvbench.report.table import (
+    IN_EACH_ROW,
+    energy_text,
+    failures,
+    pair_table,
+    speedup_text,
+    time_text,
+)
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import answers, proof, shown_findings
 from kvbench.text import printable, shorten
@@ -109,19 +117,19 @@ def _field(
     return _Column(head, value, lambda case, value: text(value), numeric, **more)
 
 
+def _axis_column(axis: Axis) -> _Column:
+    return _field(
+        axis.label,
+        axis.name,
+        (lambda label: shorten(str(label))) if axis.name == "prompt" else str,
+        numeric=axis.is_number,
+        only_if_varied=axis.name not in ("device", *IN_EACH_ROW),
+    )
+
+
 _COLUMNS = (
     _Column("run", lambda run, case: run, numeric=False, only_if_varied=True),
-    _field("model", "model", numeric=False, only_if_varied=True),
-    _field("weights", "weights", numeric=False, only_if_varied=True),
-    _field("device", "device", numeric=False),
-    _field("dtype", "dtype", numeric=False, only_if_varied=True),
-    _field("attention", "attention", numeric=False, only_if_varied=True),
-    _field(
-        "prompt", "prompt", lambda label: shorten(str(label)), numeric=False, only_if_varied=True
-    ),
-    _field("batch", "batch_size"),
-    _field("new tokens", "max_new_tokens"),
-    _field("cache", "cache", numeric=False),
+    *(_axis_column(axis) for axis in sorted(TABLE_ORDER, key=lambda axis: not axis.in_group)),
     _field("status", "status", numeric=False, only_if_varied=True),
     _field("samples", "samples"),
     _Column("time", lambda run, case: case.total_s_median, lambda case, value: time_text(case)),

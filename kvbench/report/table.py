@@ -10,12 +10,14 @@ from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import BASELINE
 from kvbench.device_kinds import kind_of
+from kvbench.plan.axes import AXES, STRATEGY_AXES, TABLE_ORDER, Axis
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
 from kvbench.report.words import Pair, energy_interval, pairs, speedup_interval
 from kvbench.text import shorten
 
 __all__ = [
+    "IN_EACH_ROW",
     "Table",
     "check_table",
     "energy_text",
@@ -67,9 +69,10 @@ def pair_table(cases: Sequence[CaseSummary]) -> Table:
 
 def check_table(checks: Sequence[Check]) -> Table:
     """What was verified: a row per check, without the columns that say the same in each row."""
-    axes = ("model", "device", "dtype", "attention", "cache")
-    shown = [name for name in axes if len({getattr(check, name) for check in checks}) > 1]
-    heads = (*shown, "check", "in", "batch", "verdict", "detail")
+    axes = [AXES[name] for name in STRATEGY_AXES if not AXES[name].single]
+    varied = [axis for axis in axes if len({getattr(check, axis.name) for check in checks}) > 1]
+    shown = [axis.name for axis in varied]
+    heads = (*(axis.head for axis in varied), "check", "in", "batch", "verdict", "detail")
     rows = tuple(
         (
             *(str(getattr(check, name)) for name in shown),
@@ -159,12 +162,25 @@ def _either(pair: Pair, name: str, shown: Callable[[float], str]) -> str:
     return "-" if value is None else shown(value)
 
 
+IN_EACH_ROW = ("cache", "batch_size", "max_new_tokens")
+"""Axes that a table shows whether they vary or not."""
+
+
+def _axis_column(axis: Axis) -> _Column:
+    def cell(pair: Pair) -> str:
+        value = str(getattr(pair[1], axis.name))
+        return shorten(value, 24) if axis.name == "prompt" else value
+
+    return _Column(_named(axis.head), cell, axis.is_number, axis.name)
+
+
 _COLUMNS = (
-    _Column(_named("model"), lambda p: p[1].model, False, "model"),
-    _Column(_named("device"), lambda p: p[1].device, False, "device"),
-    _Column(_named("dtype"), lambda p: p[1].dtype, False, "dtype"),
-    _Column(_named("attention"), lambda p: p[1].attention, False, "attention"),
-    _Column(_named("prompt"), lambda p: shorten(p[1].prompt, 24), False, "prompt"),
+    # What is single follows from the model.
+    *(
+        _axis_column(axis)
+        for axis in TABLE_ORDER
+        if axis.name not in IN_EACH_ROW and not axis.single
+    ),
     _Column(_named("tokens"), lambda p: str(p[1].max_new_tokens)),
     _Column(_named("batch"), lambda p: str(p[1].batch_size)),
     _Column(_named("cache"), lambda p: p[1].cache, False, "_strategies"),

@@ -11,6 +11,7 @@ from kvbench.analysis.cold import COLD_FACTOR
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.caches import BASELINE
+from kvbench.plan.axes import AXES, values_of
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding, not_asked
 from kvbench.records.run import RunInfo
@@ -41,11 +42,11 @@ def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
 
 
 def answers(cases: Sequence[CaseSummary]) -> list[str]:
-    """One sentence per model, device and strategy, about its longest measured pair."""
+    """One sentence for all sizes of the same work, about its longest measured pair."""
     longest: dict[tuple[object, ...], tuple[CaseSummary, CaseSummary]] = {}
     for off, on in pairs(cases):
         if off is not None and on.speedup is not None:
-            key = (on.model, on.weights, on.device, on.dtype, on.attention, on.cache)
+            key = values_of(on, (name for name, axis in AXES.items() if not axis.is_size))
             if key not in longest or _size(on) >= _size(longest[key][1]):
                 longest[key] = (off, on)
     differing, several = varied(cases), len({case.dtype for case in cases}) > 1

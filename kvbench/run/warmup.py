@@ -8,6 +8,7 @@ length that will be timed; see docs/measuring.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from kvbench.caches import strategy
@@ -58,5 +59,6 @@ def longest(case: Case, others: Sequence[Case], warmup: str) -> Case:
     return max([case, *alike], key=lambda other: other.max_new_tokens)
 
 
-def _shape(case: Case) -> tuple[object, ...]:
-    return case.model_key, case.cache, case.batch_size, case.prompt
+def _shape(case: Case) -> Case:
+    """Return what cases have in common that differ in the number of new tokens alone."""
+    return replace(case, max_new_tokens=1)

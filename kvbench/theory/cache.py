@@ -57,7 +57,9 @@ def cache_bytes(
     for layer in architecture.layers:
         if isinstance(layer.mixer, Attention):
             mixer = layer.mixer
-            total += entry.kept(KeptLayer(seen, mixer.kept, mixer.window, width))
+            # Latent attention keeps one vector for all heads.
+            heads = 1 if mixer.latent else mixer.kv_heads
+            total += entry.bytes_kept(KeptLayer(seen, mixer.kept, mixer.window, width, heads))
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kvbench.analysis.compare import (
-    AXES,
-    PAIRED_AXES,
+    BY,
+    PAIRED,
     Comparison,
     Rule,
     Side,
@@ -30,22 +30,10 @@ from kvbench.analysis.statistics import (
 from kvbench.errors import UserError
 from kvbench.plan.case import Case, Prompt
 from kvbench.records.sample import Sample, sample_of
-from tests.fakes import arm, by_column, make_case, make_task, timed_sample
+from tests.fakes import LEGACY, OTHER, arm, by_column, make_case, make_task, timed_sample
 
 QUIET = [1.0, 1.01, 0.99, 1.005, 0.995, 1.002, 0.998, 1.001, 0.999, 1.003]
 """Ten times with noise of half a per cent."""
-
-OTHER_VALUES: dict[str, Any] = {
-    "model": "llama",
-    "weights": "pretrained",
-    "device": "cuda",
-    "dtype": "bfloat16",
-    "attention": "eager",
-    "cache": "off",
-    "batch_size": 4,
-    "prompt": Prompt.of_tokens(128),
-    "max_new_tokens": 400,
-}
 
 
 def times(factor: float = 1.0) -> list[float]:
@@ -99,8 +87,7 @@ def test_swapping_the_sides_inverts_the_ratio_and_the_verdict() -> None:
 def test_the_row_says_which_case_it_is() -> None:
     case = make_case(batch_size=3, prompt=Prompt.of_tokens(7), cache="off")
     row = only(side("a", arm(case, times())), side("b", arm(case, times())))
-    got = {name: getattr(row, name) for name in AXES if name != "run"}
-    assert got == {
+    assert {name: getattr(row, name) for name in BY if name != "run"} == {
         "model": "gpt2",
         "weights": "random",
         "device": "cpu",
@@ -110,6 +97,7 @@ def test_the_row_says_which_case_it_is() -> None:
         "batch_size": 3,
         "prompt": "tokens:7",
         "max_new_tokens": 100,
+        **LEGACY,
     }
 
 
@@ -197,9 +185,9 @@ def test_warm_ups_do_not_count() -> None:
 # Matching
 
 
-@pytest.mark.parametrize("axis", OTHER_VALUES)
+@pytest.mark.parametrize("axis", OTHER)
 def test_cases_are_matched_on_all_but_the_axis(axis: str) -> None:
-    here, there = make_case(), make_case(**{axis: OTHER_VALUES[axis]})
+    here, there = make_case(), make_case(**{axis: OTHER[axis]})
     a, b = side("a", arm(here, times())), side("b", arm(there, times()))
     assert only(a, b, axis).ratio == 1.0
     assert getattr(only(a, b, axis), axis) is None
@@ -282,7 +270,7 @@ def test_a_failure_without_words_reads_as_a_sentence() -> None:
 
 @pytest.mark.parametrize("axis", ["prompt", "weights", "attention"])
 def test_two_cases_that_were_left_out_can_be_told_apart(axis: str) -> None:
-    cases = [make_case(), make_case(**{axis: OTHER_VALUES[axis]})]
+    cases = [make_case(), make_case(**{axis: OTHER[axis]})]
     _, unmatched = compare(side("a", *(arm(case, times()) for case in cases)), side("b"))
     assert len({one.case for one in unmatched}) == 2
 
@@ -426,9 +414,7 @@ def by_cache(off: list[Sample], on: list[Sample]) -> Comparison:
     return only(side("off", off), side("dynamic", on), "cache")
 
 
-@pytest.mark.parametrize(
-    ("axis", "value"), [(name, OTHER_VALUES[name]) for name in PAIRED_AXES], ids=PAIRED_AXES
-)
+@pytest.mark.parametrize(("axis", "value"), [(name, OTHER[name]) for name in PAIRED], ids=PAIRED)
 def test_sides_that_share_rounds_are_compared_within_them(axis: str, value: Any) -> None:
     slower = np.linspace(1.0, 2.0, 10)
     here, there = (slower * times(f) for f in (1.0, 1.2))
@@ -442,9 +428,9 @@ def test_sides_that_share_rounds_are_compared_within_them(axis: str, value: Any)
     assert row.verdict == "slower"
 
 
-@pytest.mark.parametrize("axis", sorted({*AXES} - {*PAIRED_AXES}))
+@pytest.mark.parametrize("axis", sorted({*BY} - {*PAIRED}))
 def test_sides_that_share_no_rounds_by_design_are_compared_as_they_are(axis: str) -> None:
-    there = make_case() if axis == "run" else make_case(**{axis: OTHER_VALUES[axis]})
+    there = make_case() if axis == "run" else make_case(**{axis: OTHER[axis]})
     row = only(side("a", arm(ON, times())), side("b", arm(there, times(1.2))), axis)
     assert row.rounds is None
     assert (row.ratio_ci95_low, row.ratio_ci95_high) == ratio_interval(times(1.2), times())

@@ -27,6 +27,7 @@ from kvbench.measure.verify.shapes import (
 )
 from tests.tiny import GPT2, LLAMA, MISTRAL, T5, Config, config_folder, load
 
+DYNAMIC = strategy("dynamic")
 FULL = LayerPlan("full", None, 2, 16)
 ALTERNATING: Config = LLAMA | {
     "model_type": "qwen3_next",
@@ -101,8 +102,8 @@ def test_cross_attention_sees_all_there_is() -> None:
 
 @pytest.mark.parametrize(("seen", "kept"), [(1, 1), (6, 6), (7, 7), (8, 7), (100, 7)])
 def test_a_window_keeps_one_less_than_it_shows(seen: int, kept: int) -> None:
-    assert LayerPlan("window", 8).positions(seen) == kept
-    assert LayerPlan("full").positions(seen) == seen
+    assert DYNAMIC.positions_kept(seen, 8) == kept
+    assert DYNAMIC.positions_kept(seen, None) == seen
 
 
 def watched(path: Path, config: Config) -> tuple[Work, list[CacheShape]]:
@@ -114,7 +115,7 @@ def watched(path: Path, config: Config) -> tuple[Work, list[CacheShape]]:
         steps.append(read_shape(cache_of(output)))
 
     with watching(work.loaded.model, look):
-        greedy(work, strategy("dynamic"))
+        greedy(work, DYNAMIC)
     return work, steps
 
 
@@ -129,7 +130,7 @@ def test_what_a_layer_looks_like(tmp_path: Path) -> None:
     work, steps = watched(tmp_path, LLAMA)
     assert steps[2].layers[0] == LayerShape((1, 2, 10, 16), (1, 2, 10, 16), 10, False, ())
     assert steps[2].cross == ()
-    assert wrong_shape(work, steps) is None
+    assert wrong_shape(work, DYNAMIC, steps) is None
     told = "layers are as the configuration says (2 of them, 4 steps), in the end [1, 2, 11, 16]"
     assert describe_shapes(work, steps) == told
 
@@ -159,33 +160,33 @@ def test_the_first_thing_that_is_wrong_is_told(
     tmp_path: Path, step: int, changes: dict[str, Any], told: str
 ) -> None:
     work, steps = watched(tmp_path, LLAMA)
-    found = wrong_shape(work, altered(steps, step, "layers", **changes))
+    found = wrong_shape(work, DYNAMIC, altered(steps, step, "layers", **changes))
     assert found is not None
     assert found.startswith(f"layer 1 {told}")
 
 
 def test_cross_attention_must_not_grow(tmp_path: Path) -> None:
     work, steps = watched(tmp_path, T5)
-    assert wrong_shape(work, steps) is None
+    assert wrong_shape(work, DYNAMIC, steps) is None
     grown = altered(steps, 2, "cross", keys=(1, 4, 9, 16))
     told = "cross-attention layer 1 after step 2: keys are [1, 4, 9, 16], expected [1, 4, 8, 16]"
-    assert wrong_shape(work, grown) == told
+    assert wrong_shape(work, DYNAMIC, grown) == told
 
 
 def test_a_layer_too_few_or_too_many_is_wrong(tmp_path: Path) -> None:
     work, steps = watched(tmp_path, LLAMA)
     few = [dataclasses.replace(step, layers=step.layers[:1]) for step in steps]
     many = [dataclasses.replace(step, layers=(*step.layers, step.layers[0])) for step in steps]
-    assert wrong_shape(work, few) == "layer 1 after the prefill: it has no keys"
+    assert wrong_shape(work, DYNAMIC, few) == "layer 1 after the prefill: it has no keys"
     told = "layer 2 after the prefill: it has keys [1, 2, 8, 16], expected none"
-    assert wrong_shape(work, many) == told
+    assert wrong_shape(work, DYNAMIC, many) == told
 
 
 def test_a_forward_too_few_cannot_be_judged(tmp_path: Path) -> None:
     work, steps = watched(tmp_path, LLAMA)
     nothing = torch.zeros(1, 4, 503)
     run = Run(torch.zeros(1, 12), torch.zeros(1, 4), nothing)
-    outcome = judge_shape(work, Arms(run, run, nothing, nothing, tuple(steps[:-1])))
+    outcome = judge_shape(work, DYNAMIC, Arms(run, run, nothing, nothing, tuple(steps[:-1])))
     assert outcome.verdict == "inconclusive"
     assert outcome.detail.startswith("3 forwards made a cache for 4 new tokens: ")
 
@@ -194,7 +195,7 @@ def test_what_was_handed_over_is_noted_once_for_each_update(tmp_path: Path) -> N
     work = make_work(load(config_folder(tmp_path, LLAMA)), 1, 4, 0)
     before = Cache.update
     with noting_what_is_handed_over() as handed:
-        greedy(work, strategy("dynamic"))
+        greedy(work, DYNAMIC)
     assert Cache.update is before
     assert sorted(layer for _, layer in handed) == [0, 1]
     assert set(handed.values()) == {Handed((1, 2, 16), (1, 2, 16), 11)}
@@ -209,17 +210,17 @@ def test_a_buffer_must_be_long_enough_and_stay(tmp_path: Path) -> None:
         ]
         return [CacheShape((layer, layer)) for layer in layers]
 
-    assert wrong_shape(work, buffers(11, 11, 11, 11)) is None
-    assert wrong_shape(work, buffers(11, 11, 12, 12)) is not None
-    assert wrong_shape(work, buffers(10, 10, 10, 10)) is not None
+    assert wrong_shape(work, DYNAMIC, buffers(11, 11, 11, 11)) is None
+    assert wrong_shape(work, DYNAMIC, buffers(11, 11, 12, 12)) is not None
+    assert wrong_shape(work, DYNAMIC, buffers(10, 10, 10, 10)) is not None
     assert len(steps) == 4
 
 
 def test_a_packed_layer_is_judged_by_what_it_says(tmp_path: Path) -> None:
     work, _ = watched(tmp_path, LLAMA)
     packed = [LayerShape(None, None, 8 + step, False, ()) for step in range(4)]
-    assert wrong_shape(work, [CacheShape((layer, layer)) for layer in packed]) is None
-    wrong = wrong_shape(work, [CacheShape((layer, layer)) for layer in [packed[0]] * 4])
+    assert wrong_shape(work, DYNAMIC, [CacheShape((layer, layer)) for layer in packed]) is None
+    wrong = wrong_shape(work, DYNAMIC, [CacheShape((layer, layer)) for layer in [packed[0]] * 4])
     assert wrong == "layer 0 after step 1: it says that it has seen 8 positions, expected 9"
 
 

@@ -11,19 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbench.plan.case import Case, ModelKey, Prompt, Task, group_cases
-from tests.fakes import make_case, make_task
-
-OTHER: dict[str, Any] = {
-    "model": "smollm2-135m",
-    "weights": "pretrained",
-    "device": "cuda",
-    "dtype": "bfloat16",
-    "attention": "eager",
-    "cache": "off",
-    "batch_size": 2,
-    "prompt": Prompt.of_tokens(6),
-    "max_new_tokens": 101,
-}
+from tests.fakes import OTHER, make_case, make_task
 
 
 def test_a_text_is_one_prompt_labelled_by_itself() -> None:

@@ -12,7 +12,7 @@ import pytest
 from kvbench.plan.case import Prompt, Task
 from kvbench.records.columns import columns_of
 from kvbench.records.sample import STATUSES, Sample, latest, sample_of, utc_now, with_flag
-from tests.fakes import make_case, make_task
+from tests.fakes import LEGACY, make_case, make_task
 
 REQUIRED = {
     "sample_id",
@@ -33,7 +33,7 @@ REQUIRED = {
     "prompt",
     "max_new_tokens",
 }
-GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0, "worker": 0}
+GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0, "worker": 0, **LEGACY}
 """What is never null although the task need not say it."""
 
 

@@ -685,10 +685,11 @@ def test_an_engine_that_is_forgotten_takes_its_worker_along(light: Light) -> Non
 
 SUPERVISOR = """
 import sys
-from kvbench.plan.case import Case, Prompt, Task
+from kvbench.plan.case import Prompt, Task
 from kvbench.run import supervisor
+from tests.fakes import make_case
 from tests.run.faults import light_main, start
-case = Case("gpt2", "random", "cpu", "float32", "auto", "dynamic", 1, Prompt.of_tokens(5), 8)
+case = make_case(attention="auto", prompt=Prompt.of_tokens(5), max_new_tokens=8)
 supervisor._START = start(light_main)
 engine = supervisor.WorkerEngine()
 if sys.argv[1] != "start":

@@ -42,14 +42,39 @@ def situation_of(loaded: LoadedModel) -> Situation:
     text = loaded.config.get_text_config(decoder=True)
     kinds = getattr(text, "layer_types", None) or ()
     # Older configurations have one window for all layers and no list of kinds.
-    windows = any("sliding" in kind or "chunked" in kind for kind in kinds) or bool(
-        not kinds and getattr(text, "sliding_window", None)
-    )
+    window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
+    windows = any("sliding" in kind or "chunked" in kind for kind in kinds)
     model: Any = loaded.model
     return Situation(
         device=kind_of(str(loaded.device)).name,
         versions=_versions(),
         encoder_decoder=loaded.is_encoder_decoder,
-        windows=windows,
+        windows=windows or bool(not kinds and window),
+        sees_all="full_attention" in kinds or not (kinds or window),
+        key_numbers=_key_numbers(text),
         cache_objects=bool(model._supports_default_dynamic_cache()),
+        dtype=loaded.key.dtype,
+        keys_in_every_layer=_keys_in_every_layer(text),
     )
+
+
+def _key_numbers(text: Any) -> int | None:
+    """Return how many numbers the keys of a position have in a layer; None if it is not plain."""
+    if getattr(text, "kv_lora_rank", None):
+        return None
+    heads = getattr(text, "num_attention_heads", None)
+    width = getattr(text, "head_dim", None)
+    if width is None and heads:
+        width = text.hidden_size // heads
+    kept = getattr(text, "num_key_value_heads", None) or heads
+    return kept * width if kept and width else None
+
+
+_KEYS_ALONE = ("full_attention", "attention", "sliding_attention", "chunked_attention")
+"""Transformers' names of layers that keep keys and values, and nothing else."""
+
+
+def _keys_in_every_layer(text: Any) -> bool:
+    kinds = getattr(text, "layer_types", None) or ()
+    shared = getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None)
+    return not shared and all(kind in _KEYS_ALONE for kind in kinds)

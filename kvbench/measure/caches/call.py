@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from kvbench.caches.entry import Settings
 from kvbench.models.load import LoadedModel
+from kvbench.models.prompts import Inputs
 
 __all__ = ["Body", "Call"]
 
@@ -20,15 +21,13 @@ class Call:
 
     Attributes:
         loaded: the model.
-        batch_size: sequences.
-        prompt_tokens: length of the prompt, padding included.
+        inputs: the prompt, `[batch, prompt tokens]`, padded.
         new_tokens: per sequence.
         settings: values of the strategy's parameters.
     """
 
     loaded: LoadedModel
-    batch_size: int
-    prompt_tokens: int
+    inputs: Inputs
     new_tokens: int
     settings: Settings = field(default_factory=dict)
 
@@ -36,6 +35,11 @@ class Call:
     def config(self) -> PretrainedConfig:
         """The configuration that a cache object is made of: the decoder's, of text."""
         return self.loaded.model.config.get_text_config(decoder=True)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt, padding included."""
+        return self.inputs.tokens
 
     @property
     def positions(self) -> int:

@@ -102,7 +102,7 @@ def _batch_rows(
     yield row("logits", "float32", _judged(exact, lambda it: judge_logits(it.arms, arm.lossy)))
     if dtype != "float32":
         yield row("logits", dtype, _timed_logits(arm, timed, exact))
-    yield row("shape", dtype, _judged(timed, lambda arms: judge_shape(work, arms)))
+    yield row("shape", dtype, _judged(timed, lambda arms: judge_shape(work, arm, arms)))
 
 
 def _far_row(far: Work, arm: CacheStrategy, seen: Far | Outcome) -> Check:

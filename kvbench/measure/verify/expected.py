@@ -50,14 +50,6 @@ class LayerPlan:
     kv_heads: int | None = None
     head_dim: int | None = None
 
-    def positions(self, seen: int) -> int:
-        """Positions that are kept after `seen` ones were fed.
-
-        A window keeps one less than it shows, since the next query brings its own. Source:
-        `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
-        """
-        return seen if self.window is None else min(seen, self.window - 1)
-
 
 def decoder_layers(config: PretrainedConfig) -> tuple[LayerPlan, ...]:
     """The layers of the cache of a decoder, or of the self-attention of an encoder-decoder."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kvbench.caches import CacheStrategy
 from kvbench.measure.verify.arms import Arms, Exact
 from kvbench.measure.verify.attempt import Outcome
 from kvbench.measure.verify.compare import Distance, Parting, agreement, distance, partings
@@ -190,8 +191,8 @@ def rounding_of(timed: Arms, exact: Exact | Outcome) -> float:
     return distance(timed.full, exact.full_of_timed, exact.full_of_timed).rms
 
 
-def judge_shape(work: Work, arms: Arms) -> Outcome:
-    """Whether the cache grew as the configuration says, layer by layer and step by step."""
+def judge_shape(work: Work, arm: CacheStrategy, arms: Arms) -> Outcome:
+    """Whether the cache grew as it should, layer by layer and step by step."""
     if not arms.shapes:
         why = "the model has none or keeps it to itself"
         return Outcome("inconclusive", f"No cache came out of any forward: {why}.")
@@ -201,9 +202,9 @@ def judge_shape(work: Work, arms: Arms) -> Outcome:
     if len(arms.shapes) != work.new_tokens:
         detail = f"{len(arms.shapes)} forwards made a cache for {work.new_tokens} new tokens"
         return Outcome("inconclusive", f"{detail}: which is of which step cannot be seen.")
-    wrong = wrong_shape(work, arms.shapes)
+    wrong = wrong_shape(work, arm, arms.shapes)
     if wrong is not None:
-        if contradicts_itself(arms.shapes):
+        if contradicts_itself(arm, arms.shapes):
             return Outcome("fail", f"{_sentence(wrong)}.")
         why = "but it keeps what the model hands it, which the configuration does not describe"
         if not saw_what_was_handed_over(arms.shapes):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from kvbench.caches import CacheStrategy
 from kvbench.measure.verify.expected import LayerPlan, cross_layers, decoder_layers
 from kvbench.measure.verify.runs import Work
 
@@ -49,6 +50,9 @@ class Handed:
     values: Shape
     positions: int
 
+
+Keeps = Callable[[int, int | None], int]
+"""How many positions a layer keeps: of how many seen, under which window."""
 
 HandedOver = dict[tuple[int, int], Handed]
 """By the identity of the cache and the number of the layer."""
@@ -198,11 +202,15 @@ def _shape(tensor: Any) -> Shape | None:
     return tuple(tensor.shape) if known else None
 
 
-def wrong_shape(work: Work, steps: Sequence[CacheShape]) -> str | None:
-    """The first thing in the cache of a generation that is not as the configuration says.
+def wrong_shape(work: Work, arm: CacheStrategy, steps: Sequence[CacheShape]) -> str | None:
+    """The first thing in the cache of a generation that is not as it should be.
+
+    Layers, heads and windows follow from the configuration, how many positions are kept of them
+    from the strategy.
 
     Args:
         work: what was generated.
+        arm: the strategy that it was generated with.
         steps: the cache after each forward, the prefill first.
 
     Returns:
@@ -212,14 +220,15 @@ def wrong_shape(work: Work, steps: Sequence[CacheShape]) -> str | None:
     plans = decoder_layers(config)
     cross = cross_layers(config) if work.loaded.is_encoder_decoder else ()
     for step, shape in enumerate(steps):
+        seen = work.decoder_prompt + step
         wrong = _wrong_layers(
-            plans, steps[0].layers, shape.layers, work.batch_size, work.decoder_prompt + step
+            plans, steps[0].layers, shape.layers, work.batch_size, seen, arm.positions_kept
         )
         where = "layer"
         if wrong is None:
             # The encoder's positions are all there from the start.
             wrong = _wrong_layers(
-                cross, steps[0].cross, shape.cross, work.batch_size, work.inputs.tokens
+                cross, steps[0].cross, shape.cross, work.batch_size, work.inputs.tokens, _all
             )
             where = "cross-attention layer"
         if wrong is not None:
@@ -234,24 +243,31 @@ def saw_what_was_handed_over(steps: Sequence[CacheShape]) -> bool:
     return all(layer.handed is not None for layer in layers)
 
 
-def contradicts_itself(steps: Sequence[CacheShape]) -> bool:
+def contradicts_itself(arm: CacheStrategy, steps: Sequence[CacheShape]) -> bool:
     """Whether a cache is not what it was handed: then it is wrong whatever the configuration says.
 
     Where nobody saw what it was handed, there is nothing to hold it to.
 
     Args:
+        arm: the strategy that it was generated with.
         steps: the cache after each forward, the prefill first.
     """
-    parts = [(steps[0].layers, step.layers) for step in steps]
-    parts += [(steps[0].cross, step.cross) for step in steps]
+    own: Keeps = arm.positions_kept
+    parts = [(steps[0].layers, step.layers, own) for step in steps]
+    parts += [(steps[0].cross, step.cross, _all) for step in steps]
     return any(
-        _is_not_what_it_was_handed(first[index] if index < len(first) else layer, layer)
-        for first, layers in parts
+        _is_not_what_it_was_handed(first[index] if index < len(first) else layer, layer, kept)
+        for first, layers, kept in parts
         for index, layer in enumerate(layers)
     )
 
 
-def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape) -> bool:
+def _all(seen: int, _window: int | None) -> int:
+    """Return all positions: cross-attention keeps what the encoder has made."""
+    return seen
+
+
+def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape, keeps: Keeps) -> bool:
     if layer.states != first.states:
         return True
     handed = layer.handed
@@ -262,7 +278,7 @@ def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape) -> bool:
     if layer.keys is None and layer.values is None:
         # Packed where it says its length, and that is right; else it has lost all.
         return not layer.length
-    kept = LayerPlan("window" if layer.window else "full", layer.window).positions(handed.positions)
+    kept = keeps(handed.positions, layer.window)
     for found, start, of_one in (
         (layer.keys, first.keys, handed.keys),
         (layer.values, first.values, handed.values),
@@ -293,6 +309,7 @@ def _wrong_layers(
     layers: Sequence[LayerShape],
     batch_size: int,
     seen: int,
+    keeps: Keeps,
 ) -> tuple[int, str] | None:
     nothing = LayerShape(None, None, None, False, ())
     for index in range(max(len(plans), len(layers))):
@@ -300,14 +317,19 @@ def _wrong_layers(
         plan = plans[index] if index < len(plans) else LayerPlan("none")
         layer = layers[index] if index < len(layers) else nothing
         start = first[index] if index < len(first) else nothing
-        wrong = _wrong_layer(plan, start, layer, batch_size, seen)
+        wrong = _wrong_layer(plan, start, layer, batch_size, seen, keeps)
         if wrong is not None:
             return index, wrong
     return None
 
 
 def _wrong_layer(
-    plan: LayerPlan, first: LayerShape, layer: LayerShape, batch_size: int, seen: int
+    plan: LayerPlan,
+    first: LayerShape,
+    layer: LayerShape,
+    batch_size: int,
+    seen: int,
+    keeps: Keeps,
 ) -> str | None:
     if layer.states != first.states:
         return f"its states are {_listed(layer.states)}, they were {_listed(first.states)}"
@@ -317,7 +339,7 @@ def _wrong_layer(
         return _wrong_tensors(plan, first, layer, batch_size, None)
     if layer.length is not None and layer.length != seen:
         return f"it says that it has seen {layer.length} positions, expected {seen}"
-    return _wrong_tensors(plan, first, layer, batch_size, plan.positions(seen))
+    return _wrong_tensors(plan, first, layer, batch_size, keeps(seen, plan.window))
 
 
 def _wrong_tensors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvbench.plan.axes import AXES
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import finish, fold, panels
 from kvbench.report.figures.lines import SIZES, Entry, Line, along_of
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["devices"]
 
-_MODEL = ("model", "weights", "dtype", "attention")
+_WORK = tuple(name for name in AXES if name not in ("device", "cache"))
+"""What is the same work, on whichever device."""
+_KIND = tuple(name for name in _WORK if not AXES[name].is_size)
 _BAR = 0.54
 """Inches of a bar, which the number above it fits into."""
 
@@ -52,7 +55,7 @@ def _compared(entries: Sequence[Entry]) -> list[Entry] | None:
     """
     by_work: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
-        work = tuple(entry.value(field) for field in (*_MODEL, *(s.field for s in SIZES.values())))
+        work = tuple(entry.value(field) for field in _WORK)
         by_work.setdefault(work, []).append(entry)
     shared = [members for members in by_work.values() if len({_kind(e) for e in members}) > 1]
     return max(
@@ -80,8 +83,8 @@ def _lines_through(material: Material, example: Entry) -> list[Line]:
     def is_like(entry: Entry, fields: Sequence[str]) -> bool:
         return all(entry.value(field) == example.value(field) for field in fields)
 
-    along = along_of([entry for entry in material.entries if is_like(entry, _MODEL)])
-    fields = (*_MODEL, *(size.field for name, size in SIZES.items() if name != along))
+    along = along_of([entry for entry in material.entries if is_like(entry, _KIND)])
+    fields = [field for field in _WORK if field != SIZES[along].field]
     return material.lines(lambda entry: is_like(entry, fields), along, across_devices=True)
 
 

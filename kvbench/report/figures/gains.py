@@ -10,7 +10,7 @@ import numpy as np
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
-from kvbench.report.figures.lines import Entry, Line, entries_of, has_pair
+from kvbench.report.figures.lines import SERIES, Entry, Line, entries_of, has_pair
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import draw_theory, line_style
 from kvbench.report.units import significant, times
@@ -116,7 +116,7 @@ def _longest(lines: Sequence[Line]) -> list[Entry]:
     alike: dict[tuple[object, ...], list[Line]] = {}
     for line in lines:
         first = line.entries[0]
-        fields = ("run", "model", "weights", "device", "dtype", "attention", "prompt")
+        fields = [field for field in SERIES if field != "cache"]
         alike.setdefault(tuple(first.value(field) for field in fields), []).append(line)
     for members in alike.values():
         lengths: dict[str, set[int]] = {}

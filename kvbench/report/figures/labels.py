@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from kvbench.plan.axes import AXES
 from kvbench.text import printable, shorten
 
 __all__ = ["FONT", "LENGTH", "distinct", "drawable", "named"]
@@ -19,11 +20,11 @@ LENGTH = 48
 
 _NAMES = {"off": "cache off", "dynamic": "cache on (dynamic)"}
 
-_FORMATS: dict[str, Callable[[object], str]] = {
-    "cache": lambda value: _NAMES.get(str(value), f"cache {value}"),
-    "batch_size": lambda value: f"batch {value}",
-    "max_new_tokens": lambda value: f"{value} new tokens",
-}
+
+def _text(field: str, value: object) -> str:
+    if field == "cache":
+        return _NAMES.get(str(value), f"cache {value}")
+    return AXES[field].short(value) if field in AXES else str(value)
 
 
 def named(field: str, values: Iterable[object], shown: Callable[[str], str]) -> dict[object, str]:
@@ -33,7 +34,7 @@ def named(field: str, values: Iterable[object], shown: Callable[[str], str]) -> 
     terminal does not.
     """
     known = list(dict.fromkeys(values))
-    texts = [shown(_FORMATS.get(field, str)(value)) for value in known]
+    texts = [shown(_text(field, value)) for value in known]
     return dict(zip(known, distinct(texts, field.replace("_", " ")), strict=True))
 
 

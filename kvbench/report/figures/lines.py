@@ -10,11 +10,14 @@ from typing import Literal, NamedTuple
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import BASELINE, STRATEGIES
+from kvbench.plan.axes import TABLE_ORDER
 from kvbench.records.run import RunInfo
 from kvbench.report.figures.labels import distinct, named
 
 __all__ = [
+    "FIELDS",
     "KINDS",
+    "SERIES",
     "SIZES",
     "Along",
     "Entry",
@@ -55,8 +58,11 @@ SIZES: dict[Along, Size] = {
 Texts = dict[str, dict[object, str]]
 """By field and value what the value is called: different values have different texts."""
 
-_SERIES = ("run", "model", "weights", "device", "dtype", "attention", "cache", "prompt")
-_FIELDS = (*_SERIES, "batch_size", "max_new_tokens")
+FIELDS = ("run", *(axis.name for axis in TABLE_ORDER))
+"""What makes another entry."""
+
+SERIES = tuple(name for name in FIELDS if name not in ("batch_size", "max_new_tokens"))
+"""What makes another grid over batch sizes and lengths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +138,7 @@ def texts_of(entries: Sequence[Entry], shown: Callable[[str], str]) -> Texts:
     """What each value of these entries is called, after `shown` has made it fit to be written."""
     return {
         field: named(field, (*_planned(entries, field), *(e.value(field) for e in entries)), shown)
-        for field in _FIELDS
+        for field in FIELDS
     }
 
 
@@ -176,8 +182,8 @@ def lines_of(
 
 def grids_of(entries: Sequence[Entry], texts: Texts) -> list[tuple[str, tuple[Entry, ...]]]:
     """Entries over both sizes, with what each grid is called."""
-    told = [field for field in _varied(entries, _SERIES) if field not in ("device", "cache")]
-    grids = _grouped(entries, _SERIES)
+    told = [field for field in _varied(entries, SERIES) if field not in ("device", "cache")]
+    grids = _grouped(entries, SERIES)
     labels = [label_of(members[0], ("cache", *told), texts) for members in grids]
     heads = [f"{members[0].case.device}: {t}" for t, members in zip(labels, grids, strict=True)]
     return list(zip(distinct(heads, "map", length=1000), map(tuple, grids), strict=True))
@@ -200,7 +206,7 @@ def has_pair(entry: Entry) -> bool:
 
 def _across(along: Along) -> tuple[str, ...]:
     """The fields in which the entries of a line are all alike."""
-    return tuple(field for field in _FIELDS if field != SIZES[along].field)
+    return tuple(field for field in FIELDS if field != SIZES[along].field)
 
 
 def _grouped(entries: Iterable[Entry], fields: Sequence[str]) -> list[list[Entry]]:

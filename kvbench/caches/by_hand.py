@@ -1,0 +1,134 @@
+"""The caches written by hand: the ones that articles explain, next to the real ones.
+
+Each is in a file of its own in kvbench/measure/caches/; docs/caches.md walks through them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Settings
+from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, NO_STATES, NO_WINDOWS
+
+__all__ = ["BY_HAND"]
+
+_BODIES = "kvbench.measure.caches"
+_DECODERS = (CACHE_OBJECTS, DECODER_ONLY, NO_WINDOWS, NO_STATES)
+
+
+def _by_hand(name: str, body: str, description: str, **more: Any) -> CacheStrategy:
+    more = {"needs": _DECODERS} | more
+    return CacheStrategy(name=name, description=description, body=f"{_BODIES}.{body}", **more)
+
+
+_HAVE_16_BITS = Need(
+    lambda here, _: here.dtype == "float32",
+    "the model is in 16 bits already; it is for weights in float32.",
+    "float32",
+)
+
+
+def _half(layer: KeptLayer, positions: int, _: Settings) -> int:
+    return positions * layer.numbers * 2
+
+
+def _tiered(layer: KeptLayer, positions: int, settings: Settings) -> int:
+    """Return the bytes of whole blocks in int8, a scale per head and block, and of the rest."""
+    block = int(settings["block"])
+    blocks = max(positions - int(settings["recent"]), 0) // block
+    scales = 2 * blocks * layer.heads * layer.width
+    recent = (positions - blocks * block) * layer.numbers * layer.width
+    return blocks * block * layer.numbers + scales + recent
+
+
+def _within_budget(seen: int, _window: int | None, settings: Settings) -> int:
+    return min(seen, int(settings["budget"]))
+
+
+def _evicted(layer: KeptLayer, positions: int, _: Settings) -> int:
+    """Return the bytes of what is kept, with a score in float32 for each head and position."""
+    return positions * (layer.numbers * layer.width + 4 * layer.heads)
+
+
+_BUDGET = Parameter("budget", "Positions kept in each layer.", default=256)
+_EVICTION: dict[str, Any] = {
+    "lossy": True,
+    "attends": "elsewhere",
+    "parameters": (_BUDGET,),
+    "positions": _within_budget,
+    "kept": _evicted,
+}
+
+
+BY_HAND = (
+    _by_hand(
+        "concat",
+        "concat:make",
+        "By hand: a list with the tensors of each step, joined at every read.",
+    ),
+    _by_hand(
+        "prealloc",
+        "prealloc:make",
+        "By hand: a buffer per layer that doubles when it is full.",
+    ),
+    _by_hand(
+        "per-head",
+        "per_head:make",
+        "By hand: one cache per head in a Python list, stacked at every read.",
+    ),
+    _by_hand(
+        "blocks",
+        "blocks:make",
+        "By hand: blocks of positions and a block table, gathered at every read.",
+        parameters=(Parameter("size", "Positions in a block.", default=16),),
+    ),
+    _by_hand(
+        "half",
+        "half:make",
+        "By hand: keys and values in 16 bits under weights in float32.",
+        lossy=True,
+        attends="elsewhere",
+        needs=(*_DECODERS, _HAVE_16_BITS),
+        kept=_half,
+        parameters=(
+            Parameter(
+                "dtype",
+                "What they are rounded to.",
+                default="float16",
+                choices=("float16", "bfloat16"),
+            ),
+        ),
+    ),
+    _by_hand(
+        "tiered",
+        "tiered:make",
+        "By hand: recent positions exact, older ones in blocks of int8.",
+        lossy=True,
+        attends="elsewhere",
+        kept=_tiered,
+        parameters=(
+            Parameter("recent", "Positions kept exact, at least.", default=64),
+            Parameter("block", "Positions that share a scale.", default=16),
+        ),
+    ),
+    _by_hand(
+        "knorm",
+        "eviction:by_key_norm",
+        "By hand: within a budget of positions; the keys with the largest norms are forgotten.",
+        **_EVICTION,
+    ),
+    _by_hand(
+        "random",
+        "eviction:at_random",
+        "By hand: within a budget of positions; which are forgotten is drawn at random, as the "
+        "control for knorm.",
+        **_EVICTION,
+    ),
+    _by_hand(
+        "disk",
+        "disk:make",
+        "By hand: keys and values in memory-mapped files, the last positions in memory.",
+        attends="elsewhere",
+        parameters=(Parameter("recent", "Positions kept in memory.", default=64),),
+    ),
+)

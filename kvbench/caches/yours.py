@@ -1,0 +1,144 @@
+"""Caches from elsewhere: how they are named on the command line. Nothing is imported here.
+
+- `package.module:factory` is a function or class of an installed package.
+- `./file.py:factory` is one of a file; its path begins with `./`, `../` or `/`.
+- `name` alone is an entry point of an installed package in the group `kvbench.caches`.
+
+Parameters follow as `:name=value`, as those of a strategy do. No form can be read in two ways: a
+strategy of kvbench's own goes first; a path has a slash, which no module has; and what follows the
+first colon has an equals sign if it is a parameter, and has none if it names a factory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from kvbench.caches.entry import CacheStrategy, KeptLayer, Settings
+from kvbench.caches.needs import CACHE_OBJECTS
+from kvbench.errors import UserError
+from kvbench.text import clip
+
+__all__ = ["FACTORY", "SOURCE", "digest_of", "installed_names", "needs_trust", "yours"]
+
+GROUP = "kvbench.caches"
+SOURCE, FACTORY = ":source", ":factory"
+"""Settings with the module or file and the factory; no parameter has a colon in its name."""
+
+_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_MODULE = re.compile(rf"(?P<source>{_DOTTED}):(?P<factory>{_DOTTED})(?P<rest>(:[^:=]+=[^:]*)*)")
+_FILE = re.compile(
+    r"(?P<source>(\.{0,2}/)[^:#]*\.py)(#(?P<digest>[0-9a-f]{8}))?"
+    rf":(?P<factory>{_DOTTED})(?P<rest>(:[^:=]+=[^:]*)*)"
+)
+_PLAIN = re.compile(r"(?P<name>[^:=/]+)(?P<rest>(:[^:=]+=[^:]*)*)")
+_MOST_BYTES = 1 << 20
+
+
+def yours(name: str) -> CacheStrategy | None:
+    """Return the strategy that a name from elsewhere means; None if it is no such name.
+
+    The name of a file gets a digest of what is in it, so that an edited file is another strategy.
+
+    Raises:
+        UserError: the file cannot be read, or a parameter is wrong.
+    """
+    if _is_path(name):
+        return _of_file(name)
+    if found := _MODULE.fullmatch(name):
+        source, factory = found["source"], found["factory"]
+        return _entry(f"{source}:{factory}", source, factory, found["rest"])
+    found = _PLAIN.fullmatch(name)
+    point = _points().get(found["name"]) if found else None
+    if found is None or point is None:
+        return None
+    lossy = "lossy" in point.extras
+    return _entry(point.name, point.module, point.attr, found["rest"], lossy=lossy)
+
+
+def needs_trust(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the names that run code which a plan or a run chose, from a file or module.
+
+    An entry point is not one of them: who installed the package has registered it.
+    """
+    return tuple(name for name in names if _is_path(name) or _MODULE.fullmatch(name))
+
+
+def installed_names() -> tuple[str, ...]:
+    """Return the names that installed packages have registered."""
+    return tuple(sorted(_points()))
+
+
+def digest_of(code: bytes) -> str:
+    """Return eight hexadecimal digits of the SHA-256 of a file."""
+    return hashlib.sha256(code).hexdigest()[:8]
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("./", "../", "/"))
+
+
+def _of_file(name: str) -> CacheStrategy:
+    found = _FILE.fullmatch(name)
+    if found is None:
+        raise UserError(
+            f"cache: '{clip(name)}' names a file; write ./file.py:factory, and parameters behind "
+            "it as :name=value. A path cannot have a colon, a comma or a # in it."
+        )
+    source, factory = found["source"], found["factory"]
+    digest = found["digest"] or digest_of(read_file(source))
+    source = f"{source}#{digest}"
+    return _entry(f"{source}:{factory}", source, factory, found["rest"])
+
+
+def read_file(path: str) -> bytes:
+    """Return what is in a Python file.
+
+    Raises:
+        UserError: it is no regular file, too large, or cannot be read.
+    """
+    file = Path(path)
+    try:
+        if not file.is_file():
+            raise UserError(f"cache: {clip(path)} is not a file.")
+        if file.stat().st_size > _MOST_BYTES:
+            raise UserError(f"cache: {clip(path)} is larger than {_MOST_BYTES:,} bytes.")
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cache: {clip(path)}: {error.strerror}.") from error
+
+
+def _entry(
+    name: str, source: str, factory: str, rest: str, *, lossy: bool = False
+) -> CacheStrategy:
+    settings: dict[str, int | str] = {}
+    for part in rest.split(":")[1:]:
+        key, _, value = part.partition("=")
+        if key in settings or not key.isidentifier():
+            raise UserError(f"cache: '{clip(name)}': write parameters once each, as name=value.")
+        settings[key] = value
+    shown = [f"{key}={value}" for key, value in sorted(settings.items())]
+    said = settings.pop("lossy", None)
+    if said not in (None, "yes", "no"):
+        raise UserError(f"cache: lossy={clip(said)} is not one of yes, no.")
+    return CacheStrategy(
+        name=":".join([name, *shown]),
+        description=f"{factory} of {source}.",
+        body="kvbench.measure.caches.yours:make",
+        lossy=lossy if said is None else said == "yes",
+        attends="elsewhere",
+        needs=(CACHE_OBJECTS,),
+        kept=_unknown,
+        settings={**settings, SOURCE: source, FACTORY: factory},
+    )
+
+
+def _unknown(_layer: KeptLayer, _positions: int, _: Settings) -> int:
+    raise UserError("cache: theory does not know how many bytes a cache from elsewhere keeps.")
+
+
+def _points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}

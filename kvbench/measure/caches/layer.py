@@ -1,0 +1,55 @@
+"""What Transformers asks of one layer of a cache, answered once for the caches written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import CacheLayerMixin
+
+__all__ = ["HandLayer"]
+
+
+class HandLayer(CacheLayerMixin):
+    """One layer that counts the positions it was given. A strategy adds `append`.
+
+    A model calls `update` once per layer and forward with the keys and values of the new
+    positions, each `[batch, kv_heads, new, head_dim]`, and attends to what comes back, each
+    `[batch, kv_heads, all, head_dim]`. Before that it asks for the sizes of the mask.
+    """
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        # Typed again here, so that each strategy is spared it.
+        super().__init_subclass__(**more)  # type: ignore[no-untyped-call]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = 0
+        self.is_initialized = True
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep new keys and values, and return all that the new queries attend to."""
+        raise NotImplementedError
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do what `append` does, and count."""
+        found = self.append(key_states, value_states)
+        self.seen += key_states.shape[-2]
+        return found
+
+    def get_seq_length(self) -> int:
+        """Return how many positions were given, also where some are forgotten: the next one's."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many positions come back from `update`, and the first one's number."""
+        return self.seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: there is no limit."""
+        return -1
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Do nothing: what a layer needs is made by the first `append`."""

@@ -1,0 +1,114 @@
+"""Caches of the last positions, with or without the first ones; older keys and values are lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from kvbench.measure.caches.call import Call
+
+__all__ = ["WindowLayer", "window"]
+
+States = tuple[torch.Tensor, torch.Tensor]
+
+
+def window(call: Call) -> dict[str, Any]:
+    """Return a cache whose layers keep the last positions, and the first ones as sinks.
+
+    Layers with a window of the model's own are left as they are.
+    """
+    size, sink = int(call.settings["size"]), int(call.settings.get("sink", 0))
+    padding = call.inputs.attention_mask.shape[1] - call.inputs.attention_mask.sum(1)
+    most = int(padding.max())
+    cache = DynamicCache(config=call.config)
+    cache.layers = [
+        # Not a derived class: it has a window, or a state next to the keys.
+        WindowLayer(size, sink, padding, most) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
+    ]
+    return {"past_key_values": cache}
+
+
+class WindowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Keys and values of the first `sink` and the last `size - 1` positions of each sequence.
+
+    A step attends to these and to its own position, so to `sink + size`. The prompt is read in one
+    pass that sees all of it; what is too old is dropped afterwards.
+
+    Keys keep the rotation of the position at which they were made, and positions go on counting:
+    StreamingLLM instead rotates keys anew by their place in the cache.
+
+    While there are fewer real positions than slots, a padded sequence keeps its padding, which the
+    mask hides; its first positions are the first real ones. So the slots are, for the mask, the
+    last positions: it hides those that are padding, and a kept position that is older is as real
+    as the one in whose place it is.
+
+    Args:
+        size: positions that a step sees at the end, its own included.
+        sink: positions that it sees at the beginning.
+        padding: of each sequence, on the left, `[batch]`.
+        most_padding: the largest of them; known here, so that no step waits for the device.
+    """
+
+    is_croppable = False
+
+    def __init__(self, size: int, sink: int, padding: torch.Tensor, most_padding: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.slots = sink + size - 1
+        self.sink = sink
+        self.cumulative_length = 0
+        self._padding = padding
+        self._most_padding = most_padding
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any) -> States:
+        """Return the keys and values that this step attends to, and drop one position too old.
+
+        Args:
+            key_states: of the new positions, `[batch, kv_heads, new, head_dim]`.
+            value_states: the same.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.cumulative_length += key_states.shape[-2]
+        assert self.keys is not None and self.values is not None
+        keys = torch.cat([self.keys, key_states], dim=-2)
+        values = torch.cat([self.values, value_states], dim=-2)
+        self.keys, self.values = self._kept(keys), self._kept(values)
+        return keys, values
+
+    def _kept(self, states: torch.Tensor) -> torch.Tensor:
+        length = states.shape[-2]
+        extra = length - self.slots
+        if extra <= 0:
+            return states
+        if not self.sink:
+            return states[:, :, extra:]
+        last = self.sink + extra
+        # Padded slots that are still in front of the longest-padded row.
+        if self._most_padding <= self.cumulative_length - length:
+            return torch.cat([states[:, :, : self.sink], states[:, :, last:]], dim=-2)
+        first = (self._padding - (self.cumulative_length - length)).clamp(0, extra)
+        slots = torch.arange(self.slots, device=states.device).expand(len(first), -1)
+        # [batch, slots]: the first real ones, then the last ones.
+        kept = torch.where(slots < self.sink, slots + first[:, None], slots + extra)
+        return states.take_along_dim(kept[:, None, :, None], dim=-2)
+
+    def get_seq_length(self) -> int:
+        """Return how many positions were fed, which is where the next one is counted from."""
+        return self.cumulative_length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many positions a step attends to, and which the first of them is."""
+        kept = min(self.cumulative_length, self.slots)
+        return kept + query_length, self.cumulative_length - kept
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: what was dropped cannot come back.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a window has dropped the positions that cropping would need")

@@ -1,0 +1,99 @@
+"""Caches from elsewhere: a factory of an installed package or of a file, called for each cache."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from types import ModuleType
+from typing import Any
+
+from transformers import Cache, EncoderDecoderCache
+
+from kvbench.caches.yours import FACTORY, SOURCE, digest_of, read_file
+from kvbench.errors import UserError
+from kvbench.measure.caches.call import Call
+
+__all__ = ["make"]
+
+
+def make(call: Call) -> dict[str, Any]:
+    """Return a new cache of the factory that the settings name.
+
+    The factory gets the parameters that were written, and of `config` (the decoder's), `model`,
+    `batch_size` and `positions` (how many will be fed) those that it names. What it raises is the
+    sample's error.
+
+    Raises:
+        UserError: the file has changed, or the factory gives no new cache of Transformers.
+    """
+    settings = dict(call.settings)
+    source, name = str(settings.pop(SOURCE)), str(settings.pop(FACTORY))
+    factory: Callable[..., Any] = attrgetter(name)(_module(source))
+    offered = {
+        "config": call.config,
+        "model": call.loaded.model,
+        "batch_size": call.inputs.input_ids.shape[0],
+        "positions": call.positions,
+    }
+    given = {key: _value(str(text)) for key, text in settings.items()}
+    cache = factory(**{key: offered[key] for key in offered if key in _names(factory)} | given)
+    if not isinstance(cache, Cache):
+        raise UserError(
+            f"{source}:{name} returned {type(cache).__name__}, not a cache of Transformers."
+        )
+    if call.loaded.is_encoder_decoder and not isinstance(cache, EncoderDecoderCache):
+        # Models such as T5 take any cache and compute something else with it.
+        raise UserError(
+            f"{source}:{name} returned {type(cache).__name__}; an encoder-decoder model needs an "
+            "EncoderDecoderCache."
+        )
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+    if any(layer.get_seq_length() > 0 for layer in layers if hasattr(layer, "get_seq_length")):
+        raise UserError(
+            f"{source}:{name} returned a cache that is not empty: it must make a new one each time."
+        )
+    # As kvbench's own eager caches: `generate` would compile some kinds by itself on a GPU.
+    return {"past_key_values": cache, "disable_compile": True}
+
+
+def _names(factory: Callable[..., Any]) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        # Some that are written in C do not say.
+        return ()
+
+
+def _value(text: str) -> int | float | bool | str:
+    """Return the number, `true` or `false` that a text means, or the text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@functools.cache
+def _module(source: str) -> ModuleType:
+    """Return an installed module, or the module that a file with a digest is."""
+    if "/" not in source:
+        return importlib.import_module(source)
+    path, _, digest = source.partition("#")
+    code = read_file(path)
+    if digest_of(code) != digest:
+        raise UserError(f"{path} has changed: it is not the file that the cache was named from.")
+    # What was read is what runs: the import system might take compiled code that lies next to it.
+    name = f"kvbench_cache_{digest}"
+    module = ModuleType(name)
+    module.__file__ = path
+    # Where dataclasses and the like look their module up.
+    sys.modules[name] = module
+    exec(compile(code, path, "exec"), module.__dict__)
+    return module

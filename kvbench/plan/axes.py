@@ -1,0 +1,356 @@
+"""The axes of a case, each declared once: cases, plans, options and tables follow from here.
+
+A field of `ModelAxes`, `StrategyAxes` or `CaseAxes` is an axis. Case ids, keys of a plan, options,
+columns, groups, pairings, labels and docs are loops over these fields. Which class an axis is in
+says what depends on it: the loaded model, what is verified, or the case alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kvbench.caches import STRATEGIES
+from kvbench.dtypes import DTYPES
+
+__all__ = [
+    "AUTO",
+    "AXES",
+    "KEYS",
+    "MODEL_AXES",
+    "STRATEGY_AXES",
+    "TABLE_ORDER",
+    "Axis",
+    "CaseAxes",
+    "Key",
+    "ModelAxes",
+    "Reading",
+    "StrategyAxes",
+    "again",
+    "axis",
+    "values_of",
+]
+
+AUTO = "auto"
+"""The attention implementation that Transformers takes for a model by itself."""
+
+Reading = Literal["words", "models", "caches", "texts", "sizes"]
+"""How the values of a key are read: words and sizes in lists, models and caches by their own
+rules, texts as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a plan that sets an axis; the option has its name.
+
+    Attributes:
+        name: by default the name of the axis.
+        help: what it means, for `--help` and the docs.
+        short: its short option, such as `-b`.
+        reading: how its values are read; by default words, or sizes for an axis of numbers.
+        default: its values where a plan does not have it; none if it is another spelling.
+        only_spelling: whether it is written into another key and is not kept itself.
+    """
+
+    help: str
+    name: str = ""
+    short: str = ""
+    reading: Reading | None = None
+    default: tuple[Any, ...] = ()
+    only_spelling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What is declared of one field of a case.
+
+    Attributes:
+        name: of the field and of the column.
+        keys: the keys of a plan that set it.
+        column: what the docs of a table say of its column.
+        kind: the type of its values; that of a prompt is `str`, its label.
+        unit: of its values.
+        legacy: the value of a run that was made before this axis existed; `dataclasses.MISSING` if
+            it has always been there. At this value it is left out of the key of a case, so that old
+            ids stay.
+        choices: all values that there are, in reading order; empty if others are possible.
+        least: the smallest number.
+        single: whether a plan has one value for all cases, or none to let the model decide.
+        in_group: whether all cases of a comparison group share its value. Members of a group differ
+            in the others, and are measured next to each other. A speedup is always between cases
+            that differ in the cache strategy alone.
+        is_size: whether more of it is more of the same work, so that it needs no less memory.
+        seldom: whether it is the same in most runs, so that people read it only where it varies.
+        head: its name at the head of a column.
+        label: its name for people.
+        words: a value in a sentence.
+        bare: whether the value alone says enough in a label.
+    """
+
+    name: str
+    keys: tuple[Key, ...]
+    column: str
+    kind: type
+    unit: str
+    legacy: Any
+    choices: tuple[str, ...]
+    least: int
+    single: bool
+    in_group: bool
+    is_size: bool
+    seldom: bool
+    head: str
+    label: str
+    words: str
+    bare: bool
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers."""
+        return self.kind is int
+
+    @property
+    def is_added(self) -> bool:
+        """Whether there are runs that were made before it existed."""
+        return self.legacy is not dataclasses.MISSING
+
+    def phrase(self, value: object) -> str:
+        """Return a value as a sentence has it: `batch 8`, `random weights`."""
+        return self.words.format(value)
+
+    def short(self, value: object) -> str:
+        """Return a value as a label has it: `batch 8`, `random`."""
+        return str(value) if self.bare else self.phrase(value)
+
+    def rank(self, value: Any) -> tuple[Any, ...]:
+        """Return what a value is sorted by: as in `choices`, then as number or text."""
+        known = self.choices.index(value) if value in self.choices else len(self.choices)
+        return (known, value)
+
+
+def axis(
+    help: str,
+    *more: Key,
+    default: Any = (),
+    legacy: Any = dataclasses.MISSING,
+    column: str = "",
+    short: str = "",
+    reading: Reading | None = None,
+    **declared: Any,
+) -> Any:
+    """Declare a field of a case.
+
+    Args:
+        help: what it means, for `--help` and the docs of plans.
+        more: further keys of a plan that set it.
+        default: its value, or its values, where a plan does not have it; by default `legacy`.
+        legacy: its value in runs of before it existed; it may differ from the default.
+        column: what the docs of tables say of it; by default `help`.
+        short: its short option.
+        reading: how a plan reads it.
+        declared: further fields of `Axis` that are not as usual.
+    """
+    values = default if isinstance(default, tuple) else (default,)
+    if not values and legacy is not dataclasses.MISSING:
+        values = (legacy,)
+    first = Key(help, short=short, reading=reading, default=values)
+    known = {"keys": (first, *more), "legacy": legacy, "column": column or help, **declared}
+    metadata = {"axis": known, "unit": declared.get("unit", ""), "description": known["column"]}
+    return dataclasses.field(default=legacy, metadata=metadata)
+
+
+def again(axes: type, name: str) -> Any:
+    """Declare a field as it is in a base class, for a subclass that says its type more exactly."""
+    (field,) = (field for field in dataclasses.fields(axes) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
+@dataclass(frozen=True)
+class ModelAxes:
+    """What makes another loaded model. A model is loaded once for all cases that share these."""
+
+    __slots__ = ()
+
+    model: str = axis(
+        "Built-in architecture (see `kvbench models`), hub id (org/name, or org/name@REVISION "
+        "for a branch, tag or commit), local folder, or .gguf file.",
+        column="Built-in architecture, hub id or folder, as asked for.",
+        default="gpt2",
+        short="-m",
+        reading="models",
+        seldom=False,
+        bare=True,
+    )
+    weights: Literal["pretrained", "random"] = axis(
+        "pretrained or random; by default random for a built-in architecture, else pretrained.",
+        column="Where the weights come from.",
+        choices=("pretrained", "random"),
+        single=True,
+        words="{} weights",
+        bare=True,
+    )
+    device: str = axis(
+        "cpu, cuda, cuda:1, ..., or auto: every kind that is present.",
+        column="cpu, cuda, cuda:1, ...",
+        default="auto",
+        short="-d",
+        seldom=False,
+        bare=True,
+    )
+    dtype: str = axis(
+        f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}.",
+        column="Data type of weights and cache.",
+        default="float32",
+        choices=DTYPES,
+        seldom=False,
+        bare=True,
+    )
+    attention: str = axis(
+        "Attention implementation: sdpa, eager, ..., or auto: what Transformers takes.",
+        column="Attention implementation, as asked for.",
+        default=AUTO,
+        words="{} attention",
+        bare=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyAxes(ModelAxes):
+    """What makes another thing to verify: a cache strategy on a model."""
+
+    __slots__ = ()
+
+    cache: str = axis(
+        f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
+        "model can run; or your own: module:factory or ./file.py:factory (see docs/caches.md).",
+        Key(
+            "Another spelling of cache: true is dynamic, false is off.",
+            name="use_cache",
+            only_spelling=True,
+        ),
+        column="Cache strategy: off, dynamic, ...",
+        default=("off", "dynamic"),
+        short="-c",
+        reading="caches",
+        in_group=False,
+        seldom=False,
+        bare=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseAxes(StrategyAxes):
+    """What makes another case: everything above, and the work."""
+
+    __slots__ = ()
+
+    batch_size: int = axis(
+        "Sequences generated at once. Lists and ranges: 1,2,4 or 1-32*2.",
+        column="Sequences generated at once.",
+        unit="sequences",
+        default=1,
+        short="-b",
+        is_size=True,
+        seldom=False,
+        head="batch",
+        label="batch",
+        words="batch {}",
+    )
+    # A Prompt in a case, its label in a table.
+    prompt: Any = axis(
+        "Prompt text; repeat the option for several.",
+        Key(
+            "File with one prompt a line; a batch takes its lines in turn.",
+            name="prompt_file",
+            reading="texts",
+        ),
+        Key(
+            "Prompts of this many fixed token ids, in place of a text.",
+            name="prompt_tokens",
+            short="-p",
+            reading="sizes",
+        ),
+        column="The prompt's label: text:..., tokens:N or file:NAME#hash.",
+        reading="texts",
+        is_size=True,
+        bare=True,
+    )
+    max_new_tokens: int = axis(
+        "New tokens to generate. Lists and ranges: 10,110,210 or 10-910+100.",
+        column="New tokens of the case, per sequence.",
+        unit="tokens",
+        default=(10, 50, 100),
+        short="-n",
+        is_size=True,
+        seldom=False,
+        head="tokens",
+        label="new tokens",
+        words="{} new tokens",
+    )
+
+
+def values_of(record: object, names: Iterable[str]) -> tuple[Any, ...]:
+    """Return what a case or a record has in these fields."""
+    return tuple(getattr(record, name) for name in names)
+
+
+def _declared(field: dataclasses.Field[Any], hint: Any) -> Axis:
+    """Return an axis, with what is usual filled in."""
+    name, label = field.name, field.name.replace("_", " ")
+    known = {
+        "kind": _kind(hint),
+        "unit": "",
+        "choices": (),
+        "least": 1,
+        "single": False,
+        "in_group": True,
+        "is_size": False,
+        "seldom": True,
+        "head": label,
+        "label": label,
+        "words": f"{label} {{}}",
+        "bare": False,
+    } | field.metadata["axis"]
+    usual: Reading = "sizes" if known["kind"] is int else "words"
+    known["keys"] = tuple(
+        dataclasses.replace(key, name=key.name or name, reading=key.reading or usual)
+        for key in known["keys"]
+    )
+    return Axis(name=name, **known)
+
+
+def _kind(hint: Any) -> type:
+    if hint is int or hint is str:
+        return typing.cast(type, hint)
+    if hint is Any or typing.get_origin(hint) is Literal:
+        return str
+    raise TypeError(f"an axis has words or numbers, not {hint}")
+
+
+def _names(axes: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(axes))
+
+
+_HINTS = typing.get_type_hints(CaseAxes)
+
+AXES: Mapping[str, Axis] = {
+    field.name: _declared(field, _HINTS[field.name]) for field in dataclasses.fields(CaseAxes)
+}
+"""All axes by name, in the order of a case's key."""
+
+MODEL_AXES = _names(ModelAxes)
+"""The names of those that make a model."""
+
+STRATEGY_AXES = _names(StrategyAxes)
+"""The names of those that make a thing to verify."""
+
+KEYS: Mapping[str, Key] = {key.name: key for axis_ in AXES.values() for key in axis_.keys}
+"""The keys of a plan that set an axis."""
+
+TABLE_ORDER: tuple[Axis, ...] = tuple(
+    sorted(AXES.values(), key=lambda axis_: axis_.is_size and axis_.is_number)
+)
+"""All axes as tables and labels have them: the kind of work first, its numbers last."""

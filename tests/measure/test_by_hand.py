@@ -1,0 +1,69 @@
+"""The caches written by hand: what verification says of them, and what they do not take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from kvbench.caches import strategy
+from kvbench.measure.caches import situation_of
+from kvbench.measure.engine import LocalEngine
+from kvbench.measure.verify import verify
+from kvbench.records.events import ModelLoaded
+from tests.measure import by_hand
+from tests.tiny import LLAMA, Config, case, checkpoint, config_folder, load, task
+
+
+@pytest.mark.parametrize("name", by_hand.LOSSY)
+def test_a_lossy_strategy_is_exempt_and_nothing_else_is_wrong(tmp_path: Path, name: str) -> None:
+    loaded = load(checkpoint(tmp_path, LLAMA), weights="pretrained")
+    rows = verify(loaded, name, new_tokens=16, generations=3)
+    found = {(row.check, row.verdict) for row in rows}
+    assert found == {
+        ("tokens", "exempt"),
+        ("logits", "exempt"),
+        ("shape", "pass"),
+        ("leak", "pass"),
+    }, [(row.check, row.verdict, row.detail) for row in rows]
+
+
+# What is not met
+
+
+def test_16_bits_under_16_bits_are_refused_with_the_reason(tmp_path: Path) -> None:
+    engine = LocalEngine()
+    one = case(config_folder(tmp_path, LLAMA), cache="half", dtype="bfloat16")
+    assert isinstance(engine.open(one.model_key), ModelLoaded)
+    try:
+        sample = engine.measure(task(one))[0]
+    finally:
+        engine.close()
+    assert sample.status == "unsupported"
+    assert sample.error == "half: the model is in 16 bits already; it is for weights in float32."
+
+
+QWEN3_NEXT: Config = {
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+
+
+@pytest.mark.parametrize("name", [*by_hand.EXACT, *by_hand.LOSSY])
+def test_layers_with_states_are_refused_with_the_reason(name: str) -> None:
+    config = AutoConfig.for_model(**QWEN3_NEXT)
+    model = SimpleNamespace(_supports_default_dynamic_cache=lambda: True)
+    loaded: Any = SimpleNamespace(
+        config=config,
+        model=model,
+        device="cpu",
+        is_encoder_decoder=False,
+        key=SimpleNamespace(dtype="float32"),
+    )
+    reason = strategy(name).unmet(situation_of(loaded)) or ""
+    assert reason.endswith("this model has layers that keep something else.")
