@@ -9,6 +9,7 @@ machine; ratios within a round say more. The figures worth keeping go to docs/me
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -158,10 +159,16 @@ class Ways:
         )
 
     def _tasks(self, cache: str) -> list[Task]:
-        key = self._key
-        fields = (key.model, key.weights, key.device, key.dtype, key.attention)
+        case = Case(
+            **dataclasses.asdict(self._key),
+            cache=cache,
+            batch_size=1,
+            prompt=self._prompt,
+            max_new_tokens=self.lengths[-1],
+        )
         return [
-            Task(Case(*fields, cache, 1, self._prompt, n), "measure", 0, 0, n) for n in self.lengths
+            Task(dataclasses.replace(case, max_new_tokens=n), "measure", 0, 0, n)
+            for n in self.lengths
         ]
 
 
