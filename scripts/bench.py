@@ -35,6 +35,8 @@ def overhead(pairs: int) -> bool:
     import torch
 
     from kvbench.measure.engine import LocalEngine
+    from kvbench.methods import rows_of
+    from kvbench.methods.each import EACH
     from kvbench.models.load import load_model
     from kvbench.plan.case import Case, ModelKey, Prompt, Task
 
@@ -60,7 +62,8 @@ def overhead(pairs: int) -> bool:
         return time.perf_counter() - start
 
     def measured() -> float:
-        sample, _ = engine.measure(Task(case, "measure", 0, 0, NEW_TOKENS))
+        (job,) = EACH.jobs([Task(case, "measure", 0, 0, NEW_TOKENS)])
+        ((sample, _),) = rows_of(job, engine.run(job))
         if sample.total_s is None:
             raise RuntimeError(f"the sample failed: {sample.error}")
         return sample.total_s

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.caches import STRATEGIES
+from kvbench.caches import STRATEGIES, CacheStrategy
 from kvbench.cli import app
 from kvbench.cli import main as run_kvbench
 from kvbench.plan.options import DESCRIPTIONS
@@ -83,11 +83,26 @@ def plan_page() -> str:
             _table(("key", "default", "what it says"), rows),
             "## Cache strategies",
             _table(
-                ("cache", "what it does"),
-                ((f"`{entry.name}`", entry.description) for entry in STRATEGIES.values()),
+                ("cache", "what it does", "parameters"),
+                (
+                    (f"`{entry.name}`", entry.description, _parameters(entry))
+                    for entry in STRATEGIES.values()
+                ),
             ),
         ]
     )
+
+
+def _parameters(entry: CacheStrategy) -> str:
+    """The parameters of a strategy, each with its default or its choices."""
+    shown = []
+    for one in entry.parameters:
+        value = one.default if one.default is not None else ", ".join(one.choices)
+        where = (
+            f", with {one.only_with[0]} {' or '.join(one.only_with[1])}" if one.only_with else ""
+        )
+        shown.append(f"`{one.name}` ({value}{where}): {one.description}")
+    return " ".join(shown)
 
 
 PAGES: dict[str, Callable[[], str]] = {

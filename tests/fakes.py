@@ -9,6 +9,8 @@ from typing import Any
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError
+from kvbench.methods import Job, JobResult, Row
+from kvbench.methods.each import EACH
 from kvbench.plan.axes import AXES, Axis
 from kvbench.plan.case import Case, Group, ModelKey, Prompt, Task
 from kvbench.records.check import Check, Verdict, check_of
@@ -19,7 +21,7 @@ from kvbench.records.finding import Finding
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
 from kvbench.records.rates import Rates
 from kvbench.records.run import RunInfo
-from kvbench.records.sample import Sample, Stage, Status, sample_of
+from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
 from kvbench.records.writer import RunWriter
 
 Failure = tuple[Status, Stage, str]
@@ -147,9 +149,8 @@ class FakeEngine:
             check_of(self.open_model, cache, "leak", "pass", "Nothing is left."),
         )
 
-    def measure(
-        self, task: Task, timeout_s: float | None = None
-    ) -> tuple[Sample, tuple[float, ...]]:
+    def run(self, job: Job, timeout_s: float | None = None) -> JobResult:
+        task = job.task
         assert self.open_model == task.case.model_key
         self.tasks.append(task)
         self.timeouts.append(timeout_s)
@@ -159,10 +160,11 @@ class FakeEngine:
             if status in ("crashed", "timeout"):
                 # As a worker that is lost, or too slow.
                 self.lose()
-            return sample_of(task, status=status, stage=stage, error=error), ()
+            return JobResult(status, utc_now(), {"stage": stage, "error": error})
         total = self.seconds(task)
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
-        return timed_sample(task, total, output_sha256=self.tokens_of(task)), times
+        fields = readings_of(task) | {"output_sha256": self.tokens_of(task)}
+        return JobResult("ok", utc_now(), fields, total, times)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         assert self.open_model == case.model_key
@@ -177,15 +179,29 @@ class FakeEngine:
         self.closed += 1
 
 
+def run_task(engine: Any, task: Task, **options: Any) -> Row:
+    """The one row of a task that an engine carries out as a job of the method `each`."""
+    (job,) = EACH.jobs([task])
+    (row,) = EACH.rows(job, engine.run(job, **options))
+    return row
+
+
 def timed_sample(task: Task, total: float, **fields: Any) -> Sample:
     """A sample of a task that took `total` seconds."""
     known: dict[str, Any] = {
-        "new_tokens": task.new_tokens,
-        "prompt_tokens": task.case.prompt.tokens or 6,
         "total_s": total,
         "ttft_s": total / task.new_tokens,
         "itl_s": total / task.new_tokens,
         "tokens_per_s": task.case.batch_size * task.new_tokens / total,
+    }
+    return sample_of(task, **(readings_of(task) | known | fields))
+
+
+def readings_of(task: Task) -> dict[str, Any]:
+    """What is read of a generation that went well."""
+    return {
+        "new_tokens": task.new_tokens,
+        "prompt_tokens": task.case.prompt.tokens or 6,
         "attention_used": "sdpa",
         "output_sha256": "0123456789abcdef",
         "kv_cache_bytes": 0 if task.case.cache == "off" else 73_728 * (5 + task.new_tokens),
@@ -193,7 +209,6 @@ def timed_sample(task: Task, total: float, **fields: Any) -> Sample:
         "rss_before_bytes": 500 << 20,
         "rss_peak_bytes": 600 << 20,
     }
-    return sample_of(task, **(known | fields))
 
 
 def make_case(**fields: Any) -> Case:

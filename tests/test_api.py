@@ -60,7 +60,7 @@ FOLDER = {
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started and charts take no time, unless a test wants the real."""
     if "real_machine" not in request.fixturenames:
-        monkeypatch.setattr(api, "WorkerEngine", lambda **options: FakeEngine())
+        monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: FakeEngine())
     if "real_charts" not in request.fixturenames:
         monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
 
@@ -135,6 +135,8 @@ SLOW = ("pandas", "matplotlib", "scipy", "pydantic")
         ("kvbench.api", HEAVY),
         ("kvbench.run.supervisor", HEAVY),
         ("kvbench.run.sweep", HEAVY),
+        ("kvbench.run.session", HEAVY),
+        ("kvbench.methods", HEAVY),
         ("kvbench.run.resume", HEAVY),
         ("kvbench.run.messages", HEAVY),
         # Until it is asked for something.
@@ -383,7 +385,7 @@ def test_a_large_grid_needs_a_word(tmp_path: Path) -> None:
 def test_a_plan_for_the_cpu_is_resolved_without_a_look_at_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "WorkerEngine", None)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", None)
     assert len(api.plan_cases(plan_of())) == 4
     with pytest.raises(TypeError):
         api.plan_cases(plan_of(device="auto"))
@@ -391,7 +393,7 @@ def test_a_plan_for_the_cpu_is_resolved_without_a_look_at_devices(
 
 def test_devices_are_those_that_the_worker_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = [FakeEngine()]
-    monkeypatch.setattr(api, "WorkerEngine", lambda: engines[0])
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda: engines[0])
     cases = api.plan_cases(plan_of(device="auto"))
     assert [case.device for case in cases] == ["cpu"] * 4 + ["cuda"] * 4
     assert engines[0].closed
@@ -407,6 +409,17 @@ def test_a_missing_gpu_is_told_with_its_reason() -> None:
         "device: 'cuda' is not present on this machine; present: cpu. "
         "CUDA: torch was built without it."
     )
+
+
+def test_a_strategy_that_cannot_run_is_asked_about_once() -> None:
+    engine = FakeEngine(needs={"static": "static: it needs more."})
+    checks = api.verify(plan_of(cache="static,dynamic"), engine=engine)
+    assert engine.verified == ["dynamic"]
+    found = [(check.check, check.verdict, check.detail) for check in checks]
+    assert found[:2] == [
+        ("logits", "inconclusive", "static: it needs more."),
+        ("leak", "inconclusive", "static: it needs more."),
+    ]
 
 
 # Interruption
@@ -536,7 +549,7 @@ def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("kvbench.api.build", killed)
+        patch.setattr("kvbench.run.session.build", killed)
         with pytest.raises(KeyboardInterrupt):
             resume(run)
     assert load_run(run.path).info.state == "finished"

@@ -104,6 +104,7 @@ SIZED = CacheStrategy(
     parameters=(
         Parameter("size", "Positions.", default=256),
         Parameter("kind", "A word.", choices=("plain", "fancy")),
+        Parameter("bits", "A number.", 4, ("2", "4"), only_with=("kind", ("fancy",))),
     ),
 )
 
@@ -118,7 +119,16 @@ def sized(monkeypatch: pytest.MonkeyPatch) -> None:
     ("given", "name", "settings"),
     [
         ("sized:kind=plain", "sized:kind=plain", {"kind": "plain", "size": 256}),
-        ("sized:size=64:kind=fancy", "sized:kind=fancy:size=64", {"kind": "fancy", "size": 64}),
+        (
+            "sized:size=64:kind=fancy:bits=4",
+            "sized:kind=fancy:size=64",
+            {"kind": "fancy", "size": 64, "bits": 4},
+        ),
+        (
+            "sized:kind=fancy:bits=2",
+            "sized:bits=2:kind=fancy",
+            {"kind": "fancy", "size": 256, "bits": 2},
+        ),
         ("sized:size=0256:kind=plain", "sized:kind=plain", {"kind": "plain", "size": 256}),
     ],
 )
@@ -137,11 +147,16 @@ def test_the_canonical_name_is_sorted_and_without_defaults(
     [
         ("sized", "cache: write sized:kind=plain|fancy."),
         ("sized:kind=odd", "cache: kind=odd is not one of plain, fancy."),
+        ("sized:kind=plain:bits=2", "cache: sized: bits goes with kind=fancy only."),
+        ("sized:kind=fancy:bits=3", "cache: bits=3 is not one of 2, 4."),
         ("sized:kind=plain:size=0", "cache: size=0 is not a whole number of at least 1."),
         ("sized:kind=plain:size=-1", "cache: size=-1 is not a whole number of at least 1."),
         ("sized:kind=plain:size", "cache: 'sized:kind=plain:size': write parameters once each"),
         ("sized:kind=plain:kind=plain", "cache: 'sized:kind=plain:kind=plain': write parameters"),
-        ("sized:kinds=plain", "cache: sized has no parameter 'kinds'; it has size, kind; did you"),
+        (
+            "sized:kinds=plain",
+            "cache: sized has no parameter 'kinds'; it has size, kind, bits; did you",
+        ),
         ("off:size=1", "cache: off has no parameter 'size'; it has none."),
     ],
 )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.records.finding import VERIFY_FAILED
 
 __all__ = ["MOST_DISAGREEMENT", "Claim", "EnergyClaim", "claim", "energy_claim"]
 
 Claim = Literal["faster", "slower", "unclear", "disagree", "too_few", "other_work"]
 EnergyClaim = Literal["less", "more", "unclear", "disagree", "too_few", "other_work"]
-
-_VERIFY_FAILED = "verify_failed"
 
 MOST_DISAGREEMENT = 1.5
 """Where the upper end of the interval is over this many times the lower one, nothing is claimed."""
@@ -46,7 +45,7 @@ def energy_claim(case: CaseSummary) -> EnergyClaim | None:
 
 
 def _does_other_work(case: CaseSummary) -> bool:
-    return any(flag.startswith(f"{_VERIFY_FAILED}:") for flag in (case.flags or "").split())
+    return any(flag.startswith(f"{VERIFY_FAILED}:") for flag in (case.flags or "").split())
 
 
 def _side(

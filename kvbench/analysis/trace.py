@@ -51,10 +51,11 @@ class Prefix:
 def can_trace(entry: CacheStrategy) -> bool:
     """Return whether one pass holds for all shorter lengths under a cache strategy.
 
-    It does not where buffers are sized to the whole length, nor where anything compiles: a shorter
-    generation then does other work in each step.
+    That was measured for caches that grow by what a step reads, and without a cache. Where buffers
+    are sized to the whole length, where anything compiles, or where what a step does is not known,
+    a shorter generation may do other work in each step.
     """
-    return entry.warmup != "full" and not entry.compiles and entry.attends != "buffer"
+    return entry.attends in ("nothing", "seen") and entry.warmup != "full" and not entry.compiles
 
 
 def rows_of_trace(

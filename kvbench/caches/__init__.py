@@ -6,6 +6,7 @@ from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situ
 from kvbench.caches.registry import (
     ALL,
     BASELINE,
+    PACKAGES,
     STRATEGIES,
     expand,
     may_be_left_out,
@@ -16,6 +17,7 @@ from kvbench.caches.yours import installed_names, needs_trust
 __all__ = [
     "ALL",
     "BASELINE",
+    "PACKAGES",
     "STRATEGIES",
     "CacheStrategy",
     "KeptLayer",

@@ -29,7 +29,7 @@ _HAVE_16_BITS = Need(
 
 
 def _half(layer: KeptLayer, positions: int, _: Settings) -> int:
-    return positions * layer.numbers * 2
+    return layer.sequences * positions * layer.numbers * 2
 
 
 def _tiered(layer: KeptLayer, positions: int, settings: Settings) -> int:
@@ -38,7 +38,7 @@ def _tiered(layer: KeptLayer, positions: int, settings: Settings) -> int:
     blocks = max(positions - int(settings["recent"]), 0) // block
     scales = 2 * blocks * layer.heads * layer.width
     recent = (positions - blocks * block) * layer.numbers * layer.width
-    return blocks * block * layer.numbers + scales + recent
+    return layer.sequences * (blocks * block * layer.numbers + scales + recent)
 
 
 def _within_budget(seen: int, _window: int | None, settings: Settings) -> int:
@@ -47,7 +47,7 @@ def _within_budget(seen: int, _window: int | None, settings: Settings) -> int:
 
 def _evicted(layer: KeptLayer, positions: int, _: Settings) -> int:
     """Return the bytes of what is kept, with a score in float32 for each head and position."""
-    return positions * (layer.numbers * layer.width + 4 * layer.heads)
+    return layer.sequences * positions * (layer.numbers * layer.width + 4 * layer.heads)
 
 
 _BUDGET = Parameter("budget", "Positions kept in each layer.", default=256)

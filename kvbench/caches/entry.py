@@ -33,13 +33,21 @@ class Parameter:
         name: as written before the equals sign.
         description: one line for help and docs.
         default: null where it must be given.
-        choices: the words that it may be; a whole number of at least 1 where there are none.
+        choices: the words that it may be; a whole number of at least 1 where there are none. Where
+            the default is a number, the choices are numbers.
+        only_with: another parameter and the values of it that this one goes with; null where it
+            always applies.
     """
 
     name: str
     description: str
     default: int | str | None = None
     choices: tuple[str, ...] = ()
+    only_with: tuple[str, tuple[str, ...]] | None = None
+
+    def applies(self, settings: Settings) -> bool:
+        """Return whether this parameter goes with the values of the others."""
+        return self.only_with is None or settings.get(self.only_with[0]) in self.only_with[1]
 
     def read(self, text: str) -> int | str:
         """Return the value that a text means.
@@ -52,7 +60,7 @@ class Parameter:
                 raise UserError(
                     f"cache: {self.name}={text} is not one of {', '.join(self.choices)}."
                 )
-            return text
+            return int(text) if isinstance(self.default, int) else text
         if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
             raise UserError(f"cache: {self.name}={text} is not a whole number of at least 1.")
         return int(text)
@@ -64,10 +72,12 @@ class KeptLayer:
 
     Attributes:
         seen: positions that were fed. The last new token never is.
-        numbers: keys and values that one position adds, of all heads.
+        numbers: keys and values that one position adds, of all heads, in one sequence.
         window: positions that a query sees, itself included; null where it sees all.
         width: bytes of a number in the model's dtype.
         heads: heads of keys and values.
+        sequences: how many there are in the batch.
+        first: positions of `seen` that were fed at once, in the first pass.
     """
 
     seen: int
@@ -75,6 +85,8 @@ class KeptLayer:
     window: int | None
     width: int
     heads: int = 1
+    sequences: int = 1
+    first: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +100,7 @@ class Situation:
         sees_all: whether a layer of attention sees all positions.
         key_numbers: numbers of one position's keys in a layer, of all heads; null where the
             configuration does not say.
+        pages: whether continuous batching takes the model and its attention.
         cache_objects: whether the model takes a cache object of Transformers.
         versions: installed packages and their versions.
         dtype: of the weights.
@@ -101,6 +114,7 @@ class Situation:
     windows: bool = False
     sees_all: bool = True
     key_numbers: int | None = None
+    pages: bool = True
     cache_objects: bool = True
     dtype: str = "float32"
     keys_in_every_layer: bool = True
@@ -115,12 +129,20 @@ class Need:
         sentence: what is shown where it is not met; the strategy's name goes in front.
         label: what is needed, in a few words for tables.
         of_machine: whether it is about the machine and its software, not about the model.
+        packages: whose versions it asks for.
+        only_with: a parameter and the values of it that have this need; null where all have it.
     """
 
     met: Callable[[Situation, Settings], bool]
     sentence: str
     label: str
     of_machine: bool = False
+    packages: tuple[str, ...] = ()
+    only_with: tuple[str, tuple[str, ...]] | None = None
+
+    def applies(self, settings: Settings) -> bool:
+        """Return whether a strategy with these settings has this need."""
+        return self.only_with is None or settings.get(self.only_with[0]) in self.only_with[1]
 
 
 def needs_kind(device: str, sentence: str, label: str) -> Need:
@@ -144,7 +166,7 @@ def all_positions(seen: int, _window: int | None, _: Settings) -> int:
 
 def kept_plainly(layer: KeptLayer, positions: int, _: Settings) -> int:
     """Return the bytes of keys and values of so many positions, in the model's dtype."""
-    return positions * layer.numbers * layer.width
+    return layer.sequences * positions * layer.numbers * layer.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +190,7 @@ class CacheStrategy:
         needs: what it cannot run without. A need that is not met makes a row `unsupported`.
         positions: how many positions a layer keeps: of how many seen, under which window of the
             model (null where it sees all), with which settings. Verification and theory ask it.
-        kept: bytes that a layer of attention holds for one sequence after a generation: of which
+        kept: bytes that a layer of attention holds for all sequences after a generation: of which
             layer, for how many positions, with which settings.
         parameters: what can be set.
         settings: the values of the parameters, once `with_settings` has read them.
@@ -204,7 +226,16 @@ class CacheStrategy:
                 raise UserError(f"cache: {self.name} has no parameter '{name}'; {have}{hint}")
         settings: dict[str, int | str] = {}
         shown = []
-        for parameter in sorted(self.parameters, key=lambda one: one.name):
+        # Those that depend on another one come after it.
+        for parameter in sorted(self.parameters, key=lambda one: one.only_with is not None):
+            if not parameter.applies(settings):
+                if parameter.name in texts and parameter.only_with is not None:
+                    other, values = parameter.only_with
+                    raise UserError(
+                        f"cache: {self.name}: {parameter.name} goes with "
+                        f"{other}={'|'.join(values)} only."
+                    )
+                continue
             value = parameter.default
             if parameter.name in texts:
                 value = parameter.read(texts[parameter.name])
@@ -214,23 +245,29 @@ class CacheStrategy:
             settings[parameter.name] = value
             if value != parameter.default:
                 shown.append(f"{parameter.name}={value}")
-        return replace(self, name=":".join([self.name, *shown]), settings=settings)
+        return replace(self, name=":".join([self.name, *sorted(shown)]), settings=settings)
 
     def positions_kept(self, seen: int, window: int | None) -> int:
         """Return how many positions a layer keeps after `seen` ones were fed."""
         return self.positions(seen, window, self.settings) if self.use_cache else 0
 
     def bytes_kept(self, layer: KeptLayer) -> int:
-        """Return the bytes that one layer of attention holds for one sequence."""
+        """Return the bytes that one layer of attention holds, for all sequences."""
         return self.kept(layer, self.positions_kept(layer.seen, layer.window), self.settings)
 
     def unmet(self, situation: Situation) -> str | None:
         """Return why this strategy cannot run in a situation, as a sentence; None if it can."""
-        return self._first_unmet(self.needs, situation)
+        return self._first_unmet(self.applying_needs, situation)
 
     def unmet_here(self, situation: Situation) -> str | None:
         """Return the same for what the machine lacks, whatever the model."""
-        return self._first_unmet([need for need in self.needs if need.of_machine], situation)
+        of_machine = [need for need in self.applying_needs if need.of_machine]
+        return self._first_unmet(of_machine, situation)
+
+    @property
+    def applying_needs(self) -> list[Need]:
+        """The needs that this strategy has with its settings."""
+        return [need for need in self.needs if need.applies(self.settings)]
 
     def _first_unmet(self, needs: Iterable[Need], situation: Situation) -> str | None:
         missing = next((need for need in needs if not need.met(situation, self.settings)), None)

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable
 from kvbench.caches.by_hand import BY_HAND
 from kvbench.caches.entry import (
     CacheStrategy,
+    KeptLayer,
     Need,
     Parameter,
     Settings,
@@ -20,7 +21,7 @@ from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
-__all__ = ["ALL", "BASELINE", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
+__all__ = ["ALL", "BASELINE", "PACKAGES", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
 
 BASELINE = "off"
 """The strategy that others are compared with."""
@@ -30,6 +31,12 @@ SEES_ALL = Need(
     "each layer of this model has a window of its own or keeps no keys and values.",
     "a layer that sees all positions",
 )
+PAGES = Need(
+    lambda here, _: here.pages,
+    "continuous batching does not take this model, or not with this attention.",
+    "an attention that continuous batching takes",
+)
+PAGE = Parameter("page", "Positions of a page.", default=256)
 SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
 
@@ -55,6 +62,43 @@ def last_positions(seen: int, window: int | None, settings: Settings) -> int:
 def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
     """Return the positions of a buffer for all that are fed, or for a whole window."""
     return seen if window is None else min(seen, window)
+
+
+GROUPED = ("backend", ("quanto", "hqq"))
+
+
+def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
+    """Return the need for the packages of a quantizing backend, an extra of this one's."""
+    return Need(
+        lambda here, _: all(one in here.versions for one in packages),
+        f"it needs {' and '.join(packages)}: pip install 'kvbench[{backend}]'.",
+        " and ".join(packages),
+        of_machine=True,
+        packages=packages,
+        only_with=("backend", (backend,)),
+    )
+
+
+def kept_quantized(layer: KeptLayer, positions: int, settings: Settings) -> int:
+    """Return the bytes of packed numbers, their scales, and what is not packed yet.
+
+    fp8 keeps a byte a number; its one scale is not counted. The others pack what the first pass
+    fed, and pack everything again whenever `residual` new positions are there. A group of numbers
+    has two numbers of the model's dtype, its scale and its offset. Source: `QuantizedLayer.update`
+    in Transformers' cache_utils.py.
+    """
+    numbers = layer.sequences * layer.numbers
+    if settings["backend"] == "fp8":
+        return positions * numbers
+    group, bits = int(settings["group"]), int(settings["nbits"])
+    fresh = (positions - layer.first) % int(settings["residual"])
+    # Of keys, and as many of values.
+    groups = (positions - fresh) * numbers // 2 // group
+    packed = groups * group * bits // 8
+    if settings["backend"] == "quanto":
+        # It packs groups on top of each other, and fills up the last row.
+        packed = -(-groups * bits // 8) * group
+    return 2 * (packed + 2 * groups * layer.width) + fresh * numbers * layer.width
 
 
 STRATEGIES: dict[str, CacheStrategy] = {
@@ -131,7 +175,17 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.quantized:quantized",
             lossy=True,
             attends="elsewhere",
-            parameters=(Parameter("backend", "Who quantizes, and to what.", choices=("fp8",)),),
+            parameters=(
+                Parameter("backend", "What quantizes.", choices=("fp8", "quanto", "hqq")),
+                Parameter("nbits", "Bits of a number.", 4, ("2", "4"), only_with=GROUPED),
+                Parameter("group", "Numbers that share a scale.", 64, only_with=GROUPED),
+                Parameter(
+                    "residual",
+                    "New positions that are kept as they are; then everything is quantized again.",
+                    128,
+                    only_with=GROUPED,
+                ),
+            ),
             needs=(
                 CACHE_OBJECTS,
                 DECODER_ONLY,
@@ -145,9 +199,22 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     "backend fp8 needs Transformers 5.18 or later.",
                     "Transformers 5.18",
                     of_machine=True,
+                    packages=("transformers",),
+                    only_with=("backend", ("fp8",)),
+                ),
+                needs_extra("quanto", ("optimum", "optimum-quanto")),
+                needs_extra("hqq", ("hqq",)),
+                Need(
+                    lambda here, settings: (
+                        not here.key_numbers or here.key_numbers % int(settings["group"]) == 0
+                    ),
+                    "the keys of one position cannot be divided into groups of this size; choose "
+                    "another `group`.",
+                    "whole groups",
+                    only_with=GROUPED,
                 ),
             ),
-            kept=lambda layer, positions, _: positions * layer.numbers,
+            kept=kept_quantized,
         ),
         CacheStrategy(
             name="window",
@@ -160,10 +227,44 @@ STRATEGIES: dict[str, CacheStrategy] = {
             needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
             positions=last_positions,
         ),
+        CacheStrategy(
+            name="sink-window",
+            description="The last positions and the first `sink` ones of each sequence, as in "
+            "StreamingLLM, but without its re-rotation: keys keep the positions they were made at.",
+            body="kvbench.measure.caches.window:window",
+            lossy=True,
+            attends="elsewhere",
+            parameters=(SIZE, Parameter("sink", "First positions that are kept.", default=4)),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            positions=last_positions,
+        ),
+        CacheStrategy(
+            name="paged",
+            description="Continuous batching: keys and values in the pages of a pool, one request "
+            "for each sequence; no shared blocks, no CUDA graphs, no switch to flash attention.",
+            body="kvbench.measure.caches.paged:eager",
+            attends="elsewhere",
+            parameters=(PAGE,),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES),
+        ),
+        CacheStrategy(
+            name="paged-graphs",
+            description="The same, with each step recorded as a CUDA graph and replayed.",
+            body="kvbench.measure.caches.paged:graphs",
+            warmup="full",
+            attends="elsewhere",
+            parameters=(PAGE,),
+            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES),
+        ),
     )
 }
 STRATEGIES |= {entry.name: entry for entry in BY_HAND}
 
+
+PACKAGES = tuple(
+    sorted({one for e in STRATEGIES.values() for need in e.needs for one in need.packages})
+)
+"""What strategies need in some version."""
 
 ALL = "all"
 """In place of names: every strategy. Those that cannot run here are left out, with a row each."""

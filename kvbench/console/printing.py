@@ -378,7 +378,7 @@ def caches_found(environment: Environment) -> list[dict[str, Any]]:
                 "cache": name,
                 "exact": not entry.lossy,
                 "here": ", ".join(here),
-                "needs": ", ".join(need.label for need in entry.needs),
+                "needs": ", ".join(need.label for need in entry.applying_needs),
                 "lacks": None if here else next(filter(None, reasons.values()), None),
                 "description": entry.description,
             }

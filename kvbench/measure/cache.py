@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from kvbench.device_kinds import kind_of
 
@@ -35,7 +36,9 @@ def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
             continue
         seen.add(id(item))
         if isinstance(item, torch.Tensor):
-            if item.ndim >= 2:
+            parts = _parts(item)
+            queue.extend(parts)
+            if item.ndim >= 2 and not parts:
                 yield item
         elif isinstance(item, dict):
             queue.extend(item.values())
@@ -45,13 +48,27 @@ def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
             queue.extend(vars(item).values())
 
 
+def _parts(tensor: Any) -> list[torch.Tensor]:
+    """The tensors that hold the bytes of a packed one, which has the shape of what it means."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return []
+    names, _ = tensor.__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
+
+
 def _belongs_to_cache(item: Any) -> bool:
     name = type(item).__name__
     return ("Cache" in name or "Layer" in name) and not isinstance(item, torch.nn.Module)
 
 
 def cache_bytes(cache: Any) -> int:
-    """Exact bytes of the tensors in a cache object; 0 for None."""
+    """Exact bytes of the tensors in a cache object; 0 for None.
+
+    A cache that has more than a step attends to says itself what that is.
+    """
+    said: int | None = getattr(cache, "kv_cache_bytes", None)
+    if said is not None:
+        return said
     return sum(tensor.numel() * tensor.element_size() for tensor in cache_tensors(cache))
 
 

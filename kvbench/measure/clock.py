@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
@@ -51,6 +51,21 @@ class TokenClock(BaseStreamer):
             if len(self._stamps) == 1:
                 self._on_first()
         self._saw_prompt = True
+
+    def note(self, stamps: Sequence[float]) -> None:
+        """Take the stamps of all new tokens at once, from a driver that has made its own.
+
+        What the processor did in between is then not known.
+
+        Args:
+            stamps: readings of `perf_counter`.
+        """
+        self.used.clear()
+        self.ticks += stamps
+        if stamps and not self._stamps:
+            self._on_first()
+        self._stamps += stamps
+        self.ticks.append(time.perf_counter())
 
     def end(self) -> None:
         """Called by `generate` at the end; the stamps are complete already."""

@@ -1,4 +1,4 @@
-"""What measures, inside a worker: opens a model, runs tasks on it, gives samples."""
+"""What measures, inside a worker: opens a model, runs jobs on it, returns plain data."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from kvbench.measure.inspection import inspect
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
 from kvbench.measure.verify import Work, verify, verify_output, work_of
+from kvbench.methods import Job, JobResult
 from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
@@ -47,7 +48,7 @@ from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
-from kvbench.records.sample import Sample, Stage, sample_of, utc_now
+from kvbench.records.sample import Stage, utc_now
 
 __all__ = ["LocalEngine"]
 
@@ -137,12 +138,12 @@ class LocalEngine:
             config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
         )
 
-    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
-        """Run a task: its sample and the seconds to each token. A failure is a sample too."""
-        sample, times = self._measure(task)
-        if sample.status != "ok" and self.healthy:
+    def run(self, job: Job) -> JobResult:
+        """Carry out a job. A failure is a result too."""
+        result = self._generate(job.task)
+        if result.status != "ok" and self.healthy:
             release_memory()
-        return sample, times
+        return result
 
     def verify(
         self,
@@ -238,7 +239,7 @@ class LocalEngine:
             # A model may fail in its own code or in the device's; the rows of its cases say how.
             return LoadFailed(key, *self._classify(error))
 
-    def _measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+    def _generate(self, task: Task) -> JobResult:
         model, case = self._model, task.case
         started_at = utc_now()
         stage: Stage = "load"
@@ -254,12 +255,13 @@ class LocalEngine:
             self._on_stage(stage)
             observed = model.run(task, inputs, clock)
         except Exception as error:
-            # Whatever a model raises is this sample's fault, and its row says what it was; the
+            # Whatever a model raises is this job's failure, and its rows say what it was; the
             # sweep goes on. Interrupts are not Exceptions and pass through.
             failure = self._classify(error)
-            fields |= failure._asdict() | {"stage": "decode" if clock.tokens else stage}
-            return sample_of(task, started_at=started_at, **fields), ()
-        return model.sample(task, started_at, fields, observed)
+            stage = "decode" if clock.tokens else stage
+            fields |= {"error": failure.error, "oom_bytes": failure.oom_bytes, "stage": stage}
+            return JobResult(failure.status, started_at, fields)
+        return model.result(task, started_at, fields, observed)
 
     def _classify(self, error: Exception) -> Failure:
         failure = classify(error)
@@ -362,14 +364,14 @@ class _OpenModel:
         past = limit.kind == "rotary" and max(needed, inputs.tokens) > limit.positions
         return {"flags": "past_positions"} if past else {}
 
-    def sample(
+    def result(
         self,
         task: Task,
         started_at: str,
         fields: dict[str, Any],
         observed: _Observed,
-    ) -> tuple[Sample, tuple[float, ...]]:
-        """The sample of a generation that ended, and its token times."""
+    ) -> JobResult:
+        """The result of a generation that ended: a failure if it has not its number of tokens."""
         generation = observed.generation
         times = generation.token_times
         fields = (
@@ -385,6 +387,8 @@ class _OpenModel:
                 if kind_of(str(self.loaded.device)).is_host
                 else allocated_bytes(generation.cache, on_host=True),
                 "cache_disk_bytes": disk_bytes(generation.cache),
+                "cache_page_size": getattr(generation.cache, "page_size", None),
+                "cache_occupancy": getattr(generation.cache, "occupancy", None),
                 "cache_class": cache_class(generation.cache),
                 "cache_layers": cache_layers(generation.cache),
                 "weights_bytes": self.loaded.weights_bytes,
@@ -401,19 +405,9 @@ class _OpenModel:
                 f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
                 f"and {len(times)} were stamped"
             )
-            return sample_of(
-                task,
-                started_at=started_at,
-                status="mismatch",
-                stage="decode",
-                error=error,
-                **fields,
-            ), times
-        if task.phase == "memory":
-            # A polled pass is slower than the run it stands for: its times are no measurement.
-            return sample_of(task, started_at=started_at, **fields), ()
-        fields |= _times(generation, task.case.batch_size)
-        return sample_of(task, started_at=started_at, **fields), times
+            fields |= {"stage": "decode", "error": error}
+            return JobResult("mismatch", started_at, fields, times=times)
+        return JobResult("ok", started_at, fields, generation.total_s, times)
 
     def _flags(self, task: Task, fields: dict[str, Any], observed: _Observed) -> str | None:
         case, flags = task.case, (fields.get("flags") or "").split()
@@ -437,16 +431,6 @@ def _quieten() -> None:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-
-def _times(generation: Generation, batch_size: int) -> dict[str, Any]:
-    total, first, steps = generation.total_s, generation.token_times[0], generation.new_tokens - 1
-    return {
-        "total_s": total,
-        "ttft_s": first,
-        "itl_s": (total - first) / steps if steps else None,
-        "tokens_per_s": batch_size * generation.new_tokens / total,
-    }
 
 
 def _check_dtype(key: ModelKey) -> None:

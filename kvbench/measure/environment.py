@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import psutil
 import torch
 
+from kvbench.caches import PACKAGES
 from kvbench.devices.host import processor_name
 from kvbench.devices.registry import backends, describe_device, present_devices
 from kvbench.errors import UserError
@@ -90,7 +91,7 @@ def _known_rates(devices: tuple[Device, ...], missing: list[str]) -> tuple[Rates
 
 def _versions() -> dict[str, str]:
     # From the code itself: it may run from its repository, without being installed.
-    return {"kvbench": __version__} | installed(_PACKAGES)
+    return {"kvbench": __version__} | installed(dict.fromkeys((*_PACKAGES, *PACKAGES)))
 
 
 def _usable_cpus() -> int:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from kvbench.caches import CacheStrategy
-from kvbench.measure.caches import Call, cache_options
+from kvbench.measure.caches import Call, Driven, Driver, Look, make_cache
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.state import ModuleState, ModuleWatch
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 
-__all__ = ["Generation", "generate"]
+__all__ = ["Generation", "driver_of", "generate", "generate_options"]
 
 
 @dataclass(frozen=True)
@@ -76,39 +78,118 @@ def generate(
         clock: stamps each token; None leaves the stamps out (to measure what they cost).
         synchronise: waits until the device has done all it was given.
     """
-    options = generate_options(loaded, strategy, inputs, new_tokens)
-    # PreTrainedModel gets the method from a mixin that its type does not tell of.
-    run: Callable[..., Any] = loaded.model.generate  # type: ignore[assignment]
-    watch = ModuleWatch(loaded.model) if strategy.use_cache else None
-    synchronise()
-    start = time.perf_counter()
-    if clock is not None:
-        clock.started = start
-    output = run(
-        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, streamer=clock, **options
-    )
-    synchronise()
-    total_s = time.perf_counter() - start
+    with contextlib.closing(driver_of(loaded, strategy, inputs, new_tokens)) as driver:
+        watch = ModuleWatch(loaded.model) if strategy.use_cache else None
+        synchronise()
+        start = time.perf_counter()
+        if clock is not None:
+            clock.started = start
+        output = driver.run(clock=clock)
+        synchronise()
+        total_s = time.perf_counter() - start
     first = 1 if loaded.is_encoder_decoder else inputs.tokens
     return Generation(
         total_s=total_s,
         token_times=clock.times(start) if clock else (),
         new_ids=output.sequences[:, first:],
-        cache=output.past_key_values,
-        state=(
-            watch.state(output.past_key_values, inputs.input_ids.shape[0])
-            if watch
-            else ModuleState()
-        ),
+        cache=output.cache,
+        state=(watch.state(output.cache, inputs.input_ids.shape[0]) if watch else ModuleState()),
     )
 
 
-def generate_options(
+def driver_of(
     loaded: LoadedModel, strategy: CacheStrategy, inputs: Inputs, new_tokens: int
+) -> Driver:
+    """Return what carries out a generation, prepared: here only it is decided who drives.
+
+    The cache object is made anew. Close the driver afterwards.
+    """
+    made = make_cache(strategy, Call(loaded, inputs, new_tokens))
+    if not isinstance(made, dict):
+        return made
+    return _ThroughGenerate(loaded, inputs, generate_options(loaded, strategy, new_tokens) | made)
+
+
+class _ThroughGenerate:
+    """The driver of most strategies: Transformers' `generate`."""
+
+    def __init__(self, loaded: LoadedModel, inputs: Inputs, options: dict[str, Any]) -> None:
+        self._loaded = loaded
+        self._inputs = inputs
+        self._options = options
+
+    def run(
+        self,
+        *,
+        clock: TokenClock | None = None,
+        keep_logits: bool = False,
+        along: torch.Tensor | None = None,
+        look: Look | None = None,
+    ) -> Driven:
+        """Generate, as `Driver.run` says."""
+        options = dict(self._options)
+        if along is not None:
+            first = 1 if self._loaded.is_encoder_decoder else self._inputs.tokens
+            options["logits_processor"] = LogitsProcessorList([_Leader(along, first)])
+        if keep_logits:
+            options["output_logits"] = True
+        # PreTrainedModel gets the method from a mixin that its type does not tell of.
+        run: Callable[..., Any] = self._loaded.model.generate  # type: ignore[assignment]
+        with _showing(self._loaded.model, look):
+            output = run(
+                input_ids=self._inputs.input_ids,
+                attention_mask=self._inputs.attention_mask,
+                streamer=clock,
+                **options,
+            )
+        # A tuple of [batch, vocabulary], a step each.
+        logits = torch.stack([step.cpu() for step in output.logits], dim=1) if keep_logits else None
+        return Driven(output.sequences, output.past_key_values, logits)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to put away."""
+
+
+class _Leader(LogitsProcessor):
+    """Leaves one token to choose at each step.
+
+    It returns new scores: changed in place they would change the raw logits too.
+    """
+
+    def __init__(self, new_ids: torch.Tensor, first: int) -> None:
+        self._new_ids = new_ids
+        self._first = first
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # scores: [batch, vocabulary]
+        step = input_ids.shape[1] - self._first
+        chosen = self._new_ids[:, step : step + 1]
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
+@contextlib.contextmanager
+def _showing(model: torch.nn.Module, look: Look | None) -> Iterator[None]:
+    """Show the last logits of each forward while the block runs, where someone wants to look."""
+    if look is None:
+        yield
+        return
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+        look(output.logits[:, -1])
+
+    handle = model.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def generate_options(
+    loaded: LoadedModel, strategy: CacheStrategy, new_tokens: int
 ) -> dict[str, Any]:
     """Return the keyword arguments of `generate` that make it the same work for every strategy.
 
-    The cache object of the strategy is among them, made anew.
+    What makes the strategy's cache comes on top of them.
     """
     options: dict[str, Any] = {
         "max_new_tokens": new_tokens,
@@ -121,7 +202,6 @@ def generate_options(
         # Never used, since nothing ends early; without one there is a warning for each run.
         "pad_token_id": 0,
         "return_dict_in_generate": True,
-        **cache_options(strategy, Call(loaded, inputs, new_tokens)),
     }
     if loaded.is_encoder_decoder:
         options["decoder_start_token_id"] = _decoder_start(loaded)

@@ -11,7 +11,10 @@ from kvbench.plan.axes import AXES, MODEL_AXES, STRATEGY_AXES, StrategyAxes, val
 from kvbench.plan.case import ModelKey
 from kvbench.records.check import Check, Verdict
 
-__all__ = ["Finding", "findings", "not_asked"]
+__all__ = ["VERIFY_FAILED", "Finding", "findings", "not_asked"]
+
+VERIFY_FAILED = "verify_failed"
+"""The flag of samples of a strategy that was found to do other work than no cache."""
 
 _WORK = ("tokens", "logits", "output")
 """The checks that compare the work. The others look at the cache itself: where they have no

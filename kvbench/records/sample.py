@@ -176,6 +176,14 @@ class Sample(CaseRecord):
         unit="bytes",
         default=None,
     )
+    cache_page_size: Number | None = column(
+        "Positions of a page, where keys and values are in the pages of a pool.",
+        default=None,
+    )
+    cache_occupancy: float | None = column(
+        "Share of the pool's pages that were in use at the end.",
+        default=None,
+    )
     cache_class: str | None = column(
         "Class of the cache object that was really used.", default=None
     )

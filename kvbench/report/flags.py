@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from kvbench.analysis.summary import OF_A_CASE, CaseSummary
+from kvbench.records.finding import VERIFY_FAILED
 
 __all__ = ["FLAGS", "doubts", "doubts_beside_a_table"]
 
@@ -31,8 +32,7 @@ FLAGS: dict[str, str] = {
     "the run began with",
     "plan_changed": "taken after a forced resume with another plan than the run began with, such "
     "as another seed",
-    "verify_failed": "the strategy was found to do other work than no cache: its time means "
-    "nothing",
+    VERIFY_FAILED: "the strategy was found to do other work than no cache: its time means nothing",
     "undersampled": "fewer than 6 samples, cold ones not counted: no interval and no claim",
     "cold_start": "the first sample of a case in a worker process, over 1.5 times as long as each "
     "of at least two later ones: left out of times and speed-up",

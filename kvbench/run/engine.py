@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from kvbench.plan.case import Case, Group, ModelKey, Task
+from kvbench.methods import Job, JobResult
+from kvbench.plan.case import Case, Group, ModelKey
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
-from kvbench.records.sample import Sample
 
 __all__ = ["Engine", "Interrupted"]
 
@@ -21,10 +21,10 @@ class Interrupted(Exception):
 
 
 class Engine(Protocol):
-    """Opens one model at a time and runs tasks on it. All that passes is plain data.
+    """Opens one model at a time and runs jobs on it. All that passes is plain data.
 
-    Whatever happens to the process that measures is told as a value: a sample, a failed load, a
-    check. All but `measure` and `close` may raise Interrupted.
+    Whatever happens to the process that measures is told as a value: a result, a failed load, a
+    check. All but `run` and `close` may raise Interrupted.
     """
 
     @property
@@ -66,10 +66,8 @@ class Engine(Protocol):
     def verify_output(self, case: Case) -> tuple[Check, ...]:
         """Whether rounding explains that a case's tokens are not those without a cache."""
 
-    def measure(
-        self, task: Task, timeout_s: float | None = None
-    ) -> tuple[Sample, tuple[float, ...]]:
-        """Run a task: its sample and the seconds to each new token."""
+    def run(self, job: Job, timeout_s: float | None = None) -> JobResult:
+        """Carry out a job; a failure is a result too."""
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step. May raise UserError."""

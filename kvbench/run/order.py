@@ -7,15 +7,7 @@ from collections.abc import Iterable
 
 from kvbench.plan.case import Case
 
-__all__ = ["pair_up", "shuffled"]
-
-
-def pair_up(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
-    """The cases as pairs: those that differ in the cache strategy alone stand together."""
-    pairs: dict[str, list[Case]] = {}
-    for case in cases:
-        pairs.setdefault(case.pair_key, []).append(case)
-    return tuple(tuple(pair) for pair in pairs.values())
+__all__ = ["shuffled"]
 
 
 def shuffled(pairs: Iterable[tuple[Case, ...]], rng: random.Random) -> tuple[tuple[Case, ...], ...]:

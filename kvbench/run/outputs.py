@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from kvbench.caches import BASELINE, strategy
 from kvbench.plan.case import Case
-from kvbench.records.sample import Sample
 
 __all__ = ["differing"]
 
 
-def differing(members: Iterable[tuple[Case, Sequence[Sample]]]) -> tuple[Case, ...]:
+def differing(members: Iterable[tuple[Case, Collection[str]]]) -> tuple[Case, ...]:
     """The cached cases to look at, of cases that differ in the cache strategy alone.
+
+    Each comes with the hashes of the tokens of its samples.
 
     Only in float32 and among exact strategies are the same tokens to be expected. With samples
     without a cache, these are the measure; without them every strategy is looked at.
     """
     hashes: dict[Case, set[str]] = {}
-    for case, samples in members:
-        found = {sample.output_sha256 for sample in samples if sample.output_sha256}
+    for case, found in members:
         if found and case.dtype == "float32" and not strategy(case.cache).lossy:
-            hashes[case] = found
+            hashes[case] = set(found)
     if len(set().union(*hashes.values())) < 2:
         return ()
     off = next((found for case, found in hashes.items() if case.cache == BASELINE), None)

@@ -8,10 +8,10 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvbench.measure.stopping import StoppingRule
+from kvbench.methods.each import EACH
 from kvbench.plan.case import Case, Phase, Task
 from kvbench.records.sample import Sample, latest
-from kvbench.run.order import pair_up
-from kvbench.run.rounds import Round, complete_rounds, counted_rounds, next_round, round_of
+from kvbench.run.rounds import SharedRounds, counted_rounds, round_of
 
 __all__ = ["MOST_LOSSES", "TRIED_AGAIN", "CaseProgress", "progress_of"]
 
@@ -32,7 +32,7 @@ class CaseProgress:
         measured: its samples with phase `measure` and status `ok`; those of complete rounds count.
         failure: the failed sample that ended it.
         losses: worker processes that were lost over it since its last complete round.
-        warm: whether the process that measures now has warmed it up.
+        outputs: hashes of the tokens of its samples.
         memory_known: whether an untimed pass for memory was made.
         pair: all arms of its pair, this one too: they share rounds, and end together.
         end_told: whether its end was reported, or lay before this start of the sweep.
@@ -43,12 +43,15 @@ class CaseProgress:
     measured: list[Sample] = field(default_factory=list)
     failure: Sample | None = None
     losses: int = 0
-    warm: bool = False
+    outputs: set[str] = field(default_factory=set)
     memory_known: bool = False
     pair: Sequence[CaseProgress] = ()
     end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
     _owed: set[Phase] = field(default_factory=set)
+    # The number of the round after its last.
+    _following: int = 0
+    _kept: tuple[list[CaseProgress], SharedRounds] | None = None
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
@@ -61,8 +64,7 @@ class CaseProgress:
         if any(one._owed for one in self._going_on):
             # Its row would say that the case had failed.
             return False
-        counted = counted_rounds([one.measured for one in self._going_on])
-        return self.rule.done(*(one._times(counted) for one in self._going_on))
+        return self.rule.done(*self._rounds.times)
 
     @property
     def counted(self) -> tuple[Sample, ...]:
@@ -79,7 +81,7 @@ class CaseProgress:
     @property
     def next_round(self) -> int:
         """The number of the next round of its pair."""
-        return next_round(one.measured for one in self.pair)
+        return max(one._following for one in self.pair)
 
     @property
     def used_s(self) -> float:
@@ -88,7 +90,11 @@ class CaseProgress:
         Not the warm-ups, nor rounds that were broken off: each process has its own, and an
         interrupted sweep more of them.
         """
-        return math.fsum(self._times(complete_rounds([one.measured for one in self._going_on])))
+        rounds = self._rounds
+        if self.failure is None:
+            return rounds.used_s[self._going_on.index(self)]
+        complete = set(rounds.complete)
+        return math.fsum(s.total_s or 0.0 for s in self.measured if round_of(s) in complete)
 
     def task(self, phase: Phase, repeat: int, new_tokens: int, number: int | None = None) -> Task:
         """A task of this case; its attempt is how often it was recorded before.
@@ -96,7 +102,7 @@ class CaseProgress:
         `number` is that of its round, by default the one after the case's last.
         """
         if number is None:
-            number = next_round([self.measured]) if phase == "measure" else repeat
+            number = self._following if phase == "measure" else repeat
         return Task(self.case, phase, number, repeat, new_tokens, self._attempts[phase, repeat])
 
     def note(self, sample: Sample) -> None:
@@ -108,6 +114,9 @@ class CaseProgress:
         elif sample.phase == "measure":
             self._owed.clear()
             self.measured.append(sample)
+            self._following = max(self._following, sample.round + 1)
+            if sample.output_sha256:
+                self.outputs.add(sample.output_sha256)
         else:
             self.memory_known = self.memory_known or sample.phase == "memory"
 
@@ -136,9 +145,13 @@ class CaseProgress:
     def _going_on(self) -> list[CaseProgress]:
         return [one for one in self.pair if one.failure is None]
 
-    def _times(self, rounds: Iterable[Round]) -> list[float]:
-        seconds = {round_of(sample): sample.total_s or 0.0 for sample in self.measured}
-        return [seconds[one] for one in rounds if one in seconds]
+    @property
+    def _rounds(self) -> SharedRounds:
+        """The rounds of the arms that did not fail; counted anew when one of them fails."""
+        arms = self._going_on
+        if self._kept is None or self._kept[0] != arms:
+            self._kept = (arms, SharedRounds([one.measured for one in arms]))
+        return self._kept[1]
 
 
 def progress_of(
@@ -165,7 +178,7 @@ def progress_of(
                 progress.remember_lost(sample)
             else:
                 progress.note(sample)
-    for pair in pair_up(found):
+    for pair in EACH.groups(found):
         arms = [found[case] for case in pair]
         for arm in arms:
             arm.pair = arms

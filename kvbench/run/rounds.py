@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 
-from kvbench.analysis.cold import cold_starts
+from kvbench.analysis.cold import COLD_FACTOR, COLD_LATER, cold_starts
 from kvbench.records.sample import Sample
 
-__all__ = ["MOST_COLD_ROUNDS", "Round", "complete_rounds", "counted_rounds", "next_round"]
+__all__ = [
+    "MOST_COLD_ROUNDS",
+    "Round",
+    "SharedRounds",
+    "complete_rounds",
+    "counted_rounds",
+]
 
 Round = tuple[int, int, int]
 """Session, worker process and number: samples of one round saw the same process."""
@@ -44,15 +51,19 @@ def counted_rounds(members: Sequence[Sequence[Sample]]) -> tuple[Round, ...]:
     the rows alone, so that a resumed sweep agrees with the one before.
     """
     cold = {round_of(sample) for samples in members for sample in cold_samples(samples)}
+    return tuple(_without_cold(complete_rounds(members), cold))
+
+
+def _without_cold(complete: Iterable[Round], cold: Container[Round]) -> list[Round]:
     passed_over: Counter[int] = Counter()
     counted = []
-    for one in complete_rounds(members):
+    for one in complete:
         session = one[0]
         if one in cold and passed_over[session] < MOST_COLD_ROUNDS:
             passed_over[session] += 1
         else:
             counted.append(one)
-    return tuple(counted)
+    return counted
 
 
 def cold_samples(samples: Sequence[Sample]) -> list[Sample]:
@@ -61,10 +72,93 @@ def cold_samples(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if sample.sample_id in ids]
 
 
-def next_round(members: Iterable[Sequence[Sample]]) -> int:
-    """Return the number of the next round of a comparison group.
+class SharedRounds:
+    """The rounds of a comparison group, kept up to date while its samples come in.
 
-    A round that has a sample is over, complete or not: a broken one is measured again under a new
-    number, by all members.
+    It answers what `complete_rounds` and `counted_rounds` answer, but a new sample costs the same
+    however many came before it.
+
+    Args:
+        members: for each member of the group, the list that its samples are appended to: phase
+            `measure`, status `ok`.
     """
-    return max((sample.round + 1 for samples in members for sample in samples), default=0)
+
+    def __init__(self, members: Sequence[Sequence[Sample]]) -> None:
+        self._members = members
+        self._read = [0] * len(members)
+        self._seconds: list[dict[Round, float]] = [{} for _ in members]
+        self._processes: dict[tuple[int, int, int], _Process] = {}
+        self._complete: list[Round] = []
+        self._used_s = [0.0] * len(members)
+        self._times: list[list[float]] = [[] for _ in members]
+
+    @property
+    def complete(self) -> Sequence[Round]:
+        """The rounds in which every member has a sample."""
+        self._catch_up()
+        return self._complete
+
+    @property
+    def times(self) -> Sequence[Sequence[float]]:
+        """For each member the seconds of its samples in the rounds that count."""
+        self._catch_up()
+        return self._times
+
+    @property
+    def used_s(self) -> Sequence[float]:
+        """For each member the seconds of its samples in complete rounds."""
+        self._catch_up()
+        return self._used_s
+
+    def _catch_up(self) -> None:
+        stale = False
+        for index, samples in enumerate(self._members):
+            for position in range(self._read[index], len(samples)):
+                stale |= self._take(index, samples[position])
+            self._read[index] = len(samples)
+        if stale:
+            cold = {process.first for process in self._processes.values() if process.is_cold}
+            counted = _without_cold(self._complete, cold)
+            self._times = [[seconds[one] for one in counted] for seconds in self._seconds]
+
+    def _take(self, index: int, sample: Sample) -> bool:
+        """Learn of a sample; whether that changes which of the earlier rounds count."""
+        one = round_of(sample)
+        self._seconds[index][one] = sample.total_s or 0.0
+        changed = sample.total_s is not None and self._judge(index, one, sample.total_s)
+        if all(one in seconds for seconds in self._seconds):
+            self._complete.append(one)
+            for number, seconds in enumerate(self._seconds):
+                self._used_s[number] += seconds[one]
+                self._times[number].append(seconds[one])
+            # A cold first sample of a round that is complete only now.
+            changed |= any(p.first == one and p.is_cold for p in self._of_process(one))
+        return changed
+
+    def _judge(self, index: int, one: Round, seconds: float) -> bool:
+        """Hold a sample against the first one of its process; whether that is cold now, or not."""
+        known = self._processes.get((index, *one[:2]))
+        if known is None:
+            self._processes[(index, *one[:2])] = _Process(one, seconds)
+            return False
+        was = known.is_cold
+        known.later, known.slowest = known.later + 1, max(known.slowest, seconds)
+        return was != known.is_cold
+
+    def _of_process(self, one: Round) -> Iterable[_Process]:
+        found = (self._processes.get((index, *one[:2])) for index in range(len(self._members)))
+        return (process for process in found if process is not None)
+
+
+@dataclass
+class _Process:
+    """The samples of one member in one process: its first, and what the later ones come to."""
+
+    first: Round
+    seconds: float
+    later: int = 0
+    slowest: float = 0.0
+
+    @property
+    def is_cold(self) -> bool:
+        return self.later >= COLD_LATER and self.seconds > COLD_FACTOR * self.slowest

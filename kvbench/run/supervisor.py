@@ -20,13 +20,14 @@ from typing import Any
 
 from kvbench.errors import UserError
 from kvbench.import_path import program_folder, without_current_folder
-from kvbench.plan.case import Case, Group, ModelKey, Task
+from kvbench.methods import Job, JobResult
+from kvbench.plan.case import Case, Group, ModelKey
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.rates import Rates
-from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
+from kvbench.records.sample import Stage, Status, utc_now
 from kvbench.run.engine import Interrupted
 from kvbench.run.messages import Failed, Reached, Refused, Reply, Request, Started
 
@@ -188,20 +189,14 @@ class WorkerEngine:
             )
         return checks
 
-    def measure(
-        self, task: Task, timeout_s: float | None = None
-    ) -> tuple[Sample, tuple[float, ...]]:
-        """Run a task. A worker that is lost over it, or too slow, is a failed sample."""
+    def run(self, job: Job, timeout_s: float | None = None) -> JobResult:
+        """Carry out a job. A worker that is lost over it, or too slow, is a failure."""
         started_at = utc_now()
         try:
-            measured: tuple[Sample, tuple[float, ...]] = self._ask(
-                "measure", task, timeout_s=timeout_s, stoppable=False
-            )
+            result: JobResult = self._ask("run", job, timeout_s=timeout_s, stoppable=False)
         except _Lost as lost:
-            return sample_of(
-                task, status=lost.status, started_at=started_at, stage=lost.stage, error=lost.error
-            ), ()
-        return measured
+            return JobResult(lost.status, started_at, {"stage": lost.stage, "error": lost.error})
+        return result
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step.

@@ -52,19 +52,21 @@ def cache_bytes(
     entry = strategy(strategy_name)
     if not entry.use_cache:
         return 0
-    seen = (1 if architecture.encoder else prompt_tokens) + new_tokens - 1
-    total = 0
+    first = 1 if architecture.encoder else prompt_tokens
+    seen = first + new_tokens - 1
+    kept, total = 0, 0
     for layer in architecture.layers:
         if isinstance(layer.mixer, Attention):
             mixer = layer.mixer
             # Latent attention keeps one vector for all heads.
             heads = 1 if mixer.latent else mixer.kv_heads
-            total += entry.bytes_kept(KeptLayer(seen, mixer.kept, mixer.window, width, heads))
+            layer_kept = KeptLayer(seen, mixer.kept, mixer.window, width, heads, batch, first)
+            kept += entry.bytes_kept(layer_kept)
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:
             total += prompt_tokens * layer.cross.kept * width
-    return batch * total
+    return kept + batch * total
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:

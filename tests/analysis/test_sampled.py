@@ -167,7 +167,7 @@ def test_too_few_positions_have_no_interval() -> None:
     [
         ("off", True),
         ("dynamic", True),
-        ("offloaded", True),
+        ("offloaded", False),
         ("static", False),
         ("static-compiled", False),
         # What is requantized from time to time is not in a single step.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvbench.analysis.trace import Prefix, can_trace, rows_of_trace
-from kvbench.caches import strategy
+from kvbench.caches.registry import STRATEGIES
 from kvbench.catalogue import CATALOGUE
 from kvbench.measure.cache import allocated_bytes
 from kvbench.measure.cache import cache_bytes as cache_tensor_bytes
@@ -193,10 +193,10 @@ def test_flags_and_hashes_of_a_part_are_its_own() -> None:
 
 
 def test_only_caches_that_grow_can_be_traced() -> None:
-    can = {name for name in ("off", "dynamic", "offloaded") if can_trace(strategy(name))}
-    assert can == {"off", "dynamic", "offloaded"}
-    fixed = ("static", "static-compiled", "offloaded-static")
-    assert not [name for name in fixed if can_trace(strategy(name))]
+    known = {name for name, entry in STRATEGIES.items() if can_trace(entry)}
+    assert {"off", "dynamic", "dynamic-full"} <= known
+    others = {"static", "static-compiled", "offloaded", "offloaded-static", "quantized", "paged"}
+    assert not others & known
 
 
 @pytest.mark.parametrize("cache", ["off", "dynamic"])

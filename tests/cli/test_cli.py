@@ -19,7 +19,6 @@ import pytest
 from typer.testing import CliRunner
 
 import kvbench
-from kvbench import api
 from kvbench.catalogue import CATALOGUE
 from kvbench.cli import app, main
 from kvbench.plan.options import DESCRIPTIONS
@@ -39,7 +38,7 @@ SMALL = ["sweep", "-d", "cpu", "-n", "5", "-r", "2", "--name", "run"]
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     """The engine that `kvbench sweep` uses in a test; runs land in an empty folder."""
     fake = FakeEngine()
-    monkeypatch.setattr(api, "WorkerEngine", lambda **options: fake)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: fake)
     monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
     monkeypatch.chdir(tmp_path)
     return fake

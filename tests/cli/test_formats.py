@@ -37,7 +37,7 @@ COMMANDS = {
 @pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     fake = FakeEngine()
-    monkeypatch.setattr(api, "WorkerEngine", lambda **options: fake)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: fake)
     monkeypatch.setattr(api, "inspect", lambda *arguments, **options: make_inspection())
     monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import kvbench
-from kvbench import api
 from kvbench.cli import main
 from kvbench.errors import UserError
 from kvbench.plan.plan import Plan
@@ -25,7 +24,7 @@ ROOT = Path(kvbench.__file__).parents[1]
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine that the command uses in a test."""
     fake = FakeEngine()
-    monkeypatch.setattr(api, "WorkerEngine", lambda **options: fake)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: fake)
     return fake
 
 
@@ -88,7 +87,7 @@ def test_the_seed_and_the_trust_reach_the_worker(
         known.update(options)
         return FakeEngine()
 
-    monkeypatch.setattr(api, "WorkerEngine", make)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", make)
     call(capsys, "m", "--seed", "11", "--trust-remote-code")
     assert (known["seed"], known["trust_remote_code"]) == (11, True)
 

@@ -25,7 +25,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, store: Path) -> FakeEngine:
     fake = FakeEngine()
-    monkeypatch.setattr(api, "WorkerEngine", lambda **options: fake)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: fake)
     monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
     return fake
 
@@ -252,7 +252,7 @@ def test_a_store_that_fails_at_the_end_costs_no_figures(
     def full(rates: Rates) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(api, "keep_rates", full)
+    monkeypatch.setattr("kvbench.run.single.keep_rates", full)
     code, out, _ = call(capsys, "probe", "-d", "cpu")
     assert code == 0
     assert "the rates of cpu were not stored: No space left on device" in out

@@ -14,6 +14,7 @@ from kvbench.measure.caches import situation_of
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.verify import verify
 from kvbench.records.events import ModelLoaded
+from tests.fakes import run_task
 from tests.measure import by_hand
 from tests.tiny import LLAMA, Config, case, checkpoint, config_folder, load, task
 
@@ -39,7 +40,7 @@ def test_16_bits_under_16_bits_are_refused_with_the_reason(tmp_path: Path) -> No
     one = case(config_folder(tmp_path, LLAMA), cache="half", dtype="bfloat16")
     assert isinstance(engine.open(one.model_key), ModelLoaded)
     try:
-        sample = engine.measure(task(one))[0]
+        sample = run_task(engine, task(one))[0]
     finally:
         engine.close()
     assert sample.status == "unsupported"

@@ -9,7 +9,13 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kvbench.measure.cache import cache_bytes, cache_class, cache_layers, cache_tensors
+from kvbench.measure.cache import (
+    allocated_bytes,
+    cache_bytes,
+    cache_class,
+    cache_layers,
+    cache_tensors,
+)
 from kvbench.models.load import LoadedModel
 from kvbench.theory.cache import cache_bytes_per_token
 from tests.tiny import GPT2, LLAMA, MISTRAL, T5, config_folder, inputs_of, load, run
@@ -36,6 +42,39 @@ class FakeCache:
     def __init__(self, *layers: FakeLayer, **attributes: Any) -> None:
         self.layers = list(layers)
         vars(self).update(attributes)
+
+
+class Packed(torch.Tensor):
+    """Shows four numbers a byte, as the tensors of quantizing packages do."""
+
+    @staticmethod
+    def __new__(cls, data: torch.Tensor, scale: torch.Tensor) -> Packed:
+        shown = (*data.shape[:-1], 4 * data.shape[-1])
+        one: Packed = torch.Tensor._make_wrapper_subclass(cls, shown, dtype=scale.dtype)
+        one.data_, one.scale_ = data, scale
+        return one
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, *args: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["data_", "scale_"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Any, *_: Any) -> Packed:
+        return Packed(inner["data_"], inner["scale_"])
+
+
+def test_a_cache_may_say_itself_what_a_step_attends_to() -> None:
+    cache = FakeCache(FakeLayer(), kv_cache_bytes=7)
+    assert (cache_bytes(cache), allocated_bytes(cache)) == (7, FAKE_BYTES)
+
+
+def test_a_packed_tensor_counts_by_what_it_holds() -> None:
+    packed = Packed(torch.zeros(6, 5, dtype=torch.uint8), torch.zeros(6, 1))
+    cache = FakeCache(FakeLayer(_quantized_keys=packed))
+    assert cache_bytes(cache) == allocated_bytes(cache) == FAKE_BYTES + 6 * 5 + 6 * FLOAT
 
 
 FAKE_BYTES = 2 * 2 * 3 * FLOAT

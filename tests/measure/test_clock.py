@@ -71,3 +71,15 @@ def test_transformers_defers_no_token_on_these_devices(device: str, returned: bo
         pytest.skip("this Transformers never defers")
     cache = DynamicCache()
     assert not deferred.is_supported(torch.device(device), cache, returned, False)
+
+
+def test_a_driver_may_note_all_stamps_at_once() -> None:
+    said: list[str] = []
+    clock = TokenClock(lambda: said.append("first"), lambda: 0.5)
+    clock.put(None)
+    clock.note([11.0, 12.5])
+    assert clock.tokens == 2
+    assert clock.times(10.0) == (1.0, 2.5)
+    assert clock.ticks[1:3] == [11.0, 12.5] and len(clock.ticks) == 4
+    assert clock.used == []
+    assert said == ["first"]

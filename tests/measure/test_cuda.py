@@ -24,6 +24,7 @@ from kvbench.models.load import LoadedModel
 from kvbench.plan.case import Case, Prompt
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
+from tests.fakes import run_task
 from tests.tiny import (
     ARCHITECTURES,
     GPT2,
@@ -119,8 +120,8 @@ def measured(engine: LocalEngine, one: Case) -> Sample:
     """A timed sample of a case after a warm-up; its model is opened."""
     opened = engine.open(one.model_key)
     assert isinstance(opened, ModelLoaded), opened
-    engine.measure(task(one, "warmup"))
-    return engine.measure(task(one))[0]
+    run_task(engine, task(one, "warmup"))
+    return run_task(engine, task(one))[0]
 
 
 def nvml_uuid(uuid: str) -> str:
@@ -195,7 +196,7 @@ def test_nvml_sees_at_least_what_torch_holds(engine: LocalEngine, tmp_path: Path
     loaded = engine.open(one.model_key)
     assert isinstance(loaded, ModelLoaded), loaded
     assert loaded.notices == ()
-    sample = engine.measure(task(one))[0]
+    sample = run_task(engine, task(one))[0]
     assert sample.memory_method in (NVML_USED, NVML_USED_AND_RESERVED)
     assert sample.nvml_before_bytes is not None
     assert sample.nvml_peak_bytes is not None
@@ -218,7 +219,7 @@ def test_trust_fields_are_filled(engine: LocalEngine, tmp_path: Path) -> None:
 def test_a_peak_is_that_of_its_own_run(engine: LocalEngine, tmp_path: Path) -> None:
     name = config_folder(tmp_path, GPT2)
     large = measured(engine, cuda_case(name, batch_size=2048, max_new_tokens=30))
-    small = engine.measure(task(cuda_case(name)))[0]
+    small = run_task(engine, task(cuda_case(name)))[0]
     assert large.torch_peak_allocated_bytes is not None
     assert small.torch_peak_allocated_bytes is not None
     assert large.kv_cache_bytes is not None
@@ -283,13 +284,13 @@ def test_out_of_memory_is_a_sample_and_the_next_one_works(
     expected = measured(engine, small)
     # 4096 rows of 120 tokens: 120 MiB for each tensor that is as wide as the model.
     large = cuda_case(name, cache=cache, batch_size=4096, prompt=Prompt.of_tokens(120))
-    failed, times = engine.measure(task(large))
+    failed, times = run_task(engine, task(large))
     assert (failed.status, failed.stage) == ("oom", "prefill")
     assert "out of memory" in (failed.error or "")
     assert (failed.oom_bytes or 0) >= 16 * MIB
     assert engine.healthy
     assert (failed.prompt_tokens, failed.total_s, times) == (120, None, ())
-    sample = engine.measure(task(small))[0]
+    sample = run_task(engine, task(small))[0]
     assert sample.status == "ok", sample.error
     assert sample.output_sha256 == expected.output_sha256
 
@@ -297,7 +298,7 @@ def test_out_of_memory_is_a_sample_and_the_next_one_works(
 def test_positions_past_a_table_leave_the_device_alive(engine: LocalEngine, tmp_path: Path) -> None:
     name = config_folder(tmp_path, GPT2)
     assert measured(engine, cuda_case(name, max_new_tokens=61)).status == "unsupported"
-    sample = engine.measure(task(cuda_case(name, max_new_tokens=60)))[0]
+    sample = run_task(engine, task(cuda_case(name, max_new_tokens=60)))[0]
     assert sample.status == "ok", sample.error
 
 

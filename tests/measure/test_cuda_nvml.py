@@ -18,6 +18,7 @@ from kvbench.measure.engine import LocalEngine
 from kvbench.plan.case import Case
 from kvbench.records.events import ModelLoaded
 from kvbench.records.sample import Sample
+from tests.fakes import run_task
 from tests.run.faults import wait_until
 from tests.tiny import GPT2, LLAMA, case, config_folder, task
 
@@ -68,8 +69,8 @@ def measured(engine: LocalEngine, one: Case) -> Sample:
     """A timed sample of a case after a warm-up; its model is opened."""
     opened = engine.open(one.model_key)
     assert isinstance(opened, ModelLoaded), opened
-    engine.measure(task(one, "warmup"))
-    return engine.measure(task(one))[0]
+    run_task(engine, task(one, "warmup"))
+    return run_task(engine, task(one))[0]
 
 
 def used(gpu: NvmlDevice) -> int:
@@ -184,7 +185,7 @@ def test_a_sample_of_more_than_a_second_has_its_energy(
     sample = measured(engine, case(folder, max_new_tokens=tokens, **fields))
     while sample.status == "ok" and (sample.total_s or 0.0) < 1.2:
         tokens *= 2
-        sample = engine.measure(task(case(folder, max_new_tokens=tokens, **fields)))[0]
+        sample = run_task(engine, task(case(folder, max_new_tokens=tokens, **fields)))[0]
     assert sample.status == "ok", sample.error
     assert sample.energy_method == "nvml-total-energy"
     assert sample.energy_j is not None and sample.total_s is not None

@@ -12,6 +12,7 @@ import pytest
 
 from kvbench.measure.engine import LocalEngine
 from kvbench.records.events import ModelLoaded
+from tests.fakes import run_task
 from tests.tiny import LLAMA, case, config_folder, task
 
 _HOLD_FILES = """
@@ -51,8 +52,8 @@ def test_a_sample_says_how_much_is_on_disk(tmp_path: Path) -> None:
     one = case(folder, cache="disk:recent=4")
     assert isinstance(engine.open(one.model_key), ModelLoaded)
     try:
-        sample = engine.measure(task(one))[0]
-        other = engine.measure(task(case(folder)))[0]
+        sample = run_task(engine, task(one))[0]
+        other = run_task(engine, task(case(folder)))[0]
     finally:
         engine.close()
     position = 2 * 2 * 16 * 4
@@ -75,7 +76,7 @@ def test_a_full_disk_is_an_error_and_not_the_end(
     one = case(config_folder(tmp_path, LLAMA), cache="disk:recent=4")
     assert isinstance(engine.open(one.model_key), ModelLoaded)
     try:
-        sample = engine.measure(task(one))[0]
+        sample = run_task(engine, task(one))[0]
     finally:
         engine.close()
     assert sample.status != "ok"

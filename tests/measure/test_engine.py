@@ -26,6 +26,7 @@ from kvbench.plan.case import AUTO, Case, Prompt
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
 from kvbench.run.warmup import warmup_tokens
+from tests.fakes import run_task
 from tests.tiny import (
     ARCHITECTURES,
     BART,
@@ -59,7 +60,7 @@ def gpt2(tmp_path: Path) -> str:
 
 def measure(engine: LocalEngine, one: Case, **changes: Any) -> Sample:
     """The first timed sample of a case whose model is open."""
-    return engine.measure(task(one, **changes))[0]
+    return run_task(engine, task(one, **changes))[0]
 
 
 def opened(engine: LocalEngine, one: Case) -> ModelLoaded:
@@ -149,7 +150,7 @@ def test_a_sample_says_which_task_it_was(engine: LocalEngine, gpt2: str) -> None
     one = case(gpt2, cache="off", batch_size=3)
     wanted = dataclasses.replace(task(one), round=4, repeat=2)
     engine.open(one.model_key)
-    sample = engine.measure(wanted)[0]
+    sample = run_task(engine, wanted)[0]
     assert (sample.sample_id, sample.case_id) == (wanted.sample_id, one.id)
     assert (sample.round, sample.repeat, sample.phase) == (4, 2, "measure")
     assert (sample.cache, sample.use_cache, sample.batch_size) == ("off", False, 3)
@@ -158,7 +159,7 @@ def test_a_sample_says_which_task_it_was(engine: LocalEngine, gpt2: str) -> None
 def test_times_hang_together(engine: LocalEngine, gpt2: str) -> None:
     one = case(gpt2, batch_size=2, max_new_tokens=12)
     engine.open(one.model_key)
-    sample, times = engine.measure(task(one))
+    sample, times = run_task(engine, task(one))
     assert sample.total_s is not None
     assert len(times) == 12
     assert sample.ttft_s == times[0]
@@ -198,7 +199,7 @@ def test_both_arms_have_one_hash(engine: LocalEngine, tmp_path: Path, kind: str)
 def test_a_warm_up_is_short(engine: LocalEngine, gpt2: str) -> None:
     one = case(gpt2, max_new_tokens=50)
     engine.open(one.model_key)
-    sample, times = engine.measure(task(one, "warmup", warmup_tokens(one, "auto")))
+    sample, times = run_task(engine, task(one, "warmup", warmup_tokens(one, "auto")))
     assert (sample.status, sample.phase) == ("ok", "warmup")
     assert (sample.new_tokens, sample.max_new_tokens, len(times)) == (16, 50, 16)
     assert sample.total_s is not None
@@ -234,7 +235,7 @@ def test_a_memory_pass_has_a_peak_and_no_time(engine: LocalEngine, gpt2: str) ->
     loaded = opened(engine, case(gpt2))
     assert loaded.needs_memory_pass
     assert len(loaded.notices) == 1
-    sample, times = engine.measure(task(case(gpt2), phase="memory"))
+    sample, times = run_task(engine, task(case(gpt2), phase="memory"))
     assert times == ()
     assert (sample.status, sample.phase, sample.memory_method) == ("ok", "memory", "rss-polled")
     assert (sample.rss_peak_bytes or 0) >= (sample.rss_before_bytes or 0) > 0
@@ -292,7 +293,7 @@ def test_a_warm_up_is_refused_where_its_case_will_be(engine: LocalEngine, gpt2: 
     one = case(gpt2, max_new_tokens=61)
     engine.open(one.model_key)
     assert (
-        engine.measure(task(one, "warmup", warmup_tokens(one, "auto")))[0].status == "unsupported"
+        run_task(engine, task(one, "warmup", warmup_tokens(one, "auto")))[0].status == "unsupported"
     )
 
 
@@ -370,7 +371,7 @@ def test_a_crash_has_its_stage(
     fail_at(monkeypatch, number, RuntimeError("broken\nin two lines"))
     one = case(gpt2, cache=cache)
     engine.open(one.model_key)
-    sample, times = engine.measure(task(one))
+    sample, times = run_task(engine, task(one))
     assert (sample.status, sample.stage) == ("crashed", stage)
     assert sample.error == "RuntimeError: broken in two lines"
     assert sample.prompt_tokens == 5
@@ -429,7 +430,7 @@ def test_stages_are_told_as_they_are_reached(
     engine.open(key(gpt2))
     assert told == []
     fail_at(monkeypatch, broken_at, RuntimeError("broken"))
-    engine.measure(task(case(gpt2)))
+    run_task(engine, task(case(gpt2)))
     assert told == stages
 
 
@@ -441,7 +442,7 @@ def test_a_stage_is_told_before_what_it_is_about(
     before_each_pass(monkeypatch, lambda number: seen.append(told[-1]))
     engine = LocalEngine(on_stage=told.append)
     engine.open(key(gpt2))
-    engine.measure(task(case(gpt2), new_tokens=3))
+    run_task(engine, task(case(gpt2), new_tokens=3))
     assert seen == ["prefill", "decode", "decode"]
 
 
@@ -481,7 +482,7 @@ def test_an_interrupt_is_no_sample(
     before_each_pass(monkeypatch, interrupt)
     engine.open(key(gpt2))
     with pytest.raises(KeyboardInterrupt):
-        engine.measure(task(case(gpt2)))
+        run_task(engine, task(case(gpt2)))
 
 
 def test_too_few_tokens_are_a_mismatch_and_no_time(
@@ -649,7 +650,7 @@ def test_a_device_that_gives_up_while_a_model_loads_is_not_healthy(
 def test_after_a_failed_load_another_model_can_be_opened(engine: LocalEngine, gpt2: str) -> None:
     assert isinstance(engine.open(key(gpt2, "pretrained")), LoadFailed)
     with pytest.raises(RuntimeError, match="no model is open"):
-        engine.measure(task(case(gpt2)))
+        run_task(engine, task(case(gpt2)))
     assert measured(engine, case(gpt2)).status == "ok"
 
 

@@ -268,7 +268,7 @@ def test_the_start_token_is_the_one_that_transformers_takes(
     if settings:
         (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     loaded = load(folder, "pretrained")
-    options = generate_options(loaded, strategy("dynamic"), inputs_of(loaded, [[7, 8, 9]]), 3)
+    options = generate_options(loaded, strategy("dynamic"), 3)
     assert options.pop("decoder_start_token_id") == start
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     ids = torch.tensor([[7, 8, 9]])
@@ -282,12 +282,7 @@ def test_the_start_token_is_the_one_that_transformers_takes(
 def test_without_any_other_the_padding_token_starts(tmp_path: Path) -> None:
     config = ARCHITECTURES["t5"] | {"decoder_start_token_id": None, "pad_token_id": 7}
     loaded = load(checkpoint(tmp_path, config), "pretrained")
-    assert (
-        generate_options(loaded, strategy("off"), inputs_of(loaded, [[7]]), 3)[
-            "decoder_start_token_id"
-        ]
-        == 7
-    )
+    assert generate_options(loaded, strategy("off"), 3)["decoder_start_token_id"] == 7
 
 
 def test_the_hash_of_the_first_tokens_is_that_of_a_shorter_generation(model: LoadedModel) -> None:

@@ -15,6 +15,7 @@ from kvbench.measure.engine import LocalEngine
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Encoder
 from kvbench.plan.case import Case, Prompt
+from tests.fakes import run_task
 from tests.tiny import case, group, load, run, task
 
 pytestmark = pytest.mark.weights
@@ -98,7 +99,7 @@ def test_what_comes_out_is_no_garbage(loaded: LoadedModel, encoder: Encoder) -> 
 def test_both_arms_are_samples_with_one_hash(engine: LocalEngine) -> None:
     engine.check([group(smollm2())])
     off, dynamic = (
-        engine.measure(task(smollm2(cache=cache, max_new_tokens=12)))[0]
+        run_task(engine, task(smollm2(cache=cache, max_new_tokens=12)))[0]
         for cache in ("off", "dynamic")
     )
     assert off.status == dynamic.status == "ok"

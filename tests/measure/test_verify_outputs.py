@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kvbench.caches import strategy
+from kvbench.measure.caches import Look
 from kvbench.measure.verify import far, verify_output, work_of
 from kvbench.measure.verify.attempt import Outcome
 from kvbench.measure.verify.compare import UNKNOWN, Distance, Parting
@@ -136,11 +137,11 @@ def test_where_memory_does_not_suffice_less_is_looked_at(
 ) -> None:
     tried = []
 
-    def scarce(work: Work, arm: object) -> torch.Tensor:
+    def scarce(work: Work, arm: object, look: Look) -> torch.Tensor:
         tried.append((work.batch_size, work.new_tokens))
         if work.batch_size * work.new_tokens > 50:
             raise torch.OutOfMemoryError("full")
-        return generate_ids(work, DYNAMIC)
+        return generate_ids(work, DYNAMIC, look=look)
 
     monkeypatch.setattr(far, "generate_ids", scarce)
     seen = look_far(make_work(loaded, 4, 80, 0), DYNAMIC)

@@ -15,6 +15,7 @@ from kvbench.plan.plan import Plan
 from kvbench.records.events import ModelLoaded
 from kvbench.records.run import load_info
 from kvbench.records.sample import Sample
+from tests.fakes import run_task
 from tests.tiny import LLAMA, T5, case, config_folder, task
 
 MINE = """
@@ -68,7 +69,7 @@ def engine(folder: str) -> Iterator[LocalEngine]:
 
 def measured(engine: LocalEngine, folder: str, cache: str) -> Sample:
     (name,) = Plan.parse({"cache": [cache]}).cache
-    return engine.measure(task(case(folder, cache=name)))[0]
+    return run_task(engine, task(case(folder, cache=name)))[0]
 
 
 def test_a_factory_of_a_file_makes_each_cache(engine: LocalEngine, folder: str, mine: str) -> None:
@@ -139,7 +140,7 @@ def test_a_file_that_was_edited_does_not_run_under_its_old_name(
 ) -> None:
     (name,) = Plan.parse({"cache": [f"{mine}:number"]}).cache
     Path(mine).write_text(MINE + "\nraise AssertionError('this was run')\n")
-    sample = engine.measure(task(case(folder, cache=name)))[0]
+    sample = run_task(engine, task(case(folder, cache=name)))[0]
     assert sample.status == "unsupported"
     assert "mine.py has changed" in (sample.error or "")
 

@@ -31,11 +31,12 @@ from typing import Any, Literal, cast
 
 import psutil
 
-from kvbench.plan.case import Case, Group, ModelKey, Task
+from kvbench.methods import Job, JobResult
+from kvbench.plan.case import Case, Group, ModelKey
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded
-from kvbench.records.sample import Sample, Stage, sample_of, utc_now
+from kvbench.records.sample import Stage, utc_now
 from kvbench.run import supervisor, worker
 from kvbench.run.messages import Reached, Request
 
@@ -62,7 +63,7 @@ class Script:
         raises: methods that raise what nobody expects.
         exits: methods over which the process ends, with its code.
         forks: methods that leave a child behind which sleeps.
-        hogs: bytes that `measure` takes, by the number of new tokens.
+        hogs: bytes that `run` takes, by the number of new tokens.
         hold: a file; a sample that counts waits while there is one.
         versions: of the software, over what is always there.
     """
@@ -130,10 +131,11 @@ class LightEngine:
         self._begin("verify_output", 0.0)
         return (check_of(case.model_key, case.cache, "output", "near_tie", "As scripted."),)
 
-    def measure(self, task: Task) -> tuple[Sample, tuple[float, ...]]:
+    def run(self, job: Job) -> JobResult:
+        task = job.task
         started_at, start = utc_now(), time.perf_counter()
         self._on_stage("load")
-        self._begin("measure", 0)
+        self._begin("run", 0)
         while task.phase == "measure" and self._script.hold and Path(self._script.hold).exists():
             time.sleep(0.005)
         self._on_stage("prefill")
@@ -147,13 +149,10 @@ class LightEngine:
                 self._on_stage("decode")
         del hog
         if task.case.max_new_tokens in self._script.oom:
-            return sample_of(
-                task, status="oom", stage="decode", error="As scripted.", oom_bytes=1
-            ), ()
-        if task.phase == "memory":
-            return sample_of(task, started_at=started_at, new_tokens=task.new_tokens), ()
-        fields = {"new_tokens": task.new_tokens, "total_s": times[-1], "ttft_s": times[0]}
-        return sample_of(task, started_at=started_at, **fields), tuple(times)
+            fields = {"stage": "decode", "error": "As scripted.", "oom_bytes": 1}
+            return JobResult("oom", started_at, fields)
+        fields = {"new_tokens": task.new_tokens}
+        return JobResult("ok", started_at, fields, times[-1], tuple(times))
 
     def _begin(self, method: str, seconds: float) -> None:
         script = self._script
@@ -376,12 +375,13 @@ def program_main() -> None:
 
 
 def _run_kvbench(drive: Drive, arguments: Sequence[str]) -> None:
-    from kvbench import api, cli, console
+    from kvbench import cli, console
+    from kvbench.run import session
 
     if drive.light:
         supervisor._START = start(light_main)
     if not drive.derived:
-        api.build = lambda *arguments, **options: []
+        session.build = lambda *arguments, **options: []
     if drive.die is not None and drive.die.fsync:
         _die_at_fsync(drive.die)
     make_view = console.make_view

@@ -19,6 +19,7 @@ from kvbench.plan.plan import Plan
 from kvbench.records.run import load_run
 from kvbench.records.sample import latest
 from kvbench.run.supervisor import WorkerEngine
+from tests.fakes import run_task
 from tests.run.faults import is_gone, wait_until
 from tests.run.test_supervisor import KILLED, measured_over, opened
 from tests.tiny import LLAMA, case, config_folder, task
@@ -66,7 +67,7 @@ def test_a_killed_worker_gives_the_memory_of_the_device_back(
     # Another one takes its place on the same device.
     second = opened(engine, short)
     assert second != first
-    sample, times = engine.measure(task(short))
+    sample, times = run_task(engine, task(short))
     assert (sample.status, sample.new_tokens, len(times)) == ("ok", 8, 8)
     # While it decodes.
     sample = measured_over(engine, endless, lambda pid: os.kill(pid, signal.SIGKILL))
@@ -80,7 +81,7 @@ def test_a_killed_worker_gives_the_memory_of_the_device_back(
 def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "build", lambda *arguments: [])
+    monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
     before = free()
     # The logits alone are half as much again as the device has: one allocation that must fail.
     total, batch = torch.cuda.get_device_properties(0).total_memory, 32_768

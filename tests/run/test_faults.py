@@ -78,7 +78,7 @@ def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Light:
     mark = uuid.uuid4().hex
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(supervisor, "_START", start(light_main))
-    monkeypatch.setattr(api, "build", lambda *arguments: [])
+    monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
 
     def use(script: Script) -> str:
         for name, value in mark_environment(mark, script).items():
@@ -286,7 +286,7 @@ def sweep_to_the_end(plan: Plan, name: str, engine: WorkerEngine, listener: Any)
 def test_real_worker_killed_while_it_loads_and_while_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "build", lambda *arguments: [])
+    monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
     # Large enough that it still loads when it is killed.
     model = config_folder(tmp_path / "slow", GPT2, vocab_size=400_000)
     plan = real_plan(tmp_path, model=model)
@@ -392,8 +392,8 @@ def test_memory_that_runs_out_costs_the_case_and_larger_ones(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "WorkerEngine", Limited)
-    monkeypatch.setattr(api, "build", lambda *arguments: [])
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", Limited)
+    monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
     # A relative name, since the order of the cases comes from the model's name as well.
     model = config_folder(Path("tiny"), GPT2)
     # Of a batch of 65,536 sequences of 32 tokens one activation of 64 features has 512 MiB.
@@ -460,7 +460,7 @@ def test_the_kernels_out_of_memory_killer_is_told_from_a_kill(
             (small_cgroup / "cgroup.procs").write_text(str(self.worker_pid))
             return opened
 
-    monkeypatch.setattr(api, "WorkerEngine", Confined)
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", Confined)
     light(Script(hogs={"3": 512 << 20, "4": 512 << 20}))
     called = call(*OPTIONS, "--name", "run")
     assert called.code == 1, called

@@ -39,14 +39,14 @@ def next_ids(progress: CaseProgress) -> tuple[str, str]:
 def test_a_case_without_rows_is_at_its_start() -> None:
     progress = of()
     assert (progress.measured, progress.failure, progress.ended) == ([], None, False)
-    assert (progress.warm, progress.memory_known, progress.used_s) == (False, False, 0.0)
+    assert (progress.memory_known, progress.used_s) == (False, 0.0)
     assert next_ids(progress) == ("-w000", "-s000")
 
 
-def test_counted_samples_are_kept_and_nothing_is_warm() -> None:
+def test_counted_samples_are_kept() -> None:
     progress = of(row("warmup"), row(repeat=0), row(repeat=1))
     assert [sample.repeat for sample in progress.measured] == [0, 1]
-    assert (progress.ended, progress.warm) == (False, False)
+    assert not progress.ended
     assert next_ids(progress) == ("-w000-2", "-s002")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,9 @@ from kvbench.records.sample import Sample
 from kvbench.run.rounds import (
     MOST_COLD_ROUNDS,
     Round,
+    SharedRounds,
     complete_rounds,
     counted_rounds,
-    next_round,
     round_of,
 )
 from tests.fakes import make_case, make_task, timed_sample
@@ -86,12 +87,6 @@ def test_a_cold_sample_of_an_incomplete_round_uses_nothing_up() -> None:
     assert set(complete_rounds(both)) - set(counted_rounds(both)) == {(0, 1, 3), (0, 2, 6)}
 
 
-def test_the_next_round_has_a_number_that_no_member_has_had() -> None:
-    assert next_round([]) == next_round([[], []]) == 0
-    assert next_round(members(even(0, 0, 1, 1), even(0, 0, 1))) == 2
-    assert next_round(members(even(0, 0, 1), even(1, 0, 1, start=7))) == 8
-
-
 KEYS = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 5)), unique=True, max_size=12
 )
@@ -118,3 +113,49 @@ def test_what_counts_is_complete_and_little_is_left_out(
                 one == round_of(next(s for s in samples if round_of(s)[:2] == one[:2]))
                 for samples in both
             )
+
+
+@given(KEYS, KEYS, st.data())
+def test_rounds_that_are_kept_up_to_date_are_those_of_all_samples(
+    off: list[Round], dynamic: list[Round], data: st.DataObject
+) -> None:
+    whole = members(
+        [(key, data.draw(SECONDS)) for key in sorted(off)],
+        [(key, data.draw(SECONDS)) for key in sorted(dynamic)],
+    )
+    so_far: list[list[Sample]] = [[], []]
+    rounds = SharedRounds(so_far)
+    # As they are taken: one round after another, and in a round one member after another.
+    for sample in sorted((s for samples in whole for s in samples), key=round_of):
+        so_far[sample.cache == "dynamic"].append(sample)
+        if data.draw(st.booleans()):
+            check(rounds, so_far)
+    check(rounds, so_far)
+
+
+def check(rounds: SharedRounds, so_far: Sequence[Sequence[Sample]]) -> None:
+    seconds = [{round_of(s): s.total_s or 0.0 for s in samples} for samples in so_far]
+    complete, counted = complete_rounds(so_far), counted_rounds(so_far)
+    assert tuple(rounds.complete) == complete
+    assert [list(times) for times in rounds.times] == [[s[r] for r in counted] for s in seconds]
+    assert list(rounds.used_s) == [sum(s[r] for r in complete) for s in seconds]
+
+
+def test_a_sample_costs_as_much_however_many_came_before() -> None:
+    class Counting(list[Sample]):
+        reads = 0
+
+        def __getitem__(self, index: object) -> Any:
+            self.reads += 1
+            return super().__getitem__(index)  # type: ignore[index]
+
+        def __iter__(self) -> Any:
+            raise AssertionError("all samples are read again")
+
+    rounds = SharedRounds([(off := Counting()), (dynamic := Counting())])
+    both = members(even(0, 0, *[1.0] * 50), even(0, 0, *[1.0] * 50))
+    for one, other in zip(*both, strict=True):
+        off.append(one)
+        dynamic.append(other)
+        assert len(rounds.times[0]) == one.round + 1
+    assert (off.reads, dynamic.reads) == (50, 50)

@@ -28,6 +28,7 @@ from kvbench.records.sample import Sample
 from kvbench.run import supervisor
 from kvbench.run.engine import Interrupted
 from kvbench.run.supervisor import WorkerEngine
+from tests.fakes import run_task
 from tests.run.faults import (
     PATIENCE_S,
     ROOT,
@@ -135,7 +136,7 @@ def measured_while(
     worker._connection.recv = listen  # type: ignore[method-assign]
     thread = threading.Thread(target=befall)
     thread.start()
-    measured = engine.measure(task(one))
+    measured = run_task(engine, task(one))
     thread.join()
     return measured
 
@@ -153,7 +154,7 @@ def test_a_worker_says_where_it_is_and_measures(shared: WorkerEngine, gpt2: Case
     assert environment.devices[0].name == "cpu"
     shared.check([group(gpt2)])
     pid = opened(shared, gpt2)
-    sample, times = shared.measure(task(gpt2))
+    sample, times = run_task(shared, task(gpt2))
     assert (sample.status, sample.new_tokens, len(times)) == ("ok", 8, 8)
     assert sample.sample_id == task(gpt2).sample_id
     assert shared.worker_pid == pid != os.getpid()
@@ -171,7 +172,7 @@ def test_what_a_person_can_mend_crosses_and_the_worker_stays(
 
 def test_a_failed_sample_leaves_the_worker_and_its_model(shared: WorkerEngine, gpt2: Case) -> None:
     pid = opened(shared, gpt2)
-    sample, _ = shared.measure(task(case(gpt2.model, max_new_tokens=1000)))
+    sample, _ = run_task(shared, task(case(gpt2.model, max_new_tokens=1000)))
     assert (sample.status, sample.stage) == ("unsupported", "load")
     assert (shared.worker_pid, shared.open_model) == (pid, gpt2.model_key)
 
@@ -197,7 +198,7 @@ def test_a_large_prompt_crosses_whole(engine: WorkerEngine, light: Light) -> Non
     one = case("gpt2", prompt=long)
     engine.check([Group(one.model_key, (one,))])
     opened(engine, one)
-    sample, _ = engine.measure(task(one))
+    sample, _ = run_task(engine, task(one))
     assert (sample.status, sample.prompt) == ("ok", long.label)
 
 
@@ -240,7 +241,7 @@ def test_two_of_them_do_not_disturb_each_other(light: Light) -> None:
         opened(one, case("gpt2"))
         opened(two, case("gpt2"))
         one.close()
-        assert two.measure(task(case("gpt2")))[0].status == "ok"
+        assert run_task(two, task(case("gpt2")))[0].status == "ok"
     finally:
         one.close()
         two.close()
@@ -255,7 +256,7 @@ def test_killed_while_it_waits_it_costs_no_sample(engine: WorkerEngine, light: L
     wait_until(lambda: engine.open_model is None, "word of its end")
     assert is_gone(pid)
     assert opened(engine, case("gpt2")) != pid
-    assert engine.measure(task(case("gpt2")))[0].status == "ok"
+    assert run_task(engine, task(case("gpt2")))[0].status == "ok"
 
 
 def test_killed_while_it_waits_it_is_lost_before_it_can_be_waited_for(
@@ -285,14 +286,14 @@ def test_killed_while_it_measures_it_costs_the_sample(
     log = engine.take_log()
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
         # What faulthandler writes: the fatal error, and where every thread was.
-        assert "Fatal Python error" in log and "in measure" in log
+        assert "Fatal Python error" in log and "in run" in log
         assert f"it wrote last: {log.splitlines()[0]}" in error
     else:
         assert log == ""
     assert engine.take_log() == ""
     assert engine.open_model is None and is_gone(pid)
     opened(engine, one)
-    assert engine.measure(task(one))[0].status == "ok"
+    assert run_task(engine, task(one))[0].status == "ok"
 
 
 def test_a_real_worker_that_segfaults_in_a_generation(engine: WorkerEngine, endless: Case) -> None:
@@ -351,9 +352,9 @@ def test_killed_while_it_loads(engine: WorkerEngine, light: Light) -> None:
 
 
 def test_a_worker_that_ends_by_itself(engine: WorkerEngine, light: Light) -> None:
-    light(Script(exits={"measure": 5}))
+    light(Script(exits={"run": 5}))
     opened(engine, case("gpt2"))
-    sample, times = engine.measure(task(case("gpt2")))
+    sample, times = run_task(engine, task(case("gpt2")))
     assert (sample.status, sample.stage, times) == ("crashed", "load", ())
     assert sample.error == "the worker process ended by itself with code 5"
     assert engine.open_model is None
@@ -362,11 +363,11 @@ def test_a_worker_that_ends_by_itself(engine: WorkerEngine, light: Light) -> Non
 def test_a_worker_that_raises_what_nobody_expects_is_replaced(
     engine: WorkerEngine, light: Light
 ) -> None:
-    light(Script(raises=["measure"]))
+    light(Script(raises=["run"]))
     pid = opened(engine, case("gpt2"))
-    sample, _ = engine.measure(task(case("gpt2")))
+    sample, _ = run_task(engine, task(case("gpt2")))
     assert sample.status == "crashed"
-    assert sample.error == "LookupError: nobody expects this of measure"
+    assert sample.error == "LookupError: nobody expects this of run"
     assert "Traceback" in engine.take_log()
     assert engine.open_model is None and is_gone(pid)
 
@@ -374,7 +375,7 @@ def test_a_worker_that_raises_what_nobody_expects_is_replaced(
 def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case) -> None:
     engine = WorkerEngine()
     try:
-        sample, _ = engine.measure(task(gpt2))
+        sample, _ = run_task(engine, task(gpt2))
         assert (sample.status, sample.error) == ("crashed", "RuntimeError: no model is open")
         assert engine.worker_pid is None
     finally:
@@ -386,7 +387,7 @@ def test_a_device_that_has_had_a_fault_costs_the_sample_and_the_worker(
 ) -> None:
     monkeypatch.setattr(supervisor, "_START", start(device_fault_main))
     pid = opened(engine, gpt2)
-    sample, _ = engine.measure(task(gpt2))
+    sample, _ = run_task(engine, task(gpt2))
     assert (sample.status, sample.stage) == ("crashed", "prefill")
     assert sample.error == "RuntimeError: CUDA error: device-side assert triggered"
     assert engine.open_model is None and engine.worker_pid is None
@@ -421,7 +422,7 @@ def test_a_child_that_outlives_a_worker_does_not_hold_the_sweep_up(
         samples: list[Sample] = []
 
         def measure() -> None:
-            samples.append(engine.measure(task(case("gpt2")))[0])
+            samples.append(run_task(engine, task(case("gpt2")))[0])
             done.set()
 
         thread = threading.Thread(target=measure)
@@ -450,7 +451,7 @@ def test_a_sample_past_its_time_is_a_timeout_and_its_worker_is_gone(
     engine: WorkerEngine, endless: Case
 ) -> None:
     pid = opened(engine, endless)
-    sample, times = engine.measure(task(endless), timeout_s=1.5)
+    sample, times = run_task(engine, task(endless), timeout_s=1.5)
     assert (sample.status, sample.stage, times) == ("timeout", "decode", ())
     assert sample.error == "no result after 1.5 s"
     assert engine.open_model is None
@@ -534,14 +535,14 @@ def test_loads_checks_and_samples_have_limits_of_their_own(
         engine.environment()
         opened(engine, case("gpt2"))
         engine.verify("dynamic")
-        engine.measure(task(case("gpt2")), timeout_s=PATIENCE_S / 2)
+        run_task(engine, task(case("gpt2")), timeout_s=PATIENCE_S / 2)
     finally:
         engine.close()
     assert limits == {
         "environment": None,
         "open": PATIENCE_S,
         "verify": PATIENCE_S,
-        "measure": PATIENCE_S / 2,
+        "run": PATIENCE_S / 2,
     }
 
 
@@ -559,7 +560,7 @@ def test_a_real_worker_that_is_stopped_for_a_while_has_paused(
     sample, times = measured_while(engine, one, hold)
     assert (sample.status, len(times)) == ("ok", 300)
     assert "paused" in (sample.flags or "").split()
-    calm, _ = engine.measure(task(one))
+    calm, _ = run_task(engine, task(one))
     assert "paused" not in (calm.flags or "").split()
 
 
@@ -577,14 +578,14 @@ def test_each_start_of_a_worker_has_a_number_of_its_own(engine: WorkerEngine, li
 
 def test_a_sample_in_time_is_no_timeout(engine: WorkerEngine, light: Light) -> None:
     opened(engine, case("gpt2"))
-    sample, _ = engine.measure(task(case("gpt2")), timeout_s=PATIENCE_S)
+    sample, _ = run_task(engine, task(case("gpt2")), timeout_s=PATIENCE_S)
     assert sample.status == "ok"
 
 
 def test_a_worker_that_is_stopped_for_good_is_a_timeout(engine: WorkerEngine, light: Light) -> None:
     pid = opened(engine, case("gpt2"))
     os.kill(pid, signal.SIGSTOP)
-    sample, _ = engine.measure(task(case("gpt2")), timeout_s=0.5)
+    sample, _ = run_task(engine, task(case("gpt2")), timeout_s=0.5)
     assert sample.status == "timeout"
     assert is_gone(pid)
 
@@ -638,7 +639,7 @@ def test_stop_lets_a_sample_finish(light: Light) -> None:
     opened(engine, case("gpt2"))
     asked.set()
     try:
-        assert engine.measure(task(case("gpt2")))[0].status == "ok"
+        assert run_task(engine, task(case("gpt2")))[0].status == "ok"
     finally:
         engine.close()
 
@@ -654,7 +655,7 @@ def test_a_keyboard_interrupt_leaves_no_worker(
 
     monkeypatch.setattr(supervisor, "_wait_s", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        engine.measure(task(case("gpt2")))
+        run_task(engine, task(case("gpt2")))
     assert is_gone(pid) and engine.worker_pid is None
 
 
@@ -688,6 +689,7 @@ import sys
 from kvbench.plan.case import Prompt, Task
 from kvbench.run import supervisor
 from tests.fakes import make_case
+from tests.fakes import run_task
 from tests.run.faults import light_main, start
 case = make_case(attention="auto", prompt=Prompt.of_tokens(5), max_new_tokens=8)
 supervisor._START = start(light_main)
@@ -702,7 +704,7 @@ if sys.argv[1] == "start":
 elif sys.argv[1] == "load":
     engine.open(case.model_key)
 elif sys.argv[1] == "measure":
-    engine.measure(Task(case, "measure", 0, 0, 8))
+    run_task(engine, Task(case, "measure", 0, 0, 8))
 sys.stdin.read()
 """
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from kvbench.analysis.summary import summarize_cases
 from kvbench.measure.stopping import StoppingRule
-from kvbench.plan.case import Case, ModelKey, Prompt, Task, group_cases
+from kvbench.methods import JobResult
+from kvbench.methods.each import EACH
+from kvbench.plan.case import Case, ModelKey, Prompt, Task
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import (
@@ -35,10 +37,11 @@ from kvbench.records.run import Resume, load_checks, load_run
 from kvbench.records.sample import STATUSES, Sample, latest
 from kvbench.records.writer import RunWriter
 from kvbench.report.words import answers
+from kvbench.run.driver import carry_out
 from kvbench.run.engine import Interrupted
-from kvbench.run.order import pair_up
 from kvbench.run.progress import TRIED_AGAIN, progress_of
-from kvbench.run.sweep import Conduct, Outcome, run_groups
+from kvbench.run.recording import Outcome
+from kvbench.run.state import Conduct
 from tests.fakes import Failure, FakeEngine, make_case, make_environment, make_info, samples_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -94,10 +97,9 @@ def start(
         if begun
         else RunWriter.create(path, make_info(state="running"))
     ) as writer:
-        outcome = run_groups(
-            group_cases(cases),
+        outcome = carry_out(
             progress_of(cases, writer.samples, rule, again),
-            engine,
+            [engine],
             writer,
             events.append,
             conduct=Conduct(rule, seed, **conduct),
@@ -446,6 +448,14 @@ def test_a_memory_pass_is_one_whole_untimed_generation_per_case(sweep: Sweep) ->
     assert len(swept.measured) == 18
 
 
+def test_a_case_that_another_one_has_warmed_up_has_its_memory_pass_too(sweep: Sweep) -> None:
+    swept = sweep(grid(), FakeEngine(memory_pass=True), warmup="full")
+    passes = [task.case for task in swept.engine.tasks if task.phase == "memory"]
+    assert Counter(passes) == dict.fromkeys(grid(), 1)
+    warmups = [task.case for task in swept.engine.tasks if task.phase == "warmup"]
+    assert Counter(warmups) == {case: 1 for case in grid() if case.max_new_tokens == LENGTHS[-1]}
+
+
 def test_a_case_whose_warmup_fails_has_no_memory_pass(sweep: Sweep) -> None:
     failure = failing(lambda task: task.phase == "warmup", ("timeout", "prefill", "Too slow."))
     swept = sweep(grid(), FakeEngine(memory_pass=True, failure=failure))
@@ -463,6 +473,18 @@ def test_a_notice_is_told_once_however_many_models_there_are(sweep: Sweep) -> No
     assert told == swept.outcome.notes == ["NVML is not there.", "Memory is polled."]
 
 
+def test_the_share_of_verification_is_told_at_the_end(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The whole takes from the first reading to the last, verification from the second to the third.
+    readings = iter([100.0, 110.0, 115.0, 120.0])
+    monkeypatch.setattr("kvbench.run.driver.monotonic", lambda: next(readings))
+    swept = sweep(grid())
+    assert [event.text for event in swept.events if isinstance(event, Notice)] == [
+        "Verification took 5.0 s, 25% of this session."
+    ]
+
+
 # Events
 
 
@@ -477,10 +499,9 @@ def test_every_row_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
 
     rule = StoppingRule(repeats=1)
     with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
-        run_groups(
-            group_cases(grid()),
+        carry_out(
             progress_of(grid(), (), rule),
-            FakeEngine(),
+            [FakeEngine()],
             writer,
             listen,
             conduct=Conduct(rule),
@@ -805,12 +826,12 @@ def test_a_round_that_a_loss_broke_is_measured_again_by_all(
 
 def test_a_process_that_is_lost_in_waiting_breaks_the_round_as_well(sweep: Sweep) -> None:
     class Idle(FakeEngine):
-        def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
-            measured = super().measure(*arguments)
+        def run(self, *arguments: Any) -> JobResult:
+            result = super().run(*arguments)
             if len(self.tasks) == 3:
                 # Behind the first sample that counts.
                 self.lose()
-            return measured
+            return result
 
     swept = sweep(grid(lengths=(10,)), Idle())
     assert {row.status for row in swept.rows} == {"ok"}
@@ -1062,10 +1083,10 @@ def test_what_a_lost_worker_wrote_is_kept(sweep: Sweep) -> None:
             self.log = "Out of file handles." if isinstance(opened, LoadFailed) else ""
             return opened
 
-        def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
-            sample, times = super().measure(*arguments)
-            self.log = "" if sample.status == "ok" else "Segmentation fault."
-            return sample, times
+        def run(self, *arguments: Any) -> JobResult:
+            result = super().run(*arguments)
+            self.log = "" if result.status == "ok" else "Segmentation fault."
+            return result
 
         def take_log(self) -> str:
             log, self.log = self.log, ""
@@ -1148,10 +1169,9 @@ def test_a_finding_is_told_after_it_is_on_disk(tmp_path: Path) -> None:
             assert event.finding.detail == "As scripted."
 
     with RunWriter.create(tmp_path / "run", make_info(state="running")) as writer:
-        run_groups(
-            group_cases(grid()),
+        carry_out(
             progress_of(grid(), (), THREE),
-            FakeEngine(),
+            [FakeEngine()],
             writer,
             listen,
             conduct=Conduct(THREE),
@@ -1317,12 +1337,14 @@ def assert_done(swept: Swept, cases: Sequence[Case], rule: StoppingRule) -> None
     assert len(set(ids)) == len(ids)
     assert run.info.state == "finished"
     tokens = Counter(run.tokens_table["sample_id"])
-    assert tokens == {row.sample_id: row.new_tokens for row in swept.rows if ok(row)}
+    # A pass for memory is not timed.
+    timed_rows = [row for row in swept.rows if ok(row) and row.phase != "memory"]
+    assert tokens == {row.sample_id: row.new_tokens for row in timed_rows}
     for case in cases:
         rows = [row for row in latest(swept.measured) if row.case_id == case.id]
         assert [row.repeat for row in rows] == list(range(len(rows)))
     failed = {row.case_id for row in latest(swept.rows) if not ok(row)}
-    for pair in pair_up(cases):
+    for pair in EACH.groups(cases):
         arms = [case for case in pair if case.id not in failed]
         if arms:
             rounds = [rounds_of(swept, case) for case in arms]
@@ -1435,13 +1457,13 @@ class Unlucky(FakeEngine):
             self.lose()
         return checks
 
-    def measure(self, *arguments: Any) -> tuple[Sample, tuple[float, ...]]:
+    def run(self, *arguments: Any) -> JobResult:
         kind = self.mishap("crashed", "oom", "timeout", "idle")
         self.failure = failing(lambda task: kind not in ("", "idle"), (kind, "decode", "Scripted."))
-        measured = super().measure(*arguments)
+        result = super().run(*arguments)
         if kind == "idle":
             self.lose()
-        return measured
+        return result
 
 
 MISHAPS = ("", "", "", "", "crashed", "crashed", "idle", "oom", "timeout")

@@ -11,8 +11,8 @@ from kvbench import api
 from kvbench.measure.engine import LocalEngine
 from kvbench.plan.case import ModelKey
 from kvbench.plan.plan import Plan
+from kvbench.records.finding import VERIFY_FAILED
 from kvbench.records.run import Run, load_checks
-from kvbench.run.sweep import VERIFY_FAILED
 from tests.measure import verify_faults as faults
 from tests.tiny import GPT2, LLAMA, config_folder
 
@@ -28,8 +28,8 @@ class InProcess(LocalEngine):
     def process(self) -> int:
         return 1
 
-    def measure(self, task: Any, timeout_s: float | None = None) -> Any:
-        return super().measure(task)
+    def run(self, job: Any, timeout_s: float | None = None) -> Any:
+        return super().run(job)
 
     def take_log(self) -> str:
         return ""
@@ -38,7 +38,7 @@ class InProcess(LocalEngine):
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts take longer than all else here."""
-    monkeypatch.setattr(api, "build", lambda *_: None)
+    monkeypatch.setattr("kvbench.run.session.build", lambda *_: None)
 
 
 def sweep(path: Path, config: Any = LLAMA, **keys: Any) -> Run:
@@ -79,7 +79,7 @@ def test_where_it_is_not_looked_at_the_tokens_of_the_samples_tell(
 ) -> None:
     """The hashes of the samples differ: the case goes through the logits at that place."""
     faults.zero_a_late_slot(monkeypatch)
-    monkeypatch.setattr("kvbench.run.sweep.reach_of", lambda *_: None)
+    monkeypatch.setattr("kvbench.run.schedule.reach_of", lambda *_: None)
     run = sweep(tmp_path, batch_size=[4], repeats=2)
     assert len({sample.output_sha256 for sample in run.samples if sample.phase == "measure"}) == 2
     (output,) = [check for check in load_checks(run.path) if check.check == "output"]

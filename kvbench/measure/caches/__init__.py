@@ -1,7 +1,7 @@
 """The bodies of the cache strategies: each makes the cache for one generation.
 
-A body is a function from a `Call` to keyword arguments of `generate`. It is found by the name that
-the entry gives, and makes a new cache object for each call.
+A body is a function from a `Call` to keyword arguments of `generate`, or to a driver that generates
+in its place. It is found by the name that the entry gives, and makes a new cache for each call.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ import functools
 import importlib
 from typing import Any, cast
 
-from kvbench.caches import CacheStrategy, Situation
+from kvbench.caches import PACKAGES, CacheStrategy, Situation
 from kvbench.device_kinds import kind_of
-from kvbench.measure.caches.call import Body, Call
+from kvbench.measure.caches.call import Body, Call, Driven, Driver, Look
 from kvbench.measure.packages import installed
 from kvbench.models.load import LoadedModel
 
-__all__ = ["Body", "Call", "cache_options", "situation_of"]
+__all__ = ["Body", "Call", "Driven", "Driver", "Look", "make_cache", "situation_of"]
 
 
-def cache_options(strategy: CacheStrategy, call: Call) -> dict[str, Any]:
-    """Return the keyword arguments of `generate` that make it use a strategy's cache."""
+def make_cache(strategy: CacheStrategy, call: Call) -> dict[str, Any] | Driver:
+    """Return the keyword arguments of `generate` that make it use a strategy's cache.
+
+    A strategy that does not go through `generate` gives the driver that takes its place.
+    """
     module, _, name = strategy.body.partition(":")
     body = cast("Body", getattr(importlib.import_module(module), name))
     return body(dataclasses.replace(call, settings=strategy.settings))
 
 
-_PACKAGES = ("transformers",)
-"""What a strategy may need in some version."""
+_PAGED_ATTENTION = ("eager", "sdpa", "flash_attention", "paged|eager")
+"""What `switch_to_cb_friendly_attn` in Transformers lets pass."""
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
     # Asked before every sample, and the same for as long as the process lives.
-    return installed(_PACKAGES)
+    return installed(PACKAGES)
 
 
 def situation_of(loaded: LoadedModel) -> Situation:
@@ -52,6 +55,9 @@ def situation_of(loaded: LoadedModel) -> Situation:
         windows=windows or bool(not kinds and window),
         sees_all="full_attention" in kinds or not (kinds or window),
         key_numbers=_key_numbers(text),
+        pages=bool(getattr(model, "_supports_attention_backend", False))
+        and set(kinds) <= {"full_attention", "sliding_attention"}
+        and loaded.attention.startswith(_PAGED_ATTENTION),
         cache_objects=bool(model._supports_default_dynamic_cache()),
         dtype=loaded.key.dtype,
         keys_in_every_layer=_keys_in_every_layer(text),

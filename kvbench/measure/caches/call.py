@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from transformers import PretrainedConfig
 
 from kvbench.caches.entry import Settings
+from kvbench.measure.clock import TokenClock
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 
-__all__ = ["Body", "Call"]
+__all__ = ["Body", "Call", "Driven", "Driver", "Look"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +50,50 @@ class Call:
         return start + self.new_tokens - 1
 
 
-Body = Callable[[Call], dict[str, Any]]
+Look = Callable[[torch.Tensor], None]
+"""Is shown the logits of each step, `[batch, vocabulary]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """What came out of a driver.
+
+    Attributes:
+        sequences: the decoder's tokens, prompt included, `[batch, prompt + new]`.
+        cache: what held the keys and values; None without a cache.
+        logits: float32, before any processor, `[batch, new, vocabulary]`; null where not wanted.
+    """
+
+    sequences: torch.Tensor
+    cache: Any
+    logits: torch.Tensor | None = None
+
+
+class Driver(Protocol):
+    """Carries out one generation that was prepared."""
+
+    def run(
+        self,
+        *,
+        clock: TokenClock | None = None,
+        keep_logits: bool = False,
+        along: torch.Tensor | None = None,
+        look: Look | None = None,
+    ) -> Driven:
+        """Generate; this is what is timed.
+
+        Args:
+            clock: stamps each token.
+            keep_logits: return the logits of each step.
+            along: the new tokens to go along, whatever the logits say, `[batch, new]`.
+            look: is shown the logits of each step instead.
+        """
+        ...
+
+    def close(self) -> None:
+        """Put away what was prepared; not timed."""
+        ...
+
+
+Body = Callable[[Call], "dict[str, Any] | Driver"]
+"""Returns keyword arguments of `generate`, or what drives the generation in its place."""

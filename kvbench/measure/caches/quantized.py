@@ -10,11 +10,18 @@ from kvbench.measure.caches.call import Call
 
 __all__ = ["quantized"]
 
+_THEIR_NAMES = {"nbits": "nbits", "q_group_size": "group", "residual_length": "residual"}
+
 
 def quantized(call: Call) -> dict[str, Any]:
     """Return Transformers' QuantizedCache with the backend that the settings name.
 
     fp8 keeps one scale for each layer's keys and one for its values, fixed by the first update:
-    how well it does depends on the prompt.
+    how well it does depends on the prompt. The others quantize in groups along the positions.
     """
-    return {"past_key_values": QuantizedCache(str(call.settings["backend"]), call.config)}
+    settings = call.settings
+    options: dict[str, Any] = {
+        theirs: settings[ours] for theirs, ours in _THEIR_NAMES.items() if ours in settings
+    }
+    cache = QuantizedCache(str(settings["backend"]), call.config, **options)
+    return {"past_key_values": cache}

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from kvbench.caches import BASELINE, CacheStrategy, strategy
+from kvbench.caches import CacheStrategy
 from kvbench.devices.faults import is_device_fault
 from kvbench.measure.failures import classify
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.compare import UNKNOWN, Distance, distance
 from kvbench.measure.verify.far import Far, look_far
 from kvbench.measure.verify.float32 import in_float32
-from kvbench.measure.verify.runs import Run, Work, forced, greedy, one_forward, watching
+from kvbench.measure.verify.reference import forward_over, uncached
+from kvbench.measure.verify.runs import Run, Work, forced, greedy, watching
 from kvbench.measure.verify.shapes import (
     CacheShape,
     cache_of,
@@ -82,9 +83,10 @@ class Exact:
 def run_arms(work: Work, arm: CacheStrategy) -> Arms | Outcome:
     """Generate without the cache and with it, in the dtype that the model is in.
 
-    Each comparison stands by itself: where one cannot be made, the others can.
+    Each comparison stands by itself: where one cannot be made, the others can. What has no cache is
+    the same for all strategies, and made once.
     """
-    off = attempt(lambda: greedy(work, strategy(BASELINE)))
+    off = uncached(work)
     if isinstance(off, Outcome):
         return off
     shapes: list[CacheShape] = []
@@ -94,7 +96,7 @@ def run_arms(work: Work, arm: CacheStrategy) -> Arms | Outcome:
     along: torch.Tensor | Outcome = cached.logits
     if not torch.equal(off.new_ids, cached.new_ids):
         along = attempt(lambda: forced(work, arm, off.new_ids).logits)
-    full = attempt(lambda: one_forward(work, off))
+    full = forward_over(work, off)
     return Arms(off, cached, along, full, tuple(shapes))
 
 
@@ -152,6 +154,6 @@ def _run_in_float32(
 
 
 def _run_exact(work: Work, arm: CacheStrategy, timed: Arms | Outcome) -> Exact | Outcome:
-    full = timed if isinstance(timed, Outcome) else attempt(lambda: one_forward(work, timed.off))
+    full = timed if isinstance(timed, Outcome) else forward_over(work, timed.off)
     arms = run_arms(work, arm)
     return arms if isinstance(arms, Outcome) else Exact(arms, full)

@@ -6,14 +6,13 @@ import functools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from kvbench.caches import CacheStrategy
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.compare import Distance, distance
-from kvbench.measure.verify.runs import Work, generate_ids, last_logits, watching
+from kvbench.measure.verify.runs import Work, generate_ids, last_logits
 from kvbench.models.prompts import Inputs
 
 __all__ = ["Far", "look_far"]
@@ -91,11 +90,10 @@ def _look(work: Work, arm: CacheStrategy) -> Far:
     count = max(min(work.new_tokens, _POSITIONS, room), 2)
     steps: deque[torch.Tensor] = deque(maxlen=count)
 
-    def look(output: Any) -> None:
-        steps.append(output.logits[:, -1].float().cpu())
+    def look(logits: torch.Tensor) -> None:
+        steps.append(logits.float().cpu())
 
-    with watching(work.loaded.model, look):
-        sequences = generate_ids(work, arm)
+    sequences = generate_ids(work, arm, look=look)
     new_ids = sequences[:, work.decoder_prompt :]
     full = last_logits(work, sequences, count)
     # In the middle: near enough to the end, and not the very same forward.

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.errors import UserError
-from kvbench.measure.generate import generate_options
+from kvbench.measure.caches import Driver, Look
+from kvbench.measure.generate import driver_of, generate_options
 from kvbench.models.config import position_limit
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
@@ -117,21 +117,22 @@ def greedy(work: Work, arm: CacheStrategy) -> Run:
 
 def forced(work: Work, arm: CacheStrategy, new_ids: torch.Tensor) -> Run:
     """The same path through `generate`, led along `new_ids` whatever the logits say."""
-    leader = LogitsProcessorList([_Leader(new_ids, work.decoder_prompt)])
-    return _generate(work, arm, logits_processor=leader)
+    return _generate(work, arm, new_ids)
 
 
-def generate_ids(work: Work, arm: CacheStrategy, **more: Any) -> torch.Tensor:
-    """The tokens of the generation that is timed, prompt included; its logits are not kept."""
-    output = _call(
-        work.loaded,
-        input_ids=work.inputs.input_ids,
-        attention_mask=work.inputs.attention_mask,
-        **generate_options(work.loaded, arm, work.inputs, work.new_tokens),
-        **more,
-    )
-    sequences: torch.Tensor = output.sequences
-    return sequences
+def generate_ids(
+    work: Work, arm: CacheStrategy, along: torch.Tensor | None = None, look: Look | None = None
+) -> torch.Tensor:
+    """The tokens of the generation that is timed, prompt included; its logits are not kept.
+
+    Args:
+        work: what is generated.
+        arm: the strategy.
+        along: new tokens to go along, whatever the logits say.
+        look: is shown the logits of each step, `[batch, vocabulary]`.
+    """
+    with _driver(work, arm) as driver:
+        return driver.run(along=along, look=look).sequences
 
 
 def forced_logits(
@@ -145,15 +146,12 @@ def forced_logits(
     found: dict[int, torch.Tensor] = {}
     counter = itertools.count()
 
-    def look(output: Any) -> None:
+    def look(logits: torch.Tensor) -> None:
         step = next(counter)
         if step in steps:
-            found[step] = output.logits[:, -1:].float().cpu()
+            found[step] = logits[:, None].float().cpu()
 
-    led = replace(work, new_tokens=new_ids.shape[1])
-    leader = LogitsProcessorList([_Leader(new_ids, work.decoder_prompt)])
-    with watching(work.loaded.model, look):
-        generate_ids(led, arm, logits_processor=leader)
+    generate_ids(replace(work, new_tokens=new_ids.shape[1]), arm, new_ids, look)
     return found
 
 
@@ -187,7 +185,7 @@ def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor
         UserError: the model gives the logits of fewer positions.
     """
     loaded = work.loaded
-    options = generate_options(loaded, strategy(BASELINE), work.inputs, 1)
+    options = generate_options(loaded, strategy(BASELINE), 1)
     tokens, mask = sequences[:, :-1], work.inputs.attention_mask
     if loaded.is_encoder_decoder:
         options |= {"input_ids": work.inputs.input_ids, "decoder_input_ids": tokens}
@@ -239,35 +237,16 @@ def _keeping_logits(model: torch.nn.Module, count: int) -> Iterator[None]:
         handle.remove()
 
 
-class _Leader(LogitsProcessor):
-    """Leaves one token to choose at each step.
-
-    It returns new scores: changed in place they would change the raw logits too.
-    """
-
-    def __init__(self, new_ids: torch.Tensor, first: int) -> None:
-        self._new_ids = new_ids
-        self._first = first
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # scores: [batch, vocabulary]
-        step = input_ids.shape[1] - self._first
-        chosen = self._new_ids[:, step : step + 1]
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+def _generate(work: Work, arm: CacheStrategy, along: torch.Tensor | None = None) -> Run:
+    with _driver(work, arm) as driver:
+        output = driver.run(keep_logits=True, along=along)
+    assert output.logits is not None
+    # On the host, so that several runs can be kept.
+    return Run(output.sequences, output.sequences[:, work.decoder_prompt :], output.logits)
 
 
-def _generate(work: Work, arm: CacheStrategy, **more: Any) -> Run:
-    output = _call(
-        work.loaded,
-        input_ids=work.inputs.input_ids,
-        attention_mask=work.inputs.attention_mask,
-        output_logits=True,
-        **generate_options(work.loaded, arm, work.inputs, work.new_tokens),
-        **more,
-    )
-    # A tuple of [batch, vocabulary], a step each. On the host, so that several runs can be kept.
-    logits = torch.stack([step.cpu() for step in output.logits], dim=1)
-    return Run(output.sequences, output.sequences[:, work.decoder_prompt :], logits)
+def _driver(work: Work, arm: CacheStrategy) -> contextlib.closing[Driver]:
+    return contextlib.closing(driver_of(work.loaded, arm, work.inputs, work.new_tokens))
 
 
 def _call(loaded: LoadedModel, **options: Any) -> Any:

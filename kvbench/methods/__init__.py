@@ -1,0 +1,9 @@
+"""How rows come out of generations: the entries of all methods. Torch-free."""
+
+from __future__ import annotations
+
+from kvbench.methods.entry import Method
+from kvbench.methods.job import Job, JobResult, Row
+from kvbench.methods.registry import METHODS, rows_of
+
+__all__ = ["METHODS", "Job", "JobResult", "Method", "Row", "rows_of"]

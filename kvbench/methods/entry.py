@@ -1,0 +1,32 @@
+"""What a method says of itself: which cases go together, their jobs, and the rows of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from kvbench.methods.job import Job, JobResult, Row
+from kvbench.plan.case import Case, Task
+
+__all__ = ["Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to measure cases by generations.
+
+    Attributes:
+        name: as in the column `method`.
+        description: one line for people.
+        groups: the cases that share their rounds, as tuples; each case is in one of them. The
+            members of a comparison group are together.
+        jobs: the jobs of one round of a group, in the order they run, from the tasks of its
+            members in a shuffled order. A task is in one job.
+        rows: one row for each task of a job, in their order.
+    """
+
+    name: str
+    description: str
+    groups: Callable[[Iterable[Case]], tuple[tuple[Case, ...], ...]]
+    jobs: Callable[[Sequence[Task]], tuple[Job, ...]]
+    rows: Callable[[Job, JobResult], tuple[Row, ...]]

@@ -1,0 +1,54 @@
+"""Job and result: one generation to be done and what came of it, as plain data for the pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvbench.plan.case import Task
+from kvbench.records.sample import Sample, Status
+
+__all__ = ["Job", "JobResult", "Row"]
+
+Row = tuple[Sample, tuple[float, ...]]
+"""A row of samples.csv, and the seconds to each of its tokens for tokens.csv."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation.
+
+    Attributes:
+        tasks: the rows that it becomes, the longest one last. They differ in the number of new
+            tokens alone, and have one phase.
+        method: the name of the method that made it and that reads its result.
+    """
+
+    tasks: tuple[Task, ...]
+    method: str
+
+    @property
+    def task(self) -> Task:
+        """The task that is carried out: the longest one, which passes through the others."""
+        return self.tasks[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What came of a generation.
+
+    Attributes:
+        status: `ok`, or how it failed.
+        started_at: UTC, ISO 8601.
+        fields: columns of samples.csv that were read of the whole generation, and for a failure
+            its `stage` and `error`.
+        total_s: seconds of the whole generation; None if it failed.
+        times: seconds from its start to each new token.
+    """
+
+    status: Status
+    started_at: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    total_s: float | None = None
+    times: tuple[float, ...] = ()

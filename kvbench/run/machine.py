@@ -1,0 +1,93 @@
+"""The machine: what measures on it, what it is, and the cases of a plan on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+
+from kvbench.errors import UserError
+from kvbench.plan.case import Case
+from kvbench.plan.plan import Plan
+from kvbench.records.environment import Environment
+from kvbench.records.events import Event, Listener
+from kvbench.run.engine import Engine
+from kvbench.run.supervisor import WorkerEngine
+
+__all__ = ["Caller", "look", "naming_what_is_missing", "plan_cases"]
+
+
+def _ignore(event: Event) -> None:
+    """A listener for those who want none."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What whoever calls the library gives besides the work itself.
+
+    Attributes:
+        listener: called with each event.
+        stop: asked between samples; True ends after the sample in flight.
+        engine: what measures; by default a worker process.
+    """
+
+    listener: Listener | None = None
+    stop: Callable[[], bool] = lambda: False
+    engine: Engine | None = None
+
+    @property
+    def emit(self) -> Listener:
+        """The listener, or one that does nothing."""
+        return self.listener or _ignore
+
+    def open_engine(self, plan: Plan | None = None) -> AbstractContextManager[Engine]:
+        """Return the engine, made with the settings of a plan; it is closed at the end."""
+        return closing(self.engine or self._worker(plan))
+
+    def _worker(self, plan: Plan | None) -> Engine:
+        if plan is None:
+            return WorkerEngine(stop=self.stop)
+        return WorkerEngine(
+            seed=plan.seed,
+            trust_remote_code=plan.trust_remote_code,
+            step_timeout_s=plan.case_timeout,
+            stop=self.stop,
+        )
+
+
+def plan_cases(
+    plan: Plan, *, allow_many: bool = False, environment: Environment | None = None
+) -> tuple[Case, ...]:
+    """The cases of a plan on this machine. Looks for GPUs only if the plan may use one.
+
+    Args:
+        plan: what to measure.
+        allow_many: take a grid of more than 10,000 cases.
+        environment: the machine, if it is known already.
+
+    Raises:
+        UserError: a device is not present, or the grid is too large.
+    """
+    if not plan.needs_devices():
+        return plan.cases(("cpu",), allow_many=allow_many)
+    machine = environment or look()
+    with naming_what_is_missing(machine):
+        return plan.cases(tuple(d.name for d in machine.devices), allow_many=allow_many)
+
+
+def look() -> Environment:
+    """Return the machine and the software. Starts a process to look."""
+    with closing(WorkerEngine()) as engine:
+        return engine.environment()
+
+
+@contextmanager
+def naming_what_is_missing(machine: Environment) -> Iterator[None]:
+    """Add to the refusal of a device the reason why there is no CUDA."""
+    try:
+        yield
+    except UserError as error:
+        reasons = [line for line in machine.missing if line.startswith("CUDA:")]
+        if not reasons or "is not present" not in str(error):
+            raise
+        raise UserError(f"{error} {reasons[0]}") from error

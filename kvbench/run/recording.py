@@ -1,0 +1,114 @@
+"""Recording: every row is on disk before anything else is done, and then told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kvbench.plan.case import ModelKey
+from kvbench.records.events import CaseEnded, Listener, Notice, SampleEnded, Verified
+from kvbench.records.finding import Finding
+from kvbench.records.sample import Sample, Status, sample_of
+from kvbench.records.writer import RunWriter
+from kvbench.run.engine import Engine
+from kvbench.run.progress import CaseProgress
+
+__all__ = ["Outcome", "Recorder"]
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep.
+
+    Attributes:
+        failed: cases that a failed sample ended.
+        interrupted: whether it was stopped before the end.
+        loaded: how often a model was loaded.
+        load_errors: what people can mend about models that did not load.
+        notes: lines about devices, each once.
+        verify_s: seconds that verification took.
+    """
+
+    failed: int = 0
+    interrupted: bool = False
+    loaded: int = 0
+    load_errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    verify_s: float = 0.0
+
+
+class Recorder:
+    """Writes the rows of a sweep, and counts what becomes of its cases.
+
+    Args:
+        engines: asked which process they measure with, and what one that was lost wrote last.
+    """
+
+    def __init__(self, engines: Sequence[Engine], writer: RunWriter, emit: Listener) -> None:
+        self.outcome = Outcome()
+        self.emit = emit
+        self.writer = writer
+        self._engines = engines
+        # Numbers of the worker processes of this session, from 0 without gaps.
+        self._workers: dict[tuple[int, int], int] = {}
+
+    def record(
+        self,
+        engine: int,
+        arm: CaseProgress,
+        sample: Sample,
+        times: Sequence[float] = (),
+        *,
+        again: bool = False,
+    ) -> None:
+        """Write a row and learn from it; `again`: its process was lost, which may be no fault."""
+        row = self.write(engine, sample, times)
+        if again:
+            arm.note_loss(row)
+            if not arm.ended:
+                self.emit(Notice(f"{row.sample_id} is measured again: {row.error}"))
+        else:
+            arm.note(row)
+        # The sample that ends one arm of a pair may be what the other was kept waiting for.
+        for one in arm.pair:
+            if one.ended and not one.end_told:
+                one.end_told = True
+                self.outcome.failed += one.failure is not None
+                self.emit(CaseEnded(one.case, one.counted, one.failure))
+
+    def write(self, engine: int, sample: Sample, times: Sequence[float] = ()) -> Sample:
+        """Write a row that a case does not learn from, and return it as it was written."""
+        # Written before anything else is done, so that a later failure loses nothing.
+        process = (engine, self._engines[engine].process)
+        worker = self._workers.setdefault(process, len(self._workers))
+        row = self.writer.append(dataclasses.replace(sample, worker=worker), times)
+        self.emit(SampleEnded(row))
+        if row.status != "ok":
+            self.keep_log(engine, row.sample_id)
+        return row
+
+    def fail(self, engine: int, arm: CaseProgress, status: Status, **fields: object) -> None:
+        """Write a row for a case that ends without a sample."""
+        task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)
+        self.record(engine, arm, sample_of(task, status=status, **fields))
+
+    def report(self, model: ModelKey, cache: str) -> None:
+        """Say what the checks of a strategy come to by now."""
+        found = self.finding(model, cache)
+        if found is not None:
+            self.emit(Verified(found))
+
+    def finding(self, model: ModelKey, cache: str) -> Finding | None:
+        """Return what was found of a strategy on a model, in the environment of this session."""
+        return self.writer.finding(model, cache)
+
+    def keep_log(self, engine: int, title: str) -> None:
+        """Keep what a lost process wrote last, if there is any."""
+        self.writer.keep_log(title, self._engines[engine].take_log())
+
+    def tell(self, notice: str) -> None:
+        """Say a line about a device once, and keep it for run.json."""
+        if notice not in self.outcome.notes:
+            self.outcome.notes.append(notice)
+            self.emit(Notice(notice))

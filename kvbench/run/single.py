@@ -1,0 +1,109 @@
+"""What is asked of an engine without a run folder: verify, inspect and probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kvbench.caches import BASELINE
+from kvbench.errors import UserError
+from kvbench.plan.case import ModelKey, group_cases
+from kvbench.plan.plan import Plan, choose_devices
+from kvbench.records.check import Check, CheckName, check_of
+from kvbench.records.events import Listener, LoadFailed, ModelLoading, Notice, Verifying
+from kvbench.records.inspection import Inspection
+from kvbench.records.rates import Rates, keep_rates, read_rates, store_problem
+from kvbench.run.engine import Engine
+from kvbench.run.machine import Caller, naming_what_is_missing, plan_cases
+
+__all__ = ["inspect", "probe", "verify"]
+
+_LEAST = {"max_new_tokens": 2, "generations": 3}
+"""Two tokens for one step through the cache; three generations for a slope."""
+
+
+def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) -> tuple[Check, ...]:
+    """Check that the strategies of a plan do the same work as no cache; see kvbench.api.verify."""
+    for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
+        if value < _LEAST[name]:
+            raise UserError(f"{name}: {value} is too few; at least {_LEAST[name]} are needed.")
+    with caller.open_engine(plan) as engine:
+        groups = group_cases(plan_cases(plan, environment=engine.environment()))
+        engine.check(groups)
+        checks: list[Check] = []
+        for group in groups:
+            caches = dict.fromkeys(case.cache for case in group.cases if case.cache != BASELINE)
+            for cache in caches:
+                _open(engine, group.model, caller.emit)
+                caller.emit(Verifying(group.model, cache))
+                reason = engine.unmet(cache)
+                checks += (
+                    engine.verify(cache, max_new_tokens, generations)
+                    if reason is None
+                    else _not_made(group.model, cache, reason)
+                )
+        if not checks:
+            raise UserError(f"cache: '{BASELINE}' is what the other strategies are compared with.")
+        return tuple(checks)
+
+
+def _not_made(key: ModelKey, cache: str, reason: str) -> tuple[Check, ...]:
+    """The checks of a strategy that cannot run: the first and the last of them, for all."""
+    names: tuple[CheckName, ...] = ("logits", "leak")
+    return tuple(check_of(key, cache, name, "inconclusive", reason) for name in names)
+
+
+def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Inspection:
+    """Look at the steps of the one case of a plan; see kvbench.api.inspect."""
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.")
+    with caller.open_engine(plan) as engine:
+        planned = plan_cases(plan, environment=engine.environment())
+        # The baseline is there in any case.
+        cases = [replace(case, max_new_tokens=max_new_tokens) for case in planned]
+        cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
+        if len(cases) != 1:
+            raise UserError(
+                f"One case beside '{BASELINE}' can be inspected at a time; the options name "
+                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache."
+            )
+        engine.check(group_cases(cases))
+        _open(engine, cases[0].model_key, caller.emit)
+        return engine.inspect(cases[0], layer)
+
+
+def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
+    if engine.open_model == model:
+        return
+    emit(ModelLoading(model))
+    loaded = engine.open(model)
+    emit(loaded)
+    if isinstance(loaded, LoadFailed):
+        raise UserError(loaded.error)
+
+
+def probe(devices: Sequence[str], caller: Caller) -> tuple[Rates, ...]:
+    """Measure and store the rates of devices; see kvbench.api.probe."""
+    emit = caller.emit
+    # Before the seconds that a probe takes. The figures are worth having without a store, too.
+    problem = store_problem()
+    if problem is None:
+        read_rates()
+    else:
+        emit(Notice(f"the rates will not be stored: {problem}"))
+    with caller.open_engine() as engine:
+        machine = engine.environment()
+        present = tuple(d.name for d in machine.devices)
+        with naming_what_is_missing(machine):
+            names = choose_devices(devices or present, present)
+        found = []
+        for name in names:
+            emit(Notice(f"probing {name} ({machine.hardware(name)}) ..."))
+            found.append(engine.probe(name))
+            if problem is None:
+                try:
+                    keep_rates(found[-1])
+                except OSError as error:
+                    # The disk may have become full meanwhile.
+                    emit(Notice(f"the rates of {name} were not stored: {error.strerror or error}"))
+        return tuple(found)

@@ -1,0 +1,237 @@
+"""State: what a sweep knows of its cases and of its engines. The scheduler reads it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kvbench.measure.stopping import StoppingRule
+from kvbench.methods import Method
+from kvbench.methods.each import EACH
+from kvbench.plan.case import Case, ModelKey
+from kvbench.records.check import Check
+from kvbench.run.order import shuffled
+from kvbench.run.progress import CaseProgress
+
+__all__ = [
+    "Conduct",
+    "EngineState",
+    "ModelSession",
+    "ModelWork",
+    "RoundGroup",
+    "SweepState",
+    "Turn",
+]
+
+_ORDERS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a sweep is carried out.
+
+    Attributes:
+        rule: how many samples of a case are enough.
+        seed: of the order of the cases.
+        case_timeout_s: a case is ended once its samples have taken so long.
+        keep_going_after_oom: also measure cases that need more than one that ran out of memory.
+        warmup: the plan's key: auto, full or a number of tokens.
+        verify: prove once for each model and strategy that the cache does the same work.
+    """
+
+    rule: StoppingRule
+    seed: int = 0
+    warmup: str = "auto"
+    case_timeout_s: float | None = None
+    keep_going_after_oom: bool = False
+    verify: bool = True
+
+
+@dataclass(eq=False)
+class RoundGroup:
+    """Cases that share their rounds: they are measured on one engine, and end together.
+
+    Attributes:
+        members: in the order of the plan.
+        home: the engine that measures the group; None until its first turn.
+    """
+
+    members: tuple[CaseProgress, ...]
+    home: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no member needs another sample."""
+        return all(one.ended for one in self.members)
+
+    @property
+    def next_round(self) -> int:
+        """The number of its next round."""
+        return self.members[0].next_round
+
+    def open_to(self, engine: int) -> bool:
+        """Return whether an engine may take its next turn."""
+        return self.home in (None, engine) and not self.ended
+
+
+@dataclass(eq=False)
+class ModelWork:
+    """The cases of one model, as groups that share rounds."""
+
+    model: ModelKey
+    groups: tuple[RoundGroup, ...]
+    seed: int
+    _orders: dict[int, dict[RoundGroup, tuple[int, tuple[CaseProgress, ...]]]] = field(
+        default_factory=dict
+    )
+
+    @property
+    def members(self) -> Iterable[CaseProgress]:
+        """All cases of the model."""
+        return (one for group in self.groups for one in group.members)
+
+    def place(self, group: RoundGroup, number: int) -> tuple[int, tuple[CaseProgress, ...]]:
+        """Return the place of a group in a round, and its members in the order of that round.
+
+        The same in a resumed sweep, whatever was measured before and whichever engine measures.
+        """
+        if number not in self._orders:
+            while len(self._orders) >= _ORDERS_KEPT:
+                del self._orders[min(self._orders)]
+            self._orders[number] = self._order(number)
+        return self._orders[number][group]
+
+    def _order(self, number: int) -> dict[RoundGroup, tuple[int, tuple[CaseProgress, ...]]]:
+        of_cases = {one.case: one for one in self.members}
+        of_members = {one: group for group in self.groups for one in group.members}
+        rng = random.Random(f"{self.seed}:{self.model.label}:{number}")
+        mixed = shuffled([tuple(m.case for m in group.members) for group in self.groups], rng)
+        found = {}
+        for place, cases in enumerate(mixed):
+            members = tuple(of_cases[case] for case in cases)
+            found[of_members[members[0]]] = place, members
+        return found
+
+
+@dataclass
+class SweepState:
+    """What is known of the work: thrown away at the end, since the rows say it all.
+
+    Attributes:
+        models: in the order of the plan.
+        verified: model and strategy of what needs no further check in this sweep.
+        cut: of checks over which the process was lost: how often, and what they came to.
+        compared: ids of cases whose tokens were looked at, in this sweep or before.
+    """
+
+    conduct: Conduct
+    models: dict[ModelKey, ModelWork]
+    verified: set[tuple[ModelKey, str]] = field(default_factory=set)
+    cut: dict[tuple[ModelKey, str], list[tuple[Check, ...]]] = field(default_factory=dict)
+    compared: set[str] = field(default_factory=set)
+    method: Method = EACH
+
+    def __post_init__(self) -> None:
+        self._groups = {
+            one.case: group
+            for work in self.models.values()
+            for group in work.groups
+            for one in group.members
+        }
+
+    def group_of(self, case: Case) -> RoundGroup:
+        """Return the group that a case shares its rounds with."""
+        return self._groups[case]
+
+    def member(self, case: Case) -> CaseProgress:
+        """Return the progress of a case."""
+        return next(one for one in self._groups[case].members if one.case == case)
+
+    @classmethod
+    def of(cls, progress: Mapping[Case, CaseProgress], conduct: Conduct) -> SweepState:
+        """Return the state of a sweep that begins, or goes on, with this progress."""
+        by_model: dict[ModelKey, list[Case]] = {}
+        for case in progress:
+            by_model.setdefault(case.model_key, []).append(case)
+        models = {
+            model: ModelWork(
+                model,
+                tuple(
+                    RoundGroup(tuple(progress[case] for case in group))
+                    for group in cls.method.groups(cases)
+                ),
+                conduct.seed,
+            )
+            for model, cases in by_model.items()
+        }
+        return cls(conduct, models)
+
+
+@dataclass
+class ModelSession:
+    """A model that is open in one process. Whoever loses the process throws it away whole.
+
+    Attributes:
+        warm: the cases that the process has warmed up.
+        ran: what has run with the model in the process, in order.
+    """
+
+    model: ModelKey
+    needs_memory_pass: bool = False
+    warm: set[Case] = field(default_factory=set)
+    ran: list[str] = field(default_factory=list)
+
+    def remember(self, what: str) -> None:
+        """Note that something has run."""
+        if what not in self.ran:
+            self.ran.append(what)
+
+
+@dataclass
+class Turn:
+    """One round of a group on one engine.
+
+    Attributes:
+        order: the members in the order of this round.
+        taken: the cases with a sample of this round. They saw one process: when that is lost, so
+            is the turn.
+    """
+
+    model: ModelKey
+    group: RoundGroup
+    number: int
+    order: Sequence[CaseProgress]
+    taken: set[Case] = field(default_factory=set)
+
+    @property
+    def left(self) -> list[CaseProgress]:
+        """The members that are still to be measured in this round."""
+        return [one for one in self.order if one.case not in self.taken and not one.ended]
+
+
+@dataclass
+class EngineState:
+    """What one engine is about.
+
+    Attributes:
+        number: which of the engines, from 0.
+        busy: whether it has a step in hand.
+        model: the model that it was last given.
+        deaths: processes that were lost over loads in a row.
+        barred: models that it cannot load.
+    """
+
+    number: int
+    busy: bool = False
+    model: ModelKey | None = None
+    session: ModelSession | None = None
+    turn: Turn | None = None
+    deaths: int = 0
+    barred: set[ModelKey] = field(default_factory=set)
+
+    def lose(self) -> None:
+        """Forget what was in the process that was lost, a round that it has begun too."""
+        self.session = None
+        if self.turn is not None and self.turn.taken:
+            self.turn = None
