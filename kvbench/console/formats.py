@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbench.analysis.expected import summarize_run
+from kvbench.analysis.forecast import Forecast
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.inspection import inspection_markdown, print_inspection
 from kvbench.console.printing import (
@@ -113,13 +114,13 @@ def _show_summaries(run: Run, output: str) -> None:
         _print_records([dataclasses.asdict(case) for case in cases], output)
 
 
-def show_cases(cases: Sequence[Case], output: str) -> None:
-    """Print the cases of a plan, none of which was run."""
+def show_cases(cases: Sequence[Case], output: str, forecast: Forecast) -> None:
+    """Print the cases of a plan, none of which was run, and what they will cost."""
     records = [{"case_id": case.id} | dataclasses.asdict(case) for case in cases]
     if output == "table":
-        print_cases(make_console(), cases)
+        print_cases(make_console(), cases, forecast)
     elif output == "markdown":
-        _print_markdown(cases_table(cases))
+        _print_markdown(cases_table(cases, forecast))
     elif output == "jsonl":
         for record in records:
             print_json(record)
