@@ -76,7 +76,10 @@ def measure_steps(
         UserError: the model has an encoder.
     """
     if loaded.is_encoder_decoder:
-        raise UserError("sampled: a model with an encoder cannot be sampled; use --method each.")
+        raise UserError(
+            "sampled: a model with an encoder cannot be sampled; use --method each.",
+            kind="method_unsupported",
+        )
     maker = _Maker(loaded, inputs, strategy, synchronise, processor_s, seed)
     blocks = list(blocks_of(lengths, cached=strategy.use_cache))
     # In an order of its own: a machine that slows down meanwhile is not taken for a curve.
