@@ -45,7 +45,7 @@ class Growth:
 
     @property
     def first(self) -> CaseSummary:
-        """Return the case of the shortest length, for the fields that all cases share."""
+        """The case of the shortest length, for the fields that all cases share."""
         return self.cases[0]
 
 

@@ -224,12 +224,12 @@ class Forecast:
 
     @property
     def taken(self) -> int:
-        """Return the timed samples so far."""
+        """The timed samples so far."""
         return sum(len(times) for times in self._times.values())
 
     @property
     def expected(self) -> int:
-        """Return the timed samples expected at the end, as far as is known now."""
+        """The timed samples expected at the end, as far as is known now."""
         return self.taken + sum(self._left(name) for name in self._times)
 
     @property

@@ -65,12 +65,12 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the weights."""
+        """The device of the weights."""
         return torch.device(self.key.device)
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Return whether an encoder reads the prompt, as in T5."""
+        """Whether an encoder reads the prompt, as in T5."""
         return bool(self.config.is_encoder_decoder)
 
 

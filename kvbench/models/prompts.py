@@ -44,7 +44,7 @@ class Inputs:
 
     @property
     def tokens(self) -> int:
-        """Return the length of the prompt, padding included."""
+        """The length of the prompt, padding included."""
         return self.input_ids.shape[1]
 
 

@@ -56,12 +56,12 @@ class ModelSource:
 
     @property
     def hub_name(self) -> str:
-        """Return the hub id with its revision, for display."""
+        """The hub id with its revision, for display."""
         return f"{self.place}@{self.revision}" if self.revision else str(self.place)
 
     @property
     def folder(self) -> Path | None:
-        """Return the model's local folder; None for a hub id or a configuration alone."""
+        """The model's local folder; None for a hub id or a configuration alone."""
         if self.place is None or not Path(self.place).is_dir():
             return None
         return Path(self.place)

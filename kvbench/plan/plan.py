@@ -300,7 +300,7 @@ class Plan(_Axes):
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """Return the prompts of the grid, after reading files.
+        """The prompts of the grid, after reading files.
 
         Raises:
             UserError: a prompt file is missing, unreadable or empty.

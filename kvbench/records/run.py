@@ -105,7 +105,7 @@ class RunInfo:
 
     @property
     def environments(self) -> tuple[Environment, ...]:
-        """Return the environment of the first start, and those of later starts that differ."""
+        """The environment of the first start, and those of later starts that differ."""
         return (self.environment, *(r.environment for r in self.resumes if r.environment))
 
     def environment_of(self, session: int) -> Environment:
@@ -132,12 +132,12 @@ class Run:
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
-        """Return the rows of samples.csv."""
+        """The rows of samples.csv."""
         return as_rows(self.columns, Sample)
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
-        """Return the rows of verify.csv; empty if nothing was verified."""
+        """The rows of verify.csv; empty if nothing was verified."""
         return load_checks(self.path)
 
     @cached_property

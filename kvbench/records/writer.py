@@ -115,7 +115,7 @@ class RunWriter:
 
     @property
     def _environment_since(self) -> int:
-        """Return the first session of this run with the present environment."""
+        """The first session of this run with the present environment."""
         here = self.info.environment_of(self.session)
         first = self.session
         while first and self.info.environment_of(first - 1) == here:

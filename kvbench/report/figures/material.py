@@ -84,7 +84,7 @@ class Material:
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        """Return the runs' names, numbered if needed to tell them apart."""
+        """The runs' names, numbered if needed to tell them apart."""
         names = [run.info.name for run in self.runs]
         if len(set(names)) == len(names):
             return tuple(names)
