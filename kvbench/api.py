@@ -181,15 +181,15 @@ def measure_quality(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Quality, ...]:
-    """Measure what the lossy strategies of a run do to the output, and add it to the run.
+    """Measure how the lossy strategies of a run change the output, and add it to the run.
 
     Each is compared with no cache on the same model. The rows go to quality.csv in the run's
-    folder, and what is derived from the run is made again.
+    folder, and the derived files of the run are rebuilt.
 
     Args:
         path: the run's folder.
-        text: what the models read; by default Python's language reference.
-        size: how much of it.
+        text: the text that the models read; by default Python's language reference.
+        size: how much of it to use.
         trust_remote_code: let a model run its own code.
         listener, stop: as for `sweep`.
 
@@ -209,8 +209,8 @@ def measure_quality(
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """Read a model's architecture from its config.json, whatever the family.
 
-    A family that theory has no formulas for is built in a worker process, without data, and its
-    cache is read off the model; that takes some seconds and needs torch.
+    A family without formulas in theory is built in a worker process, without data, and its
+    cache is read from the model; this takes a few seconds and needs torch.
 
     Raises:
         UserError: neither theory nor Transformers can read it.

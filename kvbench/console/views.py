@@ -192,7 +192,7 @@ class Forecast:
             self._wanted = event.samples_per_case
             self._times = {case.id: [] for case in event.cases}
             wanted = event.samples_per_case
-            # The stopping rule may want more: one at a time, until the case ends.
+            # The stopping rule may require more: one at a time, until the case ends.
             self._forecaster = Forecaster(
                 event.cases, lambda seconds: (wanted, wanted + 1), verify=False
             )

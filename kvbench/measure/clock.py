@@ -24,8 +24,8 @@ class TokenClock(BaseStreamer):
             at each stamp. The cost is another 1 to 2 us per token.
 
     Attributes:
-        started: reading of `perf_counter` at the start of the run, which `generate` notes here: the
-            stamps of a generation that fails are worth something, too.
+        started: reading of `perf_counter` at the start of the run, recorded here by `generate`: the
+            stamps of a failed generation are useful too.
         ticks: readings of `perf_counter` at the prompt, at each new token, and at the end.
         used: readings of `processor_s` at the same moments.
     """

@@ -100,7 +100,7 @@ class LocalEngine:
         return probe_device(device)
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
-        """Read the cache of a config.json off a model without data.
+        """Read the cache of a config.json from a model without data.
 
         Raises:
             UserError: Transformers cannot build it, or its cache cannot be read.
@@ -203,9 +203,9 @@ class LocalEngine:
         return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
 
     def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
-        """Return what a cache strategy does to the output of the open model.
+        """Return how a cache strategy changes the output of the open model.
 
-        What goes wrong is the reason in the row, and is not raised: a pass goes on without it.
+        An error is not raised: it becomes the reason in the row, and the pass continues.
         """
         model = self._model
         try:
@@ -221,7 +221,7 @@ class LocalEngine:
         except UserError as error:
             reason = str(error)
         except Exception as error:
-            # Whatever a model raises with this cache; its own samples say the same.
+            # Whatever a model raises with this cache; its own samples report the same.
             reason = self._classify(error).error
         if self.healthy:
             release_memory()
@@ -339,7 +339,7 @@ class _OpenModel:
     loaded: LoadedModel
     encoder: Encoder
     meter: Meter
-    # The text and the size that the model was last read with, and what it said without a cache.
+    # The text and the size used last with this model, and the output without a cache.
     quality: tuple[tuple[Text, QualitySize], QualityPass] | None = None
 
     def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> _Observed:

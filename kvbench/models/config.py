@@ -207,7 +207,7 @@ def check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool
     """Refuse a model that is not made to generate text.
 
     Raises:
-        UserError: says what it is.
+        UserError: the model is of another type; the message names it.
     """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):

@@ -96,7 +96,7 @@ class Encoder:
         return self._pad([rows[index % len(rows)] for index in range(batch_size)])
 
     def tokens(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the ids that the tokenizer puts in front of a text, and those of the text.
+        """Return the ids that the tokenizer puts before a text, and those of the text.
 
         Raises:
             UserError: the model has no tokenizer, or it cannot be loaded.
@@ -108,7 +108,7 @@ class Encoder:
             )
         tokenizer = _tokenizer(source, self._trust_remote_code)
         own: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        # Some tokenizers put a mark at the end as well.
+        # Some tokenizers also add a token at the end.
         marked: list[int] = tokenizer("a")["input_ids"]
         plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
         front = next((n for n in range(len(marked)) if marked[n : n + len(plain)] == plain), 0)

@@ -142,7 +142,7 @@ class Run:
 
     @cached_property
     def qualities(self) -> tuple[Quality, ...]:
-        """The rows of quality.csv; none where quality was not measured."""
+        """The rows of quality.csv; empty if quality was not measured."""
         return load_qualities(self.path)
 
     @cached_property

@@ -39,7 +39,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def about(value: float) -> str:
-    """A time that was predicted: `about 40 s`, `about 6 min`, `about 5.2 h`."""
+    """Return a predicted time as text: `about 40 s`, `about 6 min`, `about 5.2 h`."""
     if value < 10:
         return f"about {max(round(value), 1)} s"
     if value < 90:

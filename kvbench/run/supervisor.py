@@ -122,10 +122,10 @@ class WorkerEngine:
         return rates
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
-        """What the cache of a model keeps, read in the worker; see LocalEngine.shapes.
+        """Return what the cache of a model keeps, read in the worker; see LocalEngine.shapes.
 
         Raises:
-            UserError: it cannot be read, or the worker was lost over it.
+            UserError: it cannot be read, or the worker was lost during it.
         """
         shapes: Shapes = self._ask_or_refuse("shapes", dict(config))
         return shapes
@@ -211,9 +211,9 @@ class WorkerEngine:
         return result
 
     def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
-        """What a cache strategy does to the output of the open model; see LocalEngine.quality.
+        """Return how a strategy changes the output of the open model; see LocalEngine.quality.
 
-        A worker that is lost over it leaves the reason in the row.
+        If the worker is lost during it, the row has the reason.
         """
         key = self._open_model
         if key is None:

@@ -73,9 +73,9 @@ class Architecture(Body):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> Architecture:
-        """Return what is known of a model whose cache was read off the model itself.
+        """Return the architecture of a model whose cache was read from the model itself.
 
-        Its bytes are exact. Its FLOPs are not known, since its matrices are not known one by one.
+        Its bytes are exact. Its FLOPs are unknown, since its matrices are not known one by one.
         """
         layers = tuple(Layer(mixer=kept, mlp=None, norms=0) for kept in shapes.layers)
         return cls(
@@ -95,7 +95,7 @@ class Architecture(Body):
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Return Transformers' name of the family, that of the text part where there are several.
+    """Return Transformers' name of the family, or of the text part of a multimodal model.
 
     Raises:
         UserError: the configuration names none.

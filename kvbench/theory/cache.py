@@ -75,7 +75,7 @@ def cache_bytes(
 def _growing(
     layer: Kept, entry: CacheStrategy, seen: int, first: int, batch: int, width: int
 ) -> int:
-    """Bytes of what grows in a layer of which nothing is known but what it keeps."""
+    """Return the growing bytes of a layer of which only the kept numbers are known."""
     wide, heads = dtype_bytes("float32"), layer.kv_heads or 1
     own = KeptLayer(seen, layer.kept, layer.window, width, heads, batch, first)
     more = KeptLayer(seen, layer.other_float32, layer.window, wide, 1, batch, first)

@@ -326,7 +326,7 @@ def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[st
 
 
 def _terms_of_kept(layer: Kept, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:
-    """The same of a layer that was read off the model itself."""
+    """Return the same for a layer that was read from the model itself."""
     batch = f"batch {work.batch}"
     held = seen if layer.window is None else min(seen, layer.window - 1)
     window = "" if layer.window is None else f" (window {layer.window} - 1)"

@@ -131,13 +131,13 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A layer of which nothing is known but what it keeps of one sequence.
+    """A layer of which only the kept numbers of one sequence are known.
 
     Attributes:
-        kv_heads: heads of keys and values; 0 where a layer has none.
+        kv_heads: heads of keys and values; 0 if a layer has none.
         key_dim: size of one key.
         value_dim: size of one value.
-        other: further numbers that each position adds, such as the keys of an indexer.
+        other: additional numbers per position, such as the keys of an indexer.
         other_float32: those of them that are in float32 whatever the dtype.
         window: positions that a query sees, itself included; all of them where null.
         state: numbers of constant size in the model's dtype.
