@@ -24,7 +24,7 @@ _OTHERS = tuple(
 class ReadingOrder:
     """The order of cases in tables: the plan's order, then by size. Cases run in a shuffled order.
 
-    Models are loaded in the plan's order, so that what makes a model is in the order it was seen.
+    Models are loaded in the plan's order, so their axes are sorted in the order first seen.
     """
 
     def __init__(self, records: Iterable[CaseRecord]) -> None:

@@ -296,7 +296,7 @@ class Forecaster:
         return speed
 
     def _all_seen(self, wanted: Callable[[tuple[ModelKey, str]], bool]) -> list[_Seen]:
-        """Return the timed generations; use warm-ups, whose process is new, only as a last resort."""
+        """Return the timed generations; warm-ups, whose process is new, only as a last resort."""
         keys = [key for key in {**self._seen, **self._first} if wanted(key)]
         return [one for key in keys for one in self._seen.get(key) or self._first.get(key, [])]
 

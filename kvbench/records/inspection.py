@@ -118,7 +118,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection(ModelAxes):
-    """Both arms of a generation.
+    """Both generations, with and without a cache.
 
     Attributes:
         attention: the implementation that was used.
@@ -126,13 +126,13 @@ class Inspection(ModelAxes):
         prompt_ids: a row per sequence, padding included.
         first_positions: positions that the first step feeds: those of the prompt, or the one start
             position of a decoder that has an encoder.
-        layer: the layer that is looked at, from 0.
-        layers: how many the model has.
+        layer: the inspected layer, from 0.
+        layers: how many layers the model has.
         off: without a cache.
         cached: with one.
-        largest_difference: between the keys and values that attention sees in the last step of
-            either arm, over the root of their mean square; null where they cannot be compared.
-        notes: sentences about what is seen, or why something is not.
+        largest_difference: the difference between the keys and values that attention sees in the
+            last step with and without the cache, over their RMS; null if they cannot be compared.
+        notes: sentences about the observations, or why something was not observed.
     """
 
     dtype_bytes: int

@@ -74,7 +74,7 @@ class Rates:
         read_bytes_per_s: bytes read over time, far beyond the caches: how decoding reads weights.
         copy_bytes_per_s: bytes read plus bytes written, over time.
         flops_per_s: dtype to FLOP/s of a product of large matrices, a multiply-add counted as 2.
-            `float32` on CUDA is what torch does unless told otherwise, without TF32; `method` says
+            `float32` on CUDA is torch's default, without TF32; `method` says
             so if TF32 was allowed. A dtype that the device lacks, or that failed, is left out.
         overhead_s: seconds for one tiny operation among many launched in a row: the cost of a
             launch without work.
