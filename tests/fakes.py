@@ -227,7 +227,7 @@ def make_case(**fields: Any) -> Case:
 
 
 def another(axis: Axis) -> Any:
-    """Return a value of a newer axis other than its legacy value."""
+    """Return a value of an added axis that differs from its legacy value."""
     if axis.is_number:
         return axis.legacy + 1
     return next((value for value in axis.choices if value != axis.legacy), "another")
