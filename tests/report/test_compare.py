@@ -146,7 +146,7 @@ def test_rows_stand_in_the_order_that_a_summary_has() -> None:
 
 
 def test_the_p_values_of_several_runs_are_corrected_over_all_rows() -> None:
-    """As the caption says: corrected over the rows. Ten runs per call mean ten times the chances."""
+    """As the caption says: corrected over the rows. Ten runs per call have ten times the chance."""
     factors = {"a": 1.0, "b": 1.1, "c": 2.0}
     runs = [run_of(slower_by(f, max_new_tokens=(10,)), name) for name, f in factors.items()]
     alone = [
