@@ -52,7 +52,7 @@ release-check: ## Build the wheel, install it in a new environment, run a tiny s
 	$(PYTHON) scripts/check_wheel.py
 
 clean: ## Remove the virtual environment and the caches; keep results
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache build/docs build/site *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build/docs build/site *.egg-info
 
 # Compat mode keeps the package importable from the folder that contains the clone.
 # Stamp files run each setup step once, and again when its inputs change.
