@@ -515,7 +515,7 @@ def test_numbers_in_the_map_are_light_on_dark_and_dark_on_light() -> None:
         x, y = text.get_position()
         red, green, blue, _ = image.to_rgba(image.get_array())[int(y), int(x)]
         light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        assert text.get_color() == ("white" if light < 0.4 else "black")
+        assert text.get_color() == ("white" if light < 0.4 else "#111111")
 
 
 def test_a_map_of_one_value_is_drawn() -> None:

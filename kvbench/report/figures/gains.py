@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.report.figures.bars import Measure, bar_panels, one_size
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
 from kvbench.report.figures.lines import SERIES, Entry, Line, entries_of, has_pair
 from kvbench.report.figures.material import Material
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["speedup", "speedup_map", "throughput"]
 
 _MAPS_IN_A_ROW = 3
+_BLACK = "#111111"
+"""On bright cells: a page in the dark swaps the black of other text for white."""
+
+_GAIN = "Time without the cache / with it"
 
 
 def speedup(material: Material) -> Figure | None:
@@ -31,7 +36,9 @@ def speedup(material: Material) -> Figure | None:
     lines = material.lines(has_pair)
     if not lines:
         return None
-    shown = device_panels(lines, ("Time without the cache / with it",))
+    if one_size(lines):
+        return _bars(lines)
+    shown = device_panels(lines, (_GAIN,))
     expected = False
     for (axes,), here in shown.columns:
         for line in here:
@@ -44,12 +51,30 @@ def speedup(material: Material) -> Figure | None:
         )
     from_zero(shown)
     entries = entries_of(lines)
-    bands = "95 % interval"
-    if any(speedup_interval(entry.case) is None for entry in entries):
-        bands += f", none under {MIN_FOR_INTERVAL} rounds"
-    marks = f"bands: {bands}{'; short dashes: expected from the floors' * expected}"
-    finish(shown.figure, shown.grid[0], entries, marks)
+    finish(shown.figure, shown.grid[0], entries, _marks("bands", entries, expected))
     return shown.figure
+
+
+def _bars(lines: Sequence[Line]) -> Figure:
+    measure = Measure(
+        f"{_GAIN} (1: as fast as without)",
+        lambda entry: entry.case.speedup,
+        times,
+        lambda entry: speedup_interval(entry.case),
+        lambda entry: entry.case.expected_speedup,
+        level=1,
+    )
+    shown, entries = bar_panels(lines, [measure]), entries_of(lines)
+    expected = any(entry.case.expected_speedup is not None for entry in entries)
+    finish(shown.figure, [], entries, _marks("lines", entries, expected))
+    return shown.figure
+
+
+def _marks(name: str, entries: Sequence[Entry], expected: bool) -> str:
+    interval = "95 % interval"
+    if any(speedup_interval(entry.case) is None for entry in entries):
+        interval += f", none under {MIN_FOR_INTERVAL} rounds"
+    return f"{name}: {interval}{'; short dashes: expected from the floors' * expected}"
 
 
 def throughput(material: Material) -> Figure | None:
@@ -148,7 +173,7 @@ def _draw_map(axes: Axes, cells: Sequence[Entry], norm: Normalize) -> None:
     axes.imshow(values, cmap="cividis", norm=norm, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else f"{significant(float(value))}x"
-        colour = "white" if norm(value) < 0.5 else "black"
+        colour = "white" if norm(value) < 0.5 else _BLACK
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(tokens)), [str(number) for number in tokens])
     axes.set_yticks(range(len(batches)), [str(number) for number in batches])
