@@ -104,7 +104,7 @@ def _draw_bar(axes: Axes, place: int, measure: Measure, entry: Entry, color: str
         axes.plot([expected, expected], ends, color=COLOURS[-1], linestyle=(0, (2, 1)))
     axes.annotate(
         measure.text(value),
-        (max(high, value), place),
+        (max(high, value, expected or 0.0), place),
         xytext=(4, 0),
         textcoords="offset points",
         va="center",

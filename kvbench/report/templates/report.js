@@ -46,8 +46,9 @@ const stick = () => {
       row.cells[index].style.left = `${left}px`;
       row.cells[index].style.position = fits ? "" : "static";
     }
-    if (!fits) head.style.position = "";
-    if (!fits) head.style.left = "auto";
+    // A head stays at the top all the same, below those that stay at the left.
+    if (!fits) Object.assign(head.style, { position: "", left: "auto" });
+    head.style.zIndex = fits ? "" : 2;
     left += width;
   }
 };
@@ -60,11 +61,13 @@ stick();
 const dialog = document.querySelector("#large");
 const [close, room] = dialog.children;
 let home = null;
+// Small, a chart says what its marks mean; large, also what was measured and how.
+const swap = (caption) => { for (const part of caption.children) part.hidden = !part.hidden; };
 const enlarge = (figure) => {
   home = figure;
   dialog.setAttribute("aria-label", figure.querySelector("h3").textContent);
   room.append(...figure.querySelectorAll(".chart > svg, figcaption"));
-  room.querySelector("figcaption span").hidden = false;
+  swap(room.querySelector("figcaption"));
   dialog.showModal();
   room.focus();
 };
@@ -76,7 +79,7 @@ close.addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 dialog.addEventListener("close", () => {
   point(null);
-  room.querySelector("figcaption span").hidden = true;
+  swap(room.querySelector("figcaption"));
   home.querySelector(".chart").append(room.querySelector("svg"));
   home.append(room.querySelector("figcaption"));
 });
