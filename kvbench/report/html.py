@@ -162,7 +162,7 @@ _COLUMNS = (
         lambda case, value: time_text(case),
         has_bar=True,
     ),
-    _Column("speed-up", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
+    _Column("speedup", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
     _field("tok/s", "tokens_per_s_median", significant),
     _field("first token", "ttft_s_median", seconds),
     _field("between tokens", "itl_s_median", seconds),

@@ -28,7 +28,7 @@ _MAPS_IN_A_ROW = 3
 _BLACK = "#111111"
 """On bright cells: a page in the dark swaps the black of other text for white."""
 
-_GAIN = "Time without the cache / with it"
+_GAIN = "Speedup (time off / cached)"
 
 
 def speedup(material: Material) -> Figure | None:
@@ -46,9 +46,7 @@ def speedup(material: Material) -> Figure | None:
             expected = draw_theory(axes, line, "expected_speedup") or expected
         axes.axhline(1, color="0.35", linewidth=1)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
-        axes.annotate(
-            "as fast as without", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place
-        )
+        axes.annotate("no speedup", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place)
     from_zero(shown)
     entries = entries_of(lines)
     finish(shown.figure, shown.grid[0], entries, _marks("bands", entries, expected))
@@ -57,7 +55,7 @@ def speedup(material: Material) -> Figure | None:
 
 def _bars(lines: Sequence[Line]) -> Figure:
     measure = Measure(
-        f"{_GAIN} (1: as fast as without)",
+        _GAIN,
         lambda entry: entry.case.speedup,
         times,
         lambda entry: speedup_interval(entry.case),
@@ -71,10 +69,10 @@ def _bars(lines: Sequence[Line]) -> Figure:
 
 
 def _marks(name: str, entries: Sequence[Entry], expected: bool) -> str:
-    interval = "95 % interval"
+    interval = "95 % CI"
     if any(speedup_interval(entry.case) is None for entry in entries):
-        interval += f", none under {MIN_FOR_INTERVAL} rounds"
-    return f"{name}: {interval}{'; short dashes: expected from the floors' * expected}"
+        interval += f" (from {MIN_FOR_INTERVAL} rounds)"
+    return f"{name}: {interval}{'; short dashes: expected from the lower bounds' * expected}"
 
 
 def throughput(material: Material) -> Figure | None:
@@ -85,7 +83,7 @@ def throughput(material: Material) -> Figure | None:
         return None
     # Once more, so that a length is in the labels only where lines differ in it.
     lines = material.lines(chosen.__contains__, "batch_size")
-    shown = device_panels(lines, ("New tokens of the batch per second",))
+    shown = device_panels(lines, ("Tokens per second (whole batch)",))
     for (axes,), here in shown.columns:
         for line in here:
             axes.plot(line.sizes, line.values("tokens_per_s_median"), **line_style(line))
@@ -117,7 +115,7 @@ def speedup_map(material: Material) -> Figure | None:
         axes.set_title(fold(head, width - 0.7, 10), fontsize=10)
     for axes in list(grid.flat)[len(maps) :]:
         axes.remove()
-    marks = "number: time without the cache over time with it; colour: the same scale in all maps"
+    marks = "number: time off / cached; one color scale for all maps"
     finish(figure, [], entries, f"{marks}, {times(least)} dark to {times(most)} bright")
     return figure
 

@@ -71,8 +71,8 @@ def _bars(lines: Sequence[Line], labels: tuple[str, str], weights: dict[int, str
 
 
 def _marks(expected: bool) -> str:
-    method = "peak: the resident set on a CPU, torch's allocated memory on a GPU"
-    return method + "; short dashes: the cache by theory" * expected
+    method = "peak: resident set on a CPU, torch's allocated memory on a GPU"
+    return method + "; short dashes: cache size from the cost model" * expected
 
 
 def _scaled(value: int | None) -> float | None:

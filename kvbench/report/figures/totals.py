@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["total_time"]
 
-_LABEL = "Time of the whole generation (s)"
+_LABEL = "Total time (s)"
 
 
 def total_time(material: Material) -> Figure | None:
@@ -66,8 +66,8 @@ def _bars(material: Material, lines: Sequence[Line]) -> Figure:
 
 
 def _marks(few: bool, floors: bool) -> str:
-    bars = "smallest to largest" if few else "quartiles"
-    return f"bars: {bars}{'; short dashes: floors' * floors}"
+    bars = "min to max" if few else "quartiles"
+    return f"bars: {bars}{'; short dashes: lower bounds' * floors}"
 
 
 def _draw(axes: Axes, line: Line, few: bool) -> None:
