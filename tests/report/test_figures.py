@@ -634,6 +634,11 @@ def test_devices_are_bars_with_their_ratio_and_lines(snapshot: object) -> None:
     assert lines.get_ylabel() == snapshot
 
 
+def test_devices_of_one_length_are_bars_alone() -> None:
+    (bars,) = draw("devices", run_of(both(max_new_tokens=(100,)))).axes
+    assert len(bars.patches) == 4
+
+
 def test_the_bars_stand_beside_each_other() -> None:
     bars = draw("devices", run_of(both())).axes[0].patches
     spans = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars)  # type: ignore[attr-defined]
