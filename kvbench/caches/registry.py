@@ -36,6 +36,11 @@ PAGES = Need(
     "continuous batching does not take this model, or not with this attention.",
     "an attention that continuous batching takes",
 )
+GENERATE = Need(
+    lambda here, _: here.driver == "generate",
+    "it needs Transformers' own code to call the model: --driver generate.",
+    "`--driver generate`",
+)
 PAGE = Parameter("page", "Positions of a page.", default=256)
 SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
@@ -135,7 +140,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             compiles=True,
             attends="buffer",
-            needs=(CUDA, CACHE_OBJECTS),
+            needs=(CUDA, CACHE_OBJECTS, GENERATE),
             positions=buffer_positions,
         ),
         CacheStrategy(
@@ -245,7 +250,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.paged:eager",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -254,7 +259,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES),
+            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
         ),
     )
 }

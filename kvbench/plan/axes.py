@@ -290,6 +290,15 @@ class CaseAxes(StrategyAxes):
         label="new tokens",
         words="{} new tokens",
     )
+    # Next to each other in a group: what the loop takes off a step is small, and drift is not.
+    driver: Literal["generate", "loop"] = axis(
+        "What calls the model for each token: generate is Transformers' own code, loop is "
+        "kvbench's bare loop.",
+        column="What called the model: generate (Transformers' own) or loop (kvbench's).",
+        legacy="generate",
+        choices=("generate", "loop"),
+        in_group=False,
+    )
 
 
 def values_of(record: object, names: Iterable[str]) -> tuple[Any, ...]:

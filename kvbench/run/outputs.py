@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from kvbench.caches import BASELINE, strategy
+from kvbench.plan.axes import AXES
 from kvbench.plan.case import Case
 
 __all__ = ["differing"]
 
 
 def differing(members: Iterable[tuple[Case, Collection[str]]]) -> tuple[Case, ...]:
-    """The cached cases to look at, of cases that differ in the cache strategy alone.
+    """The cases to look at, of a comparison group.
 
     Each comes with the hashes of the tokens of its samples.
 
-    Only in float32 and among exact strategies are the same tokens to be expected. With samples
-    without a cache, these are the measure; without them every strategy is looked at.
+    Only in float32 and among exact strategies are the same tokens to be expected, whatever calls
+    the model. With samples without a cache, those that `generate` made are the measure; without
+    any, every strategy is looked at.
     """
     hashes: dict[Case, set[str]] = {}
     for case, found in members:
@@ -24,9 +26,6 @@ def differing(members: Iterable[tuple[Case, Collection[str]]]) -> tuple[Case, ..
             hashes[case] = set(found)
     if len(set().union(*hashes.values())) < 2:
         return ()
-    off = next((found for case, found in hashes.items() if case.cache == BASELINE), None)
-    return tuple(
-        case
-        for case, found in hashes.items()
-        if case.cache != BASELINE and (off is None or found != off)
-    )
+    baselines = [case for case in hashes if case.cache == BASELINE]
+    off = min(baselines, key=lambda case: AXES["driver"].rank(case.driver), default=None)
+    return tuple(case for case, found in hashes.items() if off is None or found != hashes[off])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,9 +42,10 @@ class Outputs:
 def compare_outputs(work: Work, arm: CacheStrategy) -> Outputs:
     """Generate without the cache and with it, and look at each step where a row first differs.
 
-    Up to there its tokens are the same in both, so that what differs is what the cache gave.
+    Up to there its tokens are the same in both, so that what differs is what the cache gave, or the
+    loop: without the cache it is `generate` that calls the model.
     """
-    off = generate_ids(work, strategy(BASELINE))
+    off = generate_ids(replace(work, driver="generate"), strategy(BASELINE))
     cached = generate_ids(work, arm)
     differ = (off != cached)[:, work.decoder_prompt :]
     rows = differ.any(1).nonzero().flatten().tolist()
