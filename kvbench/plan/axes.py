@@ -225,7 +225,8 @@ class StrategyAxes(ModelAxes):
 
     cache: str = axis(
         f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
-        "model can run; or your own: module:factory or ./file.py:factory (see docs/caches.md).",
+        "model can run; transformers: all but those by hand; by-hand: those alone; or your own: "
+        "module:factory or ./file.py:factory (see docs/caches.md).",
         Key(
             "Another spelling of cache: true is dynamic, false is off.",
             name="use_cache",
