@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvbench.cli.options import Debug, Format, listed, option
+
+if TYPE_CHECKING:
+    from kvbench.theory.architecture import Architecture
 
 __all__ = ["estimate"]
 
@@ -48,20 +52,21 @@ def estimate(
     """Say what a generation costs with and without the cache, before anything is run.
 
     Bytes of the cache and the weights, FLOPs, the least time on a device and the speed-up to be
-    expected, with the formula and its numbers. Needs no weights and no torch.
+    expected, with the formula and its numbers. Needs no weights, and no torch for the families that
+    have formulas here. Of any other model that Transformers knows, the cache is read off the model
+    itself, built without weights: that takes some seconds, and FLOPs and floors are not known.
 
-    Exit codes: 0 told, 2 wrong usage or a model that theory cannot read.
+    Exit codes: 0 told, 2 wrong usage or a model that cannot be read.
     """
     from kvbench import console
     from kvbench.models.config_file import find_config
-    from kvbench.theory.architecture import Architecture
     from kvbench.theory.estimate import Work, max_positions, parse_bytes
     from kvbench.theory.estimate import estimate as work_out
     from kvbench.theory.peaks import rates_named
 
     console.check_format(output)
     config = find_config(model)
-    architecture = Architecture.from_config(config)
+    architecture = _architecture(config)
     memory = None if device_memory is None else parse_bytes("--device-memory", device_memory)
     found = work_out(
         model,
@@ -69,7 +74,7 @@ def estimate(
         Work(batch=batch_size, prompt_tokens=prompt_tokens, new_tokens=max_new_tokens, dtype=dtype),
         rates=rates_named(listed(device)),
         memory_bytes=memory,
-        max_positions=max_positions(config),
+        max_positions=max_positions(config) or architecture.max_positions,
     )
     if chart is not None:
         # Only here: matplotlib and what the other charts need take longer than the estimate.
@@ -77,3 +82,14 @@ def estimate(
 
         write_estimate_chart(architecture, found, chart)
     console.show_estimate(found, output)
+
+
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    from kvbench.theory.architecture import FAMILIES, Architecture, family_of
+
+    if family_of(config) in FAMILIES:
+        return Architecture.from_config(config)
+    # Only here: what starts a worker takes longer to import than the estimate takes.
+    from kvbench.api import read_architecture
+
+    return read_architecture(config)

@@ -225,6 +225,17 @@ _COLUMNS = (
         only_if_said=True,
     ),
     _Column(_named("less energy"), lambda p: energy_text(p[1]), only_if_said=True),
+    _Column(_named("KL"), lambda p: _either(p, "kl_divergence", significant), only_if_said=True),
+    _Column(
+        _named("same top-1"),
+        lambda p: _either(p, "top1_agreement", "{:.1%}".format),
+        only_if_said=True,
+    ),
+    _Column(
+        _named("perplexity"),
+        lambda p: _either(p, "perplexity_ratio", "{:.4g}x".format),
+        only_if_said=True,
+    ),
     _Column(_named("flags"), _shown_flags, False, only_if_said=True),
 )
 
@@ -285,4 +296,10 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
         )
     if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
         text += "J/tok is of the samples that were long enough to read it. "
+    if any(c.kl_divergence is not None for c in cases):
+        text += (
+            "KL: mean divergence of the next token's distribution from that without a cache, in "
+            "nats; same top-1: tokens where both hold the same token most likely; perplexity: over "
+            "that without a cache. "
+        )
     return text + "tok/s, cache, memory and J/tok: with the cache."
