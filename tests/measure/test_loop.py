@@ -250,3 +250,27 @@ def test_a_strategy_that_needs_more_of_generate_is_refused(
         Loop(call, {"cache_implementation": "static"}, use_cache=True)
     assert caught.value.kind == "driver_unmet"
     assert str(caught.value) == snapshot
+
+
+# Verification
+
+
+@pytest.mark.parametrize("cache", ["off", "dynamic"])
+def test_the_tokens_of_a_wrong_loop_are_not_explained_by_rounding(
+    tmp_path: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    one = case(checkpoint(tmp_path, LLAMA), weights="pretrained", cache=cache, driver="loop")
+    engine.open(one.model_key)
+    (sound,) = engine.verify_output(one)
+    # Nothing differs, so there is nothing to judge.
+    assert (sound.verdict, sound.agreement) == ("inconclusive", 1)
+    forward = Loop._forward
+
+    def shifted(self: Loop, ids: Any, mask: Any, positions: Any) -> torch.Tensor:
+        return forward(self, ids, mask, positions * 2)
+
+    monkeypatch.setattr(Loop, "_forward", shifted)
+    (wrong,) = engine.verify_output(one)
+    assert (wrong.verdict, wrong.case_id) == ("fail", one.id)
+    # What generate makes is as sound as before.
+    assert engine.verify_output(replace(one, driver="generate"))[0].agreement == 1
