@@ -1,4 +1,4 @@
-"""Which cases have other tokens than their partners although rounding alone should not do it."""
+"""Find cases with different tokens than their partners where rounding alone should not do that."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ __all__ = ["differing"]
 
 
 def differing(members: Iterable[tuple[Case, Collection[str]]]) -> tuple[Case, ...]:
-    """The cases to look at, of a comparison group.
+    """Return the cases to check, among those of a comparison group.
 
     Each comes with the hashes of the tokens of its samples.
 
-    Only in float32 and among exact strategies are the same tokens to be expected, whatever calls
-    the model. With samples without a cache, those that `generate` made are the measure; without
-    any, every strategy is looked at.
+    Equal tokens are expected only in float32 and among exact strategies, for both drivers. Samples
+    of `generate` without a cache are the reference; without a baseline, every strategy is checked.
     """
     hashes: dict[Case, set[str]] = {}
     for case, found in members:
