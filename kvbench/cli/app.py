@@ -62,7 +62,7 @@ def _clipped_usage_errors() -> Iterator[None]:
 app = typer.Typer(
     name="kvbench",
     cls=_Group,
-    help="Measures what the KV cache buys and what it costs: generation with and without it.",
+    help="Measure what the KV cache gains and what it costs: generation with and without it.",
     no_args_is_help=True,
     add_completion=False,
     # Plain help: drawing boxes would take longer to import than all else that help needs.
@@ -157,5 +157,5 @@ def _last_resort(error: Exception, arguments: Sequence[str]) -> str:
         ) as file:
             file.write(text)
     except OSError:
-        return f"internal error ({what}); --debug shows the traceback, please report it."
+        return f"internal error ({what}); run with --debug for the traceback, and please report it."
     return f"internal error ({what}); the traceback is in {file.name}, please report it."

@@ -21,29 +21,26 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folders: the first is A, each other one B. One run needs --by.",
+            help="Run folders: the first is A, each other one is B. A single run needs --by.",
             show_default=False,
         ),
     ],
     by: Annotated[
         str | None,
-        option(
-            f"What differs between the sides: run, {', '.join(_BY[:-1])} or {_BY[-1]}; by default "
-            "run."
-        ),
+        option(f"What to compare along: run, {', '.join(_BY[:-1])} or {_BY[-1]}; by default run."),
     ] = None,
     metric: Annotated[
-        str, option("What is compared: time, or energy (joules per new token).")
+        str, option("Metric to compare: time, or energy (joules per new token).")
     ] = "time",
     threshold: Annotated[
         str | None,
         option(
-            "Ignore differences smaller than this; by default what --fail-on-slower says, or 5%."
+            "Ignore differences smaller than this; by default the value of --fail-on-slower, or 5%."
         ),
     ] = None,
     fail_on_slower: Annotated[
         str | None,
-        option("Exit with code 1 if B is slower by more than this, such as 5%, in any case."),
+        option("Exit with code 1 if B is slower by more than this in any case, such as 5%."),
     ] = None,
     fail_on_more_memory: Annotated[
         str | None,
@@ -51,7 +48,7 @@ def compare(
     ] = None,
     output: Format = "table",
     chart: Annotated[
-        Path | None, option("Also draw the ratios with their intervals, to a .png or .svg.")
+        Path | None, option("Also plot the ratios with their intervals, to a .png or .svg file.")
     ] = None,
     debug: Debug = False,
 ) -> None:

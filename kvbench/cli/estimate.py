@@ -28,20 +28,21 @@ def estimate(
     ] = 1000,
     dtype: Annotated[str, typer.Option(help="Data type of weights and cache.")] = "float32",
     device_memory: Annotated[
-        str | None, option("Memory of the device, such as 80GiB: what fits into it.")
+        str | None, option("Memory of the device, such as 80GiB: shows what fits.")
     ] = None,
     device: Annotated[
         list[str] | None,
         option(
-            "Whose floors: a published GPU such as 'H100 PCIe' or L4, or one probed here, such as "
-            "cpu. By default all that were probed here, and three common GPUs.",
+            "Device for the lower bounds: a published GPU such as 'H100 PCIe' or L4, or a device "
+            "probed on this machine, such as cpu. Default: all probed devices and three common "
+            "GPUs.",
             "--device",
             "-d",
         ),
     ] = None,
     output: Format = "table",
     chart: Annotated[
-        Path | None, option("Also draw memory against length, to a .png or .svg.")
+        Path | None, option("Also plot memory against length, to a .png or .svg file.")
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -12,7 +12,7 @@ __all__ = ["probe"]
 def probe(
     device: Annotated[
         list[str] | None,
-        option("cpu, cuda, cuda:1, ...; by default every device.", "--device", "-d"),
+        option("cpu, cuda, cuda:1, ...; by default all devices.", "--device", "-d"),
     ] = None,
     output: Format = "table",
     debug: Debug = False,

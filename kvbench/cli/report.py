@@ -18,7 +18,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
     out: Annotated[
         Path | None,
-        option("Folder to write into; by default that of the run. Needed with several runs."),
+        option("Folder to write to; by default the run folder. Required with several runs."),
     ] = None,
     formats: Annotated[
         Texts, option("What to write: png, svg, html, markdown; by default all.", "--format", "-o")
@@ -41,7 +41,7 @@ def report(
     from kvbench.report.build import FORMATS, build
 
     if out is None and len(runs) > 1:
-        raise UserError("Several runs have no folder in common: give --out DIR.", kind="out_needed")
+        raise UserError("Several runs share no folder: give --out DIR.", kind="out_needed")
     paths = build(
         [load_run(path) for path in runs],
         runs[0] if out is None else out,

@@ -13,7 +13,9 @@ __all__ = ["runs"]
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder with run folders.")] = Path("results"),
+    folder: Annotated[Path, typer.Argument(help="Folder that contains run folders.")] = Path(
+        "results"
+    ),
     output: Format = "table",
     debug: Debug = False,
 ) -> None:

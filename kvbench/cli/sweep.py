@@ -32,8 +32,8 @@ def sweep(
     config: Annotated[
         Path | None,
         typer.Argument(
-            help="A plan in YAML, or the name of one that comes with kvbench (see `kvbench "
-            "configs`); options go over its keys.",
+            help="A plan in YAML, or the name of a shipped one (see `kvbench configs`); options "
+            "override its keys.",
             show_default=False,
         ),
     ] = None,
@@ -54,36 +54,34 @@ def sweep(
         bool | None, plan_option("keep_going_after_oom", "--keep-going-after-oom")
     ] = None,
     verify: Annotated[bool | None, plan_option("verify", "--verify/--no-verify")] = None,
-    out: Annotated[
-        Path | None, option("Folder that run folders are made in; by default results.")
-    ] = None,
+    out: Annotated[Path | None, option("Folder for run folders; by default results.")] = None,
     name: Annotated[
         str | None,
         option(
-            "Name of the run's folder; by default date, model and a short hash. The same command "
-            "again goes on with it."
+            "Name of the run folder; by default date, model and a short hash. Running the same "
+            "command again resumes it."
         ),
     ] = None,
     resume: Annotated[
-        Path | None, option("Go on with the run in this folder; finished cases are kept.")
+        Path | None, option("Resume the run in this folder; finished cases are kept.")
     ] = None,
     retry_failed: Annotated[
         bool,
         option(
-            "With --resume: measure all failed cases again, not only those whose process was lost.",
+            "With --resume: retry all failed cases, not only those whose worker process was lost.",
             "--retry-failed",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, option("Print the cases and their count, and run nothing.", "--dry-run")
+        bool, option("Print the cases and their number; measure nothing.", "--dry-run")
     ] = False,
-    yes: Annotated[bool, option("Take a grid of more than 10,000 cases.", "--yes")] = False,
+    yes: Annotated[bool, option("Allow a grid of more than 10,000 cases.", "--yes")] = False,
     quiet: Annotated[bool, option("Print only the final table.", "--quiet", "-q")] = False,
     output: Annotated[
         str,
         option(
-            "table, csv, json or markdown: the summary at the end. jsonl: each sample as it ends, "
-            "an object a line. All but table leave everything else to standard error.",
+            "table, csv, json or markdown: the summary at the end. jsonl: one object per sample "
+            "as it finishes. Except for table, everything else goes to standard error.",
             "--format",
             "-o",
         ),
@@ -191,7 +189,7 @@ def _check_resume(
     if resume is None:
         if retry_failed:
             raise UserError(
-                "--retry-failed needs a run to go on with: give --resume RUN.", kind="resume_needed"
+                "--retry-failed needs a run to resume: give --resume RUN.", kind="resume_needed"
             )
         return
     for given_too, what in (
@@ -202,7 +200,7 @@ def _check_resume(
     ):
         if given_too:
             raise UserError(
-                f"--resume names a run that has its plan: leave {what} out.",
+                f"--resume reuses the saved plan: remove {what}.",
                 kind="plan_given_twice",
             )
 
@@ -245,7 +243,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         if signum == signal.SIGHUP:
             _leave_a_terminal_that_is_gone()
         print(
-            "\nStopping after the sample in flight; press Ctrl-C again to stop at once.",
+            "\nStopping after the current sample; press Ctrl-C again to stop now.",
             file=sys.stderr,
         )
 

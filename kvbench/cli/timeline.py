@@ -80,7 +80,7 @@ class Timeline:
         """Return all phases in one line."""
         found = self.seconds()
         parts = ", ".join(f"{phase} {found[phase]:.2f}" for phase in PHASES)
-        return f"Seconds: {parts}; {sum(found.values()):.2f} in all."
+        return f"Seconds: {parts}; {sum(found.values()):.2f} in total."
 
     def _go_on(self, phase: str, after: str | None = None) -> None:
         """Begin a phase; `after` says what the time until now was, if not what was going on."""

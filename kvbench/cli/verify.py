@@ -31,7 +31,7 @@ def verify(
         int, option("New tokens to compare, per sequence.", "--max-new-tokens", "-n")
     ] = 32,
     generations: Annotated[
-        int, option("Generations in a row to look for a leak in.", "--generations")
+        int, option("Consecutive generations for the leak check.", "--generations")
     ] = 6,
     seed: Annotated[str | None, plan_option("seed")] = None,
     trust_remote_code: Annotated[
