@@ -205,8 +205,8 @@ def _lesson(inspection: Inspection) -> str:
     kept = any(one.keys for one in inspection.cached.steps[-1].cache)
     unchanged = ", and their keys and values came out the same" if kept else ""
     return (
-        f"Without a cache each step processes the whole sequence: {off.made_again} of "
-        f"{off.positions} positions had already been through the model{unchanged}. With a cache "
+        f"Without a cache each step processes the whole sequence: {off.made_again:,} of "
+        f"{off.positions:,} positions had already been through the model{unchanged}. With a cache "
         "each later step processes only the newest token and reuses the keys and values of the "
         "others."
     )

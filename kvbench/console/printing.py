@@ -135,7 +135,7 @@ def print_saved(console: Console, run: Run) -> None:
 def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
     """What `kvbench runs` prints: a row per run."""
     if not found:
-        console.print(f"{folder}: no run in it.")
+        console.print(f"{folder}: no runs found.")
         return
     print_table(console, runs_table(found))
 
@@ -163,7 +163,7 @@ def print_run(console: Console, run: Run) -> None:
     """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
     _print_results(console, run, summarize_run(run))
     if run.info.state == "interrupted":
-        console.print("\nInterrupted: what was measured until then is kept.")
+        console.print("\nInterrupted: everything measured so far is kept.")
         _print_resume(console, run.path)
     console.print("\nFiles:")
     files = (path for path in run.path.rglob("*") if path.is_file())
@@ -191,12 +191,12 @@ def print_stopped(console: Console, path: Path | None) -> None:
     if path is None:
         console.print("Stopped; nothing was measured.")
     else:
-        console.print("Stopped at once: what was measured until then is kept.")
+        console.print("Stopped: everything measured so far is kept.")
         _print_resume(console, path)
 
 
 def _print_resume(console: Console, path: Path) -> None:
-    console.print(f"Go on with:  kvbench sweep --resume {shlex.quote(str(path))}", soft_wrap=True)
+    console.print(f"Resume with:  kvbench sweep --resume {shlex.quote(str(path))}", soft_wrap=True)
 
 
 def print_checks(console: Console, checks: Sequence[Check]) -> None:
@@ -256,7 +256,7 @@ def cases_table(cases: Sequence[Case]) -> Table:
     # An axis that was added says something once it is not at its legacy value.
     said = [axis for axis in axes if getattr(cases[0], axis.name) != axis.legacy]
     common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in said if a not in varied)
-    count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was run."
+    count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was measured."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
     return Table(heads, rows, numeric, caption)
 
@@ -286,7 +286,7 @@ def models_table(dtype: str) -> Table:
     heads = ("model", "parameters", "cache bytes/token", "positions", "window")
     caption = (
         f"Cache bytes: per token and sequence in {dtype}, keys and values of all layers. Layers "
-        "with a window stop growing when it is full."
+        "with a window stop growing at its size."
     )
     return Table(heads, rows, (False, True, True, True, True), caption)
 
@@ -304,9 +304,13 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -
         console.print("\nNotes:")
         print_sentences(console, (f"- {line}" for line in doubts))
     if stored is None:
-        console.print("\nNot stored: sweeps on this machine do not record it.", soft_wrap=True)
+        console.print(
+            "\nNot stored: sweeps on this machine will not use these rates.", soft_wrap=True
+        )
     else:
-        console.print(f"\nStored in {stored}; sweeps on this machine record it.", soft_wrap=True)
+        console.print(
+            f"\nStored in {stored}; sweeps on this machine use these rates.", soft_wrap=True
+        )
 
 
 def print_estimate(console: Console, found: Estimate) -> None:
@@ -400,7 +404,7 @@ def environment_facts(environment: Environment) -> list[tuple[str, Any]]:
         ("memory", f"{environment.memory_bytes / 2**30:.1f} GiB"),
         ("torch threads", environment.threads),
         ("CPU governor", environment.governor),
-        ("CUDA of torch", environment.cuda),
+        ("CUDA version of torch", environment.cuda),
         ("NVIDIA driver", environment.driver),
         ("NVML", environment.nvml),
     ]
