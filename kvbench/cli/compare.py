@@ -54,18 +54,19 @@ def compare(
 ) -> None:
     """Compare the times and the memory of saved runs, or their energy, case by case.
 
-    A verdict is faster or slower only if the ratio moves past the threshold and a Mann-Whitney
-    test, corrected over all rows, finds p < 0.01; same if the whole interval lies within it;
-    else unclear. CPU against GPU gets no verdict. What stands on one side only is listed.
+    The verdict is faster or slower only if the ratio exceeds the threshold and a Mann-Whitney test,
+    corrected over all rows, gives p < 0.01. It is same if the whole interval lies within the
+    threshold, otherwise unclear. CPU against GPU gets no verdict. Cases found on one side only are
+    listed.
 
     With --metric energy, ratios, intervals and verdicts (less or more) are of the energy per new
-    token, where both sides have read it in the same way. --fail-on-slower is about time even then.
+    token, where both sides read it with the same method. --fail-on-slower is always about time.
 
-    With --fail-on-..., what could not be looked at fails too: a case that failed in B alone, a run
-    that is not finished, no case in common, a median past the limit of so few samples that no test
-    could tell it from chance.
+    With --fail-on-..., cases that could not be compared count as failures: a case that failed only
+    in B, an unfinished run, no case in common, or a median beyond the limit with too few samples
+    for any test.
 
-    Exit codes: 0 compared, 1 a --fail-on condition holds, 2 wrong usage or a damaged run.
+    Exit codes: 0 compared, 1 a --fail-on condition was met, 2 wrong usage or a damaged run.
     """
     from kvbench import console
     from kvbench.analysis.compare import Rule

@@ -46,12 +46,12 @@ def estimate(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Say what a generation costs with and without the cache, before anything is run.
+    """Estimate what a generation costs with and without the cache, without running it.
 
-    Bytes of the cache and the weights, FLOPs, the least time on a device and the speed-up to be
-    expected, with the formula and its numbers. Needs no weights and no torch.
+    Bytes of the cache and the weights, FLOPs, the lower bound of the time on a device and the
+    expected speedup, with the formula and its numbers. Needs no weights and no torch.
 
-    Exit codes: 0 told, 2 wrong usage or a model that theory cannot read.
+    Exit codes: 0 estimated, 2 wrong usage or a model without a cost model.
     """
     from kvbench import console
     from kvbench.models.config_file import find_config

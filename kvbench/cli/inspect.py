@@ -56,11 +56,10 @@ def inspect(
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
-    """Show step by step what a model does without a cache and with one.
+    """Show step by step what a model computes with and without a cache.
 
-    The shapes of the input ids, of Q, K and V of one layer and of the cache, the work done and the
-    token that comes out, side by side, read from real tensors while the model generates. Nothing
-    is timed.
+    Side by side: the shapes of the input ids, of Q, K and V of one layer and of the cache, the
+    FLOPs and the new token, read from real tensors while the model generates. Nothing is timed.
 
     Exit codes: 0 shown, 2 wrong usage, 130 interrupted.
     """

@@ -19,8 +19,8 @@ def probe(
 ) -> None:
     """Measure each device's memory bandwidth, FLOP/s and launch overhead, and store them.
 
-    Sweeps on this machine then record them: they are what floors are made of. About 15 seconds a
-    device, which should have nothing else to do meanwhile.
+    Later sweeps on this machine use the rates for lower bounds and expected times. Takes about 15
+    seconds per device; the machine should be idle.
 
     Exit codes: 0 measured, 2 wrong usage, 130 interrupted.
     """

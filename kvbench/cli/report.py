@@ -30,8 +30,8 @@ def report(
 ) -> None:
     """Write summary.csv, summary.md, the charts and report.html from samples.csv and tokens.csv.
 
-    Several runs are put on the same axes. Needs no GPU, no model and no torch. The same run gives
-    the same bytes, for the same versions of the libraries.
+    Several runs share the same axes. Needs no GPU, no model and no torch. The output is
+    byte-identical for the same run and library versions.
 
     Exit codes: 0 written, 2 wrong usage or a damaged run.
     """

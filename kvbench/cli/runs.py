@@ -19,7 +19,7 @@ def runs(
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
-    """List the runs in a folder: model, devices, cases, date and state, the latest first."""
+    """List the runs in a folder, latest first: model, devices, cases, date and state."""
     from kvbench import console
     from kvbench.records.index import list_runs
 

@@ -92,13 +92,13 @@ def sweep(
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
 
-    Without a file: GPT-2's architecture with random weights, 10, 25 and 50 new tokens, 6
-    repeats, every device that is present; options change that one by one.
+    Without a plan file: GPT-2's architecture with random weights, 10, 25 and 50 new tokens, 6
+    repeats, all devices of this machine; each option changes one of these.
 
-    Ctrl-C, SIGTERM or SIGHUP stops after the sample in flight and prints how to go on; a second one
-    stops at once.
+    Ctrl-C, SIGTERM or SIGHUP stops after the current sample and prints how to resume; a second one
+    stops immediately.
 
-    Exit codes: 0 all cases were measured, 1 some failed or a cache did other work, 2 wrong usage or
+    Exit codes: 0 all cases were measured, 1 some failed or a verification failed, 2 wrong usage or
     a full disk, 130 interrupted.
     """
     from kvbench import api, console

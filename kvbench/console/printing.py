@@ -118,7 +118,7 @@ def print_saved(console: Console, run: Run) -> None:
     _print_results(console, run, cases)
     bars = speedup_bars(run, cases=cases)
     if bars:
-        console.print("\nSpeed-up:")
+        console.print("\nSpeedup:")
         print_sentences(console, bars)
     expected = expectation_sentences(cases, run.info)
     if expected:

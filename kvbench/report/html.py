@@ -134,7 +134,7 @@ _COLUMNS = (
     _field("status", "status", numeric=False, only_if_varied=True),
     _field("samples", "samples"),
     _Column("time", lambda run, case: case.total_s_median, lambda case, value: time_text(case)),
-    _Column("speed-up", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
+    _Column("speedup", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
     _Column(
         "expected",
         lambda run, case: None if case.expected_from == "bounds" else case.expected_speedup,
@@ -197,9 +197,7 @@ def _warnings(info: RunInfo) -> list[str]:
     if info.state != "finished":
         found.append(f"{info.name} is not complete: it is {info.state}.")
     if not info.findings and info.plan.get("verify") is False:
-        found.append(
-            f"{info.name}: whether the arms do the same work was not checked (--no-verify)."
-        )
+        found.append(f"{info.name}: the output was not checked (--no-verify).")
     return found
 
 
@@ -219,7 +217,7 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
         "CPU governor": env.governor,
         **{f"device {device.name}": device.hardware for device in env.devices},
         "NVIDIA driver": env.driver,
-        "CUDA of torch": env.cuda,
+        "CUDA version of torch": env.cuda,
         **env.versions,
     }
     return [(name, str(value)) for name, value in facts.items() if value]

@@ -22,7 +22,7 @@ def speedup_bars(
 ) -> list[str]:
     """A bar for each length, as long as its speed-up; `width` characters for the largest.
 
-    One block for each line along new tokens, headed by its label. Empty without a speed-up.
+    One block for each line along new tokens, headed by its label. Empty without a speedup.
     `cases` is the summary of the run, for who has it already.
     """
     found = summarize_cases(run.samples) if cases is None else cases

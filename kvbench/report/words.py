@@ -58,11 +58,11 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def proofs(info: RunInfo) -> list[str]:
-    """Whether the arms did the same work: one sentence per model and strategy."""
+    """Return whether the output matches the baseline: one sentence per model and strategy."""
     if info.findings:
         return [proof(finding) for finding in shown_findings(info)]
     if info.plan.get("verify") is False:
-        return ["Not verified: whether the arms do the same work was not checked (--no-verify)."]
+        return ["Not verified: the output was not checked (--no-verify)."]
     return []
 
 

@@ -31,7 +31,7 @@ def speedup(material: Material) -> Figure | None:
     lines = material.lines(has_pair)
     if not lines:
         return None
-    shown = device_panels(lines, ("Time without the cache / with it",))
+    shown = device_panels(lines, ("Speedup (time off / cached)",))
     expected = False
     for (axes,), here in shown.columns:
         for line in here:
@@ -39,15 +39,13 @@ def speedup(material: Material) -> Figure | None:
             expected = draw_theory(axes, line, "expected_speedup") or expected
         axes.axhline(1, color="0.35", linewidth=1)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
-        axes.annotate(
-            "as fast as without", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place
-        )
+        axes.annotate("no speedup", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place)
     from_zero(shown)
     entries = entries_of(lines)
-    bands = "95 % interval"
+    bands = "95 % CI"
     if any(speedup_interval(entry.case) is None for entry in entries):
-        bands += f", none under {MIN_FOR_INTERVAL} rounds"
-    marks = f"bands: {bands}{'; short dashes: expected from the floors' * expected}"
+        bands += f" (from {MIN_FOR_INTERVAL} rounds)"
+    marks = f"bands: {bands}{'; short dashes: expected from the lower bounds' * expected}"
     finish(shown.figure, shown.grid[0], entries, marks)
     return shown.figure
 
@@ -60,12 +58,12 @@ def throughput(material: Material) -> Figure | None:
         return None
     # Once more, so that a length is in the labels only where lines differ in it.
     lines = material.lines(chosen.__contains__, "batch_size")
-    shown = device_panels(lines, ("New tokens of the batch per second",))
+    shown = device_panels(lines, ("Tokens per second (whole batch)",))
     for (axes,), here in shown.columns:
         for line in here:
             axes.plot(line.sizes, line.values("tokens_per_s_median"), **line_style(line))
     from_zero(shown)
-    finish(shown.figure, shown.grid[0], entries_of(lines), "no spread shown")
+    finish(shown.figure, shown.grid[0], entries_of(lines), "single sample")
     return shown.figure
 
 
@@ -92,7 +90,7 @@ def speedup_map(material: Material) -> Figure | None:
         axes.set_title(fold(head, width - 0.7, 10), fontsize=10)
     for axes in list(grid.flat)[len(maps) :]:
         axes.remove()
-    marks = "number: time without the cache over time with it; colour: the same scale in all maps"
+    marks = "number: time off / cached; one color scale for all maps"
     finish(figure, [], entries, f"{marks}, {times(least)} dark to {times(most)} bright")
     return figure
 

@@ -42,8 +42,8 @@ def memory(material: Material) -> Figure | None:
             if size in drawn:
                 peaks.axhline(size / MIB, label=label, **level_style(number))
     from_zero(panels)
-    method = "peak: the resident set on a CPU, torch's allocated memory on a GPU"
-    method += "; short dashes: the cache by theory" * expected
+    method = "peak: resident set on a CPU, torch's allocated memory on a GPU"
+    method += "; short dashes: cache size from the cost model" * expected
     finish(panels.figure, panels.grid[0], entries_of(lines), method)
     return panels.figure
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["total_time"]
 
-_LABEL = "Time of the whole generation (s)"
+_LABEL = "Total time (s)"
 
 
 def total_time(material: Material) -> Figure | None:
@@ -39,8 +39,8 @@ def total_time(material: Material) -> Figure | None:
         for column, _ in panels.columns:
             plain_log(column[1], "x", _ticks(lines))
             plain_log(column[1], "y")
-    bars = "smallest to largest" if few else "quartiles"
-    marks = f"bars: {bars}{'; short dashes: floors' * floors}"
+    bars = "min to max" if few else "quartiles"
+    marks = f"bars: {bars}{'; short dashes: lower bounds' * floors}"
     finish(panels.figure, panels.grid[0], material.entries, marks)
     return panels.figure
 
