@@ -535,7 +535,7 @@ def _lacking(case: _Case, other: _Case, metric: Metric) -> str | None:
     """Why a case that was timed cannot be compared on this side; None where it can."""
     here, there = case.readings[metric.name], other.readings[metric.name]
     if not here:
-        return f"{metric.name} not recorded ({case.missing[metric.name]})"
+        return f"no {metric.name} reading ({case.missing[metric.name]})"
     if not there or any(way in there for way in here):
         return None
     return f"{metric.name} was read with different methods ({', '.join(here)}; {', '.join(there)})"

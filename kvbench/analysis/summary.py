@@ -92,8 +92,8 @@ class CaseSummary(CaseRecord):
     total_s_median: float | None = column("Median wall time of generate().", unit="s", default=None)
     total_s_q1: float | None = column("First quartile of total_s.", unit="s", default=None)
     total_s_q3: float | None = column("Third quartile of total_s.", unit="s", default=None)
-    total_s_min: float | None = column("Smallest of total_s.", unit="s", default=None)
-    total_s_max: float | None = column("Largest of total_s.", unit="s", default=None)
+    total_s_min: float | None = column("Minimum of total_s.", unit="s", default=None)
+    total_s_max: float | None = column("Maximum of total_s.", unit="s", default=None)
     ttft_s_median: float | None = column("Median time to first token.", unit="s", default=None)
     itl_s_median: float | None = column(
         "Median of the mean time between tokens.", unit="s", default=None
@@ -175,10 +175,10 @@ class CaseSummary(CaseRecord):
         "Median energy per new token.", unit="J", default=None
     )
     energy_j_per_token_min: float | None = column(
-        "Smallest of the energy per new token.", unit="J", default=None
+        "Minimum of the energy per new token.", unit="J", default=None
     )
     energy_j_per_token_max: float | None = column(
-        "Largest of the energy per new token.", unit="J", default=None
+        "Maximum of the energy per new token.", unit="J", default=None
     )
     energy_ratio: float | None = column(
         "Energy per token of strategy off over that of this one, otherwise the same case, read "

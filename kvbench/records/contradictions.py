@@ -58,7 +58,7 @@ def check_samples(
         for row, what in itertools.chain.from_iterable(check(columns) for check in checks):
             name = clip(columns["sample_id"][row])
             raise UserError(
-                f"{file}: the sample {name} contradicts itself: {what}.",
+                f"{file}: sample {name} is inconsistent: {what}.",
                 kind="contradiction",
                 sample=name,
             )

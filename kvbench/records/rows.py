@@ -143,7 +143,7 @@ def _torn(path: Path) -> str:
         file.seek(-1, os.SEEK_END)
         whole = file.read() == b"\n"
     mended = f"kvbench sweep --resume {path.parent} repairs it"
-    return "" if whole else f"The end of the file is torn, as after a kill: {mended}."
+    return "" if whole else f" The end of the file is torn, as after a kill: {mended}."
 
 
 def _first_wrong(

@@ -189,7 +189,7 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
                 lines.append(f"slower: {times}.")
             elif _each(row) < (least := least_each(row, level)):
                 what = "on each side" if row.rounds is None else "shared rounds"
-                lines.append(f"too few samples to tell: {times}; {least} {what} needed.")
+                lines.append(f"too few samples to tell: {times}; needs {least} {what}.")
         memory = row.memory_ratio
         if more_memory is not None and memory is not None and memory > 1 + more_memory:
             lines.append(f"more memory: {label}: {significant(memory)} times the memory.")
@@ -317,8 +317,8 @@ def _nothing(runs: Sequence[Run], by: str) -> str:
             f"{', '.join(BY[1:])}."
         )
     values = {str(value) for run in runs for value in run.columns[by]}
-    only = f"only {values.pop()}" if values else "no sample"
-    return f"--by {by}: only {only} here; nothing to compare."
+    only = f"only {values.pop()}" if values else "no samples"
+    return f"--by {by}: nothing to compare, the run has {only}."
 
 
 def _differences(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -388,7 +388,7 @@ def _verdict(row: Comparison) -> str:
         return "unclear"
     least = "at least " if row.ratio_ci95_low is None else ""
     what = "samples each" if row.rounds is None else "shared rounds"
-    return f"unclear, {least}{row.samples_needed} {what} needed"
+    return f"unclear, needs {least}{row.samples_needed} {what}"
 
 
 _CASE_COLUMNS = (

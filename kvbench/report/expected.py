@@ -34,7 +34,7 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
     assert off.floor_s and on.floor_s
     source = "probed" if rates.source == "probe" else "published"
     if rates.flags:
-        source += f", unreliable ({', '.join(rates.flags)})"
+        source += f", unreliable: {', '.join(rates.flags)}"
     arithmetic = significant(rates.flops_per_s[on.dtype] / 1e12)
     sentences = [
         f"{describe(on, differing)}: at {significant(rates.read_bytes_per_s / 1e9)} GB/s and "

@@ -165,7 +165,7 @@ def _energy(case: CaseSummary) -> str:
         "unclear": "no clear difference in energy",
         "disagree": "no claim about energy, the rounds disagree by half or more",
     }[found]
-    return f"; {doubt} (energy over the baseline's, 95 % CI {_range(1 / high, 1 / low)})"
+    return f"; {doubt} ({_range(1 / high, 1 / low)}x that of {BASELINE}, 95 % CI)"
 
 
 def _spread(case: CaseSummary) -> str:

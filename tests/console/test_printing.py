@@ -143,7 +143,7 @@ def test_a_run_ends_with_table_answer_and_files(tmp_path: Path, snapshot: object
     to = console()
     print_run(to, run)
     text = output(to)
-    assert re.search(r"100 +1 +2\.00 s ±10% +1\.00 s ±10% +2\.00x \(2\.00-2\.00\)", text)
+    assert re.search(r"100 +1 +2\.00 s \[\S+\] +1\.00 s \[\S+\] +2\.00x \(2\.00.2\.00\)", text)
     assert text == snapshot
     listed = text[text.index("Files:") :].splitlines()[1:]
     assert listed == [f"  {path}" for path in sorted(p for p in run.path.rglob("*") if p.is_file())]

@@ -188,7 +188,7 @@ def powered(**fields: Any) -> list[CaseSummary]:
 def test_energy_stands_for_each_strategy_with_its_ratio_and_interval(snapshot: object) -> None:
     table = pair_table(powered())
     assert table.heads[-3:] == ("off J/tok", "J/tok", "less energy")
-    assert table.rows[0][-3:] == ("2.48", "0.948", "2.60x (2.40-2.80)")
+    assert table.rows[0][-3:] == ("2.48", "0.948", "2.60x (2.40\N{EN DASH}2.80)")
     assert table.caption == snapshot
 
 
