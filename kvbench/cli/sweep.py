@@ -193,7 +193,7 @@ def _check_resume(
             )
         return
     for given_too, what in (
-        (config is not None, "a plan file"),
+        (config is not None, "the plan file"),
         (name is not None, "--name"),
         (out is not None, "--out"),
         (dry_run, "--dry-run"),
