@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -83,6 +85,9 @@ def make_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         # A log or a pipe has no width: rows are not to be folded at 80.
         console.width = 1000
+    elif console.is_dumb_terminal:
+        # rich takes every dumb terminal to be 80 wide.
+        console.size = ConsoleDimensions(*shutil.get_terminal_size())
     return console
 
 
@@ -97,16 +102,57 @@ def print_json_text(document: str) -> None:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """A table with its caption, aligned; wide tables are not cut when the output is no terminal."""
-    drawn = RichTable(box=None, pad_edge=False, header_style="bold" if console.is_terminal else "")
-    for head, numeric in zip(table.heads, table.numeric, strict=True):
-        # Folded on a narrow terminal, and never cut: a number without its end is wrong.
-        drawn.add_column(head, justify="right" if numeric else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(drawn)
+    """Print a table with its caption; where its columns do not fit, print a block per row."""
+    widths = _widths(table, console.width)
+    if widths is None:
+        _print_records(console, table)
+    else:
+        drawn = RichTable(
+            box=None, pad_edge=False, header_style="bold" if console.is_terminal else ""
+        )
+        for head, numeric, width in zip(table.heads, table.numeric, widths, strict=True):
+            drawn.add_column(head, justify="right" if numeric else "left", width=width)
+        for row in table.rows:
+            drawn.add_row(*(Text(printable(cell)) for cell in row))
+        console.print(drawn)
     if table.caption:
         console.print(printable(table.caption), style="dim", soft_wrap=not console.is_terminal)
+
+
+def _widths(table: Table, room: int) -> list[int] | None:
+    """Return a width for each column that breaks no word, or None where they do not fit.
+
+    Half a number would be wrong, so cells are broken between words only.
+    """
+    columns = list(zip(table.heads, *table.rows, strict=True))
+    full = [max(cell_len(printable(cell)) for cell in cells) for cells in columns]
+    widths = [
+        max(cell_len(word) for cell in cells for word in (*printable(cell).split(), ""))
+        for cells in columns
+    ]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    if spare < 0:
+        return None
+    # The columns that need least get it first: few are then broken at all.
+    for place in sorted(range(len(widths)), key=lambda place: full[place] - widths[place]):
+        more = min(full[place] - widths[place], spare)
+        widths[place] += more
+        spare -= more
+    return widths
+
+
+def _print_records(console: Console, table: Table) -> None:
+    """Print a line per cell, for a terminal on which the columns do not fit."""
+    width = max(map(len, table.heads))
+    for number, row in enumerate(table.rows):
+        if number:
+            console.print()
+        drawn = RichTable.grid(padding=(0, 2, 0, 0))
+        drawn.add_column(min_width=width, style="bold" if console.is_terminal else "")
+        drawn.add_column(overflow="fold")
+        for head, cell in zip(table.heads, row, strict=True):
+            drawn.add_row(head, Text(printable(cell)))
+        console.print(drawn)
 
 
 def print_saved(console: Console, run: Run) -> None:
