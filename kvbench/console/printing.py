@@ -106,6 +106,7 @@ def print_table(console: Console, table: Table) -> None:
     widths = _widths(table, console.width)
     if widths is None:
         _print_records(console, table)
+        console.print()
     else:
         drawn = RichTable(
             box=None, pad_edge=False, header_style="bold" if console.is_terminal else ""
@@ -143,16 +144,25 @@ def _widths(table: Table, room: int) -> list[int] | None:
 
 def _print_records(console: Console, table: Table) -> None:
     """Print a line per cell, for a terminal on which the columns do not fit."""
-    width = max(map(len, table.heads))
     for number, row in enumerate(table.rows):
         if number:
             console.print()
-        drawn = RichTable.grid(padding=(0, 2, 0, 0))
-        drawn.add_column(min_width=width, style="bold" if console.is_terminal else "")
-        drawn.add_column(overflow="fold")
-        for head, cell in zip(table.heads, row, strict=True):
-            drawn.add_row(head, Text(printable(cell)))
-        console.print(drawn)
+        _print_facts(console, [pair for pair in zip(table.heads, row, strict=True) if pair[1]])
+
+
+def _print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
+    """Print names and texts in two columns; a long text is broken between words, and indented."""
+    width = max((len(name) for name, _ in facts), default=0)
+    if not console.is_terminal:
+        for name, text in facts:
+            console.print(f"{name.ljust(width)}  {printable(text)}", soft_wrap=True)
+        return
+    drawn = RichTable.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    drawn.add_column(width=width)
+    drawn.add_column(overflow="fold")
+    for name, text in facts:
+        drawn.add_row(Text(name), Text(printable(text)))
+    console.print(drawn)
 
 
 def print_saved(console: Console, run: Run) -> None:
@@ -361,10 +371,7 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -
 
 def print_estimate(console: Console, found: Estimate) -> None:
     """What `kvbench estimate` shows: the facts with their formulas, then the floors."""
-    facts = estimate_facts(found)
-    width = max(len(name) for name, _ in facts)
-    for name, text in facts:
-        console.print(f"{name.ljust(width)}  {printable(text)}", soft_wrap=True)
+    _print_facts(console, estimate_facts(found))
     table = floor_table(found)
     if table is not None:
         console.print()
@@ -427,10 +434,7 @@ def caches_found(environment: Environment) -> list[dict[str, Any]]:
 def print_environment(console: Console, environment: Environment) -> None:
     """What `kvbench env` shows: a line per fact, then what is missing and why."""
     facts = environment_facts(environment)
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        shown = "-" if value is None else str(value)
-        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
+    _print_facts(console, [(name, "-" if value is None else str(value)) for name, value in facts])
     if environment.missing:
         console.print("\nMissing:")
         print_sentences(console, (f"- {sentence}" for sentence in environment.missing))
