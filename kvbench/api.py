@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from kvbench.plan.plan import Plan
+from kvbench.plan.texts import Text, default_text
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import Listener
 from kvbench.records.inspection import Inspection
+from kvbench.records.quality import Quality, QualitySize
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run
-from kvbench.run import machine, session, single
+from kvbench.run import machine, quality, session, single
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
+from kvbench.run.supervisor import WorkerEngine
+from kvbench.theory.architecture import FAMILIES, Architecture, family_of
 
-__all__ = ["environment", "inspect", "plan_cases", "probe", "resume", "sweep", "verify"]
+__all__ = [
+    "environment",
+    "inspect",
+    "measure_quality",
+    "plan_cases",
+    "probe",
+    "read_architecture",
+    "resume",
+    "sweep",
+    "verify",
+]
 
 
 def sweep(
@@ -154,6 +169,55 @@ def probe(
         UserError: a device is not present, cannot be measured, or the store is damaged.
     """
     return single.probe(devices, Caller(listener, stop, engine))
+
+
+def measure_quality(
+    path: str | Path,
+    *,
+    text: Text | None = None,
+    size: QualitySize | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Quality, ...]:
+    """Measure what the lossy strategies of a run do to the output, and add it to the run.
+
+    Each is compared with no cache on the same model. The rows go to quality.csv in the run's
+    folder, and what is derived from the run is made again.
+
+    Args:
+        path: the run's folder.
+        text: what the models read; by default Python's language reference.
+        size: how much of it.
+        trust_remote_code: let a model run its own code.
+        listener, stop: as for `sweep`.
+
+    Raises:
+        UserError: there is no run, it is in use, none of its strategies is lossy, or a model
+            cannot be loaded.
+    """
+    return quality.measure_quality(
+        Path(path),
+        text or default_text(),
+        size or QualitySize(),
+        Caller(listener, stop),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Read a model's architecture from its config.json, whatever the family.
+
+    A family that theory has no formulas for is built in a worker process, without data, and its
+    cache is read off the model; that takes some seconds and needs torch.
+
+    Raises:
+        UserError: neither theory nor Transformers can read it.
+    """
+    if family_of(config) in FAMILIES:
+        return Architecture.from_config(config)
+    with closing(WorkerEngine()) as engine:
+        return Architecture.from_shapes(engine.shapes(config))
 
 
 def environment() -> Environment:

@@ -7,6 +7,7 @@ The figures worth keeping go to docs/benchmarks.md, with the date and the machin
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -44,7 +45,13 @@ def overhead(pairs: int) -> bool:
     from kvbench.plan.case import Case, ModelKey, Prompt, Task
 
     key = ModelKey("gpt2", "random", "cpu", "float32", "auto")
-    case = Case(*_fields(key), "dynamic", 1, Prompt.of_tokens(6), NEW_TOKENS)
+    case = Case(
+        **dataclasses.asdict(key),
+        cache="dynamic",
+        batch_size=1,
+        prompt=Prompt.of_tokens(6),
+        max_new_tokens=NEW_TOKENS,
+    )
     engine = LocalEngine()
     engine.open(key)
     # A model of its own, so that nothing that kvbench sets on its model helps or hurts the other.
@@ -146,12 +153,6 @@ def report(
         f"  {len(pairs)} pairs; wanted {bounds[0]} to {bounds[1]}: {'ok' if within else 'NOT MET'}"
     )
     return within
-
-
-def _fields(key: object) -> tuple[str, ...]:
-    return tuple(
-        getattr(key, name) for name in ("model", "weights", "device", "dtype", "attention")
-    )
 
 
 if __name__ == "__main__":

@@ -134,7 +134,17 @@ def make_run(path: Path, samples: int, seed: int) -> int:
 def _cases() -> Iterator[Case]:
     prompt = Prompt.of_tokens(6)
     for batch, tokens, cache in product(BATCHES, NEW_TOKENS, ("off", "dynamic")):
-        yield Case("gpt2", "random", "cpu", "float32", "auto", cache, batch, prompt, tokens)
+        yield Case(
+            model="gpt2",
+            weights="random",
+            device="cpu",
+            dtype="float32",
+            attention="auto",
+            cache=cache,
+            batch_size=batch,
+            prompt=prompt,
+            max_new_tokens=tokens,
+        )
 
 
 def _stamps(case: Case, rng: np.random.Generator) -> list[float]:

@@ -20,6 +20,7 @@ from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.plan import Plan
 from kvbench.records.check import Check
 from kvbench.records.columns import columns_of
+from kvbench.records.quality import Quality
 from kvbench.records.sample import Sample
 from kvbench.records.tokens import TOKEN_COLUMNS
 from kvbench.report.flags import FLAGS
@@ -44,6 +45,10 @@ def columns_page() -> str:
         "## verify.csv",
         "One row per check of a cache strategy on a model; see verify.md.",
         _columns(Check),
+        "## quality.csv",
+        "One row per lossy cache strategy and model whose quality was measured; see quality.md. "
+        "There is no such file where it was not.",
+        _columns(Quality),
         "## summary.csv",
         "One row per case; derived.",
         _columns(CaseSummary),

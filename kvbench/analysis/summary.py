@@ -252,6 +252,22 @@ class CaseSummary(CaseRecord):
         "lower bound.",
         default=None,
     )
+    kl_divergence: float | None = column(
+        "As in quality.csv, the last time it was measured for this model and strategy; null for "
+        "strategies that are exact.",
+        unit="nats",
+        default=None,
+    )
+    top1_agreement: float | None = column("As in quality.csv.", default=None)
+    perplexity: float | None = column("As in quality.csv.", default=None)
+    perplexity_ratio: float | None = column(
+        "Perplexity through the cache over that without a cache.", default=None
+    )
+    token_agreement: float | None = column("As in quality.csv.", default=None)
+    needles_found_ratio: float | None = column(
+        "Hidden numbers that were found, over those that the same model found without a cache.",
+        default=None,
+    )
 
 
 def summarize_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:

@@ -26,6 +26,7 @@ from kvbench.cli.estimate import estimate
 from kvbench.cli.inspect import inspect
 from kvbench.cli.models import models
 from kvbench.cli.probe import probe
+from kvbench.cli.quality import quality
 from kvbench.cli.report import report
 from kvbench.cli.runs import runs
 from kvbench.cli.show import show
@@ -79,6 +80,7 @@ app.command()(compare)
 app.command()(show)
 app.command()(runs)
 app.command()(verify)
+app.command()(quality)
 app.command()(inspect)
 app.command()(models)
 app.command()(caches)

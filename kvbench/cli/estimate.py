@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvbench.cli.options import Debug, Format, listed, option
+
+if TYPE_CHECKING:
+    from kvbench.theory.architecture import Architecture
 
 __all__ = ["estimate"]
 
@@ -49,20 +53,21 @@ def estimate(
     """Estimate what a generation costs with and without the cache, without running it.
 
     Bytes of the cache and the weights, FLOPs, the lower bound of the time on a device and the
-    expected speedup, with the formula and its numbers. Needs no weights and no torch.
+    expected speedup, with the formula and its numbers. Needs no weights, and no torch for families
+    with formulas. For other models known to Transformers, the cache size is read from the model
+    itself, built without weights: this takes a few seconds and gives no FLOPs or lower bounds.
 
-    Exit codes: 0 estimated, 2 wrong usage or a model without a cost model.
+    Exit codes: 0 estimated, 2 wrong usage or an unreadable model.
     """
     from kvbench import console
     from kvbench.models.config_file import find_config
-    from kvbench.theory.architecture import Architecture
     from kvbench.theory.estimate import Work, max_positions, parse_bytes
     from kvbench.theory.estimate import estimate as work_out
     from kvbench.theory.peaks import rates_named
 
     console.check_format(output)
     config = find_config(model)
-    architecture = Architecture.from_config(config)
+    architecture = _architecture(config)
     memory = None if device_memory is None else parse_bytes("--device-memory", device_memory)
     found = work_out(
         model,
@@ -70,7 +75,7 @@ def estimate(
         Work(batch=batch_size, prompt_tokens=prompt_tokens, new_tokens=max_new_tokens, dtype=dtype),
         rates=rates_named(listed(device)),
         memory_bytes=memory,
-        max_positions=max_positions(config),
+        max_positions=max_positions(config) or architecture.max_positions,
     )
     if chart is not None:
         # Only here: matplotlib and what the other charts need take longer than the estimate.
@@ -78,3 +83,14 @@ def estimate(
 
         write_estimate_chart(architecture, found, chart)
     console.show_estimate(found, output)
+
+
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    from kvbench.theory.architecture import FAMILIES, Architecture, family_of
+
+    if family_of(config) in FAMILIES:
+        return Architecture.from_config(config)
+    # Only here: what starts a worker takes longer to import than the estimate takes.
+    from kvbench.api import read_architecture
+
+    return read_architecture(config)

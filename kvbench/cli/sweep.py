@@ -20,6 +20,7 @@ from kvbench.errors import UserError
 from kvbench.plan.axes import KEYS
 
 if TYPE_CHECKING:
+    from kvbench.records.rates import Rates
     from kvbench.records.run import Run
 
 __all__ = ["sweep"]
@@ -102,6 +103,7 @@ def sweep(
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
+    from kvbench.analysis.forecast import forecast_of
     from kvbench.cli.preload import Preload
     from kvbench.cli.timeline import Timeline
     from kvbench.models.beforehand import check_beforehand
@@ -140,7 +142,7 @@ def sweep(
         plan = Plan.load(config, keys)
         cases = api.plan_cases(plan, allow_many=yes)
         check_beforehand(cases)
-        console.show_cases(cases, output)
+        console.show_cases(cases, output, forecast_of(plan, cases, _probed_rates()))
         return
     view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
     timeline, preload = Timeline() if debug else None, Preload()
@@ -203,6 +205,18 @@ def _check_resume(
                 f"--resume reuses the saved plan: remove {what}.",
                 kind="plan_given_twice",
             )
+
+
+def _probed_rates() -> Callable[[str], Rates | None]:
+    """Return the rates that were probed on this machine, by the name of a device."""
+    from kvbench.device_kinds import first_name
+    from kvbench.records.rates import read_rates, store_problem
+
+    known: dict[str, Rates] = {}
+    # A store that is damaged or gone makes a prediction rougher, and is no reason to refuse it.
+    with contextlib.suppress(UserError):
+        known = {} if store_problem() else {rates.device: rates for rates in read_rates()}
+    return lambda device: known.get(first_name(device))
 
 
 def _leave_a_terminal_that_is_gone() -> None:

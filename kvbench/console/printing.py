@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kvbench.analysis.expected import summarize_run
+from kvbench.analysis.forecast import Forecast
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import ALL, Situation, expand, installed_names, strategy
 from kvbench.catalogue import CATALOGUE
@@ -37,6 +38,7 @@ from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.growth import growth_sentences
 from kvbench.report.plot import speedup_bars
 from kvbench.report.table import Table, check_table, failures, pair_table
+from kvbench.report.units import about, significant
 from kvbench.report.words import answers, proof, proofs
 from kvbench.text import printable
 from kvbench.theory.cache import cache_bytes_per_token
@@ -297,12 +299,14 @@ def print_sentences(console: Console, sentences: Iterable[str], style: str | Non
         console.print(printable(sentence), style=style, soft_wrap=not console.is_terminal)
 
 
-def print_cases(console: Console, cases: Sequence[Case]) -> None:
+def print_cases(console: Console, cases: Sequence[Case], forecast: Forecast) -> None:
     """The cases of a plan, as `--dry-run` shows them."""
-    print_table(console, cases_table(cases))
+    print_table(console, cases_table(cases, forecast))
+    for case, seconds in forecast.long:
+        console.print(printable(f"{case.device}: {case.label} is likely to take {about(seconds)}."))
 
 
-def cases_table(cases: Sequence[Case]) -> Table:
+def cases_table(cases: Sequence[Case], forecast: Forecast) -> Table:
     """Return a row per case; what all cases have in common is in the caption."""
     axes = sorted(AXES.values(), key=lambda axis: not axis.in_group)
     varied = [axis for axis in axes if len({getattr(case, axis.name) for case in cases}) > 1]
@@ -312,7 +316,8 @@ def cases_table(cases: Sequence[Case]) -> Table:
     # An axis that was added says something once it is not at its legacy value.
     said = [axis for axis in axes if getattr(cases[0], axis.name) != axis.legacy]
     common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in said if a not in varied)
-    count = f"{len(cases)} case{'s' * (len(cases) != 1)}; nothing was measured."
+    cost = f"{about(forecast.seconds)}{_peak(forecast)}"
+    count = f"{len(cases)} case{'s' * (len(cases) != 1)}, {cost}; nothing was measured."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
     return Table(heads, rows, numeric, caption)
 
@@ -320,6 +325,13 @@ def cases_table(cases: Sequence[Case]) -> Table:
 def _value(case: Case, axis: Axis) -> str:
     value = getattr(case, axis.name)
     return value.label[:60] if isinstance(value, Prompt) else str(value)
+
+
+def _peak(forecast: Forecast) -> str:
+    """The memory that weights and cache take at most; nothing where theory cannot tell."""
+    if forecast.peak_bytes is None:
+        return ""
+    return f", peak {significant(forecast.peak_bytes / 2**30)} GiB of weights and cache"
 
 
 def print_models(console: Console, dtype: str) -> None:

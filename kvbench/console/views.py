@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import time
 from typing import Protocol
@@ -12,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from kvbench.analysis.forecast import LONG_S, Forecaster
 from kvbench.console.printing import print_json
 from kvbench.media import for_terminal
-from kvbench.plan.case import Task
+from kvbench.plan.case import Case, Task
 from kvbench.records.events import (
     CaseEnded,
     Event,
@@ -28,7 +28,7 @@ from kvbench.records.events import (
     Verified,
     Verifying,
 )
-from kvbench.report.units import seconds, significant
+from kvbench.report.units import about, seconds, significant
 from kvbench.report.words import proof
 
 __all__ = ["Forecast", "JsonView", "LineView", "LiveView", "QuietView", "View", "make_view"]
@@ -90,9 +90,14 @@ class LineView:
         self._console = console
         self._start = time.monotonic()
         self._done = self._total = 0
+        self._forecast = Forecast()
 
     def __call__(self, event: Event) -> None:
         """Print what the event says, if it says something."""
+        self._forecast.note(event)
+        warning = self._forecast.warning(event)
+        if warning is not None:
+            self._print(warning)
         if isinstance(event, SweepStarted):
             self._total = len(event.cases)
         elif isinstance(event, CaseEnded):
@@ -136,6 +141,9 @@ class LiveView:
     def __call__(self, event: Event) -> None:
         """Move the bar, and print a line where something ended."""
         self._forecast.note(event)
+        warning = self._forecast.warning(event)
+        if warning is not None:
+            self._console.print(warning)
         if isinstance(event, SweepStarted):
             self._progress.start()
         elif isinstance(event, SampleStarted):
@@ -164,7 +172,8 @@ class LiveView:
 class Forecast:
     """How far a sweep is: samples taken and expected, elapsed and remaining time.
 
-    What is left of a case is at least what the plan wants of it, each as long as its last sample.
+    What is left of a case is at least what the plan wants of it. How long its samples take is
+    predicted until it was timed; see `kvbench.analysis.forecast`.
     """
 
     def __init__(self) -> None:
@@ -172,19 +181,46 @@ class Forecast:
         self._wanted = 0
         self._times: dict[str, list[float]] = {}
         self._ended: set[str] = set()
+        self._forecaster = Forecaster((), lambda seconds: (0, 0))
+        self._warned: set[Case] = set()
 
     def note(self, event: Event) -> None:
         """Learn from an event."""
+        if isinstance(event, SampleEnded):
+            self._forecaster.note(event.sample)
         if isinstance(event, SweepStarted):
             self._wanted = event.samples_per_case
             self._times = {case.id: [] for case in event.cases}
+            wanted = event.samples_per_case
+            # The stopping rule may want more: one at a time, until the case ends.
+            self._forecaster = Forecaster(
+                event.cases, lambda seconds: (wanted, wanted + 1), verify=False
+            )
             for sample in event.begun:
                 self._times[sample.case_id].append(sample.total_s or 0.0)
+                self._forecaster.note(sample)
+        elif isinstance(event, ModelLoaded):
+            self._forecaster.loaded(event.model, event.config)
         elif isinstance(event, SampleEnded) and event.sample.phase == "measure":
             if event.sample.total_s is not None:
                 self._times[event.sample.case_id].append(event.sample.total_s)
         elif isinstance(event, CaseEnded):
             self._ended.add(event.case.id)
+            self._forecaster.ended(event.case)
+
+    def warning(self, event: Event) -> str | None:
+        """Return a line before a case that is likely to take hours; None for other events."""
+        if not isinstance(event, SampleStarted) or not self._forecaster.informed:
+            return None
+        case = event.task.case
+        if case in self._warned or self._forecaster.case_seconds(case) < LONG_S:
+            return None
+        self._warned.add(case)
+        one, whole = self._forecaster.seconds(case), self._forecaster.case_seconds(case)
+        return (
+            f"{case.device}: {case.label} is likely to take {about(whole)} "
+            f"({about(one)} a sample). Ctrl-C stops the sweep; --resume goes on with it."
+        )
 
     @property
     def taken(self) -> int:
@@ -198,11 +234,11 @@ class Forecast:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds left; None until each case has been timed once: before, it would be a guess."""
+        """Seconds left; None until something was timed: before, it would be a guess."""
         waiting = [name for name in self._times if self._left(name)]
-        if not all(self._times[name] for name in waiting):
+        if waiting and not self._forecaster.informed:
             return None
-        return math.fsum(self._left(name) * self._times[name][-1] for name in waiting)
+        return self._forecaster.remaining_s
 
     def text(self) -> str:
         """Such as `7/24 samples, 1:05, 2:30 left`."""

@@ -24,6 +24,8 @@ class TokenClock(BaseStreamer):
             is noted at each stamp. The cost is another 1 to 2 us a token.
 
     Attributes:
+        started: reading of `perf_counter` at the start of the run, which `generate` notes here: the
+            stamps of a generation that fails are worth something, too.
         ticks: readings of `perf_counter` at the prompt, at each new token, and at the end.
         used: readings of `processor_s` at the same moments.
     """
@@ -35,6 +37,7 @@ class TokenClock(BaseStreamer):
     ) -> None:
         self._on_first = on_first
         self._processor_s = processor_s
+        self.started: float | None = None
         self.ticks: list[float] = []
         self.used: list[float] = []
         self._stamps: list[float] = []

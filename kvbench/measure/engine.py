@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import huggingface_hub
@@ -35,20 +35,25 @@ from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.probe import probe_device
+from kvbench.measure.quality import QualityPass, unmeasurable
 from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.methods import Job, JobResult
 from kvbench.models.config import load_config, loading, quantization_of
 from kvbench.models.load import LoadedModel, load_model, parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import Encoder, Inputs, check_prompt
+from kvbench.models.shapes import read_shapes
 from kvbench.models.source import ModelSource, check_weights, locate
 from kvbench.plan.case import AUTO, Case, Group, ModelKey, Task
+from kvbench.plan.texts import Text
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
+from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Stage, utc_now
+from kvbench.theory.shapes import Shapes
 
 __all__ = ["LocalEngine"]
 
@@ -92,6 +97,14 @@ class LocalEngine:
         """Measure the rates of a device that is present. Closes the open model."""
         self.close()
         return probe_device(device)
+
+    def shapes(self, config: Mapping[str, Any]) -> Shapes:
+        """Read the cache of a config.json off a model without data.
+
+        Raises:
+            UserError: Transformers cannot build it, or its cache cannot be read.
+        """
+        return read_shapes(config)
 
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse, before anything is measured, what cannot be measured at all.
@@ -187,6 +200,31 @@ class LocalEngine:
             # A prompt that the model cannot be given: the rows of its samples say so.
             return None
         return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
+
+    def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
+        """Return what a cache strategy does to the output of the open model.
+
+        What goes wrong is the reason in the row, and is not raised: a pass goes on without it.
+        """
+        model = self._model
+        try:
+            reason = unmeasurable(model.loaded, cache)
+            if reason is not None:
+                return quality_of(model.loaded.key, cache, text, reason=reason)
+            if model.quality is None or model.quality[0] != (text, size):
+                found = QualityPass(
+                    model.loaded, text, size=size, encoder=model.encoder, seed=self._seed
+                )
+                model.quality = (text, size), found
+            return model.quality[1].of(cache)
+        except UserError as error:
+            reason = str(error)
+        except Exception as error:
+            # Whatever a model raises with this cache; its own samples say the same.
+            reason = self._classify(error).error
+        if self.healthy:
+            release_memory()
+        return quality_of(model.loaded.key, cache, text, reason=reason)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step; nothing is timed.
@@ -300,6 +338,8 @@ class _OpenModel:
     loaded: LoadedModel
     encoder: Encoder
     meter: Meter
+    # The text and the size that the model was last read with, and what it said without a cache.
+    quality: tuple[tuple[Text, QualitySize], QualityPass] | None = None
 
     def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> _Observed:
         """Generate, with the readings of the meter around it."""

@@ -48,7 +48,11 @@ class Generation:
     @property
     def output_sha256(self) -> str:
         """First sixteen digits of the hash of the new ids, row by row, 64-bit little-endian."""
-        ids = self.new_ids.to("cpu", torch.int64).contiguous().numpy().astype("<i8")
+        return self.prefix_sha256(self.new_tokens)
+
+    def prefix_sha256(self, tokens: int) -> str:
+        """Return the same of the first `tokens` of each row: the hash of a shorter generation."""
+        ids = self.new_ids[:, :tokens].to("cpu", torch.int64).contiguous().numpy().astype("<i8")
         return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
 
 
@@ -78,6 +82,8 @@ def generate(
         watch = ModuleWatch(loaded.model) if strategy.use_cache else None
         synchronise()
         start = time.perf_counter()
+        if clock is not None:
+            clock.started = start
         output = driver.run(clock=clock)
         synchronise()
         total_s = time.perf_counter() - start

@@ -43,6 +43,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 __all__ = [
     "PositionLimit",
+    "check_generates",
     "commit_of",
     "load_config",
     "loading",
@@ -60,7 +61,7 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
         UserError: it cannot be had, or the model is no decoder.
     """
     config = read_config(source, trust_remote_code)
-    _check_generates(source.name, config, trust_remote_code)
+    check_generates(source.name, config, trust_remote_code)
     return config
 
 
@@ -202,7 +203,12 @@ def _on_hub(source: ModelSource, file: str) -> Path | None:
         return None
 
 
-def _check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
+def check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    """Refuse a model that is not made to generate text.
+
+    Raises:
+        UserError: says what it is.
+    """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:

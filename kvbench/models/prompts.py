@@ -95,6 +95,25 @@ class Encoder:
             rows = [self._encode_text(text) for text in prompt.texts]
         return self._pad([rows[index % len(rows)] for index in range(batch_size)])
 
+    def tokens(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids that the tokenizer puts in front of a text, and those of the text.
+
+        Raises:
+            UserError: the model has no tokenizer, or it cannot be loaded.
+        """
+        source = self._loaded.source
+        if source.place is None:
+            raise UserError(
+                f"text: {source.name} has no tokenizer to read a text with.", kind="no_tokenizer"
+            )
+        tokenizer = _tokenizer(source, self._trust_remote_code)
+        own: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        # Some tokenizers put a mark at the end as well.
+        marked: list[int] = tokenizer("a")["input_ids"]
+        plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+        front = next((n for n in range(len(marked)) if marked[n : n + len(plain)] == plain), 0)
+        return marked[:front], own
+
     def decode(self, ids: Sequence[int]) -> tuple[str, ...] | None:
         """Each id as a text of its own; None where the model comes without a vocabulary."""
         source = self._loaded.source

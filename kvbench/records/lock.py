@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +16,7 @@ from kvbench.records.files import write_atomically
 from kvbench.records.sample import utc_now
 from kvbench.text import clip
 
-__all__ = ["RunLock", "is_in_use"]
+__all__ = ["RunLock", "held", "is_in_use"]
 
 _LOCK, _HOLDER = ".lock", ".lock-holder"
 _MAX_HOLDER_BYTES = 4096
@@ -65,6 +66,20 @@ class RunLock:
     def owns(path: Path) -> bool:
         """Whether a file in a run folder is part of its lock."""
         return path.name in (_LOCK, _HOLDER)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run folder while the block runs.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    lock = RunLock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_in_use(folder: Path) -> bool:

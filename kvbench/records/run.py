@@ -18,6 +18,7 @@ from kvbench.records.columns import columns_of
 from kvbench.records.contradictions import check_samples
 from kvbench.records.environment import Environment
 from kvbench.records.finding import Finding
+from kvbench.records.quality import Quality, load_qualities
 from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.sample import Sample
 from kvbench.records.tokens import load_tokens
@@ -138,6 +139,11 @@ class Run:
     def checks(self) -> tuple[Check, ...]:
         """The rows of verify.csv; none where nothing was verified."""
         return load_checks(self.path)
+
+    @cached_property
+    def qualities(self) -> tuple[Quality, ...]:
+        """The rows of quality.csv; none where quality was not measured."""
+        return load_qualities(self.path)
 
     @cached_property
     def samples_table(self) -> pd.DataFrame:

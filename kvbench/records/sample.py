@@ -17,6 +17,7 @@ __all__ = [
     "MEMORY_COLUMNS",
     "STATUSES",
     "MemoryReading",
+    "Method",
     "Sample",
     "Stage",
     "Status",
@@ -32,6 +33,7 @@ __all__ = [
 
 Status = Literal["ok", "oom", "skipped_oom", "timeout", "crashed", "unsupported", "mismatch"]
 Stage = Literal["load", "prefill", "decode"]
+Method = Literal["each", "trace", "sampled"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
 
@@ -54,7 +56,11 @@ class Sample(CaseRecord):
         "measure: counted. warmup: before the first one, at the same shapes. memory: an untimed "
         "pass, only where memory cannot be read without disturbing the time."
     )
-    method: Literal["each"] = column("each: every length has its own generation.", default="each")
+    method: Method = column(
+        "each: every length has its own generation. trace: read from the time stamps of a longer "
+        "generation. sampled: estimated from single steps at chosen positions.",
+        default="each",
+    )
     round: Number = column("Round in which the sample was taken: one pass over the group, from 0.")
     repeat: Number = column("Number among the samples of this case and phase, from 0.")
     attempt: Number = column(
@@ -116,6 +122,17 @@ class Sample(CaseRecord):
     tokens_per_s: Amount | None = column(
         "New tokens of the whole batch over total_s.", unit="tokens/s", default=None
     )
+    generation_id: str | None = column(
+        "trace: the sample whose generation this row is read from; that of the longest length. Its "
+        "stamps in tokens.csv are those of all its rows.",
+        default=None,
+    )
+    total_s_low: Amount | None = column(
+        "sampled: lower end of the interval of total_s, 95 %, from positions that were held back.",
+        unit="s",
+        default=None,
+    )
+    total_s_high: Amount | None = column("sampled: upper end of it.", unit="s", default=None)
     compilations: Number | None = column(
         "Compilations during the run, for strategies that compile; 0 once warm.",
         default=None,

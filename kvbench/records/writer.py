@@ -27,6 +27,7 @@ from kvbench.records.files import (
 )
 from kvbench.records.finding import Finding, findings
 from kvbench.records.lock import RunLock
+from kvbench.records.quality import QUALITY_FILE
 from kvbench.records.run import MAX_INFO_BYTES, Resume, RunInfo, load_checks, load_info, load_run
 from kvbench.records.sample import Sample, utc_now
 from kvbench.records.tokens import TOKEN_COLUMNS
@@ -357,7 +358,7 @@ def _held(path: Path) -> Iterator[RunLock]:
 
 def _refuse_links(path: Path) -> None:
     """Refuse to write where somebody else's folder leads to: out of it, or into a pipe."""
-    for name in (*_HEADERS, *(f"{name}.torn" for name in _HEADERS), _WORKER_LOG):
+    for name in (*_HEADERS, QUALITY_FILE, *(f"{name}.torn" for name in _HEADERS), _WORKER_LOG):
         check_regular(path / name, "file of a run")
         if (path / name).is_symlink():
             raise UserError(

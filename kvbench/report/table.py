@@ -227,6 +227,17 @@ _COLUMNS = (
         only_if_said=True,
     ),
     _Column(_named("less energy"), lambda p: energy_text(p[1]), only_if_said=True),
+    _Column(_named("KL"), lambda p: _either(p, "kl_divergence", significant), only_if_said=True),
+    _Column(
+        _named("same top-1"),
+        lambda p: _either(p, "top1_agreement", "{:.1%}".format),
+        only_if_said=True,
+    ),
+    _Column(
+        _named("perplexity"),
+        lambda p: _either(p, "perplexity_ratio", "{:.4g}x".format),
+        only_if_said=True,
+    ),
     _Column(_named("flags"), _shown_flags, False, only_if_said=True),
 )
 
@@ -282,4 +293,10 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
         text += "less energy: joules per token, off / cached, estimated like the speedup. "
     if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
         text += "J/tok: only samples long enough for a reading. "
+    if any(c.kl_divergence is not None for c in cases):
+        text += (
+            "KL: mean divergence of the next-token distribution from the one without a cache, in "
+            "nats; same top-1: tokens with the same most likely token; perplexity: relative to no "
+            "cache. "
+        )
     return text + "tok/s, cache, memory and J/tok: with the cache."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-__all__ = ["amount", "mib", "seconds", "significant", "times"]
+__all__ = ["about", "amount", "mib", "seconds", "significant", "times"]
 
 MIB = 1 << 20
 
@@ -36,3 +36,15 @@ def times(value: float) -> str:
 def amount(value: float, unit: str) -> str:
     """A value with its unit: `5.32 s`, `850 ms`, `0.84 J`."""
     return seconds(value) if unit == "s" else f"{significant(value)} {unit}"
+
+
+def about(value: float) -> str:
+    """A time that was predicted: `about 40 s`, `about 6 min`, `about 5.2 h`."""
+    if value < 10:
+        return f"about {max(round(value), 1)} s"
+    if value < 90:
+        return f"about {round(value, -1):.0f} s"
+    if value < 5400:
+        return f"about {round(value / 60)} min"
+    hours = value / 3600
+    return f"about {hours:.1f} h" if hours < 10 else f"about {hours:.0f} h"

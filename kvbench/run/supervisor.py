@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from kvbench.errors import UserError
 from kvbench.import_path import program_folder, without_current_folder
 from kvbench.methods import Job, JobResult
 from kvbench.plan.case import Case, Group, ModelKey
+from kvbench.plan.texts import Text
 from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
+from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Stage, Status, utc_now
 from kvbench.run.engine import Interrupted
 from kvbench.run.messages import Failed, Reached, Refused, Reply, Request, Started
+from kvbench.theory.shapes import Shapes
 
 __all__ = ["WorkerEngine"]
 
@@ -118,6 +121,15 @@ class WorkerEngine:
         rates: Rates = self._ask_or_refuse("probe", device)
         return rates
 
+    def shapes(self, config: Mapping[str, Any]) -> Shapes:
+        """What the cache of a model keeps, read in the worker; see LocalEngine.shapes.
+
+        Raises:
+            UserError: it cannot be read, or the worker was lost over it.
+        """
+        shapes: Shapes = self._ask_or_refuse("shapes", dict(config))
+        return shapes
+
     def check(self, groups: Iterable[Group]) -> None:
         """Refuse what cannot be measured at all.
 
@@ -197,6 +209,20 @@ class WorkerEngine:
         except _Lost as lost:
             return JobResult(lost.status, started_at, {"stage": lost.stage, "error": lost.error})
         return result
+
+    def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
+        """What a cache strategy does to the output of the open model; see LocalEngine.quality.
+
+        A worker that is lost over it leaves the reason in the row.
+        """
+        key = self._open_model
+        if key is None:
+            raise RuntimeError("no model is open")
+        try:
+            quality: Quality = self._ask("quality", cache, text, size)
+        except _Lost as lost:
+            return quality_of(key, cache, text, reason=lost.error)
+        return quality
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Both arms of a case on the open model, step by step.

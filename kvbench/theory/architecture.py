@@ -11,9 +11,10 @@ from kvbench.theory.families import latent, older, recurrent
 from kvbench.theory.families.llama import LLAMAS, llama
 from kvbench.theory.families.t5 import T5, t5
 from kvbench.theory.fields import Defaults, Fields
-from kvbench.theory.layers import Body
+from kvbench.theory.layers import Body, Kept, Layer
+from kvbench.theory.shapes import Shapes
 
-__all__ = ["FAMILIES", "TEXT_PARTS", "Architecture"]
+__all__ = ["FAMILIES", "TEXT_PARTS", "Architecture", "family_of"]
 
 Family = tuple[Defaults, Callable[[Fields], Body]]
 """The values of fields that are left out, and the reader."""
@@ -51,16 +52,9 @@ class Architecture(Body):
             UserError: the family is unknown, or a field is missing, is wrong, or says what theory
                 cannot read.
         """
-        outer = inner = _model_type(config)
+        outer, inner = _model_type(config), family_of(config)
         text = config.get("text_config")
         part = config if text is None else text
-        if text is not None:
-            if not isinstance(text, Mapping):
-                raise UserError(
-                    f"{outer}: text_config is {clip(text)}, which is not a configuration.",
-                    kind="bad_configuration",
-                )
-            inner = _model_type({"model_type": TEXT_PARTS.get(outer), **text})
         if inner not in FAMILIES:
             # No hint: a name that is spelled nearly alike is another architecture.
             raise UserError(
@@ -77,6 +71,46 @@ class Architecture(Body):
         elif config.get("quantization_config"):
             known["weights_unknown"] = "they are quantized"
         return cls(**known)
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> Architecture:
+        """Return what is known of a model whose cache was read off the model itself.
+
+        Its bytes are exact. Its FLOPs are not known, since its matrices are not known one by one.
+        """
+        layers = tuple(Layer(mixer=kept, mlp=None, norms=0) for kept in shapes.layers)
+        return cls(
+            model_type=shapes.model_type,
+            hidden_size=0,
+            vocabulary=0,
+            layers=layers,
+            tied=True,
+            embedding_size=0,
+            encoder=(Layer(Kept(), None, 0),) if shapes.encoder_decoder else (),
+            other_parameters=shapes.parameters,
+            float32_weights=shapes.float32_weights,
+            weights_unknown=shapes.weights_unknown,
+            max_positions=shapes.max_positions,
+            flops_unknown="theory has no formulas for this family",
+        )
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """Return Transformers' name of the family, that of the text part where there are several.
+
+    Raises:
+        UserError: the configuration names none.
+    """
+    outer = _model_type(config)
+    text = config.get("text_config")
+    if text is None:
+        return outer
+    if not isinstance(text, Mapping):
+        raise UserError(
+            f"{outer}: text_config is {clip(text)}, which is no configuration.",
+            kind="bad_configuration",
+        )
+    return _model_type({"model_type": TEXT_PARTS.get(outer), **text})
 
 
 def _model_type(config: Mapping[str, Any]) -> str:

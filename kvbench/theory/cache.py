@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvbench.caches import KeptLayer, strategy
+from kvbench.caches import CacheStrategy, KeptLayer, strategy
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.layers import Attention
+from kvbench.theory.layers import Attention, Kept
 
 __all__ = [
     "cache_bytes",
@@ -62,11 +62,24 @@ def cache_bytes(
             heads = 1 if mixer.latent else mixer.kv_heads
             layer_kept = KeptLayer(seen, mixer.kept, mixer.window, width, heads, batch, first)
             kept += entry.bytes_kept(layer_kept)
+        elif isinstance(layer.mixer, Kept):
+            kept += _growing(layer.mixer, entry, seen, first, batch, width)
+            total += layer.mixer.kept_bytes(width) + prompt_tokens * layer.mixer.cross * width
         else:
             total += layer.mixer.kept_bytes(width)
         if layer.cross:
             total += prompt_tokens * layer.cross.kept * width
     return kept + batch * total
+
+
+def _growing(
+    layer: Kept, entry: CacheStrategy, seen: int, first: int, batch: int, width: int
+) -> int:
+    """Bytes of what grows in a layer of which nothing is known but what it keeps."""
+    wide, heads = dtype_bytes("float32"), layer.kv_heads or 1
+    own = KeptLayer(seen, layer.kept, layer.window, width, heads, batch, first)
+    more = KeptLayer(seen, layer.other_float32, layer.window, wide, 1, batch, first)
+    return entry.bytes_kept(own) + (entry.bytes_kept(more) if layer.other_float32 else 0)
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
@@ -92,7 +105,9 @@ def per_token_bytes(architecture: Architecture, dtype: str) -> int:
         UserError: the dtype is unknown.
     """
     mixers = [layer.mixer for layer in architecture.layers]
-    return dtype_bytes(dtype) * sum(m.kept for m in mixers if isinstance(m, Attention))
+    wide = sum(m.other_float32 for m in mixers if isinstance(m, Kept))
+    kept = sum(m.kept for m in mixers if isinstance(m, Attention | Kept))
+    return dtype_bytes(dtype) * kept + dtype_bytes("float32") * wide
 
 
 def uses_cache(strategy_name: str) -> bool:

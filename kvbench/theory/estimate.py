@@ -22,7 +22,7 @@ from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
 from kvbench.theory.fields import SPELLINGS
 from kvbench.theory.floors import Limit, floor, pays_from
 from kvbench.theory.flops import generation_flops, kv_projection_flops
-from kvbench.theory.layers import Attention, Layer
+from kvbench.theory.layers import Attention, Kept, Layer
 from kvbench.theory.weights import parameters, weights_bytes
 
 __all__ = [
@@ -308,6 +308,9 @@ def _largest(size: Callable[[int], int], room: int) -> int:
 def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:
     """What one layer keeps, as a product and its value."""
     batch = f"batch {work.batch}"
+    if isinstance(layer.mixer, Kept):
+        yield from _terms_of_kept(layer.mixer, seen, work, width)
+        return
     for mixer, positions in ((layer.mixer, seen), (layer.cross, work.prompt_tokens)):
         if isinstance(mixer, Attention) and mixer.shared:
             yield "the keys and values of another", 0
@@ -324,11 +327,41 @@ def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[st
             yield f"{batch} x a state of {mixer.kept_bytes(width):,} bytes", size
 
 
+def _terms_of_kept(layer: Kept, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:
+    """The same of a layer that was read off the model itself."""
+    batch = f"batch {work.batch}"
+    held = seen if layer.window is None else min(seen, layer.window - 1)
+    window = "" if layer.window is None else f" (window {layer.window} - 1)"
+    heads = layer.kv_heads * (layer.key_dim + layer.value_dim)
+    growing = (
+        (_kv_heads(layer.kv_heads, layer.key_dim, layer.value_dim), heads, width),
+        (f"{layer.other} numbers", layer.other, width),
+        (f"{layer.other_float32} numbers", layer.other_float32, dtype_bytes("float32")),
+    )
+    for said, numbers, each in growing:
+        if numbers:
+            size = work.batch * numbers * held * each
+            yield f"{batch} x {said} x {held} positions{window} x {each} bytes", size
+    if state := layer.kept_bytes(width):
+        yield f"{batch} x a state of {state:,} bytes", work.batch * state
+    if layer.cross:
+        size = work.batch * layer.cross * work.prompt_tokens * width
+        yield (
+            f"{batch} x {layer.cross} numbers x {work.prompt_tokens} positions of the encoder x "
+            f"{width} bytes",
+            size,
+        )
+
+
 def _kept(mixer: Attention) -> str:
     """The numbers that one position adds to the cache of one layer."""
     if mixer.latent:
         return f"({mixer.latent.rank} latent + {mixer.latent.rope_dim} rotary)"
-    heads = f"{mixer.kv_heads} kv heads"
-    if mixer.key_dim == mixer.value_dim:
-        return f"2 x {heads} x {mixer.key_dim} head dim"
-    return f"{heads} x ({mixer.key_dim} key + {mixer.value_dim} value)"
+    return _kv_heads(mixer.kv_heads, mixer.key_dim, mixer.value_dim)
+
+
+def _kv_heads(count: int, key_dim: int, value_dim: int) -> str:
+    heads = f"{count} kv heads"
+    if key_dim == value_dim:
+        return f"2 x {heads} x {key_dim} head dim"
+    return f"{heads} x ({key_dim} key + {value_dim} value)"

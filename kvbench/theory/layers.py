@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-__all__ = ["Attention", "Body", "Experts", "Latent", "Layer", "Linear", "Mlp", "State"]
+__all__ = ["Attention", "Body", "Experts", "Kept", "Latent", "Layer", "Linear", "Mlp", "State"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,52 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A layer of which nothing is known but what it keeps of one sequence.
+
+    Attributes:
+        kv_heads: heads of keys and values; 0 where a layer has none.
+        key_dim: size of one key.
+        value_dim: size of one value.
+        other: further numbers that each position adds, such as the keys of an indexer.
+        other_float32: those of them that are in float32 whatever the dtype.
+        window: positions that a query sees, itself included; all of them where null.
+        state: numbers of constant size in the model's dtype.
+        state_float32: numbers of constant size that are in float32 whatever the dtype.
+        cross: numbers that each position of an encoder adds.
+    """
+
+    kv_heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    other: int = 0
+    other_float32: int = 0
+    window: int | None = None
+    state: int = 0
+    state_float32: int = 0
+    cross: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Numbers that one position adds to the cache, in the model's dtype."""
+        return self.kv_heads * (self.key_dim + self.value_dim) + self.other
+
+    def kept_bytes(self, width: int) -> int:
+        """Bytes of constant size of one sequence where the dtype has `width` bytes."""
+        return self.state * width + self.state_float32 * 4
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Return no matrices: they are not known one by one."""
+        return ()
+
+    @property
+    def parameters(self) -> int:
+        """Return 0: the weights are known for the whole model alone."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class Mlp:
     """A feed-forward layer of `width`; a gated one has two matrices up and one down."""
 
@@ -199,7 +245,7 @@ class Layer:
         cross: attention to the encoder, in the decoder of an encoder-decoder.
     """
 
-    mixer: Attention | State
+    mixer: Attention | State | Kept
     mlp: Mlp | Experts | None
     norms: int
     cross: Attention | None = None
@@ -230,6 +276,8 @@ class Body:
             float16, whose range they would leave.
         weights_unknown: why the weights cannot be counted, or null.
         flops_unknown: why the FLOPs cannot be counted, or null.
+        max_positions: the positions that the model was made for; null where only its
+            configuration says so.
     """
 
     model_type: str
@@ -245,6 +293,7 @@ class Body:
     float32_weights: int = 0
     weights_unknown: str | None = None
     flops_unknown: str | None = None
+    max_positions: int | None = None
 
     @property
     def head(self) -> Linear:

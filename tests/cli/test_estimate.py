@@ -142,6 +142,33 @@ def test_each_builtin_architecture_can_be_estimated(
     assert found["cache_bytes"] > 0
 
 
+COHERE = {"model_type": "cohere", "num_hidden_layers": 2, "hidden_size": 64}
+COHERE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 97}
+
+
+def test_a_family_without_formulas_is_read_off_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(COHERE), encoding="utf-8")
+    found = told(capsys, tmp_path, "-n", 10, "--prompt-tokens", 3, "--device-memory", "1GiB")
+    # 2 layers, keys and values, 2 heads of 16, 12 positions, 4 bytes.
+    assert found["cache_bytes"] == 2 * 2 * 2 * 16 * 12 * 4
+    assert found["formula"] == [
+        "2 layers x batch 1 x 2 x 2 kv heads x 16 head dim x 12 positions x 4 bytes = 6,144 bytes"
+    ]
+    assert found["parameters"] == found["weights_bytes"] / 4 > 97 * 64
+    assert found["longest_context"] == found["max_positions"] == 8192
+    assert found["flops_on"] is None and found["floors"] == []
+    assert "cohere: the FLOPs cannot be counted: " in found["notes"][0]
+
+
+def test_a_family_that_nobody_knows_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt7"}', encoding="utf-8")
+    assert "Transformers cannot read the configuration of 'gpt7'" in refused(capsys, tmp_path)
+
+
 def test_no_torch_and_no_matplotlib_are_imported() -> None:
     program = (
         "import sys; from kvbench.cli.app import main\n"

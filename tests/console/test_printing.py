@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from kvbench.analysis.forecast import Forecast
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.printing import (
     make_console,
@@ -240,10 +241,13 @@ def test_a_run_without_samples_can_be_shown(tmp_path: Path, snapshot: object) ->
     assert output(to) == snapshot
 
 
+COST = Forecast(seconds=360.0, peak_bytes=round(2.1 * 2**30), long=())
+
+
 def test_cases_are_listed_with_what_differs(snapshot: object) -> None:
     cases = [make_case(cache=c, max_new_tokens=n) for n in (10, 50) for c in ("off", "dynamic")]
     to = console()
-    print_cases(to, cases)
+    print_cases(to, cases, COST)
     lines = output(to).splitlines()
     assert lines[0].split() == ["case", "tokens", "cache"]
     assert [line.split() for line in lines[1:5]] == [
@@ -252,9 +256,16 @@ def test_cases_are_listed_with_what_differs(snapshot: object) -> None:
     assert lines[5] == snapshot
 
 
+def test_cases_that_take_hours_are_named_after_the_list(snapshot: object) -> None:
+    case, to = make_case(cache="off", max_new_tokens=16_000), console()
+    print_cases(to, [case], Forecast(4 * 3600.0, None, ((case, 3.9 * 3600),)))
+    # Where theory cannot tell, no memory is claimed.
+    assert output(to).splitlines()[-2:] == snapshot
+
+
 def test_one_case_is_one_case(snapshot: object) -> None:
     to = console()
-    print_cases(to, [make_case(prompt=Prompt.of_tokens(5))])
+    print_cases(to, [make_case(prompt=Prompt.of_tokens(5))], COST)
     assert output(to).splitlines()[-1] == snapshot
 
 
@@ -262,7 +273,7 @@ def test_one_case_is_one_case(snapshot: object) -> None:
 def test_a_hostile_prompt_does_not_break_the_list(text: str) -> None:
     to = console()
     cases = [make_case(prompt=Prompt.of_text(text)), make_case(prompt=Prompt.of_text("y"))]
-    print_cases(to, cases)
+    print_cases(to, cases, COST)
     assert len(output(to).splitlines()) == 4
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -284,22 +284,30 @@ def test_closing_twice_or_before_the_start_is_fine() -> None:
 # The forecast
 
 
-def test_before_each_case_is_timed_there_is_no_guess(clock: Clock) -> None:
+def test_before_anything_is_timed_there_is_no_guess(clock: Clock) -> None:
     forecast = Forecast()
     forecast.note(SweepStarted(RUN, (OFF, ON), 3))
     assert (forecast.taken, forecast.expected, forecast.remaining_s) == (0, 6, None)
+
+
+def test_a_case_that_was_not_timed_is_predicted_from_those_that_were(clock: Clock) -> None:
+    forecast = Forecast()
+    forecast.note(SweepStarted(RUN, (OFF, ON), 3))
     for event in taken(OFF, 2.0):
         forecast.note(event)
-    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (1, 6, None)
+    assert (forecast.taken, forecast.expected) == (1, 6)
+    assert forecast.remaining_s is not None
+    # Two of 2 s, and three of a cached one and its warm-up, which are quicker.
+    assert 4.0 < forecast.remaining_s < 4.0 + 4 * 2.0
 
 
-def test_what_is_left_is_samples_times_what_the_last_one_took(clock: Clock) -> None:
+def test_what_is_left_is_samples_times_what_the_middle_one_took(clock: Clock) -> None:
     forecast = Forecast()
     forecast.note(SweepStarted(RUN, (OFF, ON), 3))
     for event in [*taken(OFF, 2.0), *taken(ON, 0.5), *taken(OFF, 4.0, 1)]:
         forecast.note(event)
-    # One of 4 s and two of 0.5 s.
-    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (3, 6, 5.0)
+    # One of 3 s and two of 0.5 s.
+    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (3, 6, 4.0)
 
 
 def test_what_was_measured_before_a_resume_counts(clock: Clock) -> None:
@@ -310,11 +318,34 @@ def test_what_was_measured_before_a_resume_counts(clock: Clock) -> None:
     )
     forecast = Forecast()
     forecast.note(SweepStarted(RUN, (OFF, ON), 3, begun))
-    # One of 3 s and two of 0.5 s.
-    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (3, 6, 4.0)
-    for event in taken(ON, 0.25, 1):
+    # One of 2.5 s and two of 0.5 s.
+    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (3, 6, 3.5)
+    for event in taken(ON, 0.5, 1):
         forecast.note(event)
-    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (4, 6, 3.25)
+    assert (forecast.taken, forecast.expected, forecast.remaining_s) == (4, 6, 3.0)
+
+
+HOURS = make_case(cache="off", max_new_tokens=16_000)
+
+
+@pytest.mark.parametrize("make", [lambda: LineView(pipe()), lambda: LiveView(terminal(300))])
+def test_a_case_that_will_take_hours_is_warned_of_once(
+    clock: Clock, make: Callable[[], View]
+) -> None:
+    view = make()
+    first = SampleStarted(Task(HOURS, "measure", 0, 0, 16_000))
+    for event in [SweepStarted(RUN, (OFF, HOURS), 6), *taken(OFF, 10.0), first, first]:
+        view(event)
+    view.close()
+    text = output(view._console)  # type: ignore[attr-defined]
+    assert text.count("16000 new tokens is likely to take about") == 1
+    assert re.search(r"take about [\d.]+ h \(about [\d.]+ (h|min) a sample\)", text)
+
+
+def test_a_case_that_takes_minutes_is_not_warned_of(clock: Clock) -> None:
+    view = LineView(pipe())
+    show(view, [SweepStarted(RUN, (OFF, ON), 6), *taken(OFF, 10.0), *taken(ON, 10.0)])
+    assert "likely" not in output(view._console)
 
 
 def test_a_resume_that_has_nothing_left_expects_nothing(clock: Clock) -> None:

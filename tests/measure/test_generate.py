@@ -283,3 +283,10 @@ def test_without_any_other_the_padding_token_starts(tmp_path: Path) -> None:
     config = ARCHITECTURES["t5"] | {"decoder_start_token_id": None, "pad_token_id": 7}
     loaded = load(checkpoint(tmp_path, config), "pretrained")
     assert generate_options(loaded, strategy("off"), 3)["decoder_start_token_id"] == 7
+
+
+def test_the_hash_of_the_first_tokens_is_that_of_a_shorter_generation(model: LoadedModel) -> None:
+    inputs = inputs_of(model, [PROMPT] * 2)
+    long, short = run(model, inputs, "dynamic", 9), run(model, inputs, "dynamic", 4)
+    assert long.prefix_sha256(4) == short.output_sha256
+    assert long.prefix_sha256(9) == long.output_sha256 != short.output_sha256

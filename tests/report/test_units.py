@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbench.report.units import MIB, mib, seconds, significant, times
+from kvbench.report.units import MIB, about, mib, seconds, significant, times
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,19 @@ def test_bytes_are_in_mebibytes() -> None:
 
 def test_a_ratio_has_a_cross() -> None:
     assert (times(3.4219), times(0.5), times(120)) == ("3.42x", "0.500x", "120x")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.2, "about 1 s"),
+        (7.4, "about 7 s"),
+        (43, "about 40 s"),
+        (100, "about 2 min"),
+        (3599, "about 60 min"),
+        (5.67 * 3600, "about 5.7 h"),
+        (100 * 3600, "about 100 h"),
+    ],
+)
+def test_a_predicted_time_is_not_more_exact_than_it_can_be(value: float, text: str) -> None:
+    assert about(value) == text

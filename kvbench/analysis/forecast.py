@@ -1,0 +1,413 @@
+"""Forecast: what each case will cost, before it runs, from theory and from what was seen so far."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvbench.caches import BASELINE, strategy
+from kvbench.catalogue import CATALOGUE
+from kvbench.device_kinds import kind_of
+from kvbench.dtypes import dtype_bytes
+from kvbench.errors import UserError
+from kvbench.plan.case import Case, ModelKey
+from kvbench.plan.plan import Plan
+from kvbench.records.rates import Rates
+from kvbench.records.sample import Sample
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.cache import cache_bytes
+from kvbench.theory.floors import floor
+from kvbench.theory.weights import weights_bytes
+
+__all__ = [
+    "LONG_S",
+    "Forecast",
+    "Forecaster",
+    "Rounds",
+    "forecast_of",
+    "peak_bytes",
+    "rounds_of",
+]
+
+LONG_S = 3600.0
+"""A case that is likely to take longer than this is worth a warning."""
+
+Rounds = Callable[[float], tuple[int, int]]
+"""How many samples are wanted of a case whose samples take so many seconds, and the most."""
+
+_WARMUP_TOKENS = 16
+_VERIFY_TOKENS = 32
+_VERIFY_GENERATIONS = 8
+"""What `kvbench verify` generates with the cache, about; without one it is one generation."""
+
+_LOAD_S = 2.0
+_LOAD_BYTES_PER_S = 1e9
+
+_TRUST = 0.001
+"""Weight of what was believed before, against one sample."""
+
+_TOKEN_LENGTH = 4
+"""Characters of a token of a text, about."""
+
+_NOMINAL_PARAMETERS = 1e9
+_NOMINAL_LAYERS = 24
+"""What a model is taken for while theory knows nothing of it; the first sample puts it right."""
+
+
+def rounds_of(plan: Plan) -> Rounds:
+    """Return how many samples a plan wants of a case, as far as its time decides it.
+
+    How far the samples spread is not known beforehand: it is taken to be little.
+    """
+
+    def rounds(seconds: float) -> tuple[int, int]:
+        if plan.repeats is not None:
+            return plan.repeats, plan.repeats
+        most = min(plan.max_repeats, max(1, math.floor(plan.max_case_seconds / seconds)))
+        wanted = max(plan.min_repeats, math.ceil(plan.min_seconds / seconds))
+        return min(wanted, most), most
+
+    return rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a plan will cost, before anything runs.
+
+    Attributes:
+        seconds: for all of it.
+        peak_bytes: the most that weights and cache of one case take; None if theory cannot tell.
+        long: the cases that are likely to take hours, with seconds of all their samples.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+    long: tuple[tuple[Case, float], ...]
+
+
+def forecast_of(
+    plan: Plan,
+    cases: Sequence[Case],
+    rates: Callable[[str], Rates | None] = lambda device: None,
+) -> Forecast:
+    """Return what the cases of a plan will cost."""
+    forecaster = Forecaster(
+        cases, rounds_of(plan), rates=rates, warmup=plan.warmup, verify=plan.verify
+    )
+    long = tuple((case, forecaster.case_seconds(case)) for case in forecaster.long_cases())
+    return Forecast(forecaster.remaining_s, peak_bytes(cases), long)
+
+
+def peak_bytes(
+    cases: Iterable[Case], configs: Mapping[str, Mapping[str, Any]] | None = None
+) -> int | None:
+    """Return the most that weights and cache of one case take; None where theory cannot tell.
+
+    Activations, and what the libraries take, are not in it.
+    """
+    found = [_bytes_of(case, _architecture(case.model, configs or {})) for case in cases]
+    known = [size for size in found if size is not None]
+    return max(known) if len(known) == len(found) and known else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A generation that was timed: its parts as first believed, in seconds, and what it took."""
+
+    parts: np.ndarray
+    seconds: float
+
+
+class Forecaster:
+    """Predicts what cases cost, and learns from each sample.
+
+    A generation is taken for a sum of three parts: steps of a fixed cost, bytes that are read, and
+    arithmetic. Theory says how each grows with the length. How fast the machine is at each is first
+    taken from a probe, or guessed by the kind of device; then it is fitted to the samples of the
+    strategy. A case that was timed itself costs what it did.
+
+    Args:
+        cases: all that are to be measured.
+        rounds: how many samples are wanted of each; see `rounds_of`.
+        configs: configurations of models, as in config.json; built-in ones are known.
+        rates: what is known of a device.
+        warmup: the plan's key.
+        verify: whether strategies are verified.
+    """
+
+    def __init__(
+        self,
+        cases: Iterable[Case],
+        rounds: Rounds,
+        *,
+        configs: Mapping[str, Mapping[str, Any]] | None = None,
+        rates: Callable[[str], Rates | None] = lambda device: None,
+        warmup: str = "auto",
+        verify: bool = True,
+    ) -> None:
+        self._cases = {case.id: case for case in cases}
+        self._rounds = rounds
+        self._configs = dict(configs or {})
+        self._rates = rates
+        self._warmup = warmup
+        self._parts: dict[tuple[Case, int], np.ndarray] = {}
+        self._own: dict[Case, list[float]] = {case: [] for case in self._cases.values()}
+        self._seen: dict[tuple[ModelKey, str], list[_Seen]] = {}
+        self._first: dict[tuple[ModelKey, str], list[_Seen]] = {}
+        self._warm: set[Case] = set()
+        self._ended: set[Case] = set()
+        self._to_load = {case.model_key for case in self._cases.values()}
+        self._to_verify = {
+            (case.model_key, case.cache)
+            for case in self._cases.values()
+            if verify and case.cache != BASELINE
+        }
+
+    def note(self, sample: Sample) -> None:
+        """Learn from a sample that ended."""
+        case = self._cases.get(sample.case_id)
+        if case is None:
+            return
+        self._warm.add(case)
+        self._to_load.discard(case.model_key)
+        tokens = sample.new_tokens
+        if sample.status != "ok" or not sample.total_s or not tokens or sample.phase == "memory":
+            return
+        key = (case.model_key, case.cache)
+        seen = self._seen if sample.phase == "measure" else self._first
+        parts = self._parts_of(case, tokens)
+        seen.setdefault(key, []).append(_Seen(parts, sample.total_s))
+        if sample.phase == "measure":
+            self._own[case].append(sample.total_s)
+
+    def loaded(self, model: ModelKey, config: Mapping[str, Any] | None = None) -> None:
+        """Learn that a model was loaded, and what it is."""
+        self._to_load.discard(model)
+        if config and model.model not in self._configs:
+            self._configs[model.model] = config
+            self._parts = {k: v for k, v in self._parts.items() if k[0].model != model.model}
+
+    def verified(self, model: ModelKey, cache: str) -> None:
+        """Learn that a strategy was verified."""
+        self._to_verify.discard((model, cache))
+
+    def ended(self, case: Case) -> None:
+        """Learn that no further sample is taken of a case."""
+        self._ended.add(case)
+
+    def seconds(self, case: Case, new_tokens: int | None = None) -> float:
+        """Return how long one generation of a case takes, or a shorter one of its kind."""
+        tokens = case.max_new_tokens if new_tokens is None else new_tokens
+        if tokens == case.max_new_tokens and self._own.get(case):
+            return statistics.median(self._own[case])
+        parts = self._parts_of(case, tokens)
+        return float(parts @ self._speed(case.model_key, case.cache, float(parts.sum())))
+
+    def case_seconds(self, case: Case) -> float:
+        """Return how long all samples of a case take that are still wanted."""
+        return self._left(self._group(case)).get(case, 0) * self.seconds(case)
+
+    @property
+    def informed(self) -> bool:
+        """Whether anything was timed: before, a prediction is right within a factor of some."""
+        return any(self._own.values())
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the end: samples, warm-ups, verification and loading."""
+        groups: dict[str, list[Case]] = {}
+        for case in self._cases.values():
+            groups.setdefault(case.pair_key, []).append(case)
+        total = 0.0
+        for group in groups.values():
+            for case, left in self._left(group).items():
+                total += left * self.seconds(case)
+                total += 0.0 if case in self._warm else self._warmup_s(case)
+        total += sum(self._verify_s(*key) for key in self._to_verify)
+        return total + sum(self._load_s(model) for model in self._to_load)
+
+    def long_cases(self, above_s: float = LONG_S) -> tuple[Case, ...]:
+        """Return the cases that are likely to take longer than so many seconds."""
+        return tuple(case for case in self._cases.values() if self.case_seconds(case) > above_s)
+
+    def _group(self, case: Case) -> list[Case]:
+        return [one for one in self._cases.values() if one.pair_key == case.pair_key]
+
+    def _left(self, group: Iterable[Case]) -> dict[Case, int]:
+        """Return the samples still wanted of each member of a comparison group.
+
+        The members go on together. Where each has what is wanted, and more are allowed, a group
+        that has not ended takes at least one more round.
+        """
+        members = [case for case in group if case not in self._ended]
+        if not members:
+            return {}
+        asked = [self._rounds(max(self.seconds(case), 1e-9)) for case in members]
+        most = min(most for _, most in asked)
+        wanted = min(max(need for need, _ in asked), most)
+        left = {case: max(wanted - len(self._own[case]), 0) for case in members}
+        return left if any(left.values()) or wanted == most else dict.fromkeys(members, 1)
+
+    def _warmup_s(self, case: Case) -> float:
+        if self._warmup == "full" or strategy(case.cache).warmup == "full":
+            return self.seconds(case)
+        tokens = int(self._warmup) if self._warmup.isdecimal() else _WARMUP_TOKENS
+        return self.seconds(case, min(tokens, case.max_new_tokens))
+
+    def _verify_s(self, model: ModelKey, cache: str) -> float:
+        """Return what verifying costs: short generations, and one as long as the longest case."""
+        cases = [one for one in self._cases.values() if one.model_key == model]
+        own = [one for one in cases if one.cache == cache and one not in self._ended]
+        if not own:
+            return 0.0
+        longest = max(own, key=lambda case: (case.max_new_tokens, case.batch_size))
+        tokens = min(_VERIFY_TOKENS, longest.max_new_tokens)
+        without = next((one for one in cases if one.cache == BASELINE), longest)
+        short = _VERIFY_GENERATIONS * self.seconds(longest, tokens) + self.seconds(without, tokens)
+        return short + self.seconds(longest)
+
+    def _load_s(self, model: ModelKey) -> float:
+        architecture = _architecture(model.model, self._configs)
+        try:
+            size = weights_bytes(architecture, model.dtype) if architecture else 0
+        except UserError:
+            size = 0
+        return _LOAD_S + size / _LOAD_BYTES_PER_S
+
+    def _speed(self, model: ModelKey, cache: str, near: float) -> np.ndarray:
+        """Return how long each part takes, against what was first believed, `[3]`.
+
+        `near` is the size of what is to be predicted, as first believed.
+        """
+        everywhere = self._all_seen(lambda key: True)
+        here = self._all_seen(lambda key: key[0] == model)
+        speed = np.ones(3)
+        if everywhere:
+            # Before anything else is fitted: how fast this machine is at all.
+            speed *= statistics.median(one.seconds / one.parts.sum() for one in everywhere)
+        for seen in (here, self._all_seen(lambda key: key == (model, cache))):
+            speed = _fit(seen, speed, near)
+        return speed
+
+    def _all_seen(self, wanted: Callable[[tuple[ModelKey, str]], bool]) -> list[_Seen]:
+        """Return what was timed; of warm-ups, whose process is new, only where nothing else is."""
+        keys = [key for key in {**self._seen, **self._first} if wanted(key)]
+        return [one for key in keys for one in self._seen.get(key) or self._first.get(key, [])]
+
+    def _parts_of(self, case: Case, tokens: int) -> np.ndarray:
+        if (case, tokens) not in self._parts:
+            rates = self._rates(case.device)
+            if rates is None or case.dtype not in rates.flops_per_s:
+                rates = _rough(case)
+            architecture = _architecture(case.model, self._configs)
+            self._parts[case, tokens] = _parts(case, tokens, architecture, rates)
+        return self._parts[case, tokens]
+
+
+def _fit(seen: list[_Seen], believed: np.ndarray, near: float) -> np.ndarray:
+    """Return the speeds that explain what was timed, relative errors squared; none is negative.
+
+    What is far smaller or larger than what is to be predicted counts for less: no model of three
+    parts is right from ten tokens to thousands.
+    """
+    from scipy.optimize import nnls
+
+    if not seen:
+        return believed
+    # A part that was found to cost nothing may do so at another strategy.
+    believed = np.maximum(believed, 1e-3 * believed.max())
+    seconds = np.array([one.seconds for one in seen])
+    parts = np.array([one.parts for one in seen])
+    sizes = parts.sum(axis=1)
+    weights = np.sqrt(np.minimum(sizes, near) / np.maximum(sizes, near))
+    trust = math.sqrt(_TRUST) * float(weights.max())
+    found, _ = nnls(
+        np.vstack([parts / seconds[:, None] * weights[:, None], trust * np.diag(1 / believed)]),
+        np.concatenate([weights, np.full(3, trust)]),
+    )
+    return np.asarray(found)
+
+
+def _parts(case: Case, tokens: int, architecture: Architecture | None, rates: Rates) -> np.ndarray:
+    """Return the seconds of steps, bytes and arithmetic of a generation, `[3]`."""
+    cached = strategy(case.cache).use_cache
+    prompt = _prompt_tokens(case)
+    layer_s = rates.layer_s or _rough(case).layer_s or 0.0
+    if architecture is not None:
+        try:
+            # What a step of another strategy reads is not known; it grows as that of dynamic.
+            least = floor(
+                architecture,
+                "dynamic" if cached else BASELINE,
+                case.batch_size,
+                prompt,
+                tokens,
+                case.dtype,
+                rates,
+            )
+        except UserError:
+            pass
+        else:
+            return np.array(
+                [
+                    tokens * len(architecture.layers) * layer_s,
+                    least.moved.sum() / least.bytes_per_s,
+                    least.flops.sum() / least.flops_per_s,
+                ]
+            )
+    fed = prompt + tokens if cached else tokens * prompt + tokens * tokens / 2
+    moved = tokens * _NOMINAL_PARAMETERS * dtype_bytes(case.dtype)
+    flops = 2 * _NOMINAL_PARAMETERS * case.batch_size * fed
+    return np.array(
+        [
+            tokens * _NOMINAL_LAYERS * layer_s,
+            moved / rates.read_bytes_per_s,
+            flops / rates.flops_per_s[case.dtype],
+        ]
+    )
+
+
+def _rough(case: Case) -> Rates:
+    """Return the rates of a device of which nothing is known, right within a factor of some."""
+    host = kind_of(case.device).is_host
+    flops = 1e11 if host else (2e13 if case.dtype == "float32" else 2e14)
+    return Rates(
+        device=case.device,
+        hardware="",
+        source="published",
+        read_bytes_per_s=1e10 if host else 1e12,
+        flops_per_s={case.dtype: flops},
+        layer_s=1e-3,
+    )
+
+
+def _architecture(model: str, configs: Mapping[str, Mapping[str, Any]]) -> Architecture | None:
+    config = configs.get(model) or (CATALOGUE[model].config if model in CATALOGUE else None)
+    if config is None:
+        return None
+    try:
+        return Architecture.from_config(config)
+    except UserError:
+        # A family that theory cannot read: it is taken for a nominal model.
+        return None
+
+
+def _bytes_of(case: Case, architecture: Architecture | None) -> int | None:
+    if architecture is None:
+        return None
+    try:
+        sizes = (case.batch_size, _prompt_tokens(case), case.max_new_tokens)
+        weights = weights_bytes(architecture, case.dtype, random=case.weights == "random")
+        return weights + cache_bytes(architecture, case.cache, *sizes, case.dtype)
+    except UserError:
+        return None
+
+
+def _prompt_tokens(case: Case) -> int:
+    texts = (len(text) // _TOKEN_LENGTH + 1 for text in case.prompt.texts)
+    return case.prompt.tokens or max(texts, default=1)

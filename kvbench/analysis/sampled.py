@@ -1,0 +1,276 @@
+"""Sampled: the time of a generation, estimated from the time of steps at chosen positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kvbench.analysis.trace import can_trace, checked_cache_bytes
+from kvbench.caches import CacheStrategy
+from kvbench.plan.case import Task
+from kvbench.records.sample import Sample, sample_of
+from kvbench.theory.architecture import Architecture
+
+__all__ = [
+    "LEAST_HELD_BACK",
+    "MOST_POSITIONS",
+    "Block",
+    "Curve",
+    "Measured",
+    "Times",
+    "blocks_of",
+    "can_sample",
+    "rows_of_steps",
+    "start_tokens",
+]
+
+MOST_POSITIONS = 24
+"""So many positions are measured at most, however long the generation."""
+
+_TOKENS_PER_POSITION = 16
+"""A shorter generation has one position for so many tokens, so that sampling stays cheap."""
+
+_LEAST_POSITIONS = 10
+
+_MOST_START = 16
+"""So many tokens at the beginning are generated and timed as they are, at most; eight at least."""
+
+_LEAST_START = 8
+
+_STEPS = (2, 8)
+"""Steps at each position, at least and at most: more where the table has many lengths."""
+
+_SHARE = 16
+"""All steps together are about a sixteenth of those that separate generations would take."""
+
+LEAST_HELD_BACK = 4
+"""Fewer positions that can be held back give no interval."""
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Steps at one position.
+
+    Attributes:
+        first: the number of the token that the first of them makes, from 1.
+        seconds: for each step, from the token before to its own, as inside of `generate`.
+    """
+
+    first: int
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured for one estimate.
+
+    Attributes:
+        starts: short generations from the case's own prompt: seconds to each new token. All have
+            the same number of tokens. They hold what `generate` does before its first forward.
+        tail: seconds that `generate` takes after its last token.
+        blocks: steps at chosen positions after those, in any order.
+    """
+
+    starts: tuple[tuple[float, ...], ...]
+    tail: float
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The estimate for one length; `low_s` and `high_s` are None where too little is held back."""
+
+    total_s: float
+    low_s: float | None
+    high_s: float | None
+    ttft_s: float
+    itl_s: float | None
+
+
+def can_sample(entry: CacheStrategy) -> bool:
+    """Return whether a single step tells what a step of a long generation takes.
+
+    It does where a step depends on its position alone: where one pass holds for all shorter
+    lengths, and nothing is requantized every so many tokens.
+    """
+    return can_trace(entry) and not entry.lossy
+
+
+def start_tokens(lengths: Iterable[int]) -> int:
+    """Return how many tokens at the beginning are generated as they are, for these lengths."""
+    lengths = tuple(lengths)
+    return min(max(min(lengths), _LEAST_START), _MOST_START, max(lengths))
+
+
+def blocks_of(lengths: Iterable[int], *, cached: bool) -> tuple[range, ...]:
+    """Return the tokens whose steps are measured, a range for each position, rising.
+
+    The first token after the start and the last one are among them. Positions lie closer at the
+    beginning, evenly in the square root: short lengths rest on few of them.
+
+    Args:
+        lengths: the new tokens of each case.
+        cached: whether a step is cheap next to the prefill that comes before it: then more steps
+            are timed after each.
+    """
+    lengths = tuple(lengths)
+    first, last = start_tokens(lengths) + 1, max(lengths)
+    if last < first:
+        return ()
+    wanted = max(_LEAST_POSITIONS, (last - first) // _TOKENS_PER_POSITION)
+    roots = np.linspace(math.sqrt(first), math.sqrt(last), min(MOST_POSITIONS, wanted))
+    middles = sorted({first, last, *(round(root * root) for root in roots)})
+    least, most = _STEPS
+    steps = min(max(sum(lengths) // (_SHARE * len(middles)), least), most) * (2 if cached else 1)
+    blocks = []
+    for middle in middles:
+        start = min(max(middle - (steps - 1) // 2, first), max(last - steps + 1, first))
+        blocks.append(range(start, min(start + steps, last + 1)))
+    return tuple(dict.fromkeys(blocks))
+
+
+class Curve:
+    """The time of a step against its position, through what was measured, and its sums.
+
+    Between the positions it is a monotone cubic (PCHIP), which does not overshoot. The steps of a
+    position count by their mean: a total is a sum, and the quickest step or the middle one would
+    leave out what slow steps add.
+    """
+
+    def __init__(self, measured: Measured) -> None:
+        self._measured = measured
+        means: dict[float, list[float]] = {}
+        for block in measured.blocks:
+            middle = block.first + (len(block.seconds) - 1) / 2
+            means.setdefault(middle, []).append(float(np.mean(block.seconds)))
+        self._positions = np.array(sorted(means))
+        self._seconds = np.array([float(np.mean(means[one])) for one in self._positions])
+        self._start = np.mean(np.array(measured.starts), axis=0)
+        ends = [block.first + len(block.seconds) - 1 for block in measured.blocks]
+        self._reach = max([len(self._start), *ends])
+
+    def times(self, tokens: int) -> Times:
+        """Return the estimate for a generation of so many tokens.
+
+        Raises:
+            ValueError: no step was measured that far.
+        """
+        if tokens > self._reach:
+            raise ValueError(f"token {tokens} is past {self._reach}, the last that was measured")
+        elapsed = float(self._start[min(tokens, len(self._start)) - 1])
+        total = elapsed + self._measured.tail
+        after = np.arange(len(self._start) + 1, tokens + 1)
+        if len(after):
+            total += float(_through(self._positions, self._seconds, after).sum())
+        first, margin = float(self._start[0]), self._margin(tokens, elapsed)
+        return Times(
+            total_s=total,
+            low_s=None if margin is None else max(total - margin, 0.0),
+            high_s=None if margin is None else total + margin,
+            ttft_s=first,
+            itl_s=(total - first) / (tokens - 1) if tokens > 1 else None,
+        )
+
+    @cached_property
+    def held_back(self) -> tuple[float, ...]:
+        """How far the curve through the others misses each inner position, as a share of its time.
+
+        The curve through the others carries their noise as well, so that the difference is scaled
+        to the noise of one position.
+        """
+        found = []
+        for index in range(1, len(self._positions) - 1):
+            others = np.arange(len(self._positions)) != index
+            before, at, after = self._positions[index - 1 : index + 2]
+            guess = _through(self._positions[others], self._seconds[others], np.array([at]))[0]
+            share = (at - before) / (after - before)
+            noise = math.sqrt(1 + share**2 + (1 - share) ** 2)
+            found.append(float((self._seconds[index] - guess) / self._seconds[index] / noise))
+        return tuple(found)
+
+    def _margin(self, tokens: int, elapsed: float) -> float | None:
+        """Return half the width of the interval of a total.
+
+        Each position is off by as much as those held back were, independently, and counts for the
+        part of the curve around it. A start is as far off as a position.
+        """
+        from scipy import stats
+
+        missed = np.array(self.held_back)
+        if len(missed) < LEAST_HELD_BACK:
+            return None
+        parts = np.append(
+            self._weights(tokens) * self._seconds, elapsed / math.sqrt(len(self._measured.starts))
+        )
+        quantile = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(missed)))
+        return quantile * float(np.sqrt(np.mean(missed**2)) * np.sqrt(np.sum(parts**2)))
+
+    def _weights(self, tokens: int) -> np.ndarray:
+        """Return for how many steps of a total each position counts, `[positions]`."""
+        steps = np.arange(len(self._start) + 1, tokens + 1)
+        units = np.eye(len(self._positions))
+        return np.array([np.interp(steps, self._positions, unit).sum() for unit in units])
+
+
+def rows_of_steps(
+    measured: Measured,
+    tasks: Iterable[Task],
+    *,
+    prompt_tokens: int | None = None,
+    architecture: Architecture | None = None,
+    start_bytes: int | None = None,
+    **fields: Any,
+) -> tuple[Sample, ...]:
+    """Return a row for each task, with `method` sampled.
+
+    No tokens of a whole generation come out, so that `new_tokens`, `output_sha256`, peak memory and
+    energy are null.
+
+    Args:
+        measured: what was measured, as far as the longest of the tasks.
+        tasks: one for each length.
+        prompt_tokens: the prompt's length, padding included.
+        architecture: for the bytes of the cache; None leaves them null.
+        start_bytes: bytes of the cache after a start, which the arithmetic is checked against.
+        fields: further columns, the same in all rows.
+    """
+    curve, rows = Curve(measured), []
+    for task in tasks:
+        times = curve.times(task.new_tokens)
+        size = None
+        if start_bytes is not None:
+            checked = (len(measured.starts[0]), start_bytes)
+            size = checked_cache_bytes(task.case, prompt_tokens, architecture, checked)
+        known = fields if prompt_tokens is None else fields | {"prompt_tokens": prompt_tokens}
+        rows.append(
+            sample_of(
+                task,
+                **known,
+                method="sampled",
+                kv_cache_bytes=size,
+                total_s=times.total_s,
+                total_s_low=times.low_s,
+                total_s_high=times.high_s,
+                ttft_s=times.ttft_s,
+                itl_s=times.itl_s,
+                tokens_per_s=task.case.batch_size * task.new_tokens / times.total_s,
+            )
+        )
+    return tuple(rows)
+
+
+def _through(positions: np.ndarray, seconds: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the monotone cubic through the points; beyond their ends, the value at the end."""
+    from scipy.interpolate import PchipInterpolator
+
+    if len(positions) == 1:
+        return np.full(len(at), seconds[0])
+    within = np.clip(at, positions[0], positions[-1])
+    return np.asarray(PchipInterpolator(positions, seconds)(within))

@@ -1,0 +1,45 @@
+"""The text that quality is measured on: one that every Python has, or the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import pydoc_data.topics
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvbench.input_file import read_text
+
+__all__ = ["Text", "default_text", "text_file"]
+
+_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and its name, for people."""
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        """First sixteen digits of the hash of its UTF-8: another text gives other numbers."""
+        return hashlib.sha256(self.content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def default_text() -> Text:
+    """Return Python's language reference, some 465,000 characters, which is part of Python.
+
+    Its wording changes from one version of Python to the next, and its hash with it.
+    """
+    topics = pydoc_data.topics.topics
+    return Text("pydoc_data.topics", "\n".join(topics[name] for name in sorted(topics)))
+
+
+def text_file(path: Path) -> Text:
+    """Return a file that the user gave.
+
+    Raises:
+        UserError: it is not there, is not UTF-8, or is larger than 64 MiB.
+    """
+    return Text(path.name, read_text(path, _MAX_BYTES, "text"))

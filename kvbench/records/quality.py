@@ -1,0 +1,187 @@
+"""Quality: what a lossy cache does to the output, a row of quality.csv."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kvbench.caches import BASELINE
+from kvbench.plan.case import ModelKey
+from kvbench.plan.texts import Text
+from kvbench.records.columns import Amount, Number, column, columns_of
+from kvbench.records.files import CsvAppender, cut_torn_end
+from kvbench.records.rows import as_rows, read_columns
+from kvbench.records.sample import utc_now
+
+__all__ = [
+    "QUALITY_FILE",
+    "Quality",
+    "QualitySize",
+    "append_qualities",
+    "latest_qualities",
+    "load_qualities",
+    "quality_of",
+]
+
+QUALITY_FILE = "quality.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualitySize:
+    """How much of a text quality is measured on.
+
+    Attributes:
+        passages: pieces of the text, spread evenly over it.
+        prefill: tokens of each that are fed at once.
+        steps: tokens of each that follow, one at a time, and are scored.
+        needles: numbers that are hidden in the text, one at a time.
+    """
+
+    passages: int = 4
+    prefill: int = 512
+    steps: int = 64
+    needles: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What one cache strategy does to the output of one model. Null means not measured."""
+
+    # What it is
+    session: int = column("Which session of the run took it, from 0.", default=0)
+    measured_at: str = column("UTC time of the measurement, ISO 8601.")
+
+    # What was measured
+    model: str = column("Built-in architecture, hub id or folder, as asked for.")
+    weights: Literal["pretrained", "random"] = column("Where the weights come from.")
+    device: str = column("cpu, cuda, cuda:1, ...")
+    dtype: str = column("Data type of the weights.")
+    attention: str = column("Attention implementation, as asked for.")
+    cache: str = column("Cache strategy.")
+    baseline: str = column("Cache strategy that it is compared with.", default=BASELINE)
+    reason: str | None = column(
+        "Why nothing was measured: random weights, a strategy that cannot run, an error. Null "
+        "where it was.",
+        default=None,
+    )
+
+    # On what
+    text: str = column("The text: pydoc_data.topics, or the name of the file.")
+    text_sha256: str = column("First sixteen digits of the SHA-256 of the text.")
+    passages: Number | None = column("Pieces of the text, spread evenly over it.", default=None)
+    prefill_tokens: Number | None = column(
+        "Tokens of each passage that were fed at once.", unit="tokens", default=None
+    )
+    steps: Number | None = column(
+        "Tokens of each passage that were then fed one at a time, through the cache; the token "
+        "after each is what is scored.",
+        unit="tokens",
+        default=None,
+    )
+
+    # Teacher-forced: the same text for both
+    kl_divergence: Amount | None = column(
+        "Mean Kullback-Leibler divergence of the next token's distribution from the baseline's.",
+        unit="nats",
+        default=None,
+    )
+    kl_divergence_max: Amount | None = column(
+        "The largest of a single token.", unit="nats", default=None
+    )
+    top1_agreement: Amount | None = column(
+        "Share of tokens for which both hold the same next token most likely.", default=None
+    )
+    perplexity: Amount | None = column(
+        "Perplexity of the scored tokens, through the cache.", default=None
+    )
+    baseline_perplexity: Amount | None = column(
+        "Perplexity of the same tokens without a cache.", default=None
+    )
+
+    # Free-running: each goes on with its own tokens
+    new_tokens: Number | None = column(
+        "Greedy tokens that each passage was continued with.", unit="tokens", default=None
+    )
+    token_agreement: Amount | None = column(
+        "Share of these tokens that equal the baseline's. After the first difference the two "
+        "texts are no longer the same context.",
+        default=None,
+    )
+    parted_passages: Number | None = column(
+        "Passages whose continuations differ from the baseline's.", default=None
+    )
+    parted_at: Number | None = column(
+        "The earliest new token, from 1, that differs; null where none does.", default=None
+    )
+
+    # Needles
+    needles: Number | None = column(
+        "Numbers that were hidden in the text, each at another depth, and asked for at its end.",
+        default=None,
+    )
+    needles_found: Number | None = column("Of these, how many were found.", default=None)
+    baseline_needles_found: Number | None = column(
+        "How many the same model found without a cache.", default=None
+    )
+
+    @property
+    def perplexity_ratio(self) -> float | None:
+        """Perplexity over that of the baseline; null where one is not known."""
+        if self.perplexity is None or not self.baseline_perplexity:
+            return None
+        return self.perplexity / self.baseline_perplexity
+
+    @property
+    def subject(self) -> tuple[str, ...]:
+        """What it is about: the model, as it was loaded, and the strategy."""
+        return (self.model, self.weights, self.device, self.dtype, self.attention, self.cache)
+
+
+def quality_of(key: ModelKey, cache: str, text: Text, **fields: Any) -> Quality:
+    """Return the quality of a strategy on a model, measured now."""
+    known: dict[str, Any] = {
+        "measured_at": utc_now(),
+        "model": key.model,
+        "weights": key.weights,
+        "device": key.device,
+        "dtype": key.dtype,
+        "attention": key.attention,
+        "cache": cache,
+        "text": text.name,
+        "text_sha256": text.sha256,
+    }
+    return Quality(**(known | fields))
+
+
+def append_qualities(folder: Path, rows: Iterable[Quality]) -> None:
+    """Write rows behind those that a run folder has. Whoever calls holds the run's lock.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    path = folder / QUALITY_FILE
+    if path.exists():
+        cut_torn_end(path)
+    table = CsvAppender(path, [column.name for column in columns_of(Quality)])
+    try:
+        table.append(dataclasses.astuple(row) for row in rows)
+    finally:
+        table.close()
+
+
+def load_qualities(folder: Path) -> tuple[Quality, ...]:
+    """Read the quality.csv of a run folder; nothing where there is none.
+
+    Raises:
+        UserError: a value is wrong; the sentence names the line and the column.
+    """
+    path = folder / QUALITY_FILE
+    return as_rows(read_columns(path, Quality), Quality) if path.exists() else ()
+
+
+def latest_qualities(rows: Iterable[Quality]) -> dict[tuple[str, ...], Quality]:
+    """Return the last row of each model and strategy, by its subject."""
+    return {row.subject: row for row in rows}

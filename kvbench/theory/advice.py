@@ -1,0 +1,116 @@
+"""What would fit where a case ran out of memory: a smaller batch, or another cache strategy.
+
+Out of memory is a fact about one case on one machine. What is advised follows from the
+configuration and from the room that was there, and leaves a tenth of the room for what theory does
+not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from kvbench.caches import strategy
+from kvbench.dtypes import dtype_bytes
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.cache import cache_bytes
+from kvbench.theory.estimate import Work
+from kvbench.theory.layers import Attention, Experts, Kept, Layer
+
+__all__ = ["Fit", "needed_bytes", "what_fits"]
+
+_USABLE = 0.9
+"""The share of the room that is planned with: allocators round up, and libraries need some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One way to make a case fit.
+
+    Attributes:
+        cache: the strategy: the same, with a smaller batch, or another at the same batch.
+        batch: sequences generated at once.
+        needs_bytes: what it needs on top of the weights.
+        room_bytes: what there was.
+    """
+
+    cache: str
+    batch: int
+    needs_bytes: int
+    room_bytes: int
+
+
+def what_fits(
+    architecture: Architecture,
+    work: Work,
+    cache: str,
+    room_bytes: int,
+    *,
+    others: Iterable[str] = (),
+) -> tuple[Fit, ...]:
+    """Return what would fit in place of a case that did not; nothing where nothing would.
+
+    The largest batch with the same strategy comes first, then the other strategies at the full
+    batch, the one that needs least first.
+
+    Args:
+        architecture: the model.
+        work: what was to be generated.
+        cache: the strategy that it was to be generated with.
+        room_bytes: memory that was free once the weights were loaded.
+        others: strategies to try in its place; those without a cache are left out, since they keep
+            nothing and compute everything.
+
+    Raises:
+        UserError: a strategy or the dtype is unknown, or a size is less than 1.
+    """
+
+    def fit(name: str, batch: int) -> Fit | None:
+        needs = needed_bytes(architecture, replace(work, batch=batch), name)
+        if needs > room_bytes * _USABLE:
+            return None
+        return Fit(cache=name, batch=batch, needs_bytes=needs, room_bytes=room_bytes)
+
+    if fit(cache, work.batch):
+        # It should have fitted: what was missing is nothing that theory knows of.
+        return ()
+    # What is needed grows with the batch: halve the range that has the largest that fits.
+    low, high = 0, work.batch
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(cache, middle) else (low, middle)
+    smaller = [found] if low and (found := fit(cache, low)) else []
+    names = [name for name in dict.fromkeys(others) if name != cache and strategy(name).use_cache]
+    swapped = [found for name in names if (found := fit(name, work.batch))]
+    return (*smaller, *sorted(swapped, key=lambda one: one.needs_bytes))
+
+
+def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
+    """Return the bytes that a generation needs on top of the weights, as far as theory knows.
+
+    - The cache at its end; twice where it grows. Each step allocates a little more than the one
+      before has freed, so an allocator may hold as much again in blocks that are too small.
+    - One layer of it in the model's dtype: layers are copied, or dequantized, one at a time.
+    - What the prefill computes of a layer at once: two rows of the stream and three of the
+      feed-forward layer for each position.
+
+    Raises:
+        UserError: the strategy or the dtype is unknown, or a size is less than 1.
+    """
+    sizes = (work.batch, work.prompt_tokens, work.new_tokens)
+    held = 1 if strategy(cache).attends in ("nothing", "buffer") else 2
+    kept = held * cache_bytes(architecture, cache, *sizes, work.dtype)
+    width = dtype_bytes(work.dtype)
+    seen = work.prompt_tokens + work.new_tokens - 1
+    mixers = [layer.mixer for layer in architecture.layers]
+    grown = [mixer.kept for mixer in mixers if isinstance(mixer, Attention | Kept)]
+    layer = work.batch * seen * max(grown, default=0) * width
+    row = 2 * architecture.hidden_size + 3 * max(map(_feed_forward, architecture.layers), default=0)
+    return kept + layer + work.batch * work.prompt_tokens * row * width
+
+
+def _feed_forward(layer: Layer) -> int:
+    """Return the width of what follows the attention of a layer, for one position."""
+    if isinstance(layer.mlp, Experts):
+        return layer.mlp.per_token * layer.mlp.expert.width
+    return layer.mlp.width if layer.mlp else 0
