@@ -107,7 +107,7 @@ def family_of(config: Mapping[str, Any]) -> str:
         return outer
     if not isinstance(text, Mapping):
         raise UserError(
-            f"{outer}: text_config is {clip(text)}, which is no configuration.",
+            f"{outer}: text_config is {clip(text)}, which is not a configuration.",
             kind="bad_configuration",
         )
     return _model_type({"model_type": TEXT_PARTS.get(outer), **text})
