@@ -204,7 +204,7 @@ def test_the_table_has_a_row_for_each_case() -> None:
         "cache",
         "samples",
         "time",
-        "speed-up",
+        "speedup",
         "tok/s",
         "first token",
         "between tokens",
@@ -232,7 +232,7 @@ def test_numbers_are_sorted_by_their_value_and_the_unknown_by_nothing() -> None:
     off, on, *_ = rows(source(run_of(grid())))
     assert float(on[of["time"]][0]) == 0.1
     assert float(on[of["cache MiB"]][0]) == 73_728 * 15
-    assert off[of["speed-up"]] == ("", "-")
+    assert off[of["speedup"]] == ("", "-")
     assert off[of["cache"]] == ("off", "off")
 
 
