@@ -89,7 +89,7 @@ def test_rates_that_lack_small_products_allow_the_least_speedup_only() -> None:
     first, second, third, *_ = on_a_gpu()
     assert "Expected speedup at least 1.00x" in first
     assert "launch-bound (as far as these rates show), launches alone take 12.0 ms" in second
-    assert third.startswith("These rates were probed without the products")
+    assert third.startswith("These rates come from an older probe without products")
 
 
 def test_strategies_without_a_lower_bound_of_their_own_are_named_too() -> None:
