@@ -217,7 +217,7 @@ def test_the_table_has_a_row_for_each_case() -> None:
         "10",
         "dynamic",
         "7",
-        "100 ms ±3%",
+        "100 ms [97.0\N{EN DASH}103]",
         "1.10x (1.10-1.10)",
         "100",
         "10.0 ms",
