@@ -218,7 +218,7 @@ def test_the_table_has_a_row_for_each_case() -> None:
         "dynamic",
         "7",
         "100 ms [97.0\N{EN DASH}103]",
-        "1.10x (1.10-1.10)",
+        "1.10x (1.10\N{EN DASH}1.10)",
         "100",
         "10.0 ms",
         "10.0 ms",
