@@ -309,9 +309,7 @@ def _warnings(info: RunInfo) -> list[str]:
     if info.state != "finished":
         found.append(f"{info.name} is not complete: it is {info.state}.")
     if not info.findings and info.plan.get("verify") is False:
-        found.append(
-            f"{info.name}: whether the arms do the same work was not checked (--no-verify)."
-        )
+        found.append(f"{info.name}: the output was not checked (--no-verify).")
     return found
 
 
@@ -331,7 +329,7 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
         "CPU governor": env.governor,
         **{f"device {device.name}": device.hardware for device in env.devices},
         "NVIDIA driver": env.driver,
-        "CUDA of torch": env.cuda,
+        "CUDA version of torch": env.cuda,
         **env.versions,
     }
     return [(name, str(value)) for name, value in facts.items() if value]
