@@ -212,7 +212,7 @@ def _rows(material: Material, columns: Sequence[_Column]) -> list[_Row]:
 
 
 def _filters(material: Material, columns: Sequence[_Column]) -> list[tuple[_Column, list[str]]]:
-    """The columns of words that make a case, with their values, where there is more than one."""
+    """Return the text columns that identify a case and have several values, with those values."""
     found = []
     for column in columns:
         if column.is_key and not column.numeric and column.head != AXES["prompt"].label:
@@ -228,7 +228,7 @@ def _filters(material: Material, columns: Sequence[_Column]) -> list[tuple[_Colu
 
 
 def _shared(material: Material) -> str:
-    """What is the same in all cases, and where they were measured."""
+    """Return what all cases share, and where they were measured."""
     found = []
     for axis in TABLE_ORDER:
         values = {
