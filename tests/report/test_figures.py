@@ -579,7 +579,7 @@ def test_maps_have_one_scale_which_the_caption_says() -> None:
     assert len({image.norm for image in images}) == 1
     values = np.concatenate([np.ravel(image.get_array()) for image in images])
     assert images[0].get_clim() == (values.min(), values.max())
-    text = "colour: the same scale in all maps, 1.10x dark to 32032x bright"
+    text = "one color scale for all maps, 1.10x dark to 32032x bright"
     assert text in caption(figure)
 
 
