@@ -23,6 +23,8 @@ DESCRIPTIONS: dict[str, str] = {
     "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "
     "of it; by default they are skipped.",
     "verify": "Check that cached generation matches the baseline without a cache; on by default.",
+    "quality": "Measure what lossy cache strategies do to the output of pretrained models, once "
+    "the cases of a model are timed; on by default.",
     "trust_remote_code": "Let Transformers run code that comes with a model, and kvbench that of a "
     "cache that a plan or a run names; off by default.",
 }

@@ -38,6 +38,7 @@ class Conduct:
         keep_going_after_oom: also measure cases that need more than one that ran out of memory.
         warmup: the plan's key: auto, full or a number of tokens.
         verify: prove once for each model and strategy that the cache does the same work.
+        quality: measure what the lossy strategies do to the output of pretrained models.
     """
 
     rule: StoppingRule
@@ -46,6 +47,7 @@ class Conduct:
     case_timeout_s: float | None = None
     keep_going_after_oom: bool = False
     verify: bool = True
+    quality: bool = False
 
 
 @dataclass(eq=False)
@@ -123,6 +125,8 @@ class SweepState:
         verified: model and strategy of what needs no further check in this sweep.
         cut: of checks over which the process was lost: how often, and what they came to.
         compared: ids of cases whose tokens were looked at, in this sweep or before.
+        unread: model and strategy whose quality is to be measured, each with a case of them.
+        reading: those of them that an engine has in hand.
     """
 
     conduct: Conduct
@@ -130,6 +134,8 @@ class SweepState:
     verified: set[tuple[ModelKey, str]] = field(default_factory=set)
     cut: dict[tuple[ModelKey, str], list[tuple[Check, ...]]] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
+    unread: dict[tuple[ModelKey, str], Case] = field(default_factory=dict)
+    reading: set[tuple[ModelKey, str]] = field(default_factory=set)
     method: Method = EACH
 
     def __post_init__(self) -> None:
