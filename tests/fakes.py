@@ -55,6 +55,7 @@ class FakeEngine:
         unloadable: models that do not load, with status and error.
         refusal: what `check` raises, if anything.
         needs: why strategies cannot run on this machine.
+        room_bytes: what the device has free once a model is loaded.
         lost_reading: strategies over whose quality the process is lost.
     """
 
@@ -80,6 +81,7 @@ class FakeEngine:
     tokens_of: Callable[[Task], str] = same_tokens
     read: list[tuple[str, str]] = field(default_factory=list)
     lost_reading: tuple[str, ...] = ()
+    room_bytes: int | None = None
     closed: int = 0
     process: int = 0
     lost: bool = False
@@ -119,6 +121,7 @@ class FakeEngine:
             weights_bytes=4_000_000,
             needs_memory_pass=self.memory_pass,
             notices=self.says,
+            room_bytes=self.room_bytes,
         )
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:

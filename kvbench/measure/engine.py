@@ -149,6 +149,7 @@ class LocalEngine:
             notices=loaded.notices + ((meter.notice,) if meter.notice else ()),
             # Whole, with what has its default: defaults move from release to release.
             config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
+            room_bytes=_room_bytes(loaded.device),
         )
 
     def run(self, job: Job) -> JobResult:
@@ -493,3 +494,9 @@ def _check_fits(key: ModelKey, parameters: int) -> None:
             "dtype or another device.",
             kind="no_memory",
         )
+
+
+def _room_bytes(device: torch.device) -> int:
+    """Return what a generation may still take: what is free, and what torch keeps unused."""
+    backend = backend_of(device)
+    return backend.free_bytes(device) + backend.reusable_bytes(device)

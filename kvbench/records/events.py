@@ -55,7 +55,7 @@ class ModelLoaded:
 
     `needs_memory_pass`: the device's memory can only be read in an untimed pass of its own.
     `notices` are lines for people about the device. `config` is the model's configuration as in
-    config.json.
+    config.json. `room_bytes` is what the device has free now.
     """
 
     model: ModelKey
@@ -65,6 +65,7 @@ class ModelLoaded:
     needs_memory_pass: bool = False
     notices: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    room_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

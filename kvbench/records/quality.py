@@ -101,6 +101,12 @@ class Quality:
         "Perplexity of the same tokens without a cache.", default=None
     )
 
+    perplexity_ratio_high: Amount | None = column(
+        "Perplexity over that of the baseline is below this with 95 % confidence, from how much "
+        "the scored tokens differ in it.",
+        default=None,
+    )
+
     # Free-running: each goes on with its own tokens
     new_tokens: Number | None = column(
         "Greedy tokens that each passage was continued with.", unit="tokens", default=None

@@ -179,12 +179,14 @@ class ModelSession:
     """A model that is open in one process. Whoever loses the process throws it away whole.
 
     Attributes:
+        room_bytes: what the device had free once the model was loaded.
         warm: the cases that the process has warmed up.
         ran: what has run with the model in the process, in order.
     """
 
     model: ModelKey
     needs_memory_pass: bool = False
+    room_bytes: int | None = None
     warm: set[Case] = field(default_factory=set)
     ran: list[str] = field(default_factory=list)
 

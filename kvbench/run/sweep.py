@@ -139,7 +139,7 @@ class Sweep:
         self._rows.emit(loaded)
         if isinstance(loaded, ModelLoaded):
             engine.deaths = 0
-            engine.session = ModelSession(step.model, loaded.needs_memory_pass)
+            engine.session = ModelSession(step.model, loaded.needs_memory_pass, loaded.room_bytes)
             self.outcome.loaded += 1
             self._rows.writer.keep_config(step.model.model, loaded.config)
             for notice in loaded.notices:
@@ -211,6 +211,8 @@ class Sweep:
         if sample.phase == "warmup" and scope_of(case, self.state.conduct.warmup) != "short":
             before = ", ".join(session.ran) or "nothing"
             sample = dataclasses.replace(sample, cold_after=before)
+        if sample.status == "oom":
+            sample = dataclasses.replace(sample, room_bytes=session.room_bytes)
         session.remember(case.cache)
         finding = self._rows.finding(case.model_key, case.cache)
         failed = finding is not None and finding.verdict == "fail"
