@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kvbench.analysis.cold import cold_starts
 from kvbench.analysis.statistics import fastest, least_rounds, paired_ratio
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.caches import strategy
 from kvbench.records.finding import VERIFY_FAILED
-from kvbench.records.sample import Sample, cold_starts, latest
+from kvbench.records.sample import Sample, latest
 
 __all__ = ["MOST_PERPLEXITY", "Choice", "Recommendation", "kept_bytes", "largest", "recommend"]
 

@@ -158,9 +158,9 @@ def fastest(times: Mapping[str, Sequence[float]], *, level: float = 0.05) -> str
     """Return the name whose times are shown to be the least; None where none are.
 
     One is named if it is faster than each of the others by the signed-rank test of their rounds,
-    one-sided, at the level over the number of names. Each test is at that level only where its
-    pair is the closest, and there are as many names that could be wrong: so names are wrong in at
-    most `level` of all runs, whichever of them are equally fast.
+    one-sided, at the level over the number of names. A name is wrong only if its test against an
+    equally fast one is, and there are as many names: a wrong one is given in at most `level` of
+    all runs, whichever are equally fast.
 
     Source: Berger (1982) for the tests of all others at once (intersection-union); Bonferroni for
     the names.

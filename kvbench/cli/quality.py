@@ -18,17 +18,17 @@ def quality(
         Path | None,
         option("UTF-8 file that the models read; by default Python's language reference."),
     ] = None,
-    passages: Annotated[int, typer.Option(min=1, help="Pieces of the text to read.")] = 4,
+    passages: Annotated[int, typer.Option(min=1, help="Pieces of the text to read.")] = 2,
     prefill: Annotated[
         int, typer.Option(min=16, help="Tokens of each piece that are fed at once.")
-    ] = 512,
+    ] = 256,
     steps: Annotated[
         int,
         typer.Option(min=1, help="Tokens of each piece that follow one by one, and are scored."),
     ] = 64,
     needles: Annotated[
         int, typer.Option(min=0, help="Numbers to hide in the text and ask for.")
-    ] = 5,
+    ] = 2,
     trust_remote_code: Annotated[
         bool, plan_option("trust_remote_code", "--trust-remote-code")
     ] = False,

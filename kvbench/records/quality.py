@@ -40,10 +40,10 @@ class QualitySize:
         needles: numbers that are hidden in the text, one at a time.
     """
 
-    passages: int = 4
-    prefill: int = 512
+    passages: int = 2
+    prefill: int = 256
     steps: int = 64
-    needles: int = 5
+    needles: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

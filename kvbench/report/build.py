@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvbench.analysis.recommend import recommend
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv
@@ -17,6 +18,7 @@ from kvbench.records.run import Run
 from kvbench.report.figures import Material, check_charts, draw_charts, write_charts
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
+from kvbench.report.recommend import dumped, recommendation_json
 
 __all__ = ["FORMATS", "build", "forget_report", "is_built"]
 
@@ -62,10 +64,18 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
+    paths.append(out / "recommendation.json")
+    write_atomically(
+        paths[-1],
+        dumped(
+            recommendation_json(recommend(cases, run.samples), name)
+            for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
+        ),
+    )
     if "markdown" in formats:
         paths.append(out / "summary.md")
         parts = (
-            summary_markdown(run.info, cases, name)
+            summary_markdown(run.info, cases, name, recommend(cases, run.samples))
             for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
         )
         write_atomically(paths[-1], "\n".join(parts))

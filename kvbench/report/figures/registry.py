@@ -20,6 +20,7 @@ from kvbench.report.figures.roofline import roofline
 from kvbench.report.figures.style import chart_settings
 from kvbench.report.figures.tokens import token_latency
 from kvbench.report.figures.totals import total_time
+from kvbench.report.figures.tradeoff import tradeoff
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +80,12 @@ CHARTS: dict[str, Chart] = {
             token_latency,
         ),
         Chart("speedup", "Speed-up", "How many times as fast is the cached arm?", speedup),
+        Chart(
+            "tradeoff",
+            "Trade-off",
+            "Which strategy gives the most for its bytes?",
+            tradeoff,
+        ),
         Chart("memory", "Memory", "What does the cache cost in memory?", memory),
         Chart(
             "throughput",

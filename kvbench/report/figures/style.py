@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "MARKERS",
     "RC",
     "bar_styles",
     "chart_settings",
@@ -29,7 +30,7 @@ __all__ = [
 
 # Okabe and Ito's colours: told apart by colour-blind people, and, with the markers, in grey.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = (
     "-",
     (0, (4, 2)),
@@ -110,7 +111,7 @@ def line_style(line: Line) -> dict[str, Any]:
     """Colour, marker, dash and label of a line."""
     return {
         "color": COLOURS[line.look.colour],
-        "marker": _MARKERS[line.look.marker],
+        "marker": MARKERS[line.look.marker],
         "linestyle": _DASHES[line.look.dash],
         "markersize": 5,
         "label": line.label,
