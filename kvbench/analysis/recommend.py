@@ -61,7 +61,10 @@ class Recommendation:
 
 
 def largest(cases: Iterable[CaseSummary]) -> list[list[CaseSummary]]:
-    """Return the largest case of each model, in all strategies that were timed: two or more."""
+    """Return the largest case of each model, in all strategies that were timed.
+
+    Models with fewer than two strategies that cache are left out: there is nothing to choose.
+    """
     groups: dict[tuple[object, ...], list[CaseSummary]] = {}
     for case in cases:
         if case.total_s_median is not None:
@@ -70,7 +73,8 @@ def largest(cases: Iterable[CaseSummary]) -> list[list[CaseSummary]]:
     for group in groups.values():
         first = group[0]
         key = (first.model, first.weights, first.device, first.dtype, first.attention)
-        if len(group) > 1 and (key not in found or _size(group) > _size(found[key])):
+        caching = sum(strategy(case.cache).use_cache for case in group)
+        if caching > 1 and (key not in found or _size(group) > _size(found[key])):
             found[key] = group
     return list(found.values())
 

@@ -25,6 +25,7 @@ __all__ = ["FORMATS", "build", "forget_report", "is_built"]
 FORMATS = ("png", "svg", "html", "markdown")
 _IMAGES = ("png", "svg")
 _REPORT = "report.html"
+_RECOMMENDATION = "recommendation.json"
 
 
 def build(
@@ -64,18 +65,20 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
-    paths.append(out / "recommendation.json")
-    write_atomically(
-        paths[-1],
-        dumped(
-            recommendation_json(recommend(cases, run.samples), name)
-            for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
-        ),
-    )
+    found = {
+        name: recommend(cases, run.samples)
+        for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
+    }
+    chosen = out / _RECOMMENDATION
+    if any(found.values()):
+        paths.append(chosen)
+        write_atomically(chosen, dumped(recommendation_json(*one) for one in found.items()))
+    else:
+        chosen.unlink(missing_ok=True)
     if "markdown" in formats:
         paths.append(out / "summary.md")
         parts = (
-            summary_markdown(run.info, cases, name, recommend(cases, run.samples))
+            summary_markdown(run.info, cases, name, found[name])
             for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
         )
         write_atomically(paths[-1], "\n".join(parts))

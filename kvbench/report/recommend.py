@@ -16,7 +16,7 @@ def recommendation_sentences(found: Iterable[Recommendation]) -> list[str]:
     return [_sentence(one) for one in found]
 
 
-def recommendation_json(found: Iterable[Recommendation], run: str) -> dict[str, object]:
+def recommendation_json(run: str, found: Iterable[Recommendation]) -> dict[str, object]:
     """The same as data, for recommendation.json."""
     return {"run": run, "models": [_data(one) for one in found]}
 
@@ -31,11 +31,11 @@ def _sentence(one: Recommendation) -> str:
     what = (
         f"{case.model} on {case.device}, batch {case.batch_size}, {case.max_new_tokens} new tokens"
     )
-    parts = [
-        f"fastest: {_fastest(one)}",
-        f"smallest cache: {_smallest(one.smallest)}",
-        f"smallest within 1% perplexity: {_smallest(one.smallest_within)}",
-    ]
+    parts = [f"fastest: {_fastest(one)}", f"smallest cache: {_smallest(one.smallest)}"]
+    if one.smallest_within == one.smallest:
+        parts[-1] += ", within 1% perplexity"
+    else:
+        parts.append(f"smallest within 1% perplexity: {_smallest(one.smallest_within)}")
     return f"Recommended for {what}: {'; '.join(parts)}."
 
 

@@ -113,7 +113,7 @@ def test_the_sentence_and_the_data_say_the_same() -> None:
     assert "fastest: dynamic (1.20x as fast as quantized:backend=fp8)" in sentence
     assert "smallest cache: window:size=64 (20.0 MiB)" in sentence
     assert "smallest within 1% perplexity: quantized:backend=fp8 (30.0 MiB)" in sentence
-    [run] = json.loads(dumped([recommendation_json(found, "run")]))["runs"]
+    [run] = json.loads(dumped([recommendation_json("run", found)]))["runs"]
     [model] = run["models"]
     assert model["fastest"] == {
         "cache": "dynamic",
@@ -126,3 +126,8 @@ def test_the_sentence_and_the_data_say_the_same() -> None:
 
 def test_the_front_is_what_nothing_beats_in_both() -> None:
     assert pareto([(0, 2), (1, 1), (1, 2), (2, 1), (1, 1)]) == [True, True, False, False, True]
+
+
+def test_with_one_strategy_that_caches_there_is_nothing_to_choose() -> None:
+    times = steady(2.0, 1.0)
+    assert recommend(judged(times), samples(times)) == ()

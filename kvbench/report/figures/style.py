@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
-    "MARKERS",
     "RC",
     "bar_styles",
     "chart_settings",
@@ -25,12 +24,13 @@ __all__ = [
     "level_style",
     "line_style",
     "plain_log",
+    "point_style",
     "x_label",
 ]
 
 # Okabe and Ito's colours: told apart by colour-blind people, and, with the markers, in grey.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = (
     "-",
     (0, (4, 2)),
@@ -111,7 +111,7 @@ def line_style(line: Line) -> dict[str, Any]:
     """Colour, marker, dash and label of a line."""
     return {
         "color": COLOURS[line.look.colour],
-        "marker": MARKERS[line.look.marker],
+        "marker": _MARKERS[line.look.marker],
         "linestyle": _DASHES[line.look.dash],
         "markersize": 5,
         "label": line.label,
@@ -140,6 +140,16 @@ def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
 def level_style(number: int) -> dict[str, Any]:
     """A grey line without markers across a panel, the so many-th of its kind."""
     return {"color": "0.35", "linewidth": 1, "linestyle": _DASHES[(2 + number) % KINDS]}
+
+
+def point_style(number: int) -> dict[str, Any]:
+    """A point without a line, the so many-th of its kind."""
+    return {
+        "color": COLOURS[number % KINDS],
+        "marker": _MARKERS[(number + number // KINDS) % KINDS],
+        "markersize": 7,
+        "linestyle": "none",
+    }
 
 
 def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool:

@@ -10,7 +10,7 @@ from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import finish, fold, panels
 from kvbench.report.figures.lines import Entry
 from kvbench.report.figures.material import Material
-from kvbench.report.figures.style import COLOURS, MARKERS
+from kvbench.report.figures.style import point_style
 from kvbench.report.units import MIB, times
 
 if TYPE_CHECKING:
@@ -62,16 +62,8 @@ def _draw(axes: Axes, group: Sequence[Entry], names: Sequence[str]) -> None:
     front = sorted(point for point, on in zip(points, best, strict=True) if on)
     axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, linestyle="--", zorder=1)
     for entry, (kept, time), on in zip(group, points, best, strict=True):
-        number = names.index(entry.case.cache)
-        axes.plot(
-            [kept],
-            [time],
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=7,
-            linestyle="none",
-            label=drawable(_label(entry)),
-        )
+        style = point_style(names.index(entry.case.cache))
+        axes.plot([kept], [time], label=drawable(_label(entry)), **style)
         if on:
             axes.plot(
                 [kept], [time], "o", markersize=15, markerfacecolor="none", markeredgecolor="0.35"
