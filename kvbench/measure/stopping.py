@@ -1,4 +1,4 @@
-"""The stopping rule: how many samples of the arms of a pair are enough."""
+"""The stopping rule: how many samples of a comparison group are enough."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["StoppingRule", "relative_spread"]
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """A fixed number of samples, or: enough of them, long enough together, close enough.
+    """Stop after a fixed number of samples, or once they are enough, long enough and close enough.
 
     Attributes:
-        repeats: a fixed number; the other fields do not matter then.
+        repeats: a fixed number; the other fields are then ignored.
         min_repeats: at least this many samples.
         max_repeats: at most this many.
         min_seconds: at least this many seconds of samples.
-        max_spread: interquartile range over median to be reached.
-        max_seconds: no sample is begun that is likely to take its case past this many seconds; the
-            first always is.
+        max_spread: the target interquartile range over median.
+        max_seconds: no sample starts that is likely to take its case past this many seconds; the
+            first always starts.
     """
 
     repeats: int | None = None
@@ -32,11 +32,12 @@ class StoppingRule:
     max_seconds: float = 600.0
 
     def done(self, *arms: Sequence[float]) -> bool:
-        """Whether no further round is wanted after these times of the arms of a pair, in seconds.
+        """Return whether no further round is needed after these times, in seconds, of a group.
 
-        The arms go on together, until each has enough or one may not go on: samples of one arm that
-        stand alone have seen another hour of the machine than those that they are compared with. An
-        arm that is behind, since a round was broken off, is to catch up. Warm-ups do not count.
+        All members continue together, until each has enough samples or one may not continue:
+        samples that one member takes alone are taken at a different time than those that they are
+        compared with. A member that is behind, because a round was interrupted, catches up.
+        Warm-ups do not count.
         """
         most = max(map(len, arms))
         if any(len(times) < most and not self.spent(times) for times in arms):
@@ -44,12 +45,12 @@ class StoppingRule:
         return any(map(self.spent, arms)) or all(map(self._enough, arms))
 
     def spent(self, times: Sequence[float]) -> bool:
-        """Whether an arm may not go on: it has the most samples, or its time is up."""
+        """Return whether a member may not continue: it has the most samples, or its time is up."""
         if self.repeats is not None:
             return len(times) >= self.repeats
         if len(times) >= self.max_repeats:
             return True
-        # The median, since one hiccup says nothing of the next sample.
+        # Use the median, since one hiccup says nothing about the next sample.
         return len(times) > 0 and sum(times) + float(np.median(times)) > self.max_seconds
 
     def _enough(self, times: Sequence[float]) -> bool:
@@ -62,6 +63,6 @@ class StoppingRule:
 
 
 def relative_spread(times: Sequence[float]) -> float:
-    """Interquartile range over median."""
+    """Return the interquartile range over the median."""
     low, middle, high = np.percentile(times, [25, 50, 75])
     return float((high - low) / middle)

@@ -12,5 +12,5 @@ METHODS: dict[str, Method] = {entry.name: entry for entry in (EACH,)}
 
 
 def rows_of(job: Job, result: JobResult) -> tuple[Row, ...]:
-    """Return the rows of a job, as the method that made it reads its result."""
+    """Return the rows of a job, as read by the method that made it."""
     return METHODS[job.method].rows(job, result)
