@@ -225,7 +225,8 @@ class StrategyAxes(ModelAxes):
 
     cache: str = axis(
         f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
-        "model can run; or your own: module:factory or ./file.py:factory (see docs/caches.md).",
+        "model can run; transformers: all but those by hand; by-hand: those alone; or your own: "
+        "module:factory or ./file.py:factory (see docs/caches.md).",
         Key(
             "Another spelling of cache: true is dynamic, false is off.",
             name="use_cache",
@@ -289,6 +290,15 @@ class CaseAxes(StrategyAxes):
         head="tokens",
         label="new tokens",
         words="{} new tokens",
+    )
+    # Next to each other in a group: what the loop takes off a step is small, and drift is not.
+    driver: Literal["generate", "loop"] = axis(
+        "What calls the model for each token: generate is Transformers' own code, loop is "
+        "kvbench's bare loop.",
+        column="What called the model: generate (Transformers' own) or loop (kvbench's).",
+        legacy="generate",
+        choices=("generate", "loop"),
+        in_group=False,
     )
 
 
