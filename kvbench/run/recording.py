@@ -69,7 +69,7 @@ class Recorder:
         if again:
             arm.note_loss(row)
             if not arm.ended:
-                self.emit(Notice(f"{row.sample_id} is measured again: {row.error}"))
+                self.emit(Notice(f"measuring {row.sample_id} again: {row.error}"))
         else:
             arm.note(row)
         # The sample that ends one member of a group may be what the others were kept waiting for.
