@@ -55,14 +55,8 @@ def sweep(
         bool | None, plan_option("keep_going_after_oom", "--keep-going-after-oom")
     ] = None,
     verify: Annotated[bool | None, plan_option("verify", "--verify/--no-verify")] = None,
-<<<<<<< HEAD
     quality: Annotated[bool | None, plan_option("quality", "--quality/--no-quality")] = None,
-    out: Annotated[
-        Path | None, option("Folder that run folders are made in; by default results.")
-    ] = None,
-=======
     out: Annotated[Path | None, option("Folder for run folders; by default results.")] = None,
->>>>>>> main
     name: Annotated[
         str | None,
         option(

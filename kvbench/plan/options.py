@@ -19,18 +19,6 @@ DESCRIPTIONS: dict[str, str] = {
     "warmup": "New tokens of the warm-up: a number, full (as many as the longest case of the same "
     "model, strategy, batch size and prompt), or auto: full on a GPU in half precision and for "
     "strategies that depend on the length, else 16.",
-<<<<<<< HEAD
-    "seed": "Seed of the random weights, the prompt ids and the order of the cases.",
-    "case_timeout": "End a case once its samples have taken this many seconds; by default never. "
-    "Each load of a model and each verification may take as long; they count for no case.",
-    "keep_going_after_oom": "Also measure cases that need no less memory than one that ran out "
-    "of it; by default they are skipped.",
-    "verify": "Check that cached generation matches the baseline without a cache; on by default.",
-    "quality": "Measure what lossy cache strategies do to the output of pretrained models, once "
-    "the cases of a model are timed; on by default.",
-    "trust_remote_code": "Let Transformers run code that comes with a model, and kvbench that of a "
-    "cache that a plan or a run names; off by default.",
-=======
     "seed": "Seed of the random weights, the prompt ids and the case order.",
     "case_timeout": (
         "Stop measuring a case once its samples have taken this many seconds; default: no limit. "
@@ -41,9 +29,12 @@ DESCRIPTIONS: dict[str, str] = {
         "default they are skipped."
     ),
     "verify": "Check that cached generation matches the no-cache baseline; on by default.",
+    "quality": (
+        "Measure what lossy cache strategies do to the output of pretrained models, after the "
+        "cases of a model are timed; on by default."
+    ),
     "trust_remote_code": (
         "Allow code that comes with a model to run, and the code of custom caches named in a plan "
         "or a run; off by default."
     ),
->>>>>>> main
 }

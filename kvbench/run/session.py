@@ -150,14 +150,9 @@ class Session:
             )
         if old.state == "finished":
             run = load_run(path)
-<<<<<<< HEAD
             progress = self._progress(cases, run.samples)
             if not _left(progress) and not self._unread(progress, run.qualities):
-                self.caller.emit(Notice(f"{path} is finished: there is nothing left to measure."))
-=======
-            if not _left(self._progress(cases, run.samples)):
                 self.caller.emit(Notice(f"{path} is finished; nothing left to measure."))
->>>>>>> main
                 if not is_built(path):
                     # A kill or a full disk came in between.
                     build((run,), path)
@@ -173,15 +168,11 @@ class Session:
                 self.caller.emit(Notice(repair))
             progress = self._progress(cases, writer.samples)
             left = _left(progress)
-<<<<<<< HEAD
-            unread = self._unread(progress, load_qualities(path))
-            more = f", and the quality of {len(unread)} strategies" if unread else ""
+            owed = self._unread(progress, load_qualities(path))
+            more = f", and the quality of {len(owed)} strategies" if owed else ""
             self.caller.emit(
-                Notice(f"{path}: {len(left)} of {len(cases)} cases are left to measure{more}.")
+                Notice(f"{path}: {len(left)} of {len(cases)} cases left to measure{more}.")
             )
-=======
-            self.caller.emit(Notice(f"{path}: {len(left)} of {len(cases)} cases left to measure."))
->>>>>>> main
             self.engine.check(group_cases(left))
             return self._carry_out(writer, progress)
 

@@ -84,19 +84,14 @@ CHARTS: dict[str, Chart] = {
             "Do later tokens take longer?",
             token_latency,
         ),
-<<<<<<< HEAD
-        Chart("speedup", "Speed-up", "How many times as fast is the cached arm?", speedup),
+        Chart("speedup", "Speedup", "How much faster is generation with the cache?", speedup),
         Chart(
             "tradeoff",
             "Trade-off",
-            "Which strategy gives the most for its bytes?",
+            "How fast is each strategy, and how much memory does it need?",
             tradeoff,
         ),
-        Chart("memory", "Memory", "What does the cache cost in memory?", memory),
-=======
-        Chart("speedup", "Speedup", "How much faster is generation with the cache?", speedup),
         Chart("memory", "Memory", "How much memory does the cache need?", memory),
->>>>>>> main
         Chart(
             "throughput",
             "Throughput",
