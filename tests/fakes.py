@@ -13,16 +13,19 @@ from kvbench.methods import Job, JobResult, Row
 from kvbench.methods.each import EACH
 from kvbench.plan.axes import AXES, Axis
 from kvbench.plan.case import Case, Group, ModelKey, Prompt, Task
+from kvbench.plan.texts import Text
 from kvbench.records.check import Check, Verdict, check_of
 from kvbench.records.columns import columns_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded, SampleEnded
 from kvbench.records.finding import Finding
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
+from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.run import RunInfo
 from kvbench.records.sample import Sample, Stage, Status, sample_of, utc_now
 from kvbench.records.writer import RunWriter
+from kvbench.theory.shapes import Shapes
 
 Failure = tuple[Status, Stage, str]
 
@@ -52,6 +55,8 @@ class FakeEngine:
         unloadable: models that do not load, with status and error.
         refusal: what `check` raises, if anything.
         needs: why strategies cannot run on this machine.
+        room_bytes: what the device has free once a model is loaded.
+        lost_reading: strategies over whose quality the process is lost.
     """
 
     seconds: Callable[[Task], float] = seconds_of
@@ -74,6 +79,9 @@ class FakeEngine:
     compared: list[Case] = field(default_factory=list)
     output_verdict: Verdict = "fail"
     tokens_of: Callable[[Task], str] = same_tokens
+    read: list[tuple[str, str]] = field(default_factory=list)
+    lost_reading: tuple[str, ...] = ()
+    room_bytes: int | None = None
     closed: int = 0
     process: int = 0
     lost: bool = False
@@ -113,6 +121,7 @@ class FakeEngine:
             weights_bytes=4_000_000,
             needs_memory_pass=self.memory_pass,
             notices=self.says,
+            room_bytes=self.room_bytes,
         )
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
@@ -165,6 +174,18 @@ class FakeEngine:
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
         fields = readings_of(task) | {"output_sha256": self.tokens_of(task)}
         return JobResult("ok", utc_now(), fields, total, times)
+
+    def shapes(self, config: Mapping[str, Any]) -> Shapes:
+        raise UserError(f"{config.get('model_type')}: no fake has it.", kind="unknown_family")
+
+    def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
+        assert self.open_model is not None
+        key = self.open_model
+        self.read.append((key.model, cache))
+        if cache in self.lost_reading:
+            self.lose()
+            return quality_of(key, cache, text, reason="the worker process was killed")
+        return quality_of(key, cache, text, perplexity=10.1, baseline_perplexity=10.0)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         assert self.open_model == case.model_key

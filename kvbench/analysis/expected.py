@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from kvbench.analysis.fits import with_fits
 from kvbench.analysis.quality import with_quality
 from kvbench.analysis.summary import (
     CaseSummary,
@@ -52,8 +53,9 @@ def summarize(run: Run) -> pd.DataFrame:
 
 def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
     """Return one summary per case of a run, with the lower bounds that theory can compute."""
-    cases = with_quality(summarize_cases(run.samples), run.qualities)
     known = _Known(run.info)
+    cases = with_quality(summarize_cases(run.samples), run.qualities)
+    cases = with_fits(cases, run, known.architecture)
     floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
     off = {pair_key(case): floors[case.case_id] for case in cases if case.cache == BASELINE}
     return tuple(_with_floor(c, floors[c.case_id], off.get(pair_key(c)), known) for c in cases)

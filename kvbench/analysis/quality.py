@@ -31,6 +31,7 @@ def _fields(row: Quality | None) -> dict[str, Any]:
         "top1_agreement": row.top1_agreement,
         "perplexity": row.perplexity,
         "perplexity_ratio": row.perplexity_ratio,
+        "perplexity_ratio_high": row.perplexity_ratio_high,
         "token_agreement": row.token_agreement,
         "needles_found_ratio": None if found is None or not without else found / without,
     }

@@ -252,6 +252,21 @@ class CaseSummary(CaseRecord):
         "lower bound.",
         default=None,
     )
+    room_bytes: int | None = column(
+        "Out of memory: what was free on the device once the model was loaded.",
+        unit="bytes",
+        default=None,
+    )
+    needed_bytes: int | None = column(
+        "What the case needs of it, as far as theory knows.", unit="bytes", default=None
+    )
+    fits_batch: int | None = column(
+        "The largest batch that would fit with the same strategy, from theory.", default=None
+    )
+    fits_caches: str | None = column(
+        "Other strategies that would fit with the same batch, the one that needs least first.",
+        default=None,
+    )
     kl_divergence: float | None = column(
         "As in quality.csv, the last time it was measured for this model and strategy; null for "
         "strategies that are exact.",
@@ -263,6 +278,7 @@ class CaseSummary(CaseRecord):
     perplexity_ratio: float | None = column(
         "Perplexity through the cache over that without a cache.", default=None
     )
+    perplexity_ratio_high: float | None = column("As in quality.csv.", default=None)
     token_agreement: float | None = column("As in quality.csv.", default=None)
     needles_found_ratio: float | None = column(
         "Hidden numbers that were found, over those that the same model found without a cache.",

@@ -29,6 +29,10 @@ def compare(
         str | None,
         option(f"What to compare along: run, {', '.join(_BY[:-1])} or {_BY[-1]}; by default run."),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        option("With --by cache: the strategy to compare the others with; by default off."),
+    ] = None,
     metric: Annotated[
         str, option("Metric to compare: time, or energy (joules per new token).")
     ] = "time",
@@ -84,7 +88,7 @@ def compare(
     given = (parse_share("--threshold", threshold), slower)
     share = next((value for value in given if value is not None), Rule().threshold)
     loaded = [load_run(path) for path in runs]
-    result = compare_runs(loaded, by, share, metric)
+    result = compare_runs(loaded, by, share, metric, baseline)
     text = render(result, output)
     if text is None:
         console.print_comparison(console.make_console(), result)
@@ -98,7 +102,7 @@ def compare(
         console.print_unmatched(errors, result)
     if chart is not None:
         write_chart(result, chart)
-    timed = result if metric == "time" else compare_runs(loaded, by, share)
+    timed = result if metric == "time" else compare_runs(loaded, by, share, baseline=baseline)
     failed = regressions(timed, slower, more_memory)
     console.print_sentences(errors, failed)
     raise typer.Exit(1 if failed else 0)

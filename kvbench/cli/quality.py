@@ -18,17 +18,17 @@ def quality(
         Path | None,
         option("UTF-8 text file to evaluate on; by default Python's language reference."),
     ] = None,
-    passages: Annotated[int, typer.Option(min=1, help="Passages of the text to evaluate.")] = 4,
+    passages: Annotated[int, typer.Option(min=1, help="Passages of the text to evaluate.")] = 2,
     prefill: Annotated[
         int, typer.Option(min=16, help="Tokens of each passage processed at once.")
-    ] = 512,
+    ] = 256,
     steps: Annotated[
         int,
         typer.Option(min=1, help="Tokens of each passage then processed one by one and scored."),
     ] = 64,
     needles: Annotated[
         int, typer.Option(min=0, help="Numbers to hide in the text and ask for.")
-    ] = 5,
+    ] = 2,
     trust_remote_code: Annotated[
         bool, plan_option("trust_remote_code", "--trust-remote-code")
     ] = False,

@@ -55,6 +55,7 @@ def sweep(
         bool | None, plan_option("keep_going_after_oom", "--keep-going-after-oom")
     ] = None,
     verify: Annotated[bool | None, plan_option("verify", "--verify/--no-verify")] = None,
+    quality: Annotated[bool | None, plan_option("quality", "--quality/--no-quality")] = None,
     out: Annotated[Path | None, option("Folder for run folders; by default results.")] = None,
     name: Annotated[
         str | None,
@@ -127,6 +128,7 @@ def sweep(
             "case_timeout": case_timeout,
             "keep_going_after_oom": keep_going_after_oom,
             "verify": verify,
+            "quality": quality,
         }
     )
     console.check_format(output, "jsonl")

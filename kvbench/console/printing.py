@@ -17,6 +17,7 @@ from rich.text import Text
 
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.forecast import Forecast
+from kvbench.analysis.recommend import recommend
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import ALL, Situation, expand, installed_names, strategy
 from kvbench.catalogue import CATALOGUE
@@ -37,6 +38,7 @@ from kvbench.report.expected import expectation_sentences
 from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.growth import growth_sentences
 from kvbench.report.plot import speedup_bars
+from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.table import Table, check_table, failures, pair_table
 from kvbench.report.units import about, significant
 from kvbench.report.words import answers, proof, proofs
@@ -233,6 +235,7 @@ def _print_results(console: Console, run: Run, cases: Sequence[CaseSummary]) -> 
     print_table(console, pair_table(cases))
     console.print()
     print_sentences(console, answers(cases), style="bold" if console.is_terminal else None)
+    print_sentences(console, recommendation_sentences(recommend(cases, run.samples)))
     print_sentences(console, proofs(run.info))
     doubtful = doubts_beside_a_table(cases)
     if doubtful:

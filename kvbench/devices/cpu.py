@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 
@@ -54,8 +55,12 @@ class CpuBackend:
         return None
 
     def free_bytes(self, device: torch.device) -> int:
-        """Return the memory that the system reports as available."""
-        return int(psutil.virtual_memory().available)
+        """Return what the system has available, within the limit on this process's addresses."""
+        available = int(psutil.virtual_memory().available)
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return available
+        return max(0, min(available, limit - psutil.Process().memory_info().vms))
 
     def reusable_bytes(self, device: torch.device) -> int:
         """Return 0: torch holds no unused memory here."""

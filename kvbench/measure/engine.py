@@ -150,6 +150,7 @@ class LocalEngine:
             notices=loaded.notices + ((meter.notice,) if meter.notice else ()),
             # Include all default values: defaults change between releases.
             config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
+            room_bytes=_room_bytes(loaded.device),
         )
 
     def run(self, job: Job) -> JobResult:
@@ -498,3 +499,9 @@ def _check_fits(key: ModelKey, parameters: int) -> None:
             "smaller dtype or another device.",
             kind="no_memory",
         )
+
+
+def _room_bytes(device: torch.device) -> int:
+    """Return what a generation may still take: what is free, and what torch keeps unused."""
+    backend = backend_of(device)
+    return backend.free_bytes(device) + backend.reusable_bytes(device)

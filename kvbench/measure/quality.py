@@ -32,6 +32,8 @@ _FASTEST_EXACT = "dynamic"
 
 _LEAST_PREFILL = 16
 
+_ONE_SIDED_95 = 1.645
+
 
 def unmeasurable(loaded: LoadedModel, cache: str) -> str | None:
     """Return why the quality of a strategy cannot be measured on a model; None if it can."""
@@ -121,7 +123,7 @@ class QualityPass:
             **self._found(arm),
         )
 
-    def _teacher_forced(self, arm: CacheStrategy) -> dict[str, float]:
+    def _teacher_forced(self, arm: CacheStrategy) -> dict[str, float | None]:
         """Feed the same tokens one at a time through the cache, and all at once without one."""
         prefill = self._size.prefill
         through = forced(self._work(self._new), arm, self._ids[:, prefill:]).logits[:, 1:]
@@ -136,12 +138,17 @@ class QualityPass:
             agreed += int((cached.argmax(-1) == plain.argmax(-1)).sum())
             both = torch.stack([cached, plain], dim=-1)
             losses.append(both.gather(1, tokens[:, None, None].expand(-1, 1, 2))[:, 0])
-        divergence, loss = torch.cat(divergences).double(), -torch.cat(losses).double().mean(0)
+        divergence, all_losses = torch.cat(divergences).double(), -torch.cat(losses).double()
+        loss, more = all_losses.mean(0), all_losses[:, 0] - all_losses[:, 1]
+        # Of the difference of each token: most of what tokens differ in is in both losses.
+        error = float(more.std()) / math.sqrt(len(more)) if len(more) > 1 else math.inf
+        high = math.exp(float(more.mean()) + _ONE_SIDED_95 * error) if error < 1 else None
         return {
             "kl_divergence": float(divergence.mean()),
             "kl_divergence_max": float(divergence.max()),
             "top1_agreement": agreed / scored.numel(),
             "perplexity": math.exp(loss[0]),
+            "perplexity_ratio_high": high,
             "baseline_perplexity": math.exp(loss[1]),
         }
 

@@ -29,6 +29,10 @@ DESCRIPTIONS: dict[str, str] = {
         "default they are skipped."
     ),
     "verify": "Check that cached generation matches the no-cache baseline; on by default.",
+    "quality": (
+        "Measure what lossy cache strategies do to the output of pretrained models, after the "
+        "cases of a model are timed; on by default."
+    ),
     "trust_remote_code": (
         "Allow code that comes with a model to run, and the code of custom caches named in a plan "
         "or a run; off by default."

@@ -186,7 +186,7 @@ else:
         },
     )
 
-CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify"})
+CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify", "quality"})
 """Keys that control execution, not what is measured: a resume may change them."""
 
 
@@ -212,6 +212,7 @@ class Plan(_Axes):
     case_timeout: Annotated[_Seconds, Field(gt=0)] | None = _key(None, "case_timeout")
     keep_going_after_oom: bool = _key(False, "keep_going_after_oom")
     verify: bool = _key(True, "verify")
+    quality: bool = _key(True, "quality", legacy=False)
 
     if TYPE_CHECKING:
 

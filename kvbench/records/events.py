@@ -55,6 +55,7 @@ class ModelLoaded:
 
     `needs_memory_pass`: the device's memory can only be read in a separate, untimed pass. `notices`
     are lines to show about the device. `config` is the model's configuration as in config.json.
+    `room_bytes` is what the device has free now.
     """
 
     model: ModelKey
@@ -64,6 +65,7 @@ class ModelLoaded:
     needs_memory_pass: bool = False
     notices: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    room_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

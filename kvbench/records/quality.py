@@ -40,10 +40,10 @@ class QualitySize:
         needles: numbers hidden in the text, one at a time.
     """
 
-    passages: int = 4
-    prefill: int = 512
+    passages: int = 2
+    prefill: int = 256
     steps: int = 64
-    needles: int = 5
+    needles: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +103,12 @@ class Quality:
     )
     baseline_perplexity: Amount | None = column(
         "Perplexity of the same tokens without a cache.", default=None
+    )
+
+    perplexity_ratio_high: Amount | None = column(
+        "Perplexity over that of the baseline is below this with 95 % confidence, from how much "
+        "the scored tokens differ in it.",
+        default=None,
     )
 
     # Free-running: each goes on with its own tokens

@@ -91,6 +91,11 @@ class Sample(CaseRecord):
         unit="bytes",
         default=None,
     )
+    room_bytes: Number | None = column(
+        "Out of memory: what was free on the device once the model was loaded, as its system told.",
+        unit="bytes",
+        default=None,
+    )
     flags: str | None = column(
         "Warnings about the sample, separated by spaces; see Flags in docs/columns.md.",
         default=None,

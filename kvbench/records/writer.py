@@ -27,7 +27,7 @@ from kvbench.records.files import (
 )
 from kvbench.records.finding import Finding, findings
 from kvbench.records.lock import RunLock
-from kvbench.records.quality import QUALITY_FILE
+from kvbench.records.quality import QUALITY_FILE, Quality, append_qualities
 from kvbench.records.run import MAX_INFO_BYTES, Resume, RunInfo, load_checks, load_info, load_run
 from kvbench.records.sample import Sample, utc_now
 from kvbench.records.tokens import TOKEN_COLUMNS
@@ -159,6 +159,17 @@ class RunWriter:
         stamped = [dataclasses.replace(check, session=self.session) for check in checks]
         self._write("verify.csv", [dataclasses.astuple(check) for check in stamped])
         self.checks = (*self.checks, *stamped)
+
+    def append_qualities(self, rows: Iterable[Quality]) -> None:
+        """Write what strategies were found to do to the output.
+
+        Raises:
+            UserError: it cannot be written; what was written before is whole.
+        """
+        with self._told(QUALITY_FILE):
+            append_qualities(
+                self.path, [dataclasses.replace(row, session=self.session) for row in rows]
+            )
 
     def finding(self, key: ModelKey, cache: str) -> Finding | None:
         """Return the verification result of a strategy on a model; None without one here."""

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvbench.analysis.recommend import recommend
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv
@@ -17,12 +18,14 @@ from kvbench.records.run import Run
 from kvbench.report.figures import Material, check_charts, draw_charts, write_charts
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
+from kvbench.report.recommend import dumped, recommendation_json
 
 __all__ = ["FORMATS", "build", "forget_report", "is_built"]
 
 FORMATS = ("png", "svg", "html", "markdown")
 _IMAGES = ("png", "svg")
 _REPORT = "report.html"
+_RECOMMENDATION = "recommendation.json"
 
 
 def build(
@@ -62,10 +65,20 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
+    found = {
+        name: recommend(cases, run.samples)
+        for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
+    }
+    chosen = out / _RECOMMENDATION
+    if any(found.values()):
+        paths.append(chosen)
+        write_atomically(chosen, dumped(recommendation_json(*one) for one in found.items()))
+    else:
+        chosen.unlink(missing_ok=True)
     if "markdown" in formats:
         paths.append(out / "summary.md")
         parts = (
-            summary_markdown(run.info, cases, name)
+            summary_markdown(run.info, cases, name, found[name])
             for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
         )
         write_atomically(paths[-1], "\n".join(parts))

@@ -27,7 +27,7 @@ from kvbench.analysis.compare import (
 )
 from kvbench.analysis.metrics import METRICS, Metric
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
-from kvbench.caches import BASELINE
+from kvbench.caches import BASELINE, strategy
 from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv, for_markdown
@@ -90,11 +90,14 @@ def compare_runs(
     by: str | None = None,
     threshold: float = 0.05,
     metric: str = "time",
+    baseline: str | None = None,
 ) -> Result:
     """Compare the first of several runs with the others, or the values of an axis.
 
+    `baseline` is the cache strategy that the others are compared with, by default `off`.
+
     Raises:
-        UserError: the axis or metric is unknown, or has nothing to compare.
+        UserError: the axis, metric or baseline is unknown, or has nothing to compare.
     """
     by = by or "run"
     check_choice("--by", "axis", by, BY)
@@ -102,6 +105,8 @@ def compare_runs(
     sides = _sides(runs, by)
     if len(sides) < 2:
         raise UserError(_nothing(runs, by), kind="nothing_to_compare", option="--by")
+    if baseline is not None:
+        sides = _from(sides, by, baseline)
     _check_measured(sides, METRICS[metric])
     rows, unmatched = compare(*sides, by=by, rule=Rule(threshold), metric=metric)
     incomplete = tuple(run.info.name for run in runs if run.info.state != "finished")
@@ -258,6 +263,23 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         Side(str(value), tuple(_where(run, by, value) for run in runs))
         for value in sorted(values, key=rank)
     ]
+
+
+def _from(sides: Sequence[Side], by: str, baseline: str) -> list[Side]:
+    """Return the sides, those of a cache strategy first.
+
+    Raises:
+        UserError: they are not cache strategies, or there is no such one among them.
+    """
+    if by != "cache":
+        raise UserError(
+            "--baseline names a cache strategy: give --by cache too.",
+            kind="option_does_not_apply",
+            option="--baseline",
+        )
+    name = strategy(baseline).name
+    check_choice("--baseline", "cache strategy of these runs", name, [one.name for one in sides])
+    return sorted(sides, key=lambda side: side.name != name)
 
 
 def _check_measured(sides: Sequence[Side], metric: Metric) -> None:

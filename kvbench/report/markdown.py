@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvbench.analysis.recommend import Recommendation
 from kvbench.analysis.summary import CaseSummary
 from kvbench.media import for_markdown
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
 from kvbench.report.flags import doubts_beside_a_table
+from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.table import Table, failures, pair_table
 from kvbench.report.words import answers, proofs
 
 __all__ = ["markdown_table", "summary_markdown"]
 
 
-def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary], name: str | None = None) -> str:
+def summary_markdown(
+    info: RunInfo,
+    cases: Sequence[CaseSummary],
+    name: str | None = None,
+    recommended: Sequence[Recommendation] = (),
+) -> str:
     """Return the whole of summary.md; with several runs, `name` identifies this one."""
     table = pair_table(cases)
     parts = [
         f"# {for_markdown(name or info.name)}",
         *(for_markdown(text) for text in answers(cases)),
+        *(for_markdown(text) for text in recommendation_sentences(recommended)),
         markdown_table(table),
         for_markdown(table.caption),
     ]

@@ -93,10 +93,23 @@ def failures(cases: Sequence[CaseSummary]) -> list[str]:
     """Return one line per failed case, with the reason."""
     differing = varied(cases)
     return [
-        f"{c.status}: {describe(c, differing)}: {c.error or 'no reason given'}"
+        f"{c.status}: {describe(c, differing)}: {c.error or 'no reason given'}{_what_fits(c)}"
         for c in cases
         if c.status != "ok"
     ]
+
+
+def _what_fits(case: CaseSummary) -> str:
+    """Return what would fit in place of a case that ran out of memory, with numbers."""
+    if case.room_bytes is None or case.needed_bytes is None:
+        return ""
+    known = f"about {mib(case.needed_bytes)} MiB needed, {mib(case.room_bytes)} MiB free"
+    others = (case.fits_caches or "").split()
+    if others:
+        others = [f"cache {' or '.join(others)} at batch {case.batch_size}"]
+    smaller = [f"batch {case.fits_batch}"] if case.fits_batch else []
+    ways = "; or ".join((*smaller, *others))
+    return f" ({known}; would fit: {ways})" if ways else f" ({known})"
 
 
 def _named(name: str) -> Callable[[Sequence[CaseSummary]], str]:

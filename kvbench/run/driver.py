@@ -12,13 +12,13 @@ from kvbench.run.engine import Engine, Interrupted
 from kvbench.run.progress import CaseProgress
 from kvbench.run.recording import Outcome
 from kvbench.run.state import Conduct
-from kvbench.run.steps import Compare, Reply, Step, Verify, perform
+from kvbench.run.steps import Compare, ReadText, Reply, Step, Verify, perform
 from kvbench.run.sweep import Sweep
 
 __all__ = ["carry_out"]
 
 _LEAST_REPORTED_S = 1.0
-"""Verification that took less time is not worth a line."""
+"""Verification or quality that took less time is not worth a line."""
 
 
 def carry_out(
@@ -52,18 +52,22 @@ def carry_out(
     finally:
         for engine in engines:
             engine.close()
-    verify_s = sweep.outcome.verify_s
-    if verify_s >= _LEAST_REPORTED_S:
-        share = verify_s / (monotonic() - started)
-        emit(Notice(f"Verification took {verify_s:.1f} s, {share:.0%} of this session."))
+    took = {"Verification": sweep.outcome.verify_s, "Quality": sweep.outcome.quality_s}
+    for what, seconds in took.items():
+        if seconds >= _LEAST_REPORTED_S:
+            share = seconds / (monotonic() - started)
+            emit(Notice(f"{what} took {seconds:.1f} s, {share:.0%} of this session."))
     return sweep.outcome
 
 
 def _perform(step: Step, engine: Engine, outcome: Outcome) -> Reply:
-    """Carry out a step, and time it if it is a verification."""
-    if not isinstance(step, Verify):
+    """Carry out a step, and time it if it is a verification or measures quality."""
+    if not isinstance(step, Verify | ReadText):
         return perform(step, engine)
     begun = monotonic()
     reply = perform(step, engine)
-    outcome.verify_s += monotonic() - begun
+    if isinstance(step, Verify):
+        outcome.verify_s += monotonic() - begun
+    else:
+        outcome.quality_s += monotonic() - begun
     return reply

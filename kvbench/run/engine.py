@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from kvbench.methods import Job, JobResult
 from kvbench.plan.case import Case, Group, ModelKey
+from kvbench.plan.texts import Text
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
+from kvbench.records.quality import Quality, QualitySize
 from kvbench.records.rates import Rates
+from kvbench.theory.shapes import Shapes
 
 __all__ = ["Engine", "Interrupted"]
 
@@ -41,6 +44,9 @@ class Engine(Protocol):
     def probe(self, device: str) -> Rates:
         """Measure the rates of a present device now."""
 
+    def shapes(self, config: Mapping[str, Any]) -> Shapes:
+        """Return what the cache of a model keeps, read by building the model without its data."""
+
     def check(self, groups: Iterable[Group]) -> None:
         """Raise UserError for what cannot be measured at all, before anything is measured."""
 
@@ -68,6 +74,12 @@ class Engine(Protocol):
 
     def run(self, job: Job, timeout_s: float | None = None) -> JobResult:
         """Run a job; a failure is a result too."""
+
+    def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
+        """Return what a cache strategy does to the output of the open model.
+
+        What goes wrong, a lost process too, is the reason in the row.
+        """
 
     def inspect(self, case: Case, layer: int) -> Inspection:
         """Inspect a case on the open model with and without a cache. May raise UserError."""

@@ -10,12 +10,13 @@ from kvbench.caches import strategy
 from kvbench.errors import UserError
 from kvbench.plan.case import ModelKey, group_cases
 from kvbench.plan.texts import Text
-from kvbench.records.events import Listener, LoadFailed, ModelLoading, Notice
+from kvbench.records.events import Listener, LoadFailed, ModelLoading
 from kvbench.records.lock import held
 from kvbench.records.quality import Quality, QualitySize, append_qualities
 from kvbench.records.run import RunInfo, load_info, load_run
 from kvbench.report.build import build
 from kvbench.run.machine import Caller
+from kvbench.run.reading import announcement
 from kvbench.run.resume import cases_of
 from kvbench.run.supervisor import WorkerEngine
 
@@ -38,7 +39,7 @@ def measure_quality(
         for model, cache in wanted:
             # Load again after a strategy that cost the process.
             _open(engine, model, caller.emit)
-            caller.emit(Notice(f"{model.label}: reading {text.name} with {cache} ..."))
+            caller.emit(announcement(model, cache, text))
             row = replace(engine.quality(cache, text, size), session=len(info.resumes))
             append_qualities(path, [row])
             rows.append(row)

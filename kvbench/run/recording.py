@@ -28,6 +28,7 @@ class Outcome:
         load_errors: errors that the user can fix, about models that did not load.
         notes: lines about devices, each once.
         verify_s: seconds spent on verification.
+        quality_s: seconds spent on measuring quality.
     """
 
     failed: int = 0
@@ -36,6 +37,7 @@ class Outcome:
     load_errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     verify_s: float = 0.0
+    quality_s: float = 0.0
 
 
 class Recorder:

@@ -23,7 +23,7 @@ from kvbench.run.state import (
     SweepState,
     Turn,
 )
-from kvbench.run.steps import Compare, Load, RunJob, Step, Verify
+from kvbench.run.steps import Compare, Load, ReadText, RunJob, Step, Verify
 from kvbench.run.warmup import longest, warmup_tokens
 
 __all__ = ["Assignment", "next_jobs", "too_large"]
@@ -80,6 +80,11 @@ def _next(
             return turn, Compare(odd)
     if turn is None or not turn.left:
         turn = _next_turn(progress, engine, claimed, others)
+        if turn is None or turn.model != engine.model:
+            # While the model is open; one that is not waits until all is timed.
+            reading = _to_read(progress, engine, claimed, others, load=turn is None)
+            if reading is not None:
+                return reading
     return turn, None if turn is None else _step(progress, engine, turn, claimed)
 
 
@@ -117,6 +122,31 @@ def _first_turn(work: ModelWork, groups: Iterable[RoundGroup]) -> Turn:
         key=lambda group: work.place(group, number)[0],
     )
     return Turn(work.model, group, number, work.place(group, number)[1])
+
+
+def _to_read(
+    progress: SweepState,
+    engine: EngineState,
+    claimed: Container[RoundGroup],
+    others: Container[ModelKey | None],
+    *,
+    load: bool,
+) -> tuple[Turn, Step] | None:
+    """Return a strategy whose quality is to be measured: all cases of its model have ended."""
+    for key, case in progress.unread.items():
+        model, cache = key
+        work, group = progress.models[model], progress.group_of(case)
+        if key in progress.reading or model in engine.barred or group in claimed:
+            continue
+        if model != engine.model and (not load or model in others):
+            continue
+        ended = all(one.ended for one in work.groups)
+        # What has run at no length says so in its samples.
+        if ended and any(one.measured for one in work.members if one.case.cache == cache):
+            is_open = engine.session is not None and engine.session.model == model
+            step = ReadText(case) if is_open else Load(model, case)
+            return Turn(model, group, group.next_round, ()), step
+    return None
 
 
 def _step(

@@ -14,11 +14,12 @@ from typing import Any
 from kvbench.caches import needs_trust
 from kvbench.errors import UserError
 from kvbench.measure.stopping import StoppingRule
-from kvbench.plan.case import Case, group_cases
+from kvbench.plan.case import Case, ModelKey, group_cases
 from kvbench.plan.plan import CONDUCT, Plan, check_trust, with_legacy
 from kvbench.records.changes import environment_changes
 from kvbench.records.environment import Environment
 from kvbench.records.events import Notice, SweepEnded, SweepStarted
+from kvbench.records.quality import Quality, load_qualities
 from kvbench.records.run import Resume, Run, RunInfo, load_info, load_run
 from kvbench.records.sample import STATUSES, Sample, utc_now
 from kvbench.records.writer import RunWriter, check_name, holds_run
@@ -27,6 +28,7 @@ from kvbench.run.driver import carry_out
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
+from kvbench.run.reading import unread
 from kvbench.run.recording import Outcome
 from kvbench.run.resume import cases_of, described, plan_changes
 from kvbench.run.state import Conduct
@@ -148,7 +150,8 @@ class Session:
             )
         if old.state == "finished":
             run = load_run(path)
-            if not _left(self._progress(cases, run.samples)):
+            progress = self._progress(cases, run.samples)
+            if not _left(progress) and not self._unread(progress, run.qualities):
                 self.caller.emit(Notice(f"{path} is finished; nothing left to measure."))
                 if not is_built(path):
                     # A kill or a full disk came in between.
@@ -165,7 +168,11 @@ class Session:
                 self.caller.emit(Notice(repair))
             progress = self._progress(cases, writer.samples)
             left = _left(progress)
-            self.caller.emit(Notice(f"{path}: {len(left)} of {len(cases)} cases left to measure."))
+            owed = self._unread(progress, load_qualities(path))
+            more = f", and the quality of {len(owed)} strategies" if owed else ""
+            self.caller.emit(
+                Notice(f"{path}: {len(left)} of {len(cases)} cases left to measure{more}.")
+            )
             self.engine.check(group_cases(left))
             return self._carry_out(writer, progress)
 
@@ -204,6 +211,11 @@ class Session:
     ) -> dict[Case, CaseProgress]:
         return progress_of(cases, samples, self._conduct.rule, self.again)
 
+    def _unread(
+        self, progress: Mapping[Case, CaseProgress], rows: Sequence[Quality]
+    ) -> Mapping[tuple[ModelKey, str], Case]:
+        return unread(progress, rows) if self.plan.quality else {}
+
     @property
     def _conduct(self) -> Conduct:
         plan = self.plan
@@ -222,6 +234,7 @@ class Session:
             case_timeout_s=plan.case_timeout,
             keep_going_after_oom=plan.keep_going_after_oom,
             verify=plan.verify,
+            quality=plan.quality,
         )
 
 

@@ -40,6 +40,7 @@ class Conduct:
         warmup: the plan's key: auto, full or a number of tokens.
         verify: whether to check, once per model and strategy, that cached generation matches the
             baseline.
+        quality: whether to measure what the lossy strategies do to the output of pretrained models.
     """
 
     rule: StoppingRule
@@ -48,6 +49,7 @@ class Conduct:
     case_timeout_s: float | None = None
     keep_going_after_oom: bool = False
     verify: bool = True
+    quality: bool = False
 
 
 @dataclass(eq=False)
@@ -126,6 +128,8 @@ class SweepState:
         verified: the models and strategies that need no further check in this sweep.
         cut: the checks during which the process was lost: how often, and their results.
         compared: ids of cases whose tokens were compared, in this sweep or before.
+        unread: the models and strategies whose quality is still to be measured, each with a case.
+        reading: those that an engine is measuring now.
     """
 
     conduct: Conduct
@@ -133,6 +137,8 @@ class SweepState:
     verified: set[tuple[ModelKey, str]] = field(default_factory=set)
     cut: dict[tuple[ModelKey, str], list[tuple[Check, ...]]] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
+    unread: dict[tuple[ModelKey, str], Case] = field(default_factory=dict)
+    reading: set[tuple[ModelKey, str]] = field(default_factory=set)
     method: Method = EACH
 
     def __post_init__(self) -> None:
@@ -176,12 +182,14 @@ class ModelSession:
     """A model open in one process. If the process is lost, the whole record is discarded.
 
     Attributes:
+        room_bytes: what the device had free once the model was loaded.
         warm: the cases that the process has warmed up.
         ran: what ran with the model in the process, in order.
     """
 
     model: ModelKey
     needs_memory_pass: bool = False
+    room_bytes: int | None = None
     warm: set[Case] = field(default_factory=set)
     ran: list[str] = field(default_factory=list)
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from kvbench.methods import Job, JobResult
 from kvbench.plan.case import Case, ModelKey
+from kvbench.plan.texts import default_text
 from kvbench.records.check import Check
 from kvbench.records.events import LoadFailed, ModelLoaded
+from kvbench.records.quality import Quality, QualitySize
 from kvbench.records.sample import utc_now
 from kvbench.run.engine import Engine
 
-__all__ = ["Compare", "Load", "Reply", "RunJob", "Step", "Verify", "perform"]
+__all__ = ["Compare", "Load", "ReadText", "Reply", "RunJob", "Step", "Verify", "perform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,15 @@ class Compare:
     case: Case
 
 
-Step = Load | Verify | RunJob | Compare
-Reply = ModelLoaded | LoadFailed | JobResult | tuple[Check, ...]
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """Measure what the strategy of a case does to the output of the open model."""
+
+    case: Case
+
+
+Step = Load | Verify | RunJob | Compare | ReadText
+Reply = ModelLoaded | LoadFailed | JobResult | Quality | tuple[Check, ...]
 
 
 def perform(step: Step, engine: Engine) -> Reply:
@@ -74,6 +83,8 @@ def perform(step: Step, engine: Engine) -> Reply:
         return engine.verify(step.case.cache, reach=step.reach)
     if isinstance(step, Compare):
         return engine.verify_output(step.case)
+    if isinstance(step, ReadText):
+        return engine.quality(step.case.cache, default_text(), QualitySize())
     if step.limit_s is None:
         return engine.run(step.job)
     if step.used_s < step.limit_s:

@@ -62,8 +62,8 @@ class WorkerEngine:
     Args:
         seed: seed of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
-        step_timeout_s: each load and each verification is ended after this many seconds; by default
-            never.
+        step_timeout_s: each load, each verification and each strategy's quality is ended after
+            this many seconds; by default never.
         stop: called while a model loads or is verified; return True to end that at once.
     """
 
@@ -219,7 +219,9 @@ class WorkerEngine:
         if key is None:
             raise RuntimeError("no model is open")
         try:
-            quality: Quality = self._ask("quality", cache, text, size)
+            quality: Quality = self._ask(
+                "quality", cache, text, size, timeout_s=self._step_timeout_s
+            )
         except _Lost as lost:
             return quality_of(key, cache, text, reason=lost.error)
         return quality

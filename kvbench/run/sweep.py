@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kvbench.methods import JobResult, rows_of
 from kvbench.plan.case import Case, ModelKey
+from kvbench.plan.texts import default_text
 from kvbench.records.events import (
     Listener,
     LoadFailed,
@@ -16,15 +17,17 @@ from kvbench.records.events import (
     Verifying,
 )
 from kvbench.records.finding import VERIFY_FAILED
+from kvbench.records.quality import Quality, load_qualities
 from kvbench.records.sample import Sample, sample_of, with_flag
 from kvbench.records.writer import RunWriter
 from kvbench.run.checking import CheckKeeper
 from kvbench.run.engine import Engine
 from kvbench.run.progress import MOST_LOSSES, CaseProgress
+from kvbench.run.reading import QualityKeeper, announcement, unread
 from kvbench.run.recording import Outcome, Recorder
 from kvbench.run.schedule import Assignment, next_jobs, too_large
 from kvbench.run.state import Conduct, EngineState, ModelSession, SweepState
-from kvbench.run.steps import Compare, Load, Reply, RunJob, Step, Verify
+from kvbench.run.steps import Compare, Load, ReadText, Reply, RunJob, Step, Verify
 from kvbench.run.warmup import covered, scope_of
 
 __all__ = ["Sweep"]
@@ -53,6 +56,9 @@ class Sweep:
         self._engines = engines
         self._rows = Recorder(engines, writer, emit)
         self._checks = CheckKeeper(self.state, self._rows, self._is_gone)
+        self._qualities = QualityKeeper(self.state, self._rows, self._is_gone)
+        if conduct.quality:
+            self.state.unread = unread(progress, load_qualities(writer.path))
         self._begun: set[ModelKey] = set()
         self.state.compared |= {check.case_id for check in writer.checks if check.case_id}
         for model, work in self.state.models.items():
@@ -88,6 +94,8 @@ class Sweep:
             self._lose_in_waiting(engine, self.state.member(step.case))
             return False
         engine.busy = True
+        if isinstance(step, ReadText):
+            self.state.reading.add((step.case.model_key, step.case.cache))
         self._announce(step)
         return True
 
@@ -101,6 +109,9 @@ class Sweep:
         elif isinstance(step, RunJob):
             assert isinstance(reply, JobResult)
             self._learn_job(engine, step, reply)
+        elif isinstance(step, ReadText):
+            assert isinstance(reply, Quality)
+            self._qualities.learn(engine, step.case, reply)
         else:
             assert isinstance(reply, tuple)
             learn = (
@@ -113,6 +124,8 @@ class Sweep:
             self._rows.emit(ModelLoading(step.model))
         elif isinstance(step, RunJob):
             self._rows.emit(SampleStarted(step.job.task))
+        elif isinstance(step, ReadText):
+            self._rows.emit(announcement(step.case.model_key, step.case.cache, default_text()))
         # Repeated after a loss: the announced work continues.
         elif isinstance(step, Compare) or (step.case.model_key, step.case.cache) not in (
             self.state.cut
@@ -127,13 +140,17 @@ class Sweep:
         self._rows.emit(loaded)
         if isinstance(loaded, ModelLoaded):
             engine.deaths = 0
-            engine.session = ModelSession(step.model, loaded.needs_memory_pass)
+            engine.session = ModelSession(step.model, loaded.needs_memory_pass, loaded.room_bytes)
             self.outcome.loaded += 1
             self._rows.writer.keep_config(step.model.model, loaded.config)
             for notice in loaded.notices:
                 self._rows.tell(notice)
             return
         engine.session = None
+        if all(group.ended for group in self.state.models[step.model].groups):
+            self._rows.keep_log(engine.number, f"loading {step.model.label}")
+            self._qualities.give_up(step.model, loaded.error)
+            return
         engine.deaths += loaded.died
         self._rows.keep_log(engine.number, f"loading {step.model.label}")
         if not loaded.died or engine.deaths == _MOST_LOADS:
@@ -195,6 +212,8 @@ class Sweep:
         if sample.phase == "warmup" and scope_of(case, self.state.conduct.warmup) != "short":
             before = ", ".join(session.ran) or "nothing"
             sample = dataclasses.replace(sample, cold_after=before)
+        if sample.status == "oom":
+            sample = dataclasses.replace(sample, room_bytes=session.room_bytes)
         session.remember(case.cache)
         finding = self._rows.finding(case.model_key, case.cache)
         failed = finding is not None and finding.verdict == "fail"

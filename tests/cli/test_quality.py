@@ -14,10 +14,10 @@ from tests.tiny import LLAMA, checkpoint, word_tokenizer
 FP8 = "quantized:backend=fp8"
 
 
-def a_run(path: Path, caches: str, weights: str) -> Path:
+def a_run(path: Path, caches: str, weights: str, quality: str = "--no-quality") -> Path:
     model = checkpoint(path / "model", LLAMA)
     word_tokenizer(path / "model")
-    options = ["-n", "4", "-r", "1", "--prompt-tokens", "4", "--no-verify", "--quiet"]
+    options = ["-n", "4", "-r", "1", "--prompt-tokens", "4", "--no-verify", "--quiet", quality]
     named = ["--out", path, "--name", "run", "--weights", weights]
     assert run_cli("sweep", "-m", model, "-c", caches, *options, *named) == 0
     return path / "run"
@@ -60,3 +60,12 @@ def test_a_run_without_a_lossy_strategy_is_refused(
     assert run_cli("quality", run) == 2
     assert "none of its cache strategies is lossy" in capsys.readouterr().err
     assert load_qualities(run) == ()
+
+
+def test_a_sweep_measures_quality_by_itself(tmp_path: Path) -> None:
+    run = a_run(tmp_path, f"off,dynamic,{FP8}", "pretrained", "--quality")
+    [row] = load_qualities(run)
+    assert (row.cache, row.text, row.session) == (FP8, "pydoc_data.topics", 0)
+    # The tiny model has few positions: a reason is as good, as long as the samples are there.
+    assert (row.reason is None) == (row.perplexity is not None)
+    assert len((run / "samples.csv").read_text().splitlines()) == 1 + 2 * 3

@@ -15,6 +15,7 @@ from kvbench.analysis.compare import Comparison, Unmatched
 from kvbench.analysis.statistics import holm, mann_whitney
 from kvbench.errors import UserError
 from kvbench.plan.case import Case
+from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, sample_of
 from kvbench.report.compare import (
     Result,
@@ -603,3 +604,19 @@ def test_the_chart_of_energy_says_so(tmp_path: Path, snapshot: object) -> None:
     (axes,) = ratio_chart(result.rows, ["x"] * 6, 0.05).axes
     label = axes.get_xlabel()
     assert label == snapshot
+
+
+def test_another_strategy_than_off_may_be_the_baseline() -> None:
+    run = load_run(Path(__file__).parents[1] / "golden" / "gpt2-strategies")
+    by_default = compare_runs([run], "cache")
+    assert {row.a for row in by_default.rows} == {"off"}
+    result = compare_runs([run], "cache", baseline="dynamic")
+    assert {row.a for row in result.rows} == {"dynamic"}
+    assert "off" in {row.b for row in result.rows}
+
+
+@pytest.mark.parametrize(("by", "baseline"), [("run", "dynamic"), ("cache", "paged")])
+def test_a_baseline_that_is_not_there_is_refused(by: str, baseline: str) -> None:
+    run = load_run(Path(__file__).parents[1] / "golden" / "gpt2-strategies")
+    with pytest.raises(UserError, match="--baseline"):
+        compare_runs([run, run], by, baseline=baseline)

@@ -1405,3 +1405,23 @@ def test_settings_in_the_current_folder_change_no_chart() -> None:
     # What a `matplotlibrc` there may say; TeX would run a program.
     with mpl.rc_context({"axes.facecolor": "red", "text.usetex": True, "savefig.bbox": "tight"}):
         assert image() == plain
+
+
+def test_the_tradeoff_has_a_point_for_each_strategy_and_rings_the_front() -> None:
+    from kvbench.records.run import load_run
+
+    run = load_run(Path(__file__).parents[1] / "golden" / "gpt2-strategies")
+    [drawing] = draw_charts(Material((run,)), ["tradeoff"])
+    [axes] = drawing.figure.axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["off", "dynamic", "static"]
+    rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    # static keeps as much as dynamic and was slower.
+    assert len(rings) == 2
+
+
+def test_there_is_no_tradeoff_with_one_strategy_that_caches() -> None:
+    from kvbench.records.run import load_run
+
+    run = load_run(Path(__file__).parents[1] / "golden" / "gpt2-cpu")
+    assert list(draw_charts(Material((run,)), ["tradeoff"])) == []

@@ -21,6 +21,7 @@ from kvbench.report.figures.roofline import roofline
 from kvbench.report.figures.style import chart_settings
 from kvbench.report.figures.tokens import token_latency
 from kvbench.report.figures.totals import total_time
+from kvbench.report.figures.tradeoff import tradeoff
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,6 +85,12 @@ CHARTS: dict[str, Chart] = {
             token_latency,
         ),
         Chart("speedup", "Speedup", "How much faster is generation with the cache?", speedup),
+        Chart(
+            "tradeoff",
+            "Trade-off",
+            "How fast is each strategy, and how much memory does it need?",
+            tradeoff,
+        ),
         Chart("memory", "Memory", "How much memory does the cache need?", memory),
         Chart(
             "throughput",

@@ -24,6 +24,7 @@ __all__ = [
     "level_style",
     "line_style",
     "plain_log",
+    "point_style",
     "x_label",
 ]
 
@@ -139,6 +140,16 @@ def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
 def level_style(number: int) -> dict[str, Any]:
     """Return the style of the n-th gray line without markers across a panel."""
     return {"color": "0.35", "linewidth": 1, "linestyle": _DASHES[(2 + number) % KINDS]}
+
+
+def point_style(number: int) -> dict[str, Any]:
+    """A point without a line, the so many-th of its kind."""
+    return {
+        "color": COLOURS[number % KINDS],
+        "marker": _MARKERS[(number + number // KINDS) % KINDS],
+        "markersize": 7,
+        "linestyle": "none",
+    }
 
 
 def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool:
