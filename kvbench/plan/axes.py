@@ -290,6 +290,14 @@ class CaseAxes(StrategyAxes):
         label="new tokens",
         words="{} new tokens",
     )
+    method: Literal["each", "trace"] = axis(
+        "How rows come out of generations. each: every length is a generation of its own. trace: "
+        "shorter lengths are read from the stamps of the longest generation.",
+        column="each: every length is a generation of its own. trace: read from the stamps of a "
+        "longer generation.",
+        legacy="each",
+        choices=("each", "trace"),
+    )
 
 
 def values_of(record: object, names: Iterable[str]) -> tuple[Any, ...]:

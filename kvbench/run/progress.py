@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvbench.measure.stopping import StoppingRule
-from kvbench.methods.each import EACH
+from kvbench.methods import groups_of
 from kvbench.plan.case import Case, Phase, Task
 from kvbench.records.sample import Sample, latest
 from kvbench.run.rounds import SharedRounds, counted_rounds, round_of
@@ -34,7 +34,8 @@ class CaseProgress:
         losses: worker processes that were lost over it since its last complete round.
         outputs: hashes of the tokens of its samples.
         memory_known: whether an untimed pass for memory was made.
-        pair: all arms of its pair, this one too: they share rounds, and end together.
+        pair: all arms of its pair, this one too: they share rounds, and end together. Under trace,
+            those of all lengths.
         end_told: whether its end was reported, or lay before this start of the sweep.
     """
 
@@ -52,6 +53,7 @@ class CaseProgress:
     # The number of the round after its last.
     _following: int = 0
     _kept: tuple[list[CaseProgress], SharedRounds] | None = None
+    _done: tuple[SharedRounds, int, bool] | None = None
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
@@ -64,7 +66,7 @@ class CaseProgress:
         if any(one._owed for one in self._going_on):
             # Its row would say that the case had failed.
             return False
-        return self.rule.done(*self._rounds.times)
+        return self._have_enough()
 
     @property
     def counted(self) -> tuple[Sample, ...]:
@@ -148,10 +150,28 @@ class CaseProgress:
     @property
     def _rounds(self) -> SharedRounds:
         """The rounds of the arms that did not fail; counted anew when one of them fails."""
+        arms, first = self._going_on, self.pair[0]
+        # Once for all arms: under trace there may be hundreds.
+        if first._kept is None or first._kept[0] != arms:
+            first._kept = (arms, SharedRounds([one.measured for one in arms]))
+        return first._kept[1]
+
+    def _have_enough(self) -> bool:
+        rounds, first = self._rounds, self.pair[0]
+        times, known = rounds.times, first._done
+        if known is None or known[:2] != (rounds, rounds.version):
+            done = self.rule.done(*times, generated=self._generated(times))
+            first._done = known = (rounds, rounds.version, done)
+        return known[2]
+
+    def _generated(self, times: Sequence[Sequence[float]]) -> list[float]:
+        """Return for each arm the seconds of the generations that its times are read from."""
         arms = self._going_on
-        if self._kept is None or self._kept[0] != arms:
-            self._kept = (arms, SharedRounds([one.measured for one in arms]))
-        return self._kept[1]
+        longest: dict[str, float] = {}
+        for arm, seconds in zip(arms, times, strict=True):
+            cache = arm.case.cache
+            longest[cache] = max(longest.get(cache, 0.0), sum(seconds))
+        return [longest[arm.case.cache] for arm in arms]
 
 
 def progress_of(
@@ -178,7 +198,7 @@ def progress_of(
                 progress.remember_lost(sample)
             else:
                 progress.note(sample)
-    for pair in EACH.groups(found):
+    for pair in groups_of(found):
         arms = [found[case] for case in pair]
         for arm in arms:
             arm.pair = arms
