@@ -296,6 +296,8 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
         )
     if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
         text += "J/tok is of the samples that were long enough to read it. "
+    if any(c.method == "trace" for c in cases):
+        text += "method trace: read from the longest generation of the same round. "
     if any(c.kl_divergence is not None for c in cases):
         text += (
             "KL: mean divergence of the next token's distribution from that without a cache, in "

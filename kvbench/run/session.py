@@ -26,6 +26,7 @@ from kvbench.report.build import build, forget_report, is_built
 from kvbench.run.driver import carry_out
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
+from kvbench.run.methods import method_notices
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.recording import Outcome
 from kvbench.run.resume import cases_of, described, plan_changes
@@ -124,6 +125,8 @@ class Session:
             cases=described(cases),
             environment=machine,
         )
+        for line in method_notices(self.plan, cases):
+            self.caller.emit(Notice(line))
         with RunWriter.create(path, info) as writer:
             return self._carry_out(writer, self._progress(cases, ()))
 
