@@ -1,6 +1,6 @@
-"""kvbench: what the KV cache buys and what it costs, on your machine, with your model.
+"""kvbench: measure what the KV cache buys and what it costs, on your machine, with your model.
 
-The command line is a thin skin over this:
+The command line is a thin layer over this library:
 
     from kvbench import Plan, sweep, summarize
     run = sweep(Plan(max_new_tokens=(50, 100), repeats=5))
@@ -11,8 +11,8 @@ Importing the package imports none of torch, transformers, pandas and matplotlib
 
 from kvbench.version import __version__
 
-# Not from typing: `python -m kvbench` gets here before the current folder is off the import path,
-# and a `typing.py` there would run.
+# Not imported from typing: `python -m kvbench` runs this before the current folder is removed from
+# the import path, so a `typing.py` there would run.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> "Any":
-    """Import a public name when it is first used, so that `kvbench --help` stays quick."""
+    """Import a public name on first use, to keep `kvbench --help` fast."""
     import importlib
 
     if name not in _HOMES:

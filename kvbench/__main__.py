@@ -1,7 +1,7 @@
-"""The program: `kvbench`, and `python -m kvbench`."""
+"""The program's entry point: `kvbench` and `python -m kvbench`."""
 
-# Nothing else, not even from the standard library: until the path is clean, any module that Python
-# has not loaded yet might be a file in the current folder.
+# Import nothing else before the path is clean, not even from the standard library: a module that
+# Python has not loaded yet might come from a file in the current folder.
 from kvbench.import_path import leave_out_current_folder
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""The library: what the command line does, from a notebook or a program."""
+"""The library: everything that the command line does, for notebooks and programs."""
 
 from __future__ import annotations
 
@@ -50,20 +50,21 @@ def sweep(
 ) -> Run:
     """Measure a plan, write its run folder, and return the run.
 
-    A run of that name and the same plan is gone on with: what it has is not measured again.
+    If a run of that name with the same plan exists, it is continued: existing samples are kept.
 
     Args:
         plan: what to measure.
-        out: the folder that run folders are made in.
-        name: the run's folder in it; by default date, model and a short hash.
+        out: the parent folder of run folders.
+        name: the name of the run's folder; by default date, model and a short hash.
         listener: called with each event; see kvbench.records.events.
-        stop: asked between samples; True ends the sweep after the sample in flight.
-        allow_many: take a grid of more than 10,000 cases.
+        stop: called between samples; return True to end the sweep after the current sample.
+        allow_many: accept a grid of more than 10,000 cases.
         command: the command line, for run.json.
         engine: what measures; by default a worker process.
 
     Raises:
-        UserError: the plan cannot be measured here at all. A case that fails is a row instead.
+        UserError: the plan cannot be measured on this machine at all. A failing case becomes a row
+            instead.
     """
     caller = Caller(listener, stop, engine)
     return session.start(plan, Path(out), name, caller, allow_many=allow_many, command=command)
@@ -80,18 +81,18 @@ def resume(
     command: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> Run:
-    """Go on with a run where it stopped.
+    """Continue a run where it stopped.
 
     Args:
         path: the run's folder.
-        options: keys of the plan that say how the run is carried out, such as `case_timeout`. A
-            key that changes what is measured is refused. `trust_remote_code` must be given again.
+        options: keys of the plan that control execution, such as `case_timeout`. Keys that change
+            what is measured are refused. `trust_remote_code` must be given again.
         retry_failed: measure all failed cases again, not only those whose process was lost.
         listener, stop, allow_many, command, engine: as for `sweep`.
 
     Raises:
         UserError: there is no run, it is in use, the plan or the machine has changed, or its plan
-            trusts a model's code and the options do not say so again.
+            trusts a model's code and the options do not repeat that.
     """
     return session.go_on(
         Path(path),
@@ -112,14 +113,14 @@ def verify(
     stop: Callable[[], bool] = lambda: False,
     engine: Engine | None = None,
 ) -> tuple[Check, ...]:
-    """Check that the cache strategies of a plan do the same work as no cache.
+    """Check that cached generation matches the no-cache baseline, for each strategy of a plan.
 
-    Of the plan only what makes a model counts, and the strategies. Nothing is written.
+    Only the model axes and the strategies of the plan matter. Nothing is written.
 
     Args:
         plan: models, devices, dtypes, attention implementations and strategies.
-        max_new_tokens: tokens per sequence that are compared.
-        generations: in a row, to see whether something stays behind.
+        max_new_tokens: tokens per sequence to compare.
+        generations: how many to run in a row, to detect leaks.
         listener, stop, engine: as for `sweep`.
 
     Raises:
@@ -137,19 +138,19 @@ def inspect(
     stop: Callable[[], bool] = lambda: False,
     engine: Engine | None = None,
 ) -> Inspection:
-    """Look at a generation without a cache and with one, step by step: shapes, FLOPs, tokens.
+    """Inspect a generation with and without a cache, step by step: shapes, FLOPs, tokens.
 
-    Nothing is timed, nothing is written.
+    Nothing is timed or written.
 
     Args:
-        plan: one model, one device, one prompt and so on; one cache strategy beside `off`.
-        max_new_tokens: tokens to generate per sequence, whatever the plan says.
-        layer: whose queries, keys and values are shown, from 0.
+        plan: one model, one device, one prompt and so on; one cache strategy besides `off`.
+        max_new_tokens: tokens to generate per sequence; overrides the plan.
+        layer: the layer whose queries, keys and values are shown, from 0.
         listener, stop, engine: as for `sweep`.
 
     Raises:
-        UserError: the plan stands for more than one case, the model cannot be loaded or fails, the
-            layer is out of range, or the prompt and the new tokens exceed the model's positions.
+        UserError: the plan has more than one case, the model cannot be loaded or fails, the layer
+            is out of range, or the prompt and the new tokens exceed the model's positions.
     """
     return single.inspect(plan, Caller(listener, stop, engine), max_new_tokens, layer)
 
@@ -161,10 +162,10 @@ def probe(
     stop: Callable[[], bool] = lambda: False,
     engine: Engine | None = None,
 ) -> tuple[Rates, ...]:
-    """Measure what devices read, copy and multiply per second, and store it for later runs.
+    """Measure what devices read, copy and multiply per second, and store the rates for later runs.
 
     Args:
-        devices: their names, as in a plan; by default all that are present.
+        devices: device names, as in a plan; by default all present devices.
         listener, stop, engine: as for `sweep`.
 
     Raises:
@@ -182,15 +183,15 @@ def measure_quality(
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Quality, ...]:
-    """Measure what the lossy strategies of a run do to the output, and add it to the run.
+    """Measure how the lossy strategies of a run change the output, and add it to the run.
 
     Each is compared with no cache on the same model. The rows go to quality.csv in the run's
-    folder, and what is derived from the run is made again.
+    folder, and the derived files of the run are rebuilt.
 
     Args:
         path: the run's folder.
-        text: what the models read; by default Python's language reference.
-        size: how much of it.
+        text: the text that the models read; by default Python's language reference.
+        size: how much of it to use.
         trust_remote_code: let a model run its own code.
         listener, stop: as for `sweep`.
 
@@ -210,8 +211,8 @@ def measure_quality(
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """Read a model's architecture from its config.json, whatever the family.
 
-    A family that theory has no formulas for is built in a worker process, without data, and its
-    cache is read off the model; that takes some seconds and needs torch.
+    A family without formulas in theory is built in a worker process, without data, and its
+    cache is read from the model; this takes a few seconds and needs torch.
 
     Raises:
         UserError: neither theory nor Transformers can read it.
@@ -223,5 +224,5 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def environment() -> Environment:
-    """The machine and the software, as recorded in every run. Starts a process to look."""
+    """Return the machine and the software, as recorded in every run. Starts a process to look."""
     return machine.look()

@@ -1,7 +1,7 @@
-"""The built-in architectures: what a configuration file says of each, and no weights.
+"""The built-in architectures: configuration values, without weights.
 
-The values are facts from the models' published `config.json` files. A test builds each on the
-meta device and compares the number of parameters.
+The values come from the models' published `config.json` files. A test builds each on the meta
+device and compares the number of parameters.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 __all__ = ["CATALOGUE", "DEFAULT_PROMPT", "Architecture"]
 
 DEFAULT_PROMPT = "What is KV caching?"
-"""The prompt where none is given; its token ids are known for the built-in architectures."""
+"""The default prompt; its token ids are known for the built-in architectures."""
 
 
-@dataclass(frozen=True, eq=False)  # One entry, one object: it is found by name.
+@dataclass(frozen=True, eq=False)  # Entries are found by name and compared by identity.
 class Architecture:
     """One built-in architecture.
 
     Attributes:
         name: as given to `--model`.
-        hub_id: where the real weights are.
+        hub_id: the hub id of the real weights.
         config: `model_type` and the keys of config.json that differ from Transformers' defaults.
-        parameters: number of parameters, tied embeddings once.
-        prompt_ids: token ids of known prompts, made with the model's own tokenizer, so that a
-            model with random weights can be given the same prompt without a download.
-        package: an installable package that ships the weights, and the file in it.
+        parameters: number of parameters, counting tied embeddings once.
+        prompt_ids: token ids of known prompts from the model's own tokenizer, which give a model
+            with random weights the same prompt without a download.
+        package: an installable package that contains the weights, and the file in it.
     """
 
     name: str
@@ -43,7 +43,7 @@ _SMOLLM2_PROMPTS = {DEFAULT_PROMPT: (1780, 314, 659, 70, 48002, 47)}
 
 
 def _gpt2(layers: int, width: int, heads: int, vocabulary: int = 50257) -> dict[str, Any]:
-    # The special ids lie outside the Chinese vocabulary, and nothing here needs them.
+    # The special ids lie outside the Chinese vocabulary and are not needed here.
     return {
         "model_type": "gpt2",
         "n_layer": layers,
@@ -115,7 +115,7 @@ CATALOGUE: dict[str, Architecture] = {
             "uer/gpt2-chinese-cluecorpussmall",
             _gpt2(12, 768, 12, vocabulary=21128),
             102_068_736,
-            # What its BERT tokenizer makes of the five characters: [CLS] ... [SEP].
+            # The output of its BERT tokenizer for the five characters: [CLS] ... [SEP].
             {"明天降温了": (101, 3209, 1921, 7360, 3946, 749, 102)},
         ),
         Architecture(
@@ -218,7 +218,7 @@ CATALOGUE: dict[str, Architecture] = {
                 head_dim=256,
                 query_pre_attn_scalar=256,
                 sliding_window=512,
-                # Five sliding layers, then a full one.
+                # Five sliding layers, then one full layer.
                 layer_types=[
                     "full_attention" if layer % 6 == 5 else "sliding_attention"
                     for layer in range(26)

@@ -9,17 +9,17 @@ __all__ = ["HOST", "KINDS", "DeviceKind", "first_name", "is_device_name", "kind_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKind:
-    """What holds for every device of a kind. The defaults are those of an accelerator.
+    """What holds for every device of a kind. The defaults describe an accelerator.
 
     Attributes:
         name: the first part of a device's name in a case: `cuda` of `cuda:1`.
-        backend: where the measuring wing finds what talks to such a device, `module:class`; see
-            kvbench/devices/. A string, so that the entry needs no torch.
-        is_host: whether it is the machine's own processors and memory.
-        memory_label: what tables call the memory that a case takes.
+        backend: the class that talks to such a device, as `module:class`; see kvbench/devices/. A
+            string, because the entry must not import torch.
+        is_host: whether it is the host's own processors and memory.
+        memory_label: the name in tables for the memory that a case uses.
         half_needs_full_warmup: whether the first pass over each new length is slow in half
-            precision, so that a warm-up has to reach every length that is timed.
-        queues_work: whether work is queued, so that launches overlap with what the device does.
+            precision, so a warm-up must reach every timed length.
+        queues_work: whether work is queued, so launches overlap with the device's work.
     """
 
     name: str
@@ -52,18 +52,18 @@ HOST = next(kind.name for kind in KINDS.values() if kind.is_host)
 def kind_of(device: str) -> DeviceKind:
     """Return the kind of a device by its name in a case, such as `cuda:1`.
 
-    A kind that is not registered, as in a run of another version, has the defaults.
+    An unregistered kind, as in a run of another version, has the defaults.
     """
     name = device.partition(":")[0]
     return KINDS.get(name) or DeviceKind(name=name)
 
 
 def is_device_name(name: str) -> bool:
-    """Return whether a name is that of a device, present or not: `cpu`, `cuda:7`."""
+    """Return whether a text names a device, present or not: `cpu`, `cuda:7`."""
     return name.partition(":")[0] in KINDS
 
 
 def first_name(name: str) -> str:
-    """Return the one name that a device has in cases: `cuda` for `cuda:0`."""
+    """Return the canonical name of a device: `cuda` for `cuda:0`."""
     kind = kind_of(name)
     return kind.name if not kind.is_host and name == f"{kind.name}:0" else name

@@ -1,4 +1,4 @@
-"""The dtypes of weights and caches, and the bytes of one number of each."""
+"""The dtypes of weights and caches, and the bytes per number of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTYPES = tuple(DTYPE_BYTES)
 
 
 def dtype_bytes(dtype: str) -> int:
-    """Bytes of one number.
+    """Return the bytes of one number.
 
     Raises:
         UserError: the dtype is unknown.

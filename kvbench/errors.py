@@ -1,4 +1,4 @@
-"""The one exception that means: the person at the keyboard can mend this."""
+"""The one exception that means: the user can fix this."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["UserError", "check_choice", "did_you_mean", "one_line"]
 
 
 _LONGEST_QUOTE, _LONGEST_SENTENCE = 255, 1000
-"""A path may be long, and a list of what has changed."""
+"""Long enough for a long path or a list of changes."""
 
 _QUOTED = re.compile(r"(?<!\w)'([^']{256,})'(?!\w)")
 
 
 class UserError(Exception):
-    """A mistake in what was asked for, told in one sentence that says what would be right.
+    """A user mistake, reported in one sentence that says how to fix it.
 
-    The command line prints the sentence and exits with code 2, without a traceback. Whatever a
-    person typed may stand in it: characters that do not print are escaped, so that it stays one
-    line, and it ends as a sentence does.
+    The command line prints the sentence and exits with code 2, without a traceback. The sentence
+    may quote anything a person typed: unprintable characters are escaped, which keeps it on one
+    line, and it ends with a period.
 
-    The sentence is for people alone. Code and tests tell mistakes apart by `kind` and `fields`.
+    The sentence is only for people. Code and tests distinguish mistakes by `kind` and `fields`.
 
     Attributes:
-        kind: which mistake it is, such as `device_absent`.
+        kind: the kind of mistake, such as `device_absent`.
         fields: what the mistake is about, such as `{"device": "cuda"}`; plain values and paths.
     """
 
@@ -39,7 +39,7 @@ class UserError(Exception):
 
 
 def one_line(sentence: str) -> str:
-    """Return a sentence that can be read on one line, whatever was quoted in it."""
+    """Return a sentence that fits on one line, whatever it quotes."""
     line = printable(sentence).rstrip()
     line = _QUOTED.sub(lambda found: f"'{shorten(found[1], _LONGEST_QUOTE)}'", line)
     words = (shorten(word, _LONGEST_QUOTE) for word in line.split(" "))
@@ -47,17 +47,18 @@ def one_line(sentence: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The hint `"; did you mean 'x'?"` for the nearest known word, or an empty string."""
-    # Clipped: what is far longer than all known words is near to none, and slow to compare.
+    """Return the hint `"; did you mean 'x'?"` for the nearest known word, or an empty string."""
+    # Clipped: text far longer than every known word has no near match, and is slow to compare.
     near = difflib.get_close_matches(clip(word), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def check_choice(option: str, noun: str, value: str, known: Iterable[str]) -> None:
-    """Refuse what is none of the known names of something.
+    """Refuse a name that is not among the known ones.
 
     Raises:
-        UserError: says what there is, and which of them may be meant.
+        UserError: the name is unknown; the message lists the known names and suggests the nearest
+            one.
     """
     known = list(known)
     if value not in known:

@@ -1,7 +1,7 @@
-"""Keep the current folder out of the import path: it may hold files from anywhere.
+"""Keep the current folder off the import path: it may hold files from anywhere.
 
-A module that lies next to a downloaded model (`json.py`, say) must not run because somebody types
-`kvbench verify .` there. Imports only what a Python has loaded before it looks at a path.
+A module next to a downloaded model, such as `json.py`, must not run when somebody types `kvbench
+verify .` there. This module imports only what Python has loaded before it reads a path.
 """
 
 import os
@@ -11,17 +11,17 @@ __all__ = ["leave_out_current_folder", "program_folder", "without_current_folder
 
 
 def leave_out_current_folder() -> None:
-    """Take the current folder out of this process's import path, and of those it starts."""
+    """Remove the current folder from the import path of this process and of its child processes."""
     sys.path[:] = without_current_folder(sys.path)
 
 
 def without_current_folder(entries: list[str]) -> list[str]:
     """Return the entries of an import path without those that mean the current folder.
 
-    Python puts it first for `python -m`, and an empty entry in PYTHONPATH means it, too. kvbench
-    itself may lie in it: its own modules are found through the package once that is imported. Only
-    where it stands as an absolute path behind the standard library, as an editable install puts it
-    there, is it kept. It is then the last, so that it hides no installed package.
+    Python puts it first for `python -m`, and an empty entry in PYTHONPATH means it too. kvbench
+    itself may be in it: its own modules are found through the package once that is imported. The
+    folder is kept only as an absolute path after the standard library, as an editable install adds
+    it. It is then moved to the end, where it shadows no installed package.
     """
     library = os.path.dirname(os.__file__)
     behind = entries.index(library) if library in entries else len(entries)
@@ -41,5 +41,5 @@ def _is_here(entry: str) -> bool:
     try:
         return os.path.samefile(entry or os.curdir, os.curdir)
     except (OSError, ValueError):
-        # Not there, as most often the archive of the standard library.
+        # Usually missing, such as the archive of the standard library.
         return not entry

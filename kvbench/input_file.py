@@ -1,4 +1,4 @@
-"""Read a file that somebody gave: a regular one, and not without end."""
+"""Read a user-supplied file: only a regular file, and only up to a size limit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CHUNK_BYTES = 1 << 20
 
 
 def read_regular(path: Path, limit: int, what: str) -> bytes:
-    """Return the bytes of a regular file of at most `limit` bytes; `what` says what it is to be.
+    """Return the bytes of a regular file of at most `limit` bytes; `what` names it in errors.
 
     Raises:
-        UserError: it is a device, a pipe or the like, or it is larger.
-        OSError: it is not there or cannot be read.
+        UserError: it is a device, a pipe or similar, or it is larger.
+        OSError: it does not exist or cannot be read.
     """
-    # Not blocking: a pipe that nobody writes to would be waited for, before it can be refused.
+    # Open without blocking: opening a pipe without a writer would hang before it can be refused.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         mode = os.fstat(descriptor).st_mode
@@ -32,7 +32,7 @@ def read_regular(path: Path, limit: int, what: str) -> bytes:
                 f"{path}: not a regular file, so not a {what}.", kind="not_a_file", path=path
             )
         found = bytearray()
-        # Counted as it is read: some files have no size before (in /proc), and others grow.
+        # Count while reading: some files report no size (in /proc), and others grow.
         while chunk := file.read(_CHUNK_BYTES):
             found += chunk
             if len(found) > limit:
@@ -45,13 +45,13 @@ def read_regular(path: Path, limit: int, what: str) -> bytes:
 
 
 def read_text(path: Path, limit: int, what: str) -> str:
-    """Return the text of a file, each line ended by one newline; see `read_regular`.
+    """Return the text of a file with every line ending as one newline; see `read_regular`.
 
     Raises:
-        UserError: it is not there, cannot be read, is larger, or is not UTF-8 text.
+        UserError: it does not exist, cannot be read, is larger, or is not UTF-8 text.
     """
     try:
-        # A mark of the byte order is no part of the text.
+        # A byte-order mark is not part of the text.
         text = read_regular(path, limit, what).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such {what}.", kind="not_found", path=path) from error
@@ -66,10 +66,10 @@ def read_text(path: Path, limit: int, what: str) -> str:
 
 
 def check_regular(path: Path, what: str) -> None:
-    """Refuse what is there and is not a regular file, such as a device or a pipe.
+    """Refuse an existing path that is not a regular file, such as a device or a pipe.
 
     Raises:
-        UserError: it is not one. A file that is not there is none of this function's business.
+        UserError: it is not one. A missing file is left to the caller.
     """
     if path.exists() and not path.is_file():
         raise UserError(

@@ -1,7 +1,7 @@
-"""Text on its way out: one function for each medium that would act on some characters.
+"""Escape text for output: one function for each medium that interprets some characters.
 
-A model, a prompt or an error may come from somebody else's run folder. HTML is escaped by the
-template engine, charts by `kvbench.report.figures.labels.drawable`.
+A model name, a prompt or an error may come from somebody else's run folder. The template engine
+escapes HTML; `kvbench.report.figures.labels.drawable` handles charts.
 """
 
 from __future__ import annotations
@@ -14,32 +14,31 @@ from kvbench.text import printable
 __all__ = ["for_csv", "for_json", "for_markdown", "for_terminal"]
 
 _MARKUP = re.compile(
-    # Links and pictures need the brackets; an underscore inside a word is no markup, and a bare
-    # address becomes a link by what follows its scheme.
+    # Links and pictures need the brackets; an underscore inside a word is not markup, and a bare
+    # address becomes a link through the characters after its scheme.
     r"([\\`*\[\]<>|#&~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.)"
 )
 _FIRST = re.compile(r"^(?:(\d{1,9})([.)])(?= )|()([-+])(?= )|()([-=])(?=\6+$))")
-"""What makes a list, a rule or a heading of a line."""
+"""What turns a line into a list item, a rule or a heading."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def for_terminal(text: str) -> str:
-    """Return text without what a terminal would obey; its lines stay lines."""
+    """Return text without terminal control sequences; its lines are kept."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def for_csv(text: str) -> str:
-    """Return the text of a cell so that a spreadsheet does not take it for a formula.
+    """Return the text of a cell, escaped so that a spreadsheet does not read it as a formula.
 
-    An apostrophe in front says "text" there. Numbers are not passed through here. A cell may have
-    several lines.
+    A leading apostrophe means "text" there. Do not pass numbers. A cell may have several lines.
     """
     return for_terminal("'" + text if text.startswith(_FORMULA) else text)
 
 
 def for_markdown(text: str) -> str:
-    """Return text, on one line, that neither Markdown nor HTML reads as markup."""
+    """Return text on one line, escaped for Markdown and HTML."""
     line = _MARKUP.sub(r"\\\1", printable(" ".join(text.split())))
     found = _FIRST.match(line)
     if found is None:
@@ -49,13 +48,13 @@ def for_markdown(text: str) -> str:
 
 
 def for_json(document: str, encoding: str | None = None) -> str:
-    """Return a JSON document with escapes for what does not print, or not in an encoding."""
+    """Return a JSON document with escapes for what cannot be printed or encoded."""
     return "".join(c if c == "\n" or _fits(c, encoding) else _escaped(c) for c in document)
 
 
 def _fits(character: str, encoding: str | None) -> bool:
     if character.isascii():
-        # Control characters among them are escaped already, by JSON's own rule; all but this one.
+        # JSON's own rule already escapes control characters, except this one.
         return character != "\x7f"
     try:
         character.encode(encoding or "utf-8")

@@ -1,4 +1,4 @@
-"""Text that people typed, made fit for one line of output."""
+"""Make user-supplied text fit for one line of output."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ __all__ = ["clip", "printable", "shorten"]
 
 
 def printable(text: str) -> str:
-    """The text with line breaks, control characters and undecodable bytes escaped."""
+    """Return the text with line breaks, control characters and undecodable bytes escaped."""
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def clip(value: object, length: int = 60) -> str:
-    """A value as text, cut where it is too long to be read in a sentence."""
+    """Return a value as text, clipped if it is too long for a sentence."""
     try:
         text = str(value)
     except ValueError:
@@ -21,7 +21,7 @@ def clip(value: object, length: int = 60) -> str:
 
 
 def shorten(text: str, length: int = 40) -> str:
-    """A long text without its middle: its ends tell it from others more often."""
+    """Return a long text without its middle: its ends are more often distinctive."""
     if len(text) <= length:
         return text
     head = (length - 3 + 1) // 2

@@ -1,12 +1,13 @@
 """Measure kvbench itself, as ratios taken side by side in one run: overhead and start-up.
 
 Absolute times say little on a shared machine; a ratio of medians of interleaved runs says more.
-The figures worth keeping go to docs/benchmarks.md, with the date and the machine.
+Figures worth keeping go to docs/benchmarks.md, with the date and the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def main() -> int:
 
 
 def overhead(pairs: int) -> bool:
-    """kvbench's measurement of a cached generation over a bare `generate` loop, one process."""
+    """Time a cached generation in kvbench over a bare `generate` loop, in one process."""
     import torch
 
     from kvbench.measure.engine import LocalEngine
@@ -44,10 +45,17 @@ def overhead(pairs: int) -> bool:
     from kvbench.plan.case import Case, ModelKey, Prompt, Task
 
     key = ModelKey("gpt2", "random", "cpu", "float32", "auto")
-    case = Case(*_fields(key), "dynamic", 1, Prompt.of_tokens(6), NEW_TOKENS)
+    case = Case(
+        **dataclasses.asdict(key),
+        cache="dynamic",
+        batch_size=1,
+        prompt=Prompt.of_tokens(6),
+        max_new_tokens=NEW_TOKENS,
+    )
     engine = LocalEngine()
     engine.open(key)
-    # A model of its own, so that nothing that kvbench sets on its model helps or hurts the other.
+    # Use a separate model, so that kvbench's settings on its own model neither help nor hurt this
+    # one.
     bare_model = load_model(key).model
     ids = torch.arange(6).reshape(1, 6)
     mask = torch.ones_like(ids)
@@ -78,7 +86,7 @@ def overhead(pairs: int) -> bool:
 
 
 def start_up(starts: int) -> bool:
-    """`kvbench --help` over `python -c "import typer, rich"`, whole processes."""
+    """Time `kvbench --help` over `python -c "import typer, rich"`, as whole processes."""
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(*arguments: str) -> Callable[[], float]:
@@ -97,9 +105,9 @@ def start_up(starts: int) -> bool:
 
 
 def where_time_goes(sweeps: int) -> None:
-    """Print what each phase of a small sweep takes, and how long its report takes to make again.
+    """Print the time of each phase of a small sweep, and of rebuilding its report.
 
-    Absolute times: they say where to look, and are compared with others of the same machine only.
+    These are absolute times: they show where to look, and are comparable only on the same machine.
     """
     program = Path(sys.executable).with_name("kvbench")
     options = ["--device", "cpu", "-n", "10", "--repeats", "6", "--quiet", "--debug"]
@@ -107,7 +115,7 @@ def where_time_goes(sweeps: int) -> None:
     print("a sweep of GPT-2, 10 new tokens, 6 repeats, verified", flush=True)
     for number in range(sweeps):
         with tempfile.TemporaryDirectory() as folder:
-            # The phases are printed on standard error, the table on standard output.
+            # The phases go to standard error, the table to standard output.
             command = [str(program), "sweep", *options, "--out", folder, "--name", f"run{number}"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             start = time.perf_counter()
@@ -121,7 +129,7 @@ def where_time_goes(sweeps: int) -> None:
 def interleave(
     first: Callable[[], float], second: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Time both in turn, the order swapped each time, so that drift falls on neither."""
+    """Time both in turn, in alternating order, so that drift affects both alike."""
     ours: list[float] = []
     theirs: list[float] = []
     for index in range(pairs):
@@ -146,12 +154,6 @@ def report(
         f"  {len(pairs)} pairs; wanted {bounds[0]} to {bounds[1]}: {'ok' if within else 'NOT MET'}"
     )
     return within
-
-
-def _fields(key: object) -> tuple[str, ...]:
-    return tuple(
-        getattr(key, name) for name in ("model", "weights", "device", "dtype", "attention")
-    )
 
 
 if __name__ == "__main__":

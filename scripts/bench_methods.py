@@ -30,7 +30,7 @@ CACHES = ("off", "dynamic")
 JUDGED = (110, 310)
 ARTICLE = range(10, 911, 100)
 PLANTED = 1.1
-"""What is planted on the last tokens, to see whether it would be found."""
+"""A planted cost on the last tokens, to see whether it would be found."""
 
 LIMITS = {"trace": 0.65, "sampled": 0.15}
 BIAS = (0.95, 1.05)
@@ -46,8 +46,8 @@ class Table:
     Attributes:
         wall_s: seconds for all of it.
         totals: seconds of a generation, by strategy and length.
-        stamps: seconds to each token of the longest generation, by strategy, where there is one.
-        low, high: intervals, where there are any; NaN where there is none.
+        stamps: seconds to each token of the longest generation, by strategy, if there is one.
+        low, high: ends of the intervals; NaN if there is none.
     """
 
     wall_s: float
@@ -67,14 +67,15 @@ class Ways:
         key = ModelKey(model, "random", "cpu", "float32", "auto")
         self.lengths = tuple(lengths)
         self._loaded = load_model(key)
-        # A model of its own, so that nothing that kvbench sets on its model helps or hurts it.
+        # Use a separate model, so that kvbench's settings on its own model neither help nor hurt
+        # this one.
         self._bare = load_model(key).model
         self._prompt = Prompt.of_tokens(6)
         self._inputs = Encoder(self._loaded, 0).encode(self._prompt, 1)
         self._key = key
 
     def script(self) -> Table:
-        """Generate for each length, with the cache and without, and look at the clock."""
+        """Generate each length with and without the cache, and read the clock."""
         totals: dict[Cell, float] = {}
         ids, mask = self._inputs.input_ids, self._inputs.attention_mask
         for new_tokens in self.lengths:
@@ -93,7 +94,7 @@ class Ways:
         return Table(0.0, totals, {}, {}, {})
 
     def each(self) -> Table:
-        """Generate for each length as kvbench does."""
+        """Generate each length as kvbench does."""
         totals: dict[Cell, float] = {}
         stamps: dict[str, tuple[float, ...]] = {}
         for new_tokens in self.lengths:
@@ -104,7 +105,7 @@ class Ways:
         return Table(0.0, totals, stamps, {}, {})
 
     def trace(self) -> Table:
-        """Generate the longest length, and read the others from its stamps."""
+        """Generate the longest length, and derive the others from its stamps."""
         totals: dict[Cell, float] = {}
         stamps: dict[str, tuple[float, ...]] = {}
         for cache in CACHES:
@@ -203,7 +204,7 @@ def main() -> int:
 
 
 def rounds(ways: Ways, count: int) -> dict[str, list[Table]]:
-    """Make the tables, each round beginning with another way."""
+    """Make the tables; each round starts with another way."""
     makers: dict[str, Callable[[], Table]] = {
         "script": ways.script,
         "each": ways.each,
@@ -227,7 +228,7 @@ def rounds(ways: Ways, count: int) -> dict[str, list[Table]]:
 
 
 def walls(made: Mapping[str, Sequence[Table]]) -> bool:
-    """Print what the tables take, against the script."""
+    """Print the time of the tables, relative to the script."""
     print("\n| way | median s | share of the script | 95 % interval | wanted |")
     print("|---|---:|---:|---|---|")
     script = [table.wall_s for table in made["script"]]
@@ -263,7 +264,7 @@ def bias(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
 
 
 def planted(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
-    """Print whether a cost of 10 % on the last tokens of `trace` is found, and none where none is.
+    """Print whether a planted cost of 10 % on the last tokens of `trace` is found.
 
     The last tokens are those after the second longest length.
     """
@@ -286,9 +287,9 @@ def planted(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool
 
 
 def errors(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
-    """Print how far `sampled` is off the separate generations of the same rounds.
+    """Print how far `sampled` is from the separate generations of the same rounds.
 
-    A generation has noise of its own, so that the median of the ratios is judged.
+    A generation has its own noise, so the median of the ratios is judged.
     """
     print("\n| strategy | tokens | sampled / each | within 5 % | held | width |")
     print("|---|---:|---:|---:|---:|---:|")
@@ -335,7 +336,7 @@ def ratio_of(own: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
 
 
 def _bounds(own: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a ratio, from the ratios within rounds; None with too few of them."""
+    """Return the 95 % interval of a ratio, from the ratios within rounds; None with too few."""
     found = paired_ratio(own, other)
     return None if found.low is None or found.high is None else (found.low, found.high)
 

@@ -1,9 +1,9 @@
 """Measure the reading wing on made-up runs of three sizes, so that growth is seen.
 
-The largest has 100,000 samples and 10 million token times: `kvbench report` is wanted in under 60 s
-and 2 GB on two cores, `kvbench compare` of two such runs in under 10 s. Each is run several times,
-and the least and the most are printed: what else a machine does can only make it slower, so that
-the least is held against the bound.
+The largest has 100,000 samples and 10 million token times: `kvbench report` should take under 60 s
+and 2 GB on two cores, `kvbench compare` of two such runs under 10 s. Each runs several times, and
+the minimum and maximum are printed. Other load can only make it slower, so the minimum is compared
+with the limit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMPARE_S = 10.0
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the quickest and of the slowest run, and the peak bytes of the largest."""
+    """Seconds of the fastest and the slowest run, and the largest peak in bytes."""
 
     least: float
     most: float
@@ -77,7 +77,7 @@ def runs(number: int, *arguments: str) -> Cost:
 
 
 def run(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak bytes of a whole process."""
+    """Return the seconds and peak bytes of a whole process."""
     start = time.perf_counter()
     program = Path(sys.executable).with_name("kvbench")
     process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
@@ -89,7 +89,7 @@ def run(*arguments: str) -> tuple[float, float]:
 
 
 def make_run(path: Path, samples: int, seed: int) -> int:
-    """A run of so many samples, equally many of each case; returns the number of token times."""
+    """Make a run with this many samples, equally many per case; return its token times' count."""
     cases = list(_cases())
     info = RunInfo(
         name=path.name,
@@ -102,7 +102,7 @@ def make_run(path: Path, samples: int, seed: int) -> int:
     rng = np.random.default_rng(seed)
     with RunWriter.create(path, info) as writer:
         writer.finish("finished")
-    # Not through the writer, which waits for the disk at each row.
+    # Bypass the writer, which waits for the disk after each row.
     tokens = 0
     with (
         (path / "samples.csv").open("a", newline="") as rows,
@@ -134,7 +134,17 @@ def make_run(path: Path, samples: int, seed: int) -> int:
 def _cases() -> Iterator[Case]:
     prompt = Prompt.of_tokens(6)
     for batch, tokens, cache in product(BATCHES, NEW_TOKENS, ("off", "dynamic")):
-        yield Case("gpt2", "random", "cpu", "float32", "auto", cache, batch, prompt, tokens)
+        yield Case(
+            model="gpt2",
+            weights="random",
+            device="cpu",
+            dtype="float32",
+            attention="auto",
+            cache=cache,
+            batch_size=batch,
+            prompt=prompt,
+            max_new_tokens=tokens,
+        )
 
 
 def _stamps(case: Case, rng: np.random.Generator) -> list[float]:

@@ -1,7 +1,7 @@
 """Measure how well theory predicts: measured over expected speed-up, at several lengths.
 
-The rates of this machine are probed first, as `kvbench probe` does; then a sweep with random
-weights, which cost what real ones do. The figures worth keeping go to docs/benchmarks.md.
+It probes the rates of this machine first, as `kvbench probe` does, then runs a sweep with random
+weights, which cost the same as real ones. Figures worth keeping go to docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="samples of each case")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # A probe of its own: whatever is stored on this machine stays.
+        # Use a separate probe: whatever is stored on this machine stays.
         os.environ[STATE_VARIABLE] = folder
         for rates in api.probe(["cpu"]):
             flops = rates.flops_per_s["float32"]

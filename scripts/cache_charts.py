@@ -1,8 +1,8 @@
 """Draw the charts of docs/caches.md: `python scripts/cache_charts.py MODEL [FOLDER]`.
 
 Bytes and operations are counted on one layer in the model's shape and multiplied by its layers;
-they are the same on every machine. Quality is measured on the model itself, led along a text. No
-second is measured here.
+they are the same on every machine. Quality is measured on the model itself, forced along a text. No
+time is measured here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MIB = 2**20
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operations that copy, and the bytes that they write."""
+    """Count the operations that copy, and the bytes that they write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def new_cache(loaded: LoadedModel, name: str, inputs: Inputs, new: int) -> Cache
 
 
 def steps(loaded: LoadedModel, name: str) -> dict[str, list[float]]:
-    """What each step of one layer copies, does and holds, times the layers of the model."""
+    """Return what each step of one layer copies, does and holds, times the layers of the model."""
     config = loaded.model.config.get_text_config(decoder=True)
     layers = config.num_hidden_layers
     heads, size = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
@@ -84,18 +84,18 @@ def steps(loaded: LoadedModel, name: str) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def led(loaded: LoadedModel, ids: torch.Tensor, name: str) -> torch.Tensor:
-    """Log-probabilities `[batch, steps, vocabulary]` of a strategy that is led along texts."""
+    """Return log-probabilities `[batch, steps, vocabulary]` of a strategy forced along texts."""
     new = ids.shape[1] - PROMPT
     inputs = Inputs(ids[:, :PROMPT], torch.ones_like(ids[:, :PROMPT]))
     cache = new_cache(loaded, name, inputs, new)
     pieces = [inputs.input_ids, *ids[:, PROMPT:].split(1, dim=1)]
     rows = [loaded.model(input_ids=one, past_key_values=cache).logits[:, -1] for one in pieces]
-    # The first comes out of the prompt's own pass, and tells nothing of a cache.
+    # The first comes from the prompt's own pass, and says nothing about a cache.
     return torch.stack(rows[1:], dim=1).log_softmax(dim=-1)
 
 
 def quality(loaded: LoadedModel, names: Iterable[str], store: Path) -> dict[str, list[float]]:
-    """Mean Kullback-Leibler divergence from the exact cache at each step, in nats."""
+    """Return the mean Kullback-Leibler divergence from the exact cache at each step, in nats."""
     found: dict[str, list[float]] = json.loads(store.read_text()) if store.exists() else {}
     missing = [name for name in names if name not in found]
     if not missing:
@@ -234,7 +234,7 @@ def quality_charts(loaded: LoadedModel, folder: Path) -> None:
             places = range(PROMPT + 1, PROMPT + 1 + len(found[name]))
             axes.plot(places, found[name], label=name, color=colour)
         axes.set_yscale("log")
-        # Below it float32's own rounding decides, the sign of the result too.
+        # Below this, float32's own rounding dominates, including the sign of the result.
         axes.set_ylim(1e-7, 1)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
 

@@ -1,7 +1,7 @@
 """Build the wheel, install it in an empty environment, and run a tiny sweep from it.
 
-What a release must pass: a package that works only from its clone is found here. Run it with each
-Python that kvbench supports: `PYTHON=python3.13 make release-check`.
+A release must pass this check: it detects a package that works only from its clone. Run it with
+each Python that kvbench supports: `PYTHON=python3.13 make release-check`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA = (
     "kvbench/configs/quickstart.yaml",
     "kvbench/configs/gpu.yaml",
 )
-"""Files that are not modules, which a wheel loses first."""
+"""Files that are not modules, which are the first to be missing from a wheel."""
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def check_contents(wheel: Path) -> None:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Return the folder of programs of an environment that holds the wheel and its needs."""
+    """Return the scripts folder of an environment with the wheel and its dependencies."""
     run([sys.executable, "-m", "venv", str(folder / "venv")])
     programs = folder / "venv" / "bin"
     pip = [str(programs / "python"), "-m", "pip", "install", "--quiet"]

@@ -23,7 +23,7 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 15.0
-"""For a step to end by itself, at each of the two signals before it is killed."""
+"""Seconds for a step to end by itself, at each of the two signals before it is killed."""
 
 LOOK = """
 import sys
@@ -50,8 +50,8 @@ def main() -> int:
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     out = options.out.resolve()
-    # The steps have process groups of their own, which are for this script to end. Where it was
-    # started in the background, SIGINT is ignored here and would be there.
+    # The steps have their own process groups, which this script must end. If it was started in the
+    # background, SIGINT is ignored here and would be ignored there.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as site:
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def look(site: str, out: Path) -> bool:
-    """Set the environment of the steps; say what is here, and return whether that will do."""
+    """Set the environment of the steps, print what is present, and return whether that suffices."""
     path = [site, str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ |= {
         # The steps run in the repository, wherever this was started.
@@ -75,7 +75,8 @@ def look(site: str, out: Path) -> bool:
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         "KVBENCH_GPU_RUN": str(out / "run"),
-        # Warnings are errors in the tests: no plugin that happens to be there may add some.
+        # Warnings are errors in the tests: keep plugins that happen to be installed from adding
+        # some.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     return subprocess.run([sys.executable, "-c", LOOK]).returncode == 0
@@ -83,7 +84,7 @@ def look(site: str, out: Path) -> bool:
 
 def steps(out: Path) -> list[tuple[str, float, list[str]]]:
     """Return the name of each step, its share of the time, and its command."""
-    # Only files with such tests: others may need packages that are not there.
+    # Only files with such tests: others may need packages that are missing.
     files = sorted(ROOT.glob("tests/**/test_*.py"))
     files = [file for file in files if "mark.cuda" in file.read_text("utf-8")]
     checks = [str(file) for file in files if file.parent.name == "gpu"]
@@ -113,7 +114,7 @@ def carry_out(todo: list[tuple[str, float, list[str]]], out: Path, deadline: flo
 
 
 def run(command: list[str], limit: float, log: Path) -> str:
-    """Run a command, at most so many seconds, and copy what it prints; return how it ended."""
+    """Run a command for at most this many seconds, copy its output, and return how it ended."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -143,7 +144,7 @@ def copy(pipe: IO[bytes], log: Path) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process group: a sweep ends after its sample, at the second signal at once."""
+    """Stop a process group: a sweep ends after its sample, and at the second signal at once."""
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
             return

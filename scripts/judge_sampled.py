@@ -1,14 +1,14 @@
 """Judge `--method sampled` on recorded curves: how far its totals are off, how often it says so.
 
-A curve is one recorded generation: the times of all its tokens. Its steps are taken as what would
-have been measured at the chosen positions, moved at random within their reach in each resample, and
-its own totals are the truth, at each tenth of its length.
+A curve is one recorded generation: the times of all its tokens. Its steps serve as the measurements
+at the chosen positions, which are moved at random in each resample. Its own totals are the truth,
+at each tenth of its length.
 
 In the second table every position comes from any recorded generation of the case, and the mean of
-their totals is the truth: that is a machine which changes from one generation to the next. It is
+their totals is the truth: this models a machine that changes from one generation to the next. It is
 printed, and has no bounds.
 
-A row that is not within its bounds is marked, and the exit code is then 1.
+A row outside its bounds is marked, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from kvbench.records.sample import Sample, latest
 
 ROOT = Path(__file__).parents[1]
 SHORTEST = 64
-"""Shorter generations are no work for sampling."""
+"""Shorter generations are not worth sampling."""
 
 WITHIN = 0.05
 LEAST_WITHIN = 0.9
-"""So many of the totals are to be off by 5 % at most."""
+"""At least this fraction of the totals must be within 5 %."""
 
 LEAST_HELD = 0.9
-"""So many of the intervals are to hold the truth."""
+"""At least this fraction of the intervals must contain the truth."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of the resamples: a row for each, a column for each length.
+    """The results of the resamples: one row each, one column for each length.
 
     Attributes:
-        errors: estimate over truth, less one.
+        errors: estimate over truth, minus one.
         held: whether the interval holds the truth.
         widths: upper end of the interval over the lower one.
     """
@@ -81,11 +81,11 @@ class Verdict:
 
 
 Draw = Callable[[], int]
-"""Which of the recorded generations the next measurement is taken from."""
+"""The recorded generation that each measurement is taken from."""
 
 
 def recorded(folders: Iterable[Path]) -> Iterator[Recorded]:
-    """The cases of run folders whose generations are long enough; cold samples are left out."""
+    """Return the cases of run folders with long enough generations, without cold samples."""
     seen = set()
     for folder in folders:
         run = load_run(folder)
@@ -100,7 +100,7 @@ def recorded(folders: Iterable[Path]) -> Iterator[Recorded]:
                 cases.setdefault(row.case_id, []).append(row)
         for members in cases.values():
             first = members[0]
-            # The same run may be kept in two places.
+            # The same run may be stored in two places.
             key = (first.sample_id, first.started_at)
             if can_sample(strategy(first.cache)) and key not in seen:
                 seen.add(key)
@@ -114,9 +114,9 @@ def recorded(folders: Iterable[Path]) -> Iterator[Recorded]:
 
 
 def judge(case: Recorded, resamples: int, rng: np.random.Generator, *, mixed: bool) -> Verdict:
-    """Estimate totals again and again, and hold them against what was recorded."""
+    """Estimate totals repeatedly, and compare them with the recorded ones."""
     lengths = [round(case.tokens * share / 10) for share in range(1, 11)]
-    # What is generated as it is, is right by itself.
+    # Tokens that are generated in full are exact by definition.
     judged = [n for n in lengths if n > start_tokens(lengths)]
     found = []
     for _ in range(resamples):
@@ -148,7 +148,7 @@ def _measured(
     for index, block in enumerate(blocks):
         first = block.start
         if 0 < index < len(blocks) - 1:
-            # Halfway to its neighbors at most, as if the plan had had other lengths.
+            # Move at most halfway to its neighbors, as if the plan had other lengths.
             low = (blocks[index - 1].start + first) // 2
             high = (first + blocks[index + 1].start) // 2
             first = min(int(rng.integers(low, high + 1)), case.tokens - len(block) + 1)

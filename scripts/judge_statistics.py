@@ -1,10 +1,9 @@
 """Judge the interval of a speed-up, and what is claimed from it, on simulated runs of known truth.
 
 A cell is one kind of times, one number of rounds, and rounds that are even (both strategies in
-each) or uneven (the strategy stops, and `off` goes on for as many rounds again). Each table is a
-case with its partner. Samples are made, summarized and judged as those of a run are. Printed as the
-tables of docs/statistics.md; a cell that is not within its bounds is marked, and the exit code is
-then 1.
+each) or uneven (the strategy stops, and `off` continues for as many rounds again). Each table is a
+case with its baseline. Samples are made, summarized and judged like those of a run. The output is
+the tables of docs/statistics.md; a cell outside its bounds is marked, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ TOO_FEW = (3, 5)
 COVERAGE = (0.93, 0.98)
 MOST_FALSE = 0.06
 MOST_WIDENING = 1.3
-"""How much wider the interval of drifting times may be than that of the same times at rest."""
+"""How much wider the interval of drifting times may be than that of stationary times."""
 
 Drift = Callable[[int], np.ndarray]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -36,14 +35,14 @@ Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 @dataclass(frozen=True)
 class Kind:
-    """How times come about: noise around the truth, times what the machine does over the rounds.
+    """A kind of times: noise around the truth, multiplied by what the machine does over the rounds.
 
     Attributes:
-        name: of the cell.
-        noise: factors `[..., rounds]` around 1, drawn for each strategy on its own.
+        name: the name of the cell.
+        noise: factors `[..., rounds]` around 1, drawn independently for each strategy.
         drift: factors `[rounds]` that both strategies share.
         cold: how many times as long the first sample of either strategy takes. It comes before the
-            rounds that are counted.
+            counted rounds.
     """
 
     name: str
@@ -61,7 +60,7 @@ def lognormal(share: float) -> Noise:
 
 
 def heavy(scale: float) -> Noise:
-    """Student's t with two degrees of freedom has no variance; of its exponential, no mean."""
+    """Student's t with two degrees of freedom has no variance; its exponential has no mean."""
     return lambda rng, size: np.exp(scale * rng.standard_t(2, size))
 
 
@@ -71,7 +70,7 @@ def stepped(rounds: int) -> np.ndarray:
 
 
 def ramped(rounds: int) -> np.ndarray:
-    """60 % slower at the end, by equal steps."""
+    """60 % slower at the end, in equal steps."""
     return np.linspace(1.0, 1.6, rounds)
 
 
@@ -87,13 +86,13 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """What came of the tables of one cell.
+    """The results of the tables of one cell.
 
     Attributes:
         tables: how many there are.
         intervals: how many have an interval.
-        held: how many of these intervals hold the truth.
-        claims: how many tables have a claim of a difference.
+        held: how many of these intervals contain the truth.
+        claims: how many tables claim a difference.
         width: median of upper end over lower end.
     """
 
@@ -121,7 +120,7 @@ def judge(
     uneven: bool = False,
     truth: float = 1.0,
 ) -> Cell:
-    """Simulate the tables of a cell. `truth` is the speed-up: the time of off over the other."""
+    """Simulate the tables of a cell. `truth` is the speedup: the time of `off` over the other."""
     rng = np.random.default_rng(seed)
     found = summaries(kind, rounds, tables, rng, uneven=uneven, truth=truth)
     intervals = [
@@ -147,7 +146,7 @@ def summaries(
     uneven: bool = False,
     truth: float = 1.0,
 ) -> list[CaseSummary]:
-    """The summaries of the strategy `dynamic`, one a table."""
+    """Return the summaries of the strategy `dynamic`, one per table."""
     most = 2 * rounds if uneven else rounds
     first = 0 if kind.cold is None else 1
     drift = kind.drift(most)
@@ -161,7 +160,7 @@ def summaries(
 
 
 def _samples(cache: str, times: np.ndarray) -> Iterator[Sample]:
-    """Samples of times `[tables, rounds]`: each table is a case with a length of its own."""
+    """Return samples of times `[tables, rounds]`: each table is a case with its own length."""
     for table, row in enumerate(times.tolist()):
         case = Case(
             model="gpt2",
@@ -227,7 +226,7 @@ def _no_difference(seed: int, tables: int) -> int:
 
 
 def is_wrong(cell: Cell, rounds: int, widening: float) -> bool:
-    """Whether a cell without a true difference is out of bounds."""
+    """Return whether a cell without a true difference is out of bounds."""
     if rounds in TOO_FEW:
         return cell.intervals > 0 or cell.claims > 0
     low, high = COVERAGE

@@ -99,7 +99,7 @@ def plan_page() -> str:
 
 
 def _parameters(entry: CacheStrategy) -> str:
-    """The parameters of a strategy, each with its default or its choices."""
+    """Return the parameters of a strategy, each with its default or its choices."""
     shown = []
     for one in entry.parameters:
         value = one.default if one.default is not None else ", ".join(one.choices)
@@ -118,7 +118,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main() -> int:
-    # Help is folded to the terminal's width: the page's is fixed.
+    # Help is wrapped at the terminal's width: fix the width for the page.
     os.environ["COLUMNS"] = "100"
     check = "--check" in sys.argv[1:]
     stale = []

@@ -1,4 +1,4 @@
-"""An engine that measures nothing and says what it was told to say, and records made by hand."""
+"""A scripted engine that measures nothing, and hand-made records."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ Failure = tuple[Status, Stage, str]
 
 
 def seconds_of(task: Task) -> float:
-    """The scripted time unless a test says otherwise: without a cache each token costs double."""
+    """Return the scripted time unless a test overrides it: double per token without a cache."""
     return task.new_tokens * (0.002 if task.case.cache == "off" else 0.001)
 
 
 def no_failure(task: Task) -> Failure | None:
-    """The script of an engine on which all goes well."""
+    """The script of an engine on which nothing fails."""
     return None
 
 
 def same_tokens(task: Task) -> str:
-    """The hash of the output of an engine whose strategies all give the same tokens."""
+    """Return the hash of an engine whose strategies all produce the same tokens."""
     return "0123456789abcdef"
 
 
 @dataclass
 class FakeEngine:
-    """Implements kvbench.run.engine.Engine from a script, and keeps what it was asked.
+    """A scripted kvbench.run.engine.Engine that keeps the requests it received.
 
     Attributes:
         seconds: the time that a task takes.
@@ -83,7 +83,7 @@ class FakeEngine:
         self.open_model: ModelKey | None = None
 
     def lose(self) -> None:
-        """Lose the process that measures; the next load starts another one."""
+        """Lose the measuring process; the next load starts another one."""
         self.open_model = None
         self.lost = True
 
@@ -182,7 +182,7 @@ class FakeEngine:
 
 
 def run_task(engine: Any, task: Task, **options: Any) -> Row:
-    """The one row of a task that an engine carries out as a job of the method `each`."""
+    """Return the one row of a task that an engine runs as a job of the method `each`."""
     (job,) = EACH.jobs([task])
     (row,) = EACH.rows(job, engine.run(job, **options))
     return row
@@ -200,7 +200,7 @@ def timed_sample(task: Task, total: float, **fields: Any) -> Sample:
 
 
 def readings_of(task: Task) -> dict[str, Any]:
-    """What is read of a generation that went well."""
+    """Return the readings of a successful generation."""
     return {
         "new_tokens": task.new_tokens,
         "prompt_tokens": task.case.prompt.tokens or 6,
@@ -229,7 +229,7 @@ def make_case(**fields: Any) -> Case:
 
 
 def another(axis: Axis) -> Any:
-    """A value of an axis that a case has not had from the beginning, other than its legacy one."""
+    """Return a value of an added axis that differs from its legacy value."""
     if axis.is_number:
         return axis.legacy + 1
     return next((value for value in axis.choices if value != axis.legacy), "another")
@@ -247,11 +247,11 @@ OTHER: dict[str, Any] = {
     "max_new_tokens": 101,
     **{axis.name: another(axis) for axis in AXES.values() if axis.is_added},
 }
-"""By axis, another value than that of `make_case()`."""
+"""For each axis, a value that differs from that of `make_case()`."""
 
 
 LEGACY: dict[str, Any] = {axis.name: axis.legacy for axis in AXES.values() if axis.is_added}
-"""What `make_case()` has of the axes that were added later."""
+"""The values in `make_case()` of axes that were added later."""
 
 
 def make_task(case: Case | None = None, repeat: int = 0, **fields: Any) -> Task:
@@ -266,7 +266,7 @@ def make_task(case: Case | None = None, repeat: int = 0, **fields: Any) -> Task:
 
 
 def arm(case: Case, totals: Iterable[float], **fields: Any) -> list[Sample]:
-    """The counted samples of one case, one a round."""
+    """Return the counted samples of one case, one per round."""
     return [
         timed_sample(make_task(case, repeat), total, **fields)
         for repeat, total in enumerate(totals)
@@ -274,7 +274,7 @@ def arm(case: Case, totals: Iterable[float], **fields: Any) -> list[Sample]:
 
 
 def make_summary(**fields: Any) -> CaseSummary:
-    """A timed case of ten samples; the time is a line through zero unless given."""
+    """Return a timed case of ten samples; the time is proportional to the length unless given."""
     tokens = fields.get("max_new_tokens", 100)
     cache = fields.get("cache", "dynamic")
     middle = fields.get("total_s_median", tokens * (0.02 if cache == "off" else 0.01))
@@ -307,7 +307,7 @@ def make_summary(**fields: Any) -> CaseSummary:
 
 
 def make_finding(**fields: Any) -> Finding:
-    """What was found of the strategy dynamic on GPT-2."""
+    """Return a verification result of the strategy dynamic on GPT-2."""
     known: dict[str, Any] = {
         "model": "gpt2",
         "weights": "random",
@@ -388,7 +388,7 @@ def make_environment(**fields: Any) -> Environment:
 
 
 def make_rates(**fields: Any) -> Rates:
-    """What a probe of two threads of a CPU may have found."""
+    """Return what a probe of a CPU with two threads may have measured."""
     known: dict[str, Any] = {
         "device": "cpu",
         "hardware": "Some CPU",
@@ -420,7 +420,7 @@ def make_info(**fields: Any) -> RunInfo:
 
 
 def write_run(path: Path, samples: Iterable[Sample], **info: Any) -> Path:
-    """A finished run folder with these samples and nothing derived."""
+    """Write a finished run folder with these samples and no derived files."""
     with RunWriter.create(path, make_info(name=path.name, **info | {"state": "running"})) as writer:
         for sample in samples:
             writer.append(sample)
@@ -429,7 +429,7 @@ def write_run(path: Path, samples: Iterable[Sample], **info: Any) -> Path:
 
 
 def by_column(samples: Iterable[Sample]) -> dict[str, list[Any]]:
-    """Samples as a run that was read has them."""
+    """Return samples by column, as in a run that was read."""
     rows = list(samples)
     return {c.name: [getattr(row, c.name) for row in rows] for c in columns_of(Sample)}
 

@@ -1,4 +1,4 @@
-"""Parts of long texts, for snapshots that hold what a test is about and no more."""
+"""Parts of long texts, for snapshots that contain only what a test is about."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ FOLDER = {
 
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process is started and charts take no time, unless a test wants the real."""
+    """Start no process and draw no charts, unless a test asks for them."""
     if "real_machine" not in request.fixturenames:
         monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: FakeEngine())
     if "real_charts" not in request.fixturenames:
@@ -67,12 +67,12 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def real_machine() -> None:
-    """Asks for a worker process."""
+    """Request a real worker process."""
 
 
 @pytest.fixture
 def real_charts() -> None:
-    """Asks for the charts to be drawn."""
+    """Request real charts."""
 
 
 def plan_of(**keys: Any) -> Plan:
@@ -209,7 +209,7 @@ def test_run_json_says_what_was_planned_and_how_it_ended(tmp_path: Path, snapsho
 
 
 def test_the_environment_of_this_machine_is_recorded(tmp_path: Path, real_machine: None) -> None:
-    # From a worker process, as the supervisor knows nothing of devices.
+    # From a worker process, since the supervisor knows nothing about devices.
     environment = api.environment()
     assert environment.devices[0].name == "cpu"
     assert environment.versions["kvbench"] == kvbench.__version__
@@ -241,7 +241,7 @@ def test_the_rule_of_the_plan_is_the_rule_of_the_sweep(tmp_path: Path) -> None:
     engine = FakeEngine(seconds=lambda task: times[task.case.cache])
     run = sweep(tmp_path, engine, name="run", keys=keys)
     counts = Counter(s.cache for s in run.samples if s.phase == "measure")
-    # The slower arm may not take a fourth, and the quicker one is not left alone.
+    # The slower strategy may not take a fourth, and the faster one does not continue alone.
     assert counts == {"off": 3, "dynamic": 3}
 
 
@@ -454,7 +454,7 @@ def test_a_break_in_a_sample_leaves_the_rows_before_it(tmp_path: Path) -> None:
     assert engine.closed
 
 
-# Going on
+# Resuming
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -462,7 +462,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def interrupted(out: Path, count: int = 7, **options: Any) -> Run:
-    """A run that was stopped after so many samples, warm-ups too: 12 are the whole."""
+    """Return a run that was stopped after this many samples, including warm-ups: 12 are all."""
     engine = options.pop("engine", FakeEngine())
     options = {"name": "run", "stop": lambda: len(engine.tasks) >= count} | options
     run = sweep(out, engine, **options)
@@ -482,7 +482,7 @@ def test_what_is_left_is_measured_and_nothing_else(tmp_path: Path, snapshot: obj
     before, events, engine = interrupted(tmp_path), list[Event](), FakeEngine()
     run = resume(before, listener=events.append, engine=engine, command=["kvbench", "again"])
     assert run.samples[:7] == before.samples
-    # The stop broke a round: what was taken of it stays, and is taken again with its partner's.
+    # The stop interrupted a round: its samples stay, and are taken again with the partner's.
     cut = before.samples[-1].case_id
     assert Counter(s.case_id for s in run.samples if s.phase == "measure") == {
         case.id: 2 + (case.id == cut) for case in plan_of().cases()
@@ -503,7 +503,7 @@ def test_only_unfinished_cases_are_told_and_checked(tmp_path: Path) -> None:
     before, events, engine = interrupted(tmp_path, 11), list[Event](), FakeEngine()
     run = resume(before, listener=events.append, engine=engine)
     (started,) = (event for event in events if isinstance(event, SweepStarted))
-    # A pair, in whose last round it was stopped.
+    # A group, in whose last round it was stopped.
     assert len({case.pair_key for case in started.cases}) == 1 < len(started.cases)
     assert [group.cases for group in engine.checked] == [started.cases]
     assert {task.case for task in engine.tasks} == set(started.cases)
@@ -553,7 +553,7 @@ def test_a_report_of_the_time_before_does_not_stand_for_the_whole_run(
 
 
 def trusting(out: Path) -> Run:
-    """An interrupted run in whose run.json a model's own code is trusted."""
+    """Return an interrupted run whose run.json trusts a model's own code."""
     run = interrupted(out)
     keys = json.loads((run.path / "run.json").read_text())
     keys["plan"]["trust_remote_code"] = True
@@ -709,7 +709,7 @@ def test_another_gpu_does_not_matter_to_a_run_on_the_cpu(tmp_path: Path) -> None
     assert run.info.state == "finished"
 
 
-# Failures and going on
+# Failures and resuming
 
 
 def failed_run(out: Path, status: Any) -> Run:

@@ -13,8 +13,8 @@ from kvbench.import_path import program_folder, without_current_folder
 
 LIBRARY = os.path.dirname(os.__file__)
 
-# What the program and the worker import sooner or later: of the standard library, of what is
-# installed, and of what is looked for and need not be there.
+# Modules that the program and the worker import sooner or later: from the standard library, from
+# installed packages, and optional ones.
 NAMES = (
     *("json", "random", "re", "typing", "pickle", "socket", "tempfile", "dataclasses"),
     *("torch", "transformers", "numpy", "yaml", "rich", "typer", "pydantic", "safetensors"),
@@ -24,7 +24,7 @@ NAMES = (
 
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, full of modules that write down who ran them."""
+    """Return the current folder, full of modules that record who ran them."""
     folder = tmp_path / "model"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -57,7 +57,7 @@ def python(*arguments: str, path: str | None = None) -> str:
     return done.stdout
 
 
-# What `pip` writes into bin/kvbench; there the folder of the script is in front.
+# What `pip` writes into bin/kvbench; the script's folder comes first there.
 CONSOLE_SCRIPT = "import sys; del sys.path[0]; from kvbench.__main__ import main; sys.exit(main())"
 
 
@@ -79,7 +79,7 @@ def test_no_module_of_the_current_folder_runs(
 
 
 def test_sitecustomize_of_the_current_folder_does_not_run_in_the_worker(tmp_path: Path) -> None:
-    # In the program itself Python runs it before kvbench has begun, for who put the folder into
+    # In the program itself, Python runs it before kvbench starts, if the user put the folder into
     # PYTHONPATH.
     code = f"import os; os.chdir({str(tmp_path)!r}); from kvbench.api import environment; "
     place(tmp_path, "sitecustomize")
@@ -88,7 +88,7 @@ def test_sitecustomize_of_the_current_folder_does_not_run_in_the_worker(tmp_path
 
 
 def test_a_notebook_may_find_kvbench_anywhere_on_its_path(hostile: Path) -> None:
-    # Under a name that no installed package has: only the path of the caller leads there.
+    # Under a name that no installed package has: only the caller's path leads there.
     elsewhere = hostile.parent / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kvbench").symlink_to(Path(program_folder()) / "kvbench")
@@ -101,7 +101,7 @@ def test_a_notebook_may_find_kvbench_anywhere_on_its_path(hostile: Path) -> None
 
 
 def test_kvbench_may_lie_in_the_current_folder(hostile: Path) -> None:
-    # A checkout that is not installed, next to files of the same names as what it needs.
+    # An uninstalled checkout, next to files with the same names as what it needs.
     (hostile / "kvbench").mkdir()
     for entry in (Path(program_folder()) / "kvbench").iterdir():
         (hostile / "kvbench" / entry.name).symlink_to(entry)

@@ -1,4 +1,4 @@
-"""What people give is read from regular files, up to a size: it is refused in one sentence."""
+"""User-supplied files are read only if they are regular and within a size limit."""
 
 from __future__ import annotations
 

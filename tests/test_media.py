@@ -1,4 +1,4 @@
-"""Text of somebody else on its way out acts on no terminal, spreadsheet or Markdown."""
+"""Somebody else's text has no effect on a terminal, a spreadsheet or Markdown."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_other_text_stays_as_it_is(text: str) -> None:
         ("===", r"\==="),
         ("---", r"\---"),
         ("one\n# two", r"one \# two"),
-        # What tables are full of.
+        # Text that tables are full of.
         ("3.15x (2.96-3.31)", "3.15x (2.96-3.31)"),
         ("-", "-"),
         ("skipped_oom, -4 %, 1.5 s", "skipped_oom, -4 %, 1.5 s"),
@@ -77,7 +77,7 @@ HOSTILE = f"=cmd|' /C calc'!A0 {ESCAPES} ![x](http://evil) <script>alert(1)</scr
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which every text that a hand may write has something in it that acts."""
+    """Return a run in which every editable text contains something active."""
     folder = tmp_path_factory.mktemp("results")
     samples = [
         dataclasses.replace(sample, flags="=1+1 \x1b[31m", attention_used=HOSTILE)

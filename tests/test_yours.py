@@ -1,4 +1,4 @@
-"""Names of caches from elsewhere: what is a file, a module, an entry point; what needs trust."""
+"""Names of user-supplied caches: which is a file, a module, an entry point; which needs trust."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_file_is_named_with_a_digest_and_not_run(here: Path, start: str) -> No
     assert entry.name == f"{path}#{digest}:factory:bits=4"
     assert entry.settings[SOURCE] == f"{path}#{digest}"
     here.write_text("changed = 1\n")
-    # The name with its digest stays what it is; the file is another strategy now.
+    # The name with its digest stays the same; the file is another strategy now.
     assert strategy(entry.name) == entry
     assert strategy(f"{path}:factory:bits=4").name != entry.name
     assert needs_trust([f"{path}:factory", entry.name]) == (f"{path}:factory", entry.name)
@@ -75,7 +75,7 @@ def test_an_entry_point_is_a_name_and_needs_no_trust() -> None:
     assert entry.settings == {SOURCE: "some.module", FACTORY: "Coarse", "bits": "2"}
     assert needs_trust(["coarse:bits=2", "coarse", "dynamic", "quantized:backend=fp8"]) == ()
     assert "coarse" in installed_names()
-    # No package takes the place of a strategy of kvbench's own.
+    # No package can replace a strategy of kvbench's own.
     assert strategy("static").body == "kvbench.measure.caches.static:eager"
 
 
@@ -103,12 +103,12 @@ def test_a_wrong_name_is_one_sentence(given: str, said: str) -> None:
 @pytest.mark.parametrize("cache", ["./mine.py:factory", "pkg:factory"])
 def test_a_plan_file_that_names_one_needs_trust_on_the_command_line(here: Path, cache: str) -> None:
     plan = here.parent / "plan.yaml"
-    # Its own word for itself does not count.
+    # Its own claim about itself does not count.
     plan.write_text(f"cache: [off, '{cache}']\ntrust_remote_code: true\n")
     with pytest.raises(UserError, match="whose code would run here: give --trust-remote-code"):
         Plan.load(plan)
     trusted = Plan.load(plan, {"trust_remote_code": True})
     assert trusted.cache == ("off", strategy(cache).name)
-    # Typed, it is the user's own; and another choice leaves it out.
+    # Typed, it is the user's own choice; and another choice leaves it out.
     assert Plan.load(None, {"cache": [cache]}).cache == (strategy(cache).name,)
     assert Plan.load(plan, {"cache": ["dynamic"]}).cache == ("dynamic",)

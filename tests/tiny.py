@@ -1,4 +1,4 @@
-"""Tiny models saved to folders, and the few calls that most tests of the measuring wing make."""
+"""Tiny models saved to folders, and helpers that most measuring tests use."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kvbench.models.prompts import Inputs
 from kvbench.models.source import locate
 from kvbench.plan.case import Case, Group, ModelKey, Phase, Prompt, Task
 
-# Two processes with a thread for each core on a small machine wait for each other at every
-# operation: models of this size then take a hundred times as long.
+# Two processes with a thread per core on a small machine wait for each other at every operation:
+# models of this size then take a hundred times as long.
 torch.set_num_threads(1)
-# Each sample begins by collecting garbage: without the 400 000 objects of the libraries in it, that
-# takes a tenth of the time.
+# Each sample begins by collecting garbage: freezing the 400 000 objects of the libraries cuts that
+# to a tenth of the time.
 gc.freeze()
 
 Config = dict[str, Any]
@@ -95,18 +95,18 @@ ARCHITECTURES: dict[str, Config] = {"gpt2": GPT2, "llama": LLAMA, "mistral": MIS
 
 
 def config_folder(path: Path, config: Config, **changes: Any) -> str:
-    """A folder with a config.json alone: enough for random weights."""
+    """Return a folder with only a config.json: enough for random weights."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config | changes))
     return str(path)
 
 
 def checkpoint(path: Path, config: Config, seed: int = 0, **changes: Any) -> str:
-    """A folder with safetensors whose greedy tokens vary, T5 included."""
+    """Return a folder with safetensors whose greedy tokens vary, including T5."""
     keys = {"initializer_range": 0.277} | config | changes
     model = _make(keys, seed)
     model.save_pretrained(path)
-    # Written again by hand, so that the folder says no more than `config` does.
+    # Written by hand: the folder states no more than `config` does.
     (path / "generation_config.json").unlink(missing_ok=True)
     return config_folder(path, config, **changes)
 
@@ -132,13 +132,13 @@ def word_tokenizer(path: Path) -> None:
 
 
 def key(model: str, weights: str = "random", **changes: str) -> ModelKey:
-    """A model key on the CPU in float32."""
+    """Return a model key on the CPU in float32."""
     fields = {"device": "cpu", "dtype": "float32", "attention": "auto"} | changes
     return ModelKey(model, weights, **fields)
 
 
 def case(model: str, **changes: Any) -> Case:
-    """A case on the CPU: the cache on, batch 1, five fixed ids, eight new tokens."""
+    """Return a case on the CPU: the cache on, batch 1, five fixed ids, eight new tokens."""
     fields: dict[str, Any] = {
         "weights": "random",
         "device": "cpu",
@@ -153,22 +153,22 @@ def case(model: str, **changes: Any) -> Case:
 
 
 def task(one: Case, phase: Phase = "measure", new_tokens: int | None = None) -> Task:
-    """The first task of a case."""
+    """Return the first task of a case."""
     return Task(one, phase, 0, 0, one.max_new_tokens if new_tokens is None else new_tokens)
 
 
 def group(*cases: Case) -> Group:
-    """The cases of one model as a group."""
+    """Return the cases of one model as a group."""
     return Group(cases[0].model_key, cases)
 
 
 def load(model: str, weights: str = "random", seed: int = 0, **changes: str) -> LoadedModel:
-    """A model loaded on the CPU in float32."""
+    """Return a model loaded on the CPU in float32."""
     return load_model(key(model, weights, **changes), seed=seed)
 
 
 def unloaded(model: str, weights: str = "random") -> LoadedModel:
-    """What an encoder needs of a loaded model, without the model."""
+    """Return what an encoder needs from a loaded model, without the model."""
     source = locate(model, weights)
     nothing: Any = None
     config = load_config(source)
@@ -176,7 +176,7 @@ def unloaded(model: str, weights: str = "random") -> LoadedModel:
 
 
 def inputs_of(loaded: LoadedModel, rows: list[list[int]]) -> Inputs:
-    """Rows of one length as inputs without padding."""
+    """Return rows of one length as inputs without padding."""
     ids = torch.tensor(rows, device=loaded.device)
     return Inputs(ids, torch.ones_like(ids))
 
@@ -184,7 +184,7 @@ def inputs_of(loaded: LoadedModel, rows: list[list[int]]) -> Inputs:
 def run(
     loaded: LoadedModel, inputs: Inputs, cache: str, tokens: int, clock: TokenClock | None = None
 ) -> Generation:
-    """One generation on the CPU, where there is nothing to wait for."""
+    """Run one generation on the CPU, where there is nothing to wait for."""
     return generate(loaded, inputs, strategy(cache), tokens, clock=clock, synchronise=lambda: None)
 
 
@@ -200,8 +200,8 @@ def _make(keys: Config, seed: int) -> PreTrainedModel:
 
 @torch.no_grad()
 def _vary(model: PreTrainedModel) -> None:
-    # As it is made, T5 says one token for ever: its own embedding outweighs all it computes, and
-    # its attention hardly tells positions apart.
+    # With its default weights T5 repeats one token: its own embedding outweighs everything it
+    # computes, and its attention hardly distinguishes positions.
     for name, weight in model.named_parameters():
         if "relative_attention_bias" in name:
             weight.normal_(0, 6)
@@ -212,7 +212,7 @@ def _vary(model: PreTrainedModel) -> None:
 
 
 def hub_cache(root: Path, repository: str, commits: dict[str, Path], **refs: str) -> None:
-    """Lay out a folder as the hub's client keeps what it has fetched.
+    """Lay out a folder as the hub's client stores what it has fetched.
 
     Args:
         root: the cache.

@@ -1,1 +1,1 @@
-"""Samples become summaries, ratios and intervals: pure functions on records and tables."""
+"""Turn samples into summaries, ratios, and intervals: pure functions on records and tables."""

@@ -1,4 +1,4 @@
-"""Cases for readers: their order in tables, and their names in sentences."""
+"""How cases are ordered in tables and named in sentences."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["SELDOM", "ReadingOrder", "describe", "named", "varied"]
 
 
 SELDOM = tuple(axis for axis in AXES.values() if axis.seldom)
-"""What mostly is the same in all cases, so that it is named only where it is not."""
+"""Axes that usually have one value in all cases; they are named only where the value differs."""
 
 _OTHERS = tuple(
     axis for axis in AXES.values() if not axis.is_size and axis.name not in STRATEGY_AXES
 )
-"""Axes that say neither which strategy on which model it is, nor how much of the same work."""
+"""Axes that identify neither the strategy or the model, nor the amount of work."""
 
 
 class ReadingOrder:
-    """Cases were run in a shuffled order; people read them in the plan's, and by size.
+    """The order of cases in tables: the plan's order, then by size. Cases run in a shuffled order.
 
-    Models are loaded in the plan's order, so that what makes a model is in the order it was seen.
+    Models are loaded in the plan's order, so their axes are sorted in the order first seen.
     """
 
     def __init__(self, records: Iterable[CaseRecord]) -> None:
@@ -32,12 +32,13 @@ class ReadingOrder:
         self._models = {key: n for n, key in enumerate(dict.fromkeys(map(_model, seen)))}
         caches = dict.fromkeys([*STRATEGIES, *(record.cache for record in seen)])
         self._caches = {name: number for number, name in enumerate(caches)}
-        # A case that was never begun does not know how long its prompt is; others may.
+        # A case that never started has no known prompt length; other cases of the prompt may have
+        # one.
         known = ((_prompt(record), record.prompt_tokens) for record in seen)
         self._lengths = {prompt: tokens for prompt, tokens in known if tokens is not None}
 
     def __call__(self, record: CaseRecord) -> tuple[object, ...]:
-        """The key to sort by."""
+        """Return the sort key of a case."""
         length = self._lengths.get(_prompt(record), 0)
         size = (record.batch_size, length, record.prompt, record.max_new_tokens)
         others = [axis.rank(getattr(record, axis.name)) for axis in _OTHERS]
@@ -45,17 +46,17 @@ class ReadingOrder:
 
 
 def varied(records: Sequence[CaseRecord]) -> frozenset[str]:
-    """Which of the fields that `describe` mostly leaves out differ between these cases."""
+    """Return the fields usually left out by `describe` that differ between these cases."""
     return frozenset(a.name for a in SELDOM if len({getattr(r, a.name) for r in records}) > 1)
 
 
 def describe(record: CaseRecord, differing: Iterable[str] = (), *, length: bool = True) -> str:
-    """A case in words, such as `gpt2 on cpu, float32, batch 8, cache off, 100 new tokens`.
+    """Return a case in words, such as `gpt2 on cpu, float32, batch 8, cache off, 100 new tokens`.
 
     Args:
         record: a sample or a summary of the case.
-        differing: what `varied` says of the cases that it stands among.
-        length: whether the number of new tokens is named.
+        differing: the result of `varied` for the cases shown with it.
+        length: whether to name the number of new tokens.
     """
     differing = set(differing)
     parts = [f"{record.model} on {record.device}", record.dtype]
@@ -70,7 +71,7 @@ def describe(record: CaseRecord, differing: Iterable[str] = (), *, length: bool 
 
 
 def named(record: CaseRecord, differing: Collection[str]) -> list[str]:
-    """A case's values of those fields of `SELDOM` that differ, each in words."""
+    """Return the values of those `SELDOM` fields that differ, each in words."""
     values = ((axis, getattr(record, axis.name)) for axis in SELDOM if axis.name in differing)
     return [axis.phrase(shorten(str(value))) for axis, value in values]
 

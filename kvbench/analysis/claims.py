@@ -1,4 +1,4 @@
-"""What the samples of a pair allow to be said of its speed-up, and of its energy."""
+"""Decide what the samples allow to be claimed about a speedup and about energy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ Claim = Literal["faster", "slower", "unclear", "disagree", "too_few", "other_wor
 EnergyClaim = Literal["less", "more", "unclear", "disagree", "too_few", "other_work"]
 
 MOST_DISAGREEMENT = 1.5
-"""Where the upper end of the interval is over this many times the lower one, nothing is claimed."""
+"""No claim is made where the upper end of the interval is more than this many times the lower end.
+"""
 
 
 def claim(case: CaseSummary) -> Claim | None:
-    """Return what can be claimed of a case's speed-up; None for a case without one.
+    """Return what can be claimed about a case's speedup; None for a case without one.
 
-    other_work: the strategy was found to do other work than no cache, whatever its times are.
-    too_few: no interval, for want of shared rounds. disagree: the rounds differ so much that the
-    interval says little. unclear: the interval holds 1. faster or slower: it does not.
+    other_work: verification found different output than without a cache; the times do not matter.
+    too_few: no interval, because there are too few shared rounds. disagree: the rounds differ so
+    much that the interval is not informative. unclear: the interval holds 1. faster or slower: it
+    does not.
     """
     if case.speedup is None:
         return None
@@ -32,9 +34,9 @@ def claim(case: CaseSummary) -> Claim | None:
 
 
 def energy_claim(case: CaseSummary) -> EnergyClaim | None:
-    """Return what can be claimed of a case's energy per token, by the same rules.
+    """Return what can be claimed about a case's energy per token, by the same rules.
 
-    None where the energy of the case or of the strategy off was not measured.
+    None where the energy of the case or of its baseline was not measured.
     """
     if case.energy_ratio is None:
         return None

@@ -1,4 +1,4 @@
-"""Cold samples: the first of a case in a process, when it is far slower than all later ones."""
+"""Find cold samples: the first of a case in a process, when it is far slower than the rest."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from kvbench.records.sample import Sample
 __all__ = ["COLD_FACTOR", "COLD_LATER", "cold_rows", "cold_starts"]
 
 COLD_FACTOR = 1.5
-"""A first sample is cold above this many times the slowest of the later ones."""
+"""A first sample is cold if it takes more than this many times as long as the slowest later one."""
 
 COLD_LATER = 2
-"""So many later samples are needed before a first one can be called cold."""
+"""This many later samples are needed before a first sample can be called cold."""
 
 
 def cold_starts(samples: Iterable[Sample]) -> frozenset[str]:
     """Return the ids of cold samples.
 
-    Only the first counted sample of a case in a worker process can be one. It was slow for a
-    reason that later samples do not share (kernels chosen, caches filled), and not by chance, so
-    that leaving it out does not favor fast samples.
+    Only the first counted sample of a case in a worker process can be one. It is slow for a known
+    reason (kernel selection, filling caches), not by chance, so leaving it out does not favor fast
+    samples.
 
     Args:
         samples: rows of a run, in the order in which they were written; only counted ones
@@ -40,7 +40,7 @@ def cold_starts(samples: Iterable[Sample]) -> frozenset[str]:
 
 
 def cold_rows(columns: Mapping[str, Sequence[Any]], rows: Iterable[int]) -> frozenset[int]:
-    """Return which of these rows of a run, read by column, are cold samples.
+    """Return the rows of a run, read by column, that are cold samples.
 
     Args:
         columns: the samples by column.

@@ -1,4 +1,4 @@
-"""Compare runs, or two values of one axis inside a run: ratios, intervals, verdicts."""
+"""Compare runs, or two values of one axis within a run: ratios, intervals, verdicts."""
 
 from __future__ import annotations
 
@@ -54,23 +54,25 @@ BY = ("run", *AXES)
 """What can differ between two sides: the run, or a field of the case."""
 
 PAIRED = tuple(name for name in AXES if name not in MODEL_AXES)
-"""Axes along which both sides of a run are timed in the same rounds: one loaded model has them all.
-What is loaded anew, or run again, has seen another hour of the machine."""
+"""Axes whose two values are timed in the same rounds, because one loaded model covers both. Sides
+that need another load or another run were measured at different times.
+"""
 
 _MOST_SAMPLES = 1000
-"""An estimate of more samples than this says no more than: very many."""
+"""Sample counts estimated above this are reported only as "very many"."""
 
 _POWER = 0.9
-"""The chance with which the samples that are said to be needed bring a verdict."""
+"""The power used to estimate how many samples a verdict needs."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a difference counts.
+    """When a difference counts as real.
 
     Attributes:
-        threshold: a ratio has to move past 1 by this share, either way.
-        level: p-value, after Holm's correction over the rows, below which a move is no chance.
+        threshold: the ratio must differ from 1 by more than this fraction, in either direction.
+        level: p-value, after Holm's correction over the rows, below which a difference is
+            significant.
     """
 
     threshold: float = 0.05
@@ -79,13 +81,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Side:
-    """The samples of one run, or those of one value of an axis, under a name for people.
+    """The samples of one run, or of one value of an axis, under a display name.
 
     Attributes:
         name: the run's name, or the value.
-        runs: the samples of each run on this side, by column. They are pooled; but which sample was
-            tried again, and which were taken in one round, is known inside a run alone. Along an
-            axis, all sides have the same runs in the same order.
+        runs: the samples of each run on this side, by column. They are pooled, but retries and
+            rounds are only known within a run. Along an axis, all sides have the same runs in the
+            same order.
     """
 
     name: str
@@ -95,7 +97,7 @@ class Side:
 @dataclass(frozen=True, slots=True, kw_only=True)
 @nullable_axes_after("metric")
 class Comparison:
-    """One case on two sides, A and B. Null means that it does not apply, never zero.
+    """One case on two sides, A and B. Null means not applicable, never zero.
 
     It has the fields of the case; the axis that differs is null.
     """
@@ -166,13 +168,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A case, or the rest of one, that could not be compared: a side has not got it, or it failed.
+    """A case, or part of one, that is missing or failed on one side, so it is not compared.
 
     Attributes:
         side: the side that has the case.
         case: the case, in words.
         reason: what is missing, and where.
-        failed: whether it was tried on this side, and failed.
+        failed: whether it ran on this side and failed.
     """
 
     side: str
@@ -190,8 +192,8 @@ def compare(
 ) -> tuple[tuple[Comparison, ...], tuple[Unmatched, ...]]:
     """Compare each other side B with side A (`base`), case by case.
 
-    Cases are matched on all that makes one except the axis `by`. Rows stand side by side, and in
-    each by model and size. Sides on a CPU and on a GPU are not like each other and get no verdict.
+    Cases match when they agree on every axis except `by`. Rows are ordered by pair of sides, then
+    by model and size. A CPU side and a GPU side are not comparable and get no verdict.
 
     Raises:
         UserError: there is no such axis or metric.
@@ -213,7 +215,7 @@ def compare(
 
 
 def mean_ratio(rows: Iterable[Comparison]) -> float | None:
-    """The geometric mean of the ratios; None without rows."""
+    """Return the geometric mean of the ratios; None without rows."""
     ratios = [row.ratio for row in rows]
     return geometric_mean(ratios) if ratios else None
 
@@ -225,7 +227,7 @@ _NO_REASON = "no reason given"
 
 @dataclass(slots=True)
 class _Readings:
-    """A metric of the samples that count and are not cold.
+    """One metric of the counted samples, cold ones excluded.
 
     Attributes:
         values: all of them.
@@ -242,12 +244,12 @@ class _Case:
 
     Attributes:
         first: the first of them.
-        failure: what the first that failed says; None if none did.
+        failure: the error of the first failed sample; None if none failed.
         timed: how many count and are not cold.
-        readings: what was read of those, by the metric and by the way in which it was read.
+        readings: the values read, by metric and by reading method.
         missing: why a metric is missing in some of them, by the metric.
         cold: how many are cold.
-        peaks: of memory, bytes, by the way in which they were read.
+        peaks: peak memory in bytes, by reading method.
     """
 
     first: Sample
@@ -262,7 +264,7 @@ class _Case:
 
 
 class _Cases:
-    """The cases of a side by their key, the axis aside."""
+    """The cases of one side by their key, without the axis being compared."""
 
     def __init__(self, side: Side, by: str) -> None:
         self.name = side.name
@@ -320,7 +322,7 @@ class _Cases:
 
 @dataclass(frozen=True)
 class _Match:
-    """A row that is not judged yet, and its p-value before the correction."""
+    """A row before its verdict, with its uncorrected p-value."""
 
     row: Comparison
     p_value: float
@@ -362,7 +364,7 @@ def _match(name_a: str, a: _Case, name_b: str, b: _Case, by: str, metric: Metric
 
 
 def _common(a: _Case, b: _Case, metric: Metric) -> str | None:
-    """Return the way of reading that most samples of both sides have; None where none is shared."""
+    """Return the reading method that most samples of both sides share; None if none is shared."""
     here, there = a.readings[metric.name], b.readings[metric.name]
     return max(
         (way for way in here if way in there),
@@ -372,7 +374,7 @@ def _common(a: _Case, b: _Case, metric: Metric) -> str | None:
 
 
 def _medians(a: _Case, b: _Case) -> dict[str, Any]:
-    """Return the medians of both sides of each metric, read in the way that both have."""
+    """Return the medians of each metric on both sides, restricted to the shared reading method."""
     found: dict[str, Any] = {}
     for metric in METRICS.values():
         way = _common(a, b, metric)
@@ -385,7 +387,7 @@ def _medians(a: _Case, b: _Case) -> dict[str, Any]:
 
 
 def _paired(a: _Readings, b: _Readings) -> tuple[dict[str, Any], float]:
-    """The ratio from the rounds that both share; without any, that of the medians and no claim."""
+    """Return the ratio from shared rounds; without any, the ratio of medians and no claim."""
     pairs = [(b.rounds[key], value) for key, value in a.rounds.items() if key in b.rounds]
     if not pairs:
         return {"rounds": 0, "ratio": ratio_of_medians(b.values, a.values)}, 1.0
@@ -411,8 +413,8 @@ def _unpaired(a: _Readings, b: _Readings) -> tuple[dict[str, Any], float]:
 
 
 def _memory(a: _Case, b: _Case) -> dict[str, Any]:
-    """Median peaks of both sides and their ratio, from the best reading that both have."""
-    # In each side the best way of reading comes first.
+    """Return the median peaks of both sides and their ratio, from the best shared reading."""
+    # Each side lists its best reading method first.
     common = next((method for method in a.peaks if method in b.peaks), None)
     peak_a, peak_b = (_median_peak(case.peaks, common) for case in (a, b))
     return {
@@ -423,7 +425,7 @@ def _memory(a: _Case, b: _Case) -> dict[str, Any]:
 
 
 def _median_peak(peaks: Mapping[str, Sequence[int]], method: str | None) -> int | None:
-    """Of that method's peaks, or else of the best that there are."""
+    """Return the median peak by that method, or else by the best available one."""
     best = method or next(iter(peaks), None)
     return None if best is None else round(float(np.median(peaks[best])))
 
@@ -459,16 +461,16 @@ def _verdict(row: Comparison, p_value: float, rule: Rule) -> Judgement:
 
 
 def least_each(row: Comparison, level: float) -> int:
-    """The fewest samples on each side, or rounds, with which a row can come below a level."""
+    """Return the fewest samples per side, or rounds, for which a row can be significant."""
     return least_samples(level) if row.rounds is None else least_rounds(level)
 
 
 def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | None:
-    """Samples on each side, or rounds, with which a verdict is likely, if the ratio stays.
+    """Return how many samples per side, or rounds, likely give a verdict at this ratio.
 
     Intervals narrow, and test statistics grow, with the square root of the number. Both vary from
-    one set of samples to the next by about one standard error: a share `_POWER` of the sets has to
-    reach what is wanted.
+    one set of samples to the next by about one standard error: a fraction `_POWER` of the sets has
+    to reach the target.
 
     Source: the usual sample size of a two-sided test, `(z_level + z_power)^2` over the square of
     the effect in standard errors of one sample.
@@ -486,10 +488,10 @@ def _needed(row: Comparison, p_value: float, rule: Rule, rows: int) -> int | Non
     error = (math.log(row.ratio_ci95_high) - math.log(row.ratio_ci95_low)) / 2 / widths
     growth = math.inf
     if distance > edge:
-        # As a verdict it needs both: beyond chance, and the median still past the threshold.
+        # A verdict needs both: significance, and a median beyond the threshold.
         reached = -ndtri(max(p_value / rows, 1e-300) / 2)
         if row.rounds is not None:
-            # The least p-value of few rounds is large however far they are from 1.
+            # With few rounds even the smallest p-value is large, however far the ratios are from 1.
             reached = distance / error if error > 0 else math.inf
         wanted = power - ndtri(rule.level / rows / 2)
         growth = max(
@@ -519,18 +521,18 @@ def _unmatched(
         elif (lacking := _lacking(case, other, metric)) is not None:
             reason = f"{case.failure}; {lacking}" if case.failure else lacking
         elif case.failure:
-            # As an out-of-memory in a later round, which ends the case.
+            # For example, running out of memory in a later round, which ends the case.
             still = "sample before is" if case.timed == 1 else f"{case.timed} samples before are"
             reason = f"{case.failure}; the {still} compared"
         else:
-            # Where the other side lacks it, that side tells.
+            # If the other side lacks the metric, the entry of that side reports it.
             continue
         found.append(Unmatched(here.name, describe(case.first, differing), reason, failed))
     return found
 
 
 def _lacking(case: _Case, other: _Case, metric: Metric) -> str | None:
-    """Why a case that was timed cannot be compared on this side; None where it can."""
+    """Return why a case that was timed cannot be compared on this side; None if it can."""
     here, there = case.readings[metric.name], other.readings[metric.name]
     if not here:
         return f"no {metric.name} ({case.missing[metric.name]})"

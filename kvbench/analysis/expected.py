@@ -1,4 +1,4 @@
-"""What runs should have cost: floors, beside what was measured."""
+"""Compare what runs should have cost, by lower bounds and probed rates, with what was measured."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 __all__ = ["HORIZON", "Expectation", "Reason", "expectations", "summarize", "summarize_run"]
 
 Reason = Literal["launch", "memory", "compute", "overhead"]
-"""What a step's time goes to: launches that a device waits for, its memory, its arithmetic, or, on
-a device that nothing is launched on, what is none of the two."""
+"""What dominates the time of a step: launches that a device waits for, its memory bandwidth, its
+arithmetic, or, on a device without launches, overhead beyond these two.
+"""
 
 HORIZON = 1 << 16
-"""As far as it is looked for the length from which a cache pays, in new tokens."""
+"""The largest number of new tokens searched for the length at which a cache starts to pay."""
 
 
 def summarize(run: Run) -> pd.DataFrame:
-    """The summary of a run as a table: a row per case, models as in the plan, then by size."""
+    """Return the summary of a run as a table: one row per case, in plan order, then by size."""
     import pandas as pd
 
     rows = [dataclasses.asdict(case) for case in summarize_run(run)]
@@ -50,7 +51,7 @@ def summarize(run: Run) -> pd.DataFrame:
 
 
 def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
-    """One summary per case of a run, with the floors that theory knows."""
+    """Return one summary per case of a run, with the lower bounds that theory can compute."""
     cases = with_quality(summarize_cases(run.samples), run.qualities)
     known = _Known(run.info)
     floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
@@ -60,19 +61,19 @@ def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the floors say of a pair of arms that was measured, at its longest length.
+    """What theory predicts for a measured strategy and its baseline, at their longest length.
 
     Attributes:
         off: the uncached case.
         on: the cached case.
         rates: the device's rates.
         overhead_s: seconds of a step that are neither bandwidth nor arithmetic, where these limit
-            the cached arm: its median time between tokens. Else null.
-        pays_from: the new tokens from which on the cache is expected to be faster by 5 %, with that
-            overhead; null if it is not within `HORIZON`.
-        reasons: what a step's time goes to, without the cache and with it.
-        launch_s: what the launches of a step take, where the device works while they go on and it
-            was probed.
+            the cached case: its median time between tokens. Otherwise null.
+        pays_from: the number of new tokens from which the cache is expected to be 5 % faster,
+            including that overhead; null if beyond `HORIZON`.
+        reasons: what dominates the time of a step, without the cache and with it.
+        launch_s: seconds that the launches of a step take, on a device that works during launches
+            and was probed.
     """
 
     off: CaseSummary
@@ -85,7 +86,7 @@ class Expectation:
 
 
 def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectation, ...]:
-    """One for each line of cases that differ in length alone, whose both arms have a floor."""
+    """Return one expectation per line of cases that differ only in length, with known bounds."""
     off = {pair_key(case): case for case in cases if case.cache == BASELINE}
     longest: dict[tuple[object, ...], CaseSummary] = {}
     for case in cases:
@@ -111,10 +112,11 @@ def _expectation(off: CaseSummary, on: CaseSummary, known: _Known) -> Expectatio
 
 
 def _reason(case: CaseSummary, found: Floor) -> Reason:
-    """Return what most of the time of a case goes to."""
+    """Return what dominates the time of a case."""
     far = case.limited_by == "overhead"
     if kind_of(case.device).queues_work:
-        # Launches that were not probed are seen from how far the time is from its lower bound.
+        # Without a probe, launches are inferred from the distance between the time and its lower
+        # bound.
         if found.launch_bound or (far and found.launch_s is None):
             return "launch"
     elif far:
@@ -123,7 +125,7 @@ def _reason(case: CaseSummary, found: Floor) -> Reason:
 
 
 class _Known:
-    """What theory needs of a run, each model and each device looked up once.
+    """What theory needs to know about a run; each model and each device is looked up once.
 
     The configuration of a model is in run.json or built in; the rates of a device are those that
     were probed before the run, else those published.
@@ -135,18 +137,18 @@ class _Known:
         self.rates = functools.cache(functools.partial(rates_of, info))
 
     def floor(self, case: CaseSummary, new_tokens: int) -> Floor | None:
-        """The floor of a case, or of a longer one; None where theory cannot tell."""
+        """Return the lower bound of a case, or of a longer one; None if it is unknown."""
         rates, architecture = self.rates(case.device), self.architecture(case.model)
         if rates is None or architecture is None or case.prompt_tokens is None:
             return None
         sizes = (case.batch_size, case.prompt_tokens, new_tokens)
-        # Parts that theory cannot count, a strategy it does not know: no floor is told.
+        # Theory cannot count some parts, or does not know the strategy: report no lower bound.
         with contextlib.suppress(UserError):
             return floor(architecture, case.cache, *sizes, case.dtype, rates)
         return None
 
     def cache_bytes(self, case: CaseSummary) -> int:
-        """The size of the cache of a case that has a floor."""
+        """Return the cache size of a case that has a lower bound."""
         architecture = self.architecture(case.model)
         assert architecture is not None and case.prompt_tokens is not None
         sizes = (case.batch_size, case.prompt_tokens, case.max_new_tokens)
@@ -162,7 +164,7 @@ class _Known:
 
 
 def _expected_from(found: Floor) -> ExpectedFrom:
-    """Return what an expected speed-up is made of, which says how far to trust it."""
+    """Return what an expected speedup is based on, which tells how far to trust it."""
     if found.beyond is None:
         return "bounds"
     return "layers" if found.kernels is None else "products"

@@ -1,4 +1,4 @@
-"""Forecast: what each case will cost, before it runs, from theory and from what was seen so far."""
+"""Forecast the cost of each case before it runs, from theory and from earlier samples."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ __all__ = [
 ]
 
 LONG_S = 3600.0
-"""A case that is likely to take longer than this is worth a warning."""
+"""A case that is likely to take longer than this gets a warning."""
 
 Rounds = Callable[[float], tuple[int, int]]
-"""How many samples are wanted of a case whose samples take so many seconds, and the most."""
+"""The wanted and the largest number of samples of a case whose samples take this many seconds."""
 
 _WARMUP_TOKENS = 16
 _VERIFY_TOKENS = 32
 _VERIFY_GENERATIONS = 8
-"""What `kvbench verify` generates with the cache, about; without one it is one generation."""
+"""Roughly what `kvbench verify` generates with the cache; without it, one generation."""
 
 _LOAD_S = 2.0
 _LOAD_BYTES_PER_S = 1e9
 
 _TRUST = 0.001
-"""Weight of what was believed before, against one sample."""
+"""The weight of the prior belief, relative to one sample."""
 
 _TOKEN_LENGTH = 4
-"""Characters of a token of a text, about."""
+"""Approximate characters per token of text."""
 
 _NOMINAL_PARAMETERS = 1e9
 _NOMINAL_LAYERS = 24
-"""What a model is taken for while theory knows nothing of it; the first sample puts it right."""
+"""The nominal model used while theory knows nothing about it; the first sample corrects it."""
 
 
 def rounds_of(plan: Plan) -> Rounds:
     """Return how many samples a plan wants of a case, as far as its time decides it.
 
-    How far the samples spread is not known beforehand: it is taken to be little.
+    The spread of the samples is not known in advance; it is assumed to be small.
     """
 
     def rounds(seconds: float) -> tuple[int, int]:
@@ -80,12 +80,13 @@ def rounds_of(plan: Plan) -> Rounds:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a plan will cost, before anything runs.
+    """The forecast cost of a plan, before anything runs.
 
     Attributes:
-        seconds: for all of it.
-        peak_bytes: the most that weights and cache of one case take; None if theory cannot tell.
-        long: the cases that are likely to take hours, with seconds of all their samples.
+        seconds: seconds for the whole plan.
+        peak_bytes: the most bytes that weights and cache of one case take; None if theory cannot
+            tell.
+        long: the cases likely to take hours, each with the seconds of all its samples.
     """
 
     seconds: float
@@ -98,7 +99,7 @@ def forecast_of(
     cases: Sequence[Case],
     rates: Callable[[str], Rates | None] = lambda device: None,
 ) -> Forecast:
-    """Return what the cases of a plan will cost."""
+    """Return the forecast cost of the cases of a plan."""
     forecaster = Forecaster(
         cases, rounds_of(plan), rates=rates, warmup=plan.warmup, verify=plan.verify
     )
@@ -125,9 +126,9 @@ def share_of_trace(
 def peak_bytes(
     cases: Iterable[Case], configs: Mapping[str, Mapping[str, Any]] | None = None
 ) -> int | None:
-    """Return the most that weights and cache of one case take; None where theory cannot tell.
+    """Return the most bytes that weights and cache of one case take; None if theory cannot tell.
 
-    Activations, and what the libraries take, are not in it.
+    Activations and the memory of libraries are not included.
     """
     found = [_bytes_of(case, _architecture(case.model, configs or {})) for case in cases]
     known = [size for size in found if size is not None]
@@ -136,25 +137,25 @@ def peak_bytes(
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A generation that was timed: its parts as first believed, in seconds, and what it took."""
+    """A timed generation: its parts in seconds as first believed, and its measured time."""
 
     parts: np.ndarray
     seconds: float
 
 
 class Forecaster:
-    """Predicts what cases cost, and learns from each sample.
+    """Predict the cost of cases, and learn from each sample.
 
-    A generation is taken for a sum of three parts: steps of a fixed cost, bytes that are read, and
-    arithmetic. Theory says how each grows with the length. How fast the machine is at each is first
-    taken from a probe, or guessed by the kind of device; then it is fitted to the samples of the
-    strategy. A case that was timed itself costs what it did.
+    A generation is modeled as a sum of three parts: steps of a fixed cost, bytes that are read, and
+    arithmetic. Theory gives the growth of each with the length. The machine's speed at each comes
+    first from a probe, or from a guess by the kind of device; then it is fitted to the samples of
+    the strategy. A case that was timed costs what it took.
 
     Args:
-        cases: all that are to be measured.
-        rounds: how many samples are wanted of each; see `rounds_of`.
+        cases: all cases to be measured.
+        rounds: the wanted samples of each; see `rounds_of`.
         configs: configurations of models, as in config.json; built-in ones are known.
-        rates: what is known of a device.
+        rates: the known rates of a device.
         warmup: the plan's key.
         verify: whether strategies are verified.
     """
@@ -188,7 +189,7 @@ class Forecaster:
         }
 
     def note(self, sample: Sample) -> None:
-        """Learn from a sample that ended."""
+        """Update the forecast from a finished sample."""
         case = self._cases.get(sample.case_id)
         if case is None:
             return
@@ -205,22 +206,22 @@ class Forecaster:
             self._own[case].append(sample.total_s)
 
     def loaded(self, model: ModelKey, config: Mapping[str, Any] | None = None) -> None:
-        """Learn that a model was loaded, and what it is."""
+        """Record that a model was loaded, and its configuration."""
         self._to_load.discard(model)
         if config and model.model not in self._configs:
             self._configs[model.model] = config
             self._parts = {k: v for k, v in self._parts.items() if k[0].model != model.model}
 
     def verified(self, model: ModelKey, cache: str) -> None:
-        """Learn that a strategy was verified."""
+        """Record that a strategy was verified."""
         self._to_verify.discard((model, cache))
 
     def ended(self, case: Case) -> None:
-        """Learn that no further sample is taken of a case."""
+        """Record that no further sample of a case is taken."""
         self._ended.add(case)
 
     def seconds(self, case: Case, new_tokens: int | None = None) -> float:
-        """Return how long one generation of a case takes, or a shorter one of its kind."""
+        """Return the seconds of one generation of a case, or of a shorter one of its kind."""
         tokens = case.max_new_tokens if new_tokens is None else new_tokens
         if tokens == case.max_new_tokens and self._own.get(case):
             return statistics.median(self._own[case])
@@ -228,17 +229,17 @@ class Forecaster:
         return float(parts @ self._speed(case.model_key, case.cache, float(parts.sum())))
 
     def case_seconds(self, case: Case) -> float:
-        """Return how long all samples of a case take that are still wanted."""
+        """Return the seconds of all samples of a case that are still wanted."""
         return self._left(self._group(case)).get(case, 0) * self.seconds(case)
 
     @property
     def informed(self) -> bool:
-        """Whether anything was timed: before, a prediction is right within a factor of some."""
+        """Whether anything was timed; until then a prediction is only right within a factor."""
         return any(self._own.values())
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until the end: samples, warm-ups, verification and loading."""
+        """The seconds until the end: samples, warm-ups, verification and loading."""
         groups: dict[str, list[Case]] = {}
         for case in self._generated():
             groups.setdefault(round_key(case), []).append(case)
@@ -251,7 +252,7 @@ class Forecaster:
         return total + sum(self._load_s(model) for model in self._to_load)
 
     def long_cases(self, above_s: float = LONG_S) -> tuple[Case, ...]:
-        """Return the cases that are likely to take longer than so many seconds."""
+        """Return the cases that are likely to take longer than this many seconds."""
         return tuple(case for case in self._cases.values() if self.case_seconds(case) > above_s)
 
     def _group(self, case: Case) -> list[Case]:
@@ -265,7 +266,7 @@ class Forecaster:
     def _left(self, group: Iterable[Case]) -> dict[Case, int]:
         """Return the samples still wanted of each member of a comparison group.
 
-        The members go on together. Where each has what is wanted, and more are allowed, a group
+        The members continue together. If each has the wanted samples and more are allowed, a group
         that has not ended takes at least one more round.
         """
         members = [case for case in group if case not in self._ended]
@@ -284,7 +285,7 @@ class Forecaster:
         return self.seconds(case, min(tokens, case.max_new_tokens))
 
     def _verify_s(self, model: ModelKey, cache: str) -> float:
-        """Return what verifying costs: short generations, and one as long as the longest case."""
+        """Return the cost of verification: short generations, and one as long as the longest."""
         cases = [one for one in self._cases.values() if one.model_key == model]
         own = [one for one in cases if one.cache == cache and one not in self._ended]
         if not own:
@@ -304,22 +305,22 @@ class Forecaster:
         return _LOAD_S + size / _LOAD_BYTES_PER_S
 
     def _speed(self, model: ModelKey, cache: str, near: float) -> np.ndarray:
-        """Return how long each part takes, against what was first believed, `[3]`.
+        """Return how long each part takes, relative to the first belief, `[3]`.
 
-        `near` is the size of what is to be predicted, as first believed.
+        `near` is the size of the predicted quantity, as first believed.
         """
         everywhere = self._all_seen(lambda key: True)
         here = self._all_seen(lambda key: key[0] == model)
         speed = np.ones(3)
         if everywhere:
-            # Before anything else is fitted: how fast this machine is at all.
+            # Before anything else is fitted: the overall speed of this machine.
             speed *= statistics.median(one.seconds / one.parts.sum() for one in everywhere)
         for seen in (here, self._all_seen(lambda key: key == (model, cache))):
             speed = _fit(seen, speed, near)
         return speed
 
     def _all_seen(self, wanted: Callable[[tuple[ModelKey, str]], bool]) -> list[_Seen]:
-        """Return what was timed; of warm-ups, whose process is new, only where nothing else is."""
+        """Return the timed generations; warm-ups, whose process is new, only as a last resort."""
         keys = [key for key in {**self._seen, **self._first} if wanted(key)]
         return [one for key in keys for one in self._seen.get(key) or self._first.get(key, [])]
 
@@ -334,16 +335,16 @@ class Forecaster:
 
 
 def _fit(seen: list[_Seen], believed: np.ndarray, near: float) -> np.ndarray:
-    """Return the speeds that explain what was timed, relative errors squared; none is negative.
+    """Return the non-negative speeds that best explain the times, by squared relative errors.
 
-    What is far smaller or larger than what is to be predicted counts for less: no model of three
-    parts is right from ten tokens to thousands.
+    Times far smaller or larger than the predicted quantity count less: no three-part model holds
+    from ten tokens to thousands.
     """
     from scipy.optimize import nnls
 
     if not seen:
         return believed
-    # A part that was found to cost nothing may do so at another strategy.
+    # A part found to cost nothing may still cost something with another strategy.
     believed = np.maximum(believed, 1e-3 * believed.max())
     seconds = np.array([one.seconds for one in seen])
     parts = np.array([one.parts for one in seen])
@@ -364,7 +365,8 @@ def _parts(case: Case, tokens: int, architecture: Architecture | None, rates: Ra
     layer_s = rates.layer_s or _rough(case).layer_s or 0.0
     if architecture is not None:
         try:
-            # What a step of another strategy reads is not known; it grows as that of dynamic.
+            # What a step of another strategy reads is not known; it is assumed to grow as for
+            # dynamic.
             least = floor(
                 architecture,
                 "dynamic" if cached else BASELINE,
@@ -397,7 +399,7 @@ def _parts(case: Case, tokens: int, architecture: Architecture | None, rates: Ra
 
 
 def _rough(case: Case) -> Rates:
-    """Return the rates of a device of which nothing is known, right within a factor of some."""
+    """Return rates for an unknown device, right only within a small factor."""
     host = kind_of(case.device).is_host
     flops = 1e11 if host else (2e13 if case.dtype == "float32" else 2e14)
     return Rates(
@@ -417,7 +419,7 @@ def _architecture(model: str, configs: Mapping[str, Mapping[str, Any]]) -> Archi
     try:
         return Architecture.from_config(config)
     except UserError:
-        # A family that theory cannot read: it is taken for a nominal model.
+        # A family that theory cannot read: use the nominal model.
         return None
 
 

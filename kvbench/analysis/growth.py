@@ -1,4 +1,4 @@
-"""How time grows with the number of new tokens: exponents, polynomials, where the cache pays."""
+"""Fit how time grows with the number of new tokens: exponents, polynomials, break-even points."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ __all__ = ["BreakEven", "Growth", "break_evens", "growths"]
 
 _MIN_POINTS = 3
 _UPPER_SHARE = 0.2
-"""The exponent is fitted from this share of the longest length on: below it what does not grow
-(the prefill, the overhead of a step) bends the line."""
+"""The exponent is fitted above this fraction of the longest length: below it, constant costs (the
+prefill, the overhead of a step) bend the line.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How the time of one arm grows with the number n of new tokens.
+    """How the time of one strategy grows with the number n of new tokens.
 
     Attributes:
         cases: the line's cases, by length.
@@ -44,19 +45,19 @@ class Growth:
 
     @property
     def first(self) -> CaseSummary:
-        """The case of the shortest length, for what all have in common."""
+        """The case of the shortest length, for the fields that all cases share."""
         return self.cases[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakEven:
-    """The number of new tokens from which a cached arm is surely faster.
+    """The number of new tokens from which a cached strategy is reliably faster.
 
     Attributes:
-        cases: the cached arm's cases, by length.
-        new_tokens: the shortest length from which on all measured ones are faster by more than the
-            noise; None if there is none in the range measured.
-        too_few: whether some length has too few samples for its noise to be known.
+        cases: the cached strategy's cases, by length.
+        new_tokens: the shortest length from which every measured length is faster by more than the
+            noise; None if there is none in the measured range.
+        too_few: whether some length has too few samples to estimate its noise.
     """
 
     cases: tuple[CaseSummary, ...]
@@ -65,13 +66,13 @@ class BreakEven:
 
 
 def growths(cases: Iterable[CaseSummary]) -> tuple[Growth, ...]:
-    """The growth of each arm that was timed at three lengths or more."""
+    """Return the growth of each strategy that was timed at three lengths or more."""
     lines = (line for line in _lines(cases) if len(line) >= _MIN_POINTS)
     return tuple(_growth(line) for line in lines)
 
 
 def break_evens(cases: Iterable[CaseSummary]) -> tuple[BreakEven, ...]:
-    """Where each cached arm begins to pay, of those that have an uncached partner."""
+    """Return where each cached strategy starts to pay, if it has an uncached partner."""
     lines = _lines(case for case in cases if case.cache != BASELINE and case.speedup is not None)
     return tuple(
         BreakEven(
@@ -84,7 +85,7 @@ def break_evens(cases: Iterable[CaseSummary]) -> tuple[BreakEven, ...]:
 
 
 def _lines(cases: Iterable[CaseSummary]) -> list[tuple[CaseSummary, ...]]:
-    """Timed cases that differ in the length alone, by length."""
+    """Return timed cases that differ only in length, by length."""
     found: dict[tuple[object, ...], list[CaseSummary]] = {}
     for case in cases:
         if case.total_s_median:
@@ -96,7 +97,7 @@ def _growth(line: tuple[CaseSummary, ...]) -> Growth:
     tokens = np.array([case.max_new_tokens for case in line], dtype=float)
     times = np.array([case.total_s_median for case in line], dtype=float)
     upper = tokens >= _UPPER_SHARE * tokens[-1]
-    # Three points at least: two have no error.
+    # At least three points: two give no error.
     upper[-_MIN_POINTS:] = True
     slope, margin = line_fit(np.log(tokens[upper]), np.log(times[upper]), 0.975)
     coefficients, error = _polynomial(tokens, times)
@@ -112,9 +113,9 @@ def _growth(line: tuple[CaseSummary, ...]) -> Growth:
 
 
 def _polynomial(tokens: np.ndarray, times: np.ndarray) -> tuple[tuple[float, ...], float]:
-    """Least squares of relative errors, of degree 3 where there are points enough, else lower."""
+    """Fit by least squares of relative errors: degree 3 with enough points, otherwise lower."""
     degree = min(3, len(tokens) - 2)
-    # In units of the longest length, so that the powers are of one size.
+    # Scale to the longest length, to keep the powers at a similar size.
     scale = tokens[-1]
     powers = (tokens / scale)[:, None] ** np.arange(degree + 1)
     scaled, *_ = np.linalg.lstsq(powers / times[:, None], np.ones(len(times)), rcond=None)
@@ -132,7 +133,7 @@ def _first_gain(line: Sequence[CaseSummary]) -> int | None:
 
 
 def _is_gain(case: CaseSummary) -> bool:
-    """Faster by more than the noise, by the rule of the sentence after a table."""
+    """Return whether a case is faster by more than the noise; the summary uses the same rule."""
     return claim(case) == "faster"
 
 

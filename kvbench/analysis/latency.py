@@ -1,4 +1,4 @@
-"""The time of each token against its position, over the samples of a case."""
+"""Compute the time of each token by position, over the samples of a case."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from kvbench.records.sample import latest
 __all__ = ["Latency", "latencies"]
 
 _MOST_POINTS = 400
-"""More points than this the eye cannot tell apart in a chart."""
+"""A chart cannot show more points than this."""
 
 
 @dataclass(frozen=True)
 class Latency:
     """Seconds between a token and the one before it, against its position from 2.
 
-    All arrays are `[points]`. With more positions than points, a point stands for several: the
-    median is that of its positions, the band reaches to the largest and the smallest of theirs, so
-    that no spike is lost.
+    All arrays are `[points]`. With more positions than points, each point covers several: its
+    median is taken over them, and its band spans their largest and smallest values, to keep every
+    spike.
 
     Attributes:
-        positions: the new token, counted from 1; the middle of those that a point stands for.
+        positions: the new token, counted from 1; the middle of the positions that a point covers.
         median: over the samples.
         low: first quartile over the samples.
         high: third quartile over the samples.
@@ -42,7 +42,7 @@ class Latency:
 
 
 def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
-    """The latencies of these cases of a run, of those that have two tokens or more, warm samples.
+    """Return the latencies of these cases of a run: warm samples of two tokens or more.
 
     Raises:
         UserError: tokens.csv is missing or no table of token times.
@@ -57,7 +57,7 @@ def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
         counted = counted and sample.sample_id not in cold
         if counted and sample.case_id in wanted:
             stamps = times.get(sample.generation_id or sample.sample_id)
-            # A table that was cut by hand may lack some.
+            # A table that was cut by hand may lack some samples.
             if stamps is not None and len(stamps) >= sample.max_new_tokens > 1:
                 gaps = np.diff(stamps[: sample.max_new_tokens])
                 found.setdefault(sample.case_id, []).append(gaps)
@@ -65,7 +65,7 @@ def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
 
 
 def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
-    """Each sample's stamps in the order of its tokens, of those that have all from the first."""
+    """Return the stamps of each sample in token order, for samples with a complete set."""
     table = run.tokens_table
     if table.empty:
         return {}
@@ -73,7 +73,7 @@ def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
     tokens, elapsed = table["new_token"].to_numpy(), table["elapsed_s"].to_numpy()
     begins = np.concatenate([[True], np.diff(codes) != 0])
     if not np.all(begins[1:] | (np.diff(tokens) == 1)):
-        # Someone has sorted the table in another way.
+        # The table was sorted differently by hand.
         order = np.lexsort((tokens, codes))
         codes, tokens, elapsed = codes[order], tokens[order], elapsed[order]
         begins = np.concatenate([[True], np.diff(codes) != 0])
@@ -87,7 +87,7 @@ def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
 
 
 def _latency(gaps: np.ndarray) -> Latency:
-    """From gaps `[samples, new tokens - 1]`."""
+    """Return the latency from gaps `[samples, new tokens - 1]`."""
     low, median, high = np.percentile(gaps, [25, 50, 75], axis=0)
     positions = np.arange(2, gaps.shape[1] + 2, dtype=float)
     if len(positions) > _MOST_POINTS:

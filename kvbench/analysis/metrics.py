@@ -1,4 +1,4 @@
-"""What two sides can be compared on: one entry per metric."""
+"""The metrics that two sides can be compared on: one entry each."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["METRICS", "Metric"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of each sample, of which less is better.
+    """A value of each sample, where less is better.
 
     Attributes:
         name: as `--metric` has it.
         column: where samples.csv has it.
         field: the columns of a comparison with the medians are called `a_` and `b_` and this.
         unit: of the medians.
-        label: what it is called at the beginning of a sentence.
-        head: what the columns of the medians are called in a table.
-        lower: the verdict where B has less of it.
-        higher: the verdict where B has more of it.
+        label: its name at the start of a sentence.
+        head: the heading of the median columns in a table.
+        lower: the verdict if B has less of it.
+        higher: the verdict if B has more of it.
         below: what a ratio below 1 means.
         per_token: whether it is divided by the new tokens of the batch.
-        method: the column that says how it was read: it is compared only within one way. None for
-            what is always read in the same way, and never missing.
+        method: the column with the reading method; values are compared only within one method. None
+            if there is only one method and the value is never missing.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Metric:
     method: str | None = None
 
     def values(self, columns: Mapping[str, Sequence[Any]]) -> list[float | None]:
-        """Return the figure of each row; None where it is missing or zero, which has no ratio."""
+        """Return the value of each row; None if it is missing or zero, since zero has no ratio."""
         found = columns[self.column]
         if not self.per_token:
             return [value or None for value in found]
@@ -52,7 +52,7 @@ class Metric:
         ]
 
     def methods(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[str]:
-        """Return how the figure of each row was read, or why it is missing."""
+        """Return how the value of each row was read, or why it is missing."""
         if self.method is None:
             return [""] * len(columns[self.column])
         return [found or "not recorded" for found in columns[self.method]]
@@ -87,4 +87,4 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-"""By their names."""
+"""All metrics by name."""

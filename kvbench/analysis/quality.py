@@ -1,4 +1,4 @@
-"""Quality of lossy strategies, next to their times."""
+"""Add the quality of lossy strategies to their cases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["with_quality"]
 
 
 def with_quality(cases: Sequence[CaseSummary], rows: Iterable[Quality]) -> tuple[CaseSummary, ...]:
-    """Return the cases with the quality of their strategy on their model, where it is known."""
+    """Return the cases with the quality of their strategy on their model, if known."""
     known = latest_qualities(rows)
     return tuple(dataclasses.replace(case, **_fields(known.get(_subject(case)))) for case in cases)
 

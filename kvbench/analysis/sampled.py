@@ -1,4 +1,4 @@
-"""Sampled: the time of a generation, estimated from the time of steps at chosen positions."""
+"""Sampled: estimate the time of a generation from the time of steps at chosen positions."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ __all__ = [
 ]
 
 MOST_POSITIONS = 24
-"""So many positions are measured at most, however long the generation."""
+"""The most positions to measure, however long the generation."""
 
 _TOKENS_PER_POSITION = 16
-"""A shorter generation has one position for so many tokens, so that sampling stays cheap."""
+"""A shorter generation has one position per this many tokens, to keep sampling cheap."""
 
 _LEAST_POSITIONS = 10
 
 _MOST_START = 16
-"""So many tokens at the beginning are generated and timed as they are, at most; eight at least."""
+"""The most tokens at the beginning that are generated and timed in full; at least eight."""
 
 _LEAST_START = 8
 
 _STEPS = (2, 8)
-"""Steps at each position, at least and at most: more where the table has many lengths."""
+"""The least and the most steps at each position: more if the table has many lengths."""
 
 _SHARE = 16
-"""All steps together are about a sixteenth of those that separate generations would take."""
+"""All steps together take about a sixteenth of the time of separate generations."""
 
 LEAST_HELD_BACK = 4
-"""Fewer positions that can be held back give no interval."""
+"""With fewer positions to hold back there is no interval."""
 
 _CONFIDENCE = 0.95
 
@@ -69,11 +69,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured for one estimate.
+    """The measurements for one estimate.
 
     Attributes:
         starts: short generations from the case's own prompt: seconds to each new token. All have
-            the same number of tokens. They hold what `generate` does before its first forward.
+            the same number of tokens. They include what `generate` does before its first forward.
         tail: seconds that `generate` takes after its last token.
         blocks: steps at chosen positions after those, in any order.
     """
@@ -85,7 +85,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """The estimate for one length; `low_s` and `high_s` are None where too little is held back."""
+    """The estimate for one length; `low_s` and `high_s` are None if too little is held back."""
 
     total_s: float
     low_s: float | None
@@ -95,30 +95,30 @@ class Times:
 
 
 def can_sample(entry: CacheStrategy) -> bool:
-    """Return whether a single step tells what a step of a long generation takes.
+    """Return whether a single step tells how long a step of a long generation takes.
 
-    It does where a step depends on its position alone: where one pass holds for all shorter
-    lengths, and nothing is requantized every so many tokens.
+    It does if a step depends only on its position: if one pass is valid for all shorter lengths,
+    and nothing is requantized at intervals.
     """
     return can_trace(entry) and not entry.lossy
 
 
 def start_tokens(lengths: Iterable[int]) -> int:
-    """Return how many tokens at the beginning are generated as they are, for these lengths."""
+    """Return how many tokens at the beginning are generated in full, for these lengths."""
     lengths = tuple(lengths)
     return min(max(min(lengths), _LEAST_START), _MOST_START, max(lengths))
 
 
 def blocks_of(lengths: Iterable[int], *, cached: bool) -> tuple[range, ...]:
-    """Return the tokens whose steps are measured, a range for each position, rising.
+    """Return the tokens whose steps are measured, as rising ranges, one per position.
 
-    The first token after the start and the last one are among them. Positions lie closer at the
-    beginning, evenly in the square root: short lengths rest on few of them.
+    The first token after the start and the last one are among them. Positions are denser at the
+    beginning, evenly spaced in the square root: short lengths depend on few of them.
 
     Args:
         lengths: the new tokens of each case.
-        cached: whether a step is cheap next to the prefill that comes before it: then more steps
-            are timed after each.
+        cached: whether a step is cheap compared with the prefill before it: then more steps are
+            timed after each prefill.
     """
     lengths = tuple(lengths)
     first, last = start_tokens(lengths) + 1, max(lengths)
@@ -137,11 +137,11 @@ def blocks_of(lengths: Iterable[int], *, cached: bool) -> tuple[range, ...]:
 
 
 class Curve:
-    """The time of a step against its position, through what was measured, and its sums.
+    """The time of a step against its position, through the measurements, and its sums.
 
     Between the positions it is a monotone cubic (PCHIP), which does not overshoot. The steps of a
-    position count by their mean: a total is a sum, and the quickest step or the middle one would
-    leave out what slow steps add.
+    position count by their mean: a total is a sum, and the fastest or the median step would leave
+    out what slow steps add.
     """
 
     def __init__(self, measured: Measured) -> None:
@@ -157,10 +157,10 @@ class Curve:
         self._reach = max([len(self._start), *ends])
 
     def times(self, tokens: int) -> Times:
-        """Return the estimate for a generation of so many tokens.
+        """Return the estimate for a generation of this many tokens.
 
         Raises:
-            ValueError: no step was measured that far.
+            ValueError: no step was measured at that length.
         """
         if tokens > self._reach:
             raise ValueError(f"token {tokens} is past {self._reach}, the last that was measured")
@@ -180,10 +180,10 @@ class Curve:
 
     @cached_property
     def held_back(self) -> tuple[float, ...]:
-        """How far the curve through the others misses each inner position, as a share of its time.
+        """The relative error at each inner position of the curve through the others.
 
-        The curve through the others carries their noise as well, so that the difference is scaled
-        to the noise of one position.
+        The curve through the others carries their noise as well, so the difference is scaled to the
+        noise of one position.
         """
         found = []
         for index in range(1, len(self._positions) - 1):
@@ -198,8 +198,8 @@ class Curve:
     def _margin(self, tokens: int, elapsed: float) -> float | None:
         """Return half the width of the interval of a total.
 
-        Each position is off by as much as those held back were, independently, and counts for the
-        part of the curve around it. A start is as far off as a position.
+        Each position is assumed to be off by as much as those held back, independently, and counts
+        for the part of the curve around it. A start is as far off as a position.
         """
         from scipy import stats
 
@@ -213,7 +213,7 @@ class Curve:
         return quantile * float(np.sqrt(np.mean(missed**2)) * np.sqrt(np.sum(parts**2)))
 
     def _weights(self, tokens: int) -> np.ndarray:
-        """Return for how many steps of a total each position counts, `[positions]`."""
+        """Return the number of steps of a total that each position counts for, `[positions]`."""
         steps = np.arange(len(self._start) + 1, tokens + 1)
         units = np.eye(len(self._positions))
         return np.array([np.interp(steps, self._positions, unit).sum() for unit in units])
@@ -230,15 +230,14 @@ def rows_of_steps(
 ) -> tuple[Sample, ...]:
     """Return a row for each task, with `method` sampled.
 
-    No tokens of a whole generation come out, so that `new_tokens`, `output_sha256`, peak memory and
-    energy are null.
+    There is no whole generation, so `new_tokens`, `output_sha256`, peak memory and energy are null.
 
     Args:
-        measured: what was measured, as far as the longest of the tasks.
+        measured: the measurements, up to the longest of the tasks.
         tasks: one for each length.
         prompt_tokens: the prompt's length, padding included.
         architecture: for the bytes of the cache; None leaves them null.
-        start_bytes: bytes of the cache after a start, which the arithmetic is checked against.
+        start_bytes: bytes of the cache after a start, to check the arithmetic.
         fields: further columns, the same in all rows.
     """
     curve, rows = Curve(measured), []
@@ -267,7 +266,7 @@ def rows_of_steps(
 
 
 def _through(positions: np.ndarray, seconds: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return the monotone cubic through the points; beyond their ends, the value at the end."""
+    """Return the monotone cubic through the points; beyond their ends, the end value."""
     from scipy.interpolate import PchipInterpolator
 
     if len(positions) == 1:

@@ -1,6 +1,6 @@
-"""Medians, intervals and tests: paired and unpaired ratios, trends, outliers, many rows at once.
+"""Compute medians, intervals and tests: paired and unpaired ratios, trends, outliers, corrections.
 
-scipy.stats is imported where it is needed: that takes longer than most commands.
+scipy.stats is imported only where it is needed: the import takes longer than most commands.
 """
 
 from __future__ import annotations
@@ -35,37 +35,42 @@ __all__ = [
 ]
 
 MIN_FOR_INTERVAL = 6
-"""Below this many samples, or rounds, there is no interval and no claim: of five rounds even the
-range of all ratios is no 95 % interval, and a bootstrap of fewer samples covers too little."""
+"""Below this many samples, or rounds, there is no interval and no claim: with five rounds even the
+range of all ratios is not a 95 % interval, and a bootstrap of fewer samples covers too little.
+"""
 
 PAIRED_LEVEL = 0.96
-"""The least exact confidence of a paired interval. It is named for 95 %: the difference is room for
-ratios that are not quite symmetric, and keeps false claims under 5 %."""
+"""The least exact confidence of a paired interval that is reported as 95 %. The margin allows for
+ratios that are not quite symmetric and keeps false claims under 5 %.
+"""
 
 _DIRECT_UP_TO = 400
-"""So many pairs have their Walsh averages listed (80,200 of them); of more, ranks are searched."""
+"""The most pairs whose Walsh averages are listed (80,200 of them); beyond that, ranks are searched.
+"""
 
 _EXACT_SIGNED_RANK_UP_TO = 200
 _EXACT_KENDALL_UP_TO = 60
 _TREND_UP_TO = 1000
-"""Beyond these the normal approximation is used: it differs in the fourth digit."""
+"""Beyond these sizes the normal approximation is used: it differs in the fourth digit."""
 
 _RESAMPLES = 2000
 _EXACT_UP_TO = 10_000
-"""The exact distribution of U takes time and memory with the product of the sample sizes."""
+"""The most samples per side for the exact distribution of U: its time and memory grow with the
+product of the sizes.
+"""
 
 
 def ratio_of_medians(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median of `above` over median of `below`."""
+    """Return the median of `above` over the median of `below`."""
     return float(np.median(above) / np.median(below))
 
 
 def ratio_interval(
     above: Sequence[float], below: Sequence[float], *, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the ratio of medians, the arms resampled on their own.
+    """Return a percentile bootstrap interval of the ratio of medians; sides resample separately.
 
-    The same samples give the same interval: the seeds are fixed. None where an arm has fewer than
+    The same samples give the same interval: the seeds are fixed. None if a side has fewer than
     `MIN_FOR_INTERVAL` samples.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
@@ -79,12 +84,12 @@ def ratio_interval(
 
 
 def bootstrap_medians(values: Sequence[float], stream: int = 0) -> np.ndarray:
-    """Medians of 2000 resamples of `values`, as an array `[2000]`.
+    """Return the medians of 2000 resamples of `values`, as an array `[2000]`.
 
-    A resample's median is one of the sorted values, or the mean of two: only their places are
-    drawn, from their exact distribution. The result is distributed as that of
-    `scipy.stats.bootstrap`, in a time that does not grow with the number of values. `stream` picks
-    the random numbers.
+    A resample's median is one of the sorted values, or the mean of two: only their ranks are drawn,
+    from their exact distribution. The result has the same distribution as `scipy.stats.bootstrap`
+    gives, in a time that does not grow with the number of values. `stream` selects the random
+    numbers.
     """
     low, high = _median_places(len(values), stream)
     ordered = np.sort(np.asarray(values, dtype=float))
@@ -93,7 +98,7 @@ def bootstrap_medians(values: Sequence[float], stream: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class PairedRatio:
-    """A ratio that was estimated from pairs; `low` and `high` are null where pairs are too few."""
+    """A ratio estimated from pairs; `low` and `high` are null if there are too few pairs."""
 
     ratio: float
     low: float | None
@@ -106,20 +111,20 @@ def paired_ratio(
 ) -> PairedRatio:
     """Estimate a ratio from pairs: `above[i] / below[i]`, both taken close together in time.
 
-    The estimate is Hodges and Lehmann's of the logarithms of the ratios: the median of the means
-    of all pairs of them (Walsh averages, each with itself too). The interval goes from one Walsh
-    average to another, at the places that the exact distribution of Wilcoxon's signed rank gives.
-    It is right whatever the distribution, as long as it is symmetric, as that of a difference of
-    two samples of like noise is. What changes both of a pair alike, such as a slower clock, has no
-    effect on it.
+    The estimate is the Hodges-Lehmann estimator on the logarithms of the ratios: the median of the
+    means of all pairs of them (Walsh averages, including each with itself). The ends of the
+    interval are Walsh averages, at the ranks given by the exact distribution of Wilcoxon's
+    signed-rank statistic. It holds for any symmetric distribution, such as the difference of two
+    samples with the same noise. Whatever changes both members of a pair alike, such as a slower
+    clock, has no effect.
 
     Source: Hollander, Wolfe and Chicken, Nonparametric Statistical Methods (3rd edition, 2014),
     sections 3.2 and 3.3; Hodges and Lehmann (1963); Tukey (1949) for the interval.
 
     Args:
         above: one or more times.
-        below: as many times, in the order of their partners.
-        level: the interval's confidence is at least this, exactly.
+        below: as many times, in matching order.
+        level: the exact confidence of the interval is at least this.
     """
     logs = np.sort(np.log(np.asarray(above, dtype=float) / np.asarray(below, dtype=float)))
     count = len(logs)
@@ -134,7 +139,7 @@ def paired_ratio(
 
 
 def signed_rank(above: Sequence[float], below: Sequence[float]) -> float:
-    """Two-sided p-value that the ratios of pairs lie around 1; 1 without pairs.
+    """Return the two-sided p-value that the ratios of pairs center on 1; 1 without pairs.
 
     Wilcoxon's signed-rank test of the logarithms, exact up to 200 pairs. Ratios of exactly 1 count
     half to each side.
@@ -154,9 +159,9 @@ def signed_rank(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 def least_rounds(level: float) -> int:
-    """The fewest pairs with which the signed-rank test can come below a level.
+    """Return the fewest pairs for which the signed-rank test can be significant at a level.
 
-    The least p-value of n pairs is 2 over 2 to the n.
+    The smallest p-value of n pairs is 2 / 2^n.
     """
     count = MIN_FOR_INTERVAL
     while 2 / 2**count >= level:
@@ -169,7 +174,7 @@ class Trend:
     """Whether values rise or fall: `p_value` of Kendall's test against their order.
 
     Attributes:
-        change: median of the last third over that of the first, less 1.
+        change: median of the last third over that of the first, minus 1.
         p_value: two-sided, exact up to 60 values.
     """
 
@@ -184,7 +189,7 @@ def trend(values: Sequence[float]) -> Trend:
     """
     ordered = np.asarray(values, dtype=float)
     if len(ordered) > _TREND_UP_TO:
-        # Of a long series, evenly spaced values: the number of pairs grows with the square.
+        # For a long series, use evenly spaced values: the number of pairs grows with the square.
         ordered = ordered[np.linspace(0, len(ordered) - 1, _TREND_UP_TO).astype(int)]
     count = len(ordered)
     if count < 2:
@@ -197,11 +202,11 @@ def trend(values: Sequence[float]) -> Trend:
 
 
 def outliers(values: Sequence[float], *, fences: float = 3.0, factor: float = 1.5) -> list[int]:
-    """The places of values that are far from all the others, by their logarithms.
+    """Return the positions of values that are far from all the others, on a log scale.
 
-    One is far if it lies more than `fences` interquartile ranges of the others outside their
-    quartiles, and is more than `factor` times their median, or less than its inverse. Fewer than
-    three values have no outliers.
+    A value is far if it lies more than `fences` interquartile ranges of the others outside their
+    quartiles, and differs from their median by more than `factor` times. Fewer than three values
+    have no outliers.
 
     Source: Tukey, Exploratory Data Analysis (1977): "far out".
     """
@@ -213,7 +218,7 @@ def outliers(values: Sequence[float], *, fences: float = 3.0, factor: float = 1.
     places = np.arange(count)
 
     def of_the_others(share: float) -> np.ndarray:
-        # Above the place of what is left out, the next value has moved down by one.
+        # Above the value that is left out, ranks shift down by one.
         at = (count - 2) * share
         below, above = int(at), min(int(at) + 1, count - 2)
         ends = (logs[k + (k >= places)] for k in (below, above))
@@ -228,9 +233,9 @@ def outliers(values: Sequence[float], *, fences: float = 3.0, factor: float = 1.
 
 
 def mann_whitney(first: Sequence[float], second: Sequence[float]) -> float:
-    """Two-sided p-value that two samples come from one distribution.
+    """Return the two-sided p-value that two samples come from one distribution.
 
-    Exact for up to 100 against 100 samples, beyond that by the normal approximation.
+    Exact for up to 100 against 100 samples; a normal approximation beyond that.
 
     Source: Mann and Whitney (1947); `scipy.stats.mannwhitneyu`.
     """
@@ -242,9 +247,9 @@ def mann_whitney(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def least_samples(level: float) -> int:
-    """The fewest samples on each side with which the exact test can come below a level.
+    """Return the fewest samples per side for which the exact test can be significant at a level.
 
-    The least p-value of n against n samples is 2 over the number of ways to choose n of 2n.
+    The smallest p-value of n against n samples is 2 over the number of ways to choose n of 2n.
     """
     count = MIN_FOR_INTERVAL
     while 2 / math.comb(2 * count, count) >= level:
@@ -255,11 +260,11 @@ def least_samples(level: float) -> int:
 def line_fit(
     x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, certainty: float
 ) -> tuple[float, float]:
-    """Return the slope of y over x by least squares, and how far it is surely known.
+    """Return the least-squares slope of y over x and its margin of error.
 
-    With the certainty given, the true slope is not below the slope minus the margin. What
-    `scipy.stats.linregress` and `scipy.stats.t` find: to import them takes a quarter of the time of
-    a small report, and nearly a second of a worker's start.
+    With the given certainty, the true slope is not below the slope minus the margin. The results
+    equal those of `scipy.stats.linregress` and `scipy.stats.t`, whose import takes a quarter of the
+    time of a small report and nearly a second of a worker's start.
 
     Args:
         x: three numbers or more, not all the same.
@@ -270,14 +275,14 @@ def line_fit(
 
     degrees = len(x) - 2
     of_x, of_both, _, of_y = np.cov(x, y, bias=True).flat
-    # Values that are all the same have no correlation, and their slope of 0 has no error.
+    # Constant values have no correlation, and their slope of 0 has no error.
     share = of_both / np.sqrt(of_x * of_y) if of_y > 0 else 1.0
     error = np.sqrt((1 - np.clip(share, -1.0, 1.0) ** 2) * of_y / of_x / degrees)
     return float(of_both / of_x), float(stdtrit(degrees, certainty) * error)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, adjusted so that all of them together keep the level of one.
+    """Return the p-values with Holm's correction, which controls the family-wise error rate.
 
     Source: Holm, A simple sequentially rejective multiple test procedure (1979).
     """
@@ -290,17 +295,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """The geometric mean: that of the inverse ratios is its inverse, unlike the arithmetic one."""
+    """Return the geometric mean: unlike the arithmetic mean, it inverts when all ratios invert."""
     return math.exp(math.fsum(math.log(ratio) for ratio in ratios) / len(ratios))
 
 
 @functools.lru_cache(maxsize=256)
 def _median_places(count: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each resample the places, in the sorted values, of the two its median lies between.
+    """Return, for each resample, the ranks of the two sorted values that its median lies between.
 
     Of `count` uniform numbers the k-th smallest has a beta distribution with k and count + 1 - k;
-    the next one is the smallest of the count - k that are left above it. A uniform number u stands
-    for the value at place floor(u * count).
+    the next one is the smallest of the count - k that are left above it. A uniform number u selects
+    the value at rank floor(u * count).
     """
     rng = np.random.default_rng([stream, count])
     lower = (count + 1) // 2
@@ -315,7 +320,7 @@ def _median_places(count: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _walsh(ordered: np.ndarray, ranks: Sequence[int]) -> list[float]:
-    """The Walsh averages of sorted values at these ranks, counted from 1."""
+    """Return the Walsh averages of sorted values at these ranks, counted from 1."""
     if not ranks:
         return []
     if len(ordered) <= _DIRECT_UP_TO:
@@ -327,13 +332,13 @@ def _walsh(ordered: np.ndarray, ranks: Sequence[int]) -> list[float]:
 
 @functools.lru_cache(maxsize=8)
 def _pairs(count: int, apart: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places of all pairs that are at least `apart` from each other."""
+    """Return the indices of all pairs that are at least `apart` from each other."""
     first, second = np.triu_indices(count, apart)
     return first, second
 
 
 def _walsh_at(ordered: np.ndarray, rank: int) -> float:
-    """The same by halving: the least number with at least `rank` averages up to it."""
+    """Return the same by bisection: the least number with at least `rank` averages up to it."""
     low, high = float(ordered[0]), float(ordered[-1])
     while low < (middle := low + (high - low) / 2) < high:
         if _walsh_count(ordered, middle) >= rank:
@@ -344,7 +349,7 @@ def _walsh_at(ordered: np.ndarray, rank: int) -> float:
 
 
 def _walsh_count(ordered: np.ndarray, limit: float) -> int:
-    """How many Walsh averages of sorted values are at most `limit`."""
+    """Return how many Walsh averages of sorted values are at most `limit`."""
     places = np.arange(len(ordered))
     partners = np.searchsorted(ordered, 2 * limit - ordered, side="right")
     return int(np.maximum(partners - places, 0).sum())
@@ -352,17 +357,17 @@ def _walsh_count(ordered: np.ndarray, limit: float) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _signed_rank_place(count: int, level: float) -> int:
-    """Which Walsh average, from either end, bounds an interval of at least that confidence.
+    """Return the rank, from either end, of the Walsh average that bounds an interval.
 
-    0 where there is none: not even the range of all averages has it.
+    The interval has at least that confidence. 0 if not even the range of all averages has it.
     """
-    # The tail grows with its place: how many places there are below the first that is too likely.
+    # The tail grows with the rank: count the ranks below the first one that is too likely.
     places = range(count * (count + 1) // 2 + 1)
     return bisect.bisect_right(places, 1 - level, key=lambda k: 2 * _signed_rank_tail(count, k))
 
 
 def _signed_rank_tail(count: int, most: int) -> float:
-    """The chance that the signed-rank statistic of `count` pairs is at most `most`."""
+    """Return the chance that the signed-rank statistic of `count` pairs is at most `most`."""
     if count <= _EXACT_SIGNED_RANK_UP_TO:
         return float(_signed_rank_distribution(count)[most])
     mean = count * (count + 1) / 4
@@ -372,9 +377,9 @@ def _signed_rank_tail(count: int, most: int) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _signed_rank_distribution(count: int) -> np.ndarray:
-    """Cumulative distribution `[count * (count + 1) / 2 + 1]` if every sign is as likely.
+    """Return the signed-rank statistic's cumulative distribution `[count * (count + 1) / 2 + 1]`.
 
-    The ranks 1 to `count` are each in the sum or not.
+    Each of the ranks 1 to `count` is in the sum or not, with equal chance.
     """
     chances = np.zeros(count * (count + 1) // 2 + 1)
     chances[0] = 1.0
@@ -386,10 +391,10 @@ def _signed_rank_distribution(count: int) -> np.ndarray:
 
 
 def _kendall_p_value(count: int, score: int) -> float:
-    """The chance of a score (pairs in order less pairs out of order) as far from 0 as this."""
+    """Return the chance of a score (pairs in order minus out of order) this far from 0."""
     pairs = count * (count - 1) // 2
     if count <= _EXACT_KENDALL_UP_TO:
-        # Ties count for neither order: rounding up keeps the test on the safe side.
+        # Ties count for neither order: rounding up keeps the test conservative.
         inversions = (pairs - score + 1) // 2
         return min(1.0, 2 * float(_inversions(count)[inversions]))
     deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
@@ -398,7 +403,7 @@ def _kendall_p_value(count: int, score: int) -> float:
 
 @functools.lru_cache(maxsize=128)
 def _inversions(count: int) -> np.ndarray:
-    """Cumulative distribution of the inversions of a random order."""
+    """Return the cumulative distribution of the inversions of a random order."""
     chances = np.ones(1)
     for number in range(2, count + 1):
         chances = np.convolve(chances, np.full(number, 1 / number))
@@ -406,5 +411,5 @@ def _inversions(count: int) -> np.ndarray:
 
 
 def _normal_tail(deviations: float) -> float:
-    """The chance that a standard normal number is above this."""
+    """Return the chance that a standard normal number is above this."""
     return math.erfc(deviations / math.sqrt(2)) / 2

@@ -1,4 +1,4 @@
-"""A run's samples become a summary: one row per case, with its speed-up over the other arm."""
+"""Summarize the samples of a run: one row per case, with its speedup over the baseline."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ __all__ = [
 ]
 
 OF_A_CASE = ("undersampled", "trend")
-"""Flags of a whole case; the others are of samples, and have their number."""
+"""Flags of a whole case; all other flags belong to samples and are counted."""
 
 _TREND_LEVEL = 0.01
 _LEAST_TREND = 0.05
-"""A trend is flagged below this p-value, if it changes the times by at least this share."""
+"""A trend is flagged below this p-value, if it changes the times by at least this fraction."""
 
 _PAIR = tuple(name for name in AXES if name != "cache")
 
@@ -53,7 +53,7 @@ _PAIR = tuple(name for name in AXES if name != "cache")
 @axes_after("case_id")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseSummary(CaseRecord):
-    """One case: medians over its counted samples, cold ones left out of times and energy.
+    """One case: medians over its counted samples, with cold ones excluded from times and energy.
 
     Null means not known, never zero.
     """
@@ -256,9 +256,9 @@ class CaseSummary(CaseRecord):
 
 
 def summarize_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
-    """One summary per case: sorted by everything but size as first seen, then by size.
+    """Return one summary per case, in the order first seen, then by size.
 
-    Of a sample that was tried again the last attempt counts.
+    If a sample was retried, only its last attempt counts.
     """
     rows = latest(samples)
     cold = cold_starts(rows)
@@ -324,7 +324,7 @@ def _speedup(
     if not baseline or counted[0].cache == BASELINE:
         return {}
     off, on = _warm(baseline, cold), _warm(counted, cold)
-    # A round that was broken off may go on hours later, or in another process.
+    # An interrupted round may continue hours later, or in another process.
     rounds = {_round(s): s.total_s for s in on if s.total_s}
     pairs = [(s.total_s, rounds[_round(s)]) for s in off if s.total_s and _round(s) in rounds]
     outputs = {s.output_sha256 for s in (*counted, *baseline)}
@@ -347,7 +347,7 @@ def _speedup(
 
 
 def _first_pass(members: Sequence[Sample]) -> dict[str, Any]:
-    """Return the time of the first full-length warm-up, and of all compiling."""
+    """Return the time of the first full-length warm-up and of all compilation."""
     full = [s for s in members if s.phase == "warmup" and s.cold_after and s.total_s]
     compiling = [s.compile_s for s in members if s.compile_s is not None]
     return {
@@ -366,11 +366,11 @@ def _warm(samples: Sequence[Sample], cold: Container[str]) -> list[Sample]:
 
 
 def _memory(members: Sequence[Sample]) -> dict[str, Any]:
-    """Peak and peak over base of each sample that has them; polled passes count too."""
+    """Return the peak and its excess over the base for each sample, polled passes included."""
     counted = (s for s in members if s.phase != "warmup" and s.status == "ok")
     readings = [found for found in map(memory_readings, counted) if found]
     peaks = [found[0].peak for found in readings]
-    # NVML's growth leaves out what fits into memory that the allocator holds already.
+    # NVML's growth leaves out what fits into memory that the allocator already holds.
     needed = [next((r for r in found if r.method == "torch"), found[0]) for found in readings]
     over = [reading.peak - reading.before for reading in needed if reading.before is not None]
     return {
@@ -383,9 +383,9 @@ def _memory(members: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _flags(counted: Sequence[Sample], times: Sequence[float], cold: int) -> dict[str, Any]:
-    """What there is to doubt: flags of the samples, and what their times show when put together.
+    """Return the reasons for doubt: flags of the samples, and what their times show together.
 
-    `times` are those of the warm samples, `cold` is the number of the others.
+    `times` are those of the warm samples; `cold` is the number of cold ones.
     """
     counts = Counter(flag for s in counted for flag in (s.flags or "").split())
     far = len(outliers(times))
@@ -399,7 +399,7 @@ def _flags(counted: Sequence[Sample], times: Sequence[float], cold: int) -> dict
         change = found.change
         if found.p_value < _TREND_LEVEL and abs(change) >= _LEAST_TREND:
             flags["trend"] = "trend"
-    # That there are too few samples comes first.
+    # List the lack of samples first.
     ordered = sorted(flags, key=lambda name: (name != "undersampled", name))
     return {
         "flags": " ".join(flags[name] for name in ordered) or None,
@@ -409,7 +409,7 @@ def _flags(counted: Sequence[Sample], times: Sequence[float], cold: int) -> dict
 
 
 def _energy(counted: Sequence[Sample]) -> dict[str, Any]:
-    """Return the energy per token of the samples that were read in the way that most were."""
+    """Return the energy per token of the samples that share the most common reading method."""
     by_method = _joules_by_method(counted)
     if not by_method:
         return {}
@@ -425,13 +425,13 @@ def _energy(counted: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _energy_ratio(off: Sequence[Sample], on: Sequence[Sample]) -> dict[str, Any]:
-    """Return the ratio of energies that were read in the same way, as the speed-up is estimated."""
+    """Return the ratio of energies that share a reading method, estimated as the speedup is."""
     above, below = _joules_by_method(off), _joules_by_method(on)
     shared = [name for name in above if name in below]
     if not shared:
         return {}
     method = max(shared, key=lambda name: min(len(above[name]), len(below[name])))
-    # A counter that stood still has no ratio.
+    # A counter that did not move has no ratio.
     first, second = ([one for one in arm[method] if one[1] > 0] for arm in (above, below))
     if not first or not second:
         return {}
@@ -463,12 +463,12 @@ def _joules_by_method(samples: Sequence[Sample]) -> dict[str | None, _Joules]:
 
 
 def pair_key(record: Sample | CaseSummary) -> tuple[object, ...]:
-    """What the arms of one pair share: the case without the cache strategy."""
+    """Return what a case and its baseline share: the case without the cache strategy."""
     return values_of(record, _PAIR)
 
 
 def line_key(record: Sample | CaseSummary) -> tuple[object, ...]:
-    """What the cases share that differ in the number of new tokens alone."""
+    """Return what cases share that differ only in the number of new tokens."""
     return values_of(record, (name for name in AXES if name != "max_new_tokens"))
 
 

@@ -1,4 +1,4 @@
-"""Trace: the rows of all shorter lengths, read from the stamps of one long generation."""
+"""Trace: derive the rows of all shorter lengths from the stamps of one long generation."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _LENGTH_FREE = (
     "session",
     "worker",
 )
-"""Columns that a prefix of a generation shares with the whole of it."""
+"""Columns that a prefix of a generation shares with the whole."""
 
 _AT_THE_END = frozenset({"paused", "recompiled", "past_positions"})
-"""Flags that depend on how far a generation went. The others hold for each part of it."""
+"""Flags that depend on how far a generation went. The others hold for each prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What is known of the first tokens of a generation besides their times.
+    """What is known about the first tokens of a generation besides their times.
 
     Attributes:
         new_tokens: how many tokens, per sequence.
         output_sha256: hash of their ids; null if the generation failed and its ids are lost.
-        flags: flags of this part alone, such as `paused`.
+        flags: flags of this prefix alone, such as `paused`.
     """
 
     new_tokens: int
@@ -56,11 +56,11 @@ class Prefix:
 
 
 def can_trace(entry: CacheStrategy) -> bool:
-    """Return whether one pass holds for all shorter lengths under a cache strategy.
+    """Return whether one pass is valid for all shorter lengths under a cache strategy.
 
-    That was measured for caches that grow by what a step reads, and without a cache. Where buffers
-    are sized to the whole length, where anything compiles, or where what a step does is not known,
-    a shorter generation may do other work in each step.
+    Measurements confirm this for caches that grow by what a step reads, and without a cache. If
+    buffers are sized to the whole length, if anything compiles, or if a step's work is unknown, a
+    shorter generation may do different work in each step.
     """
     return entry.attends in ("nothing", "seen") and entry.warmup != "full" and not entry.compiles
 
@@ -96,21 +96,21 @@ def rows_of_trace(
     prefixes: Iterable[Prefix] = (),
     architecture: Architecture | None = None,
 ) -> tuple[Sample, ...]:
-    """Return a row for each task: those of shorter lengths, and that of the longest itself.
+    """Return a row for each task: the shorter lengths, and the longest itself.
 
-    If the generation died at token k, the lengths below k are rows like any other, and the rest get
-    its failure. All have `method` trace and the sample id of the longest as `generation_id`. Peak
+    If the generation died at token k, the lengths below k get normal rows, and the rest get its
+    failure. All have `method` trace and the sample id of the longest as `generation_id`. Peak
     memory and energy belong to the whole generation, and are null in the rows of its parts.
 
     Args:
         whole: the row of the longest length, ok or failed.
         times: seconds from its start to each new token; as many as were stamped if it failed.
         tasks: one for each length, in the same round; that of the longest among them.
-        prefixes: what is known of the shorter lengths.
+        prefixes: the facts about the shorter lengths.
         architecture: for the bytes of the cache; None leaves them null.
     """
     known = {prefix.new_tokens: prefix for prefix in prefixes}
-    # What `generate` does after its last token; a generation that failed has not come so far.
+    # What `generate` does after its last token; a failed generation has not come that far.
     tail = (whole.total_s - times[-1]) if whole.total_s is not None and times else 0.0
     rows = []
     for task in tasks:
@@ -131,7 +131,7 @@ def rows_of_trace(
 def _times(
     times: Sequence[float], tokens: int, tail: float, batch_size: int
 ) -> dict[str, float | None]:
-    """Return the columns of time of the first tokens of a generation.
+    """Return the time columns of the first tokens of a generation.
 
     Args:
         times: seconds from the start to each new token.
@@ -164,7 +164,7 @@ def _part(whole: Sample, task: Task, prefix: Prefix, fields: dict[str, Any]) -> 
 def _failed(whole: Sample, task: Task) -> Sample:
     """Return the row of a length that the generation did not reach.
 
-    If it came out whole, it was shorter than this task: the plan asked for one that is longest.
+    If it completed, it was shorter than this task: the plan asked for the longest one.
     """
     if whole.status == "ok":
         raise ValueError(f"{task.sample_id} is longer than the generation it is to be read from")
@@ -175,13 +175,13 @@ def _failed(whole: Sample, task: Task) -> Sample:
 
 
 def _sizes(whole: Sample, task: Task, architecture: Architecture | None) -> dict[str, Any]:
-    """Return the exact bytes of the cache of a part, null where they are not certain."""
+    """Return the exact bytes of the cache of a prefix; null if they are uncertain."""
     measured = whole.kv_cache_bytes
     if measured is None:
         return {}
     checked = (whole.max_new_tokens, measured)
     found = checked_cache_bytes(task.case, whole.prompt_tokens, architecture, checked)
-    # What was allocated is known where it is the same as what is used.
+    # The allocated bytes are known if they equal the used bytes.
     same = whole.cache_allocated_bytes == measured
     return {
         "kv_cache_bytes": found,
@@ -196,14 +196,14 @@ def checked_cache_bytes(
     architecture: Architecture | None,
     checked: tuple[int, int],
 ) -> int | None:
-    """Return the exact bytes of a case's cache, computed; None where that is not certain.
+    """Return the computed exact bytes of a case's cache; None if uncertain.
 
     Args:
         case: the case.
         prompt_tokens: its prompt's length, padding included.
-        architecture: the model's, None where theory cannot read it.
-        checked: new tokens of a generation that differs in length alone, and the bytes that were
-            measured at its end: the same arithmetic has to give them.
+        architecture: the model's architecture; None if theory cannot read it.
+        checked: new tokens of a generation that differs only in length, and the bytes measured at
+            its end, which the same arithmetic must reproduce.
     """
     if not strategy(case.cache).use_cache:
         return 0 if checked[1] == 0 else None
@@ -216,6 +216,6 @@ def checked_cache_bytes(
             for tokens in (case.max_new_tokens, checked[0])
         )
     except UserError:
-        # A dtype or a strategy that theory does not know.
+        # Theory does not know the dtype or the strategy.
         return None
     return found if end == checked[1] else None

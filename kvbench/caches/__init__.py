@@ -1,4 +1,4 @@
-"""The entries of all cache strategies: what each is, what it needs, what it keeps. Torch-free."""
+"""The entries of all cache strategies: what each is, needs, and keeps. Torch-free."""
 
 from __future__ import annotations
 

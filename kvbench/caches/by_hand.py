@@ -1,6 +1,6 @@
-"""The caches written by hand: the ones that articles explain, next to the real ones.
+"""Entries of the hand-written caches: the ones that articles explain, next to the real ones.
 
-Each is in a file of its own in kvbench/measure/caches/; docs/caches.md walks through them.
+Each has its own file in kvbench/measure/caches/; docs/caches.md walks through them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _half(layer: KeptLayer, positions: int, _: Settings) -> int:
 
 
 def _tiered(layer: KeptLayer, positions: int, settings: Settings) -> int:
-    """Return the bytes of whole blocks in int8, a scale per head and block, and of the rest."""
+    """Return the bytes of int8 blocks, each with a scale per head, and of the exact rest."""
     block = int(settings["block"])
     blocks = max(positions - int(settings["recent"]), 0) // block
     scales = 2 * blocks * layer.heads * layer.width
@@ -46,7 +46,7 @@ def _within_budget(seen: int, _window: int | None, settings: Settings) -> int:
 
 
 def _evicted(layer: KeptLayer, positions: int, _: Settings) -> int:
-    """Return the bytes of what is kept, with a score in float32 for each head and position."""
+    """Return the bytes of the kept positions, with a float32 score for each head and position."""
     return layer.sequences * positions * (layer.numbers * layer.width + 4 * layer.heads)
 
 

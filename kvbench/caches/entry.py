@@ -1,4 +1,4 @@
-"""What an entry says of a cache strategy, and the plain records that it is asked with."""
+"""The entry of a cache strategy, and the plain records passed to it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Settings = Mapping[str, int | str]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Something about a strategy that can be set, as in `quantized:backend=fp8`.
+    """A configurable parameter of a strategy, as in `quantized:backend=fp8`.
 
     Attributes:
         name: as written before the equals sign.
         description: one line for help and docs.
-        default: null where it must be given.
-        choices: the words that it may be; a whole number of at least 1 where there are none. Where
-            the default is a number, the choices are numbers.
-        only_with: another parameter and the values of it that this one goes with; null where it
+        default: null if it must be given.
+        choices: the allowed words; if empty, a whole number of at least 1. If the default is a
+            number, the choices are numbers.
+        only_with: another parameter, and the values of it for which this one applies; null if it
             always applies.
     """
 
@@ -47,14 +47,14 @@ class Parameter:
     only_with: tuple[str, tuple[str, ...]] | None = None
 
     def applies(self, settings: Settings) -> bool:
-        """Return whether this parameter goes with the values of the others."""
+        """Return whether this parameter applies, given the values of the others."""
         return self.only_with is None or settings.get(self.only_with[0]) in self.only_with[1]
 
     def read(self, text: str) -> int | str:
-        """Return the value that a text means.
+        """Return the value of a text.
 
         Raises:
-            UserError: says what would be right.
+            UserError: the text is not a valid value; the message names valid ones.
         """
         if self.choices:
             if text not in self.choices:
@@ -75,16 +75,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class KeptLayer:
-    """One layer of attention after a generation, as far as a cache is concerned.
+    """One attention layer after a generation, as far as a cache is concerned.
 
     Attributes:
-        seen: positions that were fed. The last new token never is.
-        numbers: keys and values that one position adds, of all heads, in one sequence.
-        window: positions that a query sees, itself included; null where it sees all.
+        seen: positions that were fed. The last new token is never fed.
+        numbers: numbers in the keys and values of one position, over all heads, in one sequence.
+        window: positions that a query sees, itself included; null if it sees all.
         width: bytes of a number in the model's dtype.
         heads: heads of keys and values.
-        sequences: how many there are in the batch.
-        first: positions of `seen` that were fed at once, in the first pass.
+        sequences: sequences in the batch.
+        first: how many of the `seen` positions were fed at once, in the first pass.
     """
 
     seen: int
@@ -98,20 +98,20 @@ class KeptLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What a strategy's needs are held against: a device and a model.
+    """What the needs of a strategy are checked against: a device and a model.
 
     Attributes:
         device: the kind of device: `cpu`, `cuda`.
-        encoder_decoder: whether the prompt goes to an encoder.
+        encoder_decoder: whether an encoder reads the prompt.
         windows: whether a layer of the model has a sliding window.
-        sees_all: whether a layer of attention sees all positions.
-        key_numbers: numbers of one position's keys in a layer, of all heads; null where the
+        sees_all: whether some attention layer sees all positions.
+        key_numbers: numbers in the keys of one position in a layer, over all heads; null if the
             configuration does not say.
-        pages: whether continuous batching takes the model and its attention.
-        cache_objects: whether the model takes a cache object of Transformers.
+        pages: whether continuous batching accepts the model and its attention.
+        cache_objects: whether the model accepts a cache object of Transformers.
         versions: installed packages and their versions.
         dtype: of the weights.
-        keys_in_every_layer: whether every layer of the model keeps keys and values of its own, and
+        keys_in_every_layer: whether every layer of the model keeps its own keys and values, and
             nothing else.
     """
 
@@ -129,15 +129,15 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One requirement of a strategy.
+    """A requirement of a strategy.
 
     Attributes:
         met: whether a situation meets it, with these settings.
-        sentence: what is shown where it is not met; the strategy's name goes in front.
-        label: what is needed, in a few words for tables.
+        sentence: what is shown if it is not met; the strategy's name is prepended.
+        label: a short name of the requirement, for tables.
         of_machine: whether it is about the machine and its software, not about the model.
-        packages: whose versions it asks for.
-        only_with: a parameter and the values of it that have this need; null where all have it.
+        packages: packages whose versions it checks.
+        only_with: a parameter, and the values of it that have this need; null if all have it.
     """
 
     met: Callable[[Situation, Settings], bool]
@@ -153,60 +153,59 @@ class Need:
 
 
 def needs_kind(device: str, sentence: str, label: str) -> Need:
-    """Return the need for one kind of device, by its name in kvbench/device_kinds.py."""
+    """Return the need for one kind of device, named as in kvbench/device_kinds.py."""
     return Need(lambda here, _: here.device == device, sentence, label, of_machine=True)
 
 
 def kept_positions(seen: int, window: int | None) -> int:
     """Return how many positions a layer keeps after `seen` of them were fed.
 
-    A window keeps one position less than it shows, since the next query brings its own; right after
-    a long prompt as well. Source: `DynamicSlidingWindowLayer.update` in Transformers'
+    A window keeps one position less than it shows, since the next query adds its own; this holds
+    right after a long prompt too. Source: `DynamicSlidingWindowLayer.update` in Transformers'
     cache_utils.py.
     """
     return seen if window is None else min(seen, window - 1)
 
 
 def window_positions(seen: int, window: int | None, _: Settings) -> int:
-    """Return the positions that are kept of those seen, within the model's window."""
+    """Return how many of the seen positions are kept, within the model's window."""
     return kept_positions(seen, window)
 
 
 def all_positions(seen: int, _window: int | None, _: Settings) -> int:
-    """Return all positions seen, whatever the model's window."""
+    """Return all seen positions, whatever the model's window."""
     return seen
 
 
 def kept_plainly(layer: KeptLayer, positions: int, _: Settings) -> int:
-    """Return the bytes of keys and values of so many positions, in the model's dtype."""
+    """Return the bytes of keys and values of this many positions, in the model's dtype."""
     return layer.sequences * positions * layer.numbers * layer.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStrategy:
-    """One way to keep, or not to keep, keys and values between decoding steps.
+    """A way to keep, or not to keep, keys and values between decoding steps.
 
     Attributes:
         name: as written on the command line and in the `cache` column.
         description: one line for help and docs.
-        body: where the worker finds the function that makes the cache for one generation,
-            `module:function`; see kvbench/measure/caches/. A string, so that the entry needs no
-            torch.
+        body: the function that makes the cache for one generation, as `module:function`; see
+            kvbench/measure/caches/. A string, which the worker resolves, because the entry must not
+            import torch.
         use_cache: Transformers' flag of that name.
         lossy: whether the tokens may differ from those without a cache.
-        warmup: `short` where a few tokens warm everything up, `full` where buffers or compiled
-            code depend on the whole length.
-        compiles: whether generations compile code; the time and the number are recorded.
-        attends: what a step reads: `nothing` kept, the positions `seen` so far, the whole
-            `buffer`, or something `elsewhere` or in another form. Lower bounds are known for the
-            first two.
-        needs: what it cannot run without. A need that is not met makes a row `unsupported`.
-        positions: how many positions a layer keeps: of how many seen, under which window of the
-            model (null where it sees all), with which settings. Verification and theory ask it.
-        kept: bytes that a layer of attention holds for all sequences after a generation: of which
-            layer, for how many positions, with which settings.
-        parameters: what can be set.
-        settings: the values of the parameters, once `with_settings` has read them.
+        warmup: `short` if a few tokens warm everything up, `full` if buffers or compiled code
+            depend on the full length.
+        compiles: whether generations compile code; count and time are recorded.
+        attends: what a step reads: `nothing`, the positions `seen` so far, the whole `buffer`, or
+            data stored `elsewhere` or in another form. Lower bounds are known for the first two.
+        needs: its requirements. An unmet requirement makes a row `unsupported`.
+        positions: returns how many positions a layer keeps, from the number of seen positions, the
+            model's window (null if it sees all) and the settings. Used by verification and theory.
+        kept: returns the bytes that an attention layer holds for all sequences after a generation,
+            from the layer, the number of positions and the settings.
+        parameters: its configurable parameters.
+        settings: the parameter values, as read by `with_settings`.
     """
 
     name: str
@@ -226,10 +225,10 @@ class CacheStrategy:
     def with_settings(self, texts: Mapping[str, str]) -> CacheStrategy:
         """Return this strategy with values for its parameters, under its canonical name.
 
-        The name has the parameters in order, without those at their defaults.
+        The name lists the parameters in order and omits defaults.
 
         Raises:
-            UserError: there is no such parameter, a value is wrong, or one must be given.
+            UserError: a parameter is unknown or missing, or a value is invalid.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in texts:
@@ -243,7 +242,7 @@ class CacheStrategy:
                 )
         settings: dict[str, int | str] = {}
         shown = []
-        # Those that depend on another one come after it.
+        # Check these after the parameters that they depend on.
         for parameter in sorted(self.parameters, key=lambda one: one.only_with is not None):
             if not parameter.applies(settings):
                 if parameter.name in texts and parameter.only_with is not None:
@@ -282,7 +281,7 @@ class CacheStrategy:
         return self._first_unmet(self.applying_needs, situation)
 
     def unmet_here(self, situation: Situation) -> str | None:
-        """Return the same for what the machine lacks, whatever the model."""
+        """Return the same for what the machine lacks, regardless of the model."""
         of_machine = [need for need in self.applying_needs if need.of_machine]
         return self._first_unmet(of_machine, situation)
 

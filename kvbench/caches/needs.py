@@ -1,4 +1,4 @@
-"""Needs that several strategies have in common."""
+"""Needs that several strategies share."""
 
 from __future__ import annotations
 

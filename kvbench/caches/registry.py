@@ -24,7 +24,7 @@ from kvbench.text import clip
 __all__ = ["ALL", "BASELINE", "PACKAGES", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
 
 BASELINE = "off"
-"""The strategy that others are compared with."""
+"""The baseline: the strategy that others are compared with."""
 
 SEES_ALL = Need(
     lambda here, _: here.sees_all,
@@ -42,7 +42,7 @@ CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
 
 
 def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
-    """Return whether a version is there and not older than the one that is wanted."""
+    """Return whether a version is installed and not older than the required one."""
     if version is None:
         return False
     numbers = [int(part) for part in re.findall(r"\d+", version)[: len(wanted)]]
@@ -50,9 +50,9 @@ def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
 
 
 def last_positions(seen: int, window: int | None, settings: Settings) -> int:
-    """Return the positions that are kept of the first and last ones.
+    """Return how many of the first and last positions are kept.
 
-    A step brings its own position, which is one of the last. A window of the model's own stays.
+    A step adds its own position, which is one of the last. A window of the model still applies.
     """
     if window is not None:
         return window_positions(seen, window, settings)
@@ -60,7 +60,7 @@ def last_positions(seen: int, window: int | None, settings: Settings) -> int:
 
 
 def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
-    """Return the positions of a buffer for all that are fed, or for a whole window."""
+    """Return the positions of a buffer that holds everything fed, or a whole window."""
     return seen if window is None else min(seen, window)
 
 
@@ -68,7 +68,7 @@ GROUPED = ("backend", ("quanto", "hqq"))
 
 
 def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
-    """Return the need for the packages of a quantizing backend, an extra of this one's."""
+    """Return the need for the packages of a quantization backend, an extra of kvbench."""
     return Need(
         lambda here, _: all(one in here.versions for one in packages),
         f"it needs {' and '.join(packages)}: pip install 'kvbench[{backend}]'.",
@@ -80,23 +80,23 @@ def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
 
 
 def kept_quantized(layer: KeptLayer, positions: int, settings: Settings) -> int:
-    """Return the bytes of packed numbers, their scales, and what is not packed yet.
+    """Return the bytes of packed numbers, of their scales, and of what is not packed yet.
 
-    fp8 keeps a byte a number; its one scale is not counted. The others pack what the first pass
-    fed, and pack everything again whenever `residual` new positions are there. A group of numbers
-    has two numbers of the model's dtype, its scale and its offset. Source: `QuantizedLayer.update`
-    in Transformers' cache_utils.py.
+    fp8 keeps one byte per number; its single scale is not counted. The others pack what the first
+    pass fed, and pack everything again after every `residual` new positions. Each group has a scale
+    and an offset in the model's dtype. Source: `QuantizedLayer.update` in Transformers'
+    cache_utils.py.
     """
     numbers = layer.sequences * layer.numbers
     if settings["backend"] == "fp8":
         return positions * numbers
     group, bits = int(settings["group"]), int(settings["nbits"])
     fresh = (positions - layer.first) % int(settings["residual"])
-    # Of keys, and as many of values.
+    # Keys, and as many values.
     groups = (positions - fresh) * numbers // 2 // group
     packed = groups * group * bits // 8
     if settings["backend"] == "quanto":
-        # It packs groups on top of each other, and fills up the last row.
+        # The backend stacks groups and pads the last row.
         packed = -(-groups * bits // 8) * group
     return 2 * (packed + 2 * groups * layer.width) + fresh * numbers * layer.width
 
@@ -264,16 +264,16 @@ STRATEGIES |= {entry.name: entry for entry in BY_HAND}
 PACKAGES = tuple(
     sorted({one for e in STRATEGIES.values() for need in e.needs for one in need.packages})
 )
-"""What strategies need in some version."""
+"""The packages whose versions some strategy requires."""
 
 ALL = "all"
-"""In place of names: every strategy. Those that cannot run here are left out, with a row each."""
+"""A special name for every strategy. Those that cannot run here are skipped, with a row each."""
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of strategies, each once, with every strategy in place of `all`.
+    """Return the names of strategies, each once, with `all` expanded to every strategy.
 
-    A parameter that must be given takes each of its choices.
+    A required parameter takes each of its choices.
     """
     found: list[str] = []
     for name in names:
@@ -286,7 +286,7 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def may_be_left_out(cache: str, names: Container[str]) -> bool:
-    """Return whether a strategy is there only because `names` has `all` in it."""
+    """Return whether a strategy is included only because `names` contains `all`."""
     return ALL in names and cache not in names
 
 
@@ -303,7 +303,7 @@ def _every(entry: CacheStrategy) -> list[str]:
 def strategy(name: str) -> CacheStrategy:
     """Return a strategy by its name, with its parameters: `quantized:backend=fp8`.
 
-    It may also be one from elsewhere; see kvbench/caches/yours.py.
+    It may also be a user-supplied one; see kvbench/caches/yours.py.
 
     Raises:
         UserError: no strategy has that name, or a parameter is wrong.

@@ -1,12 +1,12 @@
-"""Caches from elsewhere: how they are named on the command line. Nothing is imported here.
+"""Parse the names of user-supplied caches on the command line. Nothing is imported here.
 
 - `package.module:factory` is a function or class of an installed package.
-- `./file.py:factory` is one of a file; its path begins with `./`, `../` or `/`.
-- `name` alone is an entry point of an installed package in the group `kvbench.caches`.
+- `./file.py:factory` is one in a file; its path begins with `./`, `../` or `/`.
+- `name` alone is an entry point of an installed package, in the group `kvbench.caches`.
 
-Parameters follow as `:name=value`, as those of a strategy do. No form can be read in two ways: a
-strategy of kvbench's own goes first; a path has a slash, which no module has; and what follows the
-first colon has an equals sign if it is a parameter, and has none if it names a factory.
+Parameters follow as `:name=value`, as for any strategy. The forms are unambiguous: kvbench's own
+strategies take precedence; a path contains a slash, a module does not; and the part after the first
+colon contains an equals sign if and only if it is a parameter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["FACTORY", "SOURCE", "digest_of", "installed_names", "needs_trust", "
 
 GROUP = "kvbench.caches"
 SOURCE, FACTORY = ":source", ":factory"
-"""Settings with the module or file and the factory; no parameter has a colon in its name."""
+"""Settings with the module or file and the factory; no parameter name contains a colon."""
 
 _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _MODULE = re.compile(rf"(?P<source>{_DOTTED}):(?P<factory>{_DOTTED})(?P<rest>(:[^:=]+=[^:]*)*)")
@@ -39,9 +39,9 @@ _MOST_BYTES = 1 << 20
 
 
 def yours(name: str) -> CacheStrategy | None:
-    """Return the strategy that a name from elsewhere means; None if it is no such name.
+    """Return the strategy for a user-supplied name; None if it has none of these forms.
 
-    The name of a file gets a digest of what is in it, so that an edited file is another strategy.
+    A file's name includes a digest of its contents, so an edited file is a different strategy.
 
     Raises:
         UserError: the file cannot be read, or a parameter is wrong.
@@ -60,20 +60,20 @@ def yours(name: str) -> CacheStrategy | None:
 
 
 def needs_trust(names: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the names that run code which a plan or a run chose, from a file or module.
+    """Return the names that run code from a file or module chosen by a plan or a run.
 
-    An entry point is not one of them: who installed the package has registered it.
+    Entry points are not included: installing the package registered them.
     """
     return tuple(name for name in names if _is_path(name) or _MODULE.fullmatch(name))
 
 
 def installed_names() -> tuple[str, ...]:
-    """Return the names that installed packages have registered."""
+    """Return the names that installed packages register."""
     return tuple(sorted(_points()))
 
 
 def digest_of(code: bytes) -> str:
-    """Return eight hexadecimal digits of the SHA-256 of a file."""
+    """Return the first eight hexadecimal digits of the SHA-256 of a file."""
     return hashlib.sha256(code).hexdigest()[:8]
 
 
@@ -96,10 +96,10 @@ def _of_file(name: str) -> CacheStrategy:
 
 
 def read_file(path: str) -> bytes:
-    """Return what is in a Python file.
+    """Return the contents of a Python file.
 
     Raises:
-        UserError: it is no regular file, too large, or cannot be read.
+        UserError: it is not a regular file, is too large, or cannot be read.
     """
     file = Path(path)
     try:

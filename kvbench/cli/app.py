@@ -1,4 +1,4 @@
-"""The program: its commands, its errors and its exit codes."""
+"""The command-line program: its commands, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ __all__ = ["app", "main"]
 
 
 class _Group(TyperGroup):
-    """The commands; what was typed wrong is quoted on one line, and clipped."""
+    """The command group; it quotes mistyped input on one line, clipped."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Read the options before the command."""
+        """Parse the options before the command."""
         with _clipped_usage_errors():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        """Read the options of the command, and run it."""
+        """Parse the options of the command, and run it."""
         with _clipped_usage_errors():
             return super().invoke(ctx)
 
@@ -54,7 +54,7 @@ def _clipped_usage_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # By its fields: the class is click's in some releases of typer, and its own in others.
+        # Checked by its fields: some releases of typer use click's class, others their own.
         if hasattr(error, "exit_code") and isinstance(getattr(error, "message", None), str):
             error.message = one_line(error.message)  # type: ignore[attr-defined]
         raise
@@ -66,7 +66,7 @@ app = typer.Typer(
     help="Measures what the KV cache buys and what it costs: generation with and without it.",
     no_args_is_help=True,
     add_completion=False,
-    # Plain help: drawing boxes would take longer to import than all else that help needs.
+    # Use plain help: the imports for drawing boxes take longer than everything else help needs.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -102,13 +102,13 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """The options before the command; each acts in its own callback."""
+    """Declare the options before the command; each acts in its own callback."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program.
 
-    Exit codes: 0 all ok, 1 a case failed or kvbench itself, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 success, 1 a case or kvbench itself failed, 2 usage error, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _replace_what_cannot_be_encoded()
@@ -127,23 +127,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _replace_what_cannot_be_encoded() -> None:
-    """Let no name of a model end a sweep because the terminal's encoding has not its letters."""
+    """Escape characters that the terminal cannot encode, so a model's name cannot end a sweep."""
     for stream in (sys.stdout, sys.stderr):
-        # A stream that is closed is None; one that a program put there may not be a text file.
+        # A closed stream is None; a stream that a program installed may not be a text file.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
 def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, OSError):
-        # A full disk or a folder that cannot be written: the system's words say it well.
+        # For a full disk or a read-only folder, the system's own message is clear.
         where = f"{error.filename}: " if error.filename else ""
         return str(UserError(f"{where}{error.strerror or error}.", kind="unreadable"))
     return str(error)
 
 
 def _last_resort(error: Exception, arguments: Sequence[str]) -> str:
-    """Keep the traceback of a fault of kvbench in a file, and say where, in one sentence."""
+    """Keep the traceback of an internal error in a file, and report its path in one sentence."""
     what = printable(f"{type(error).__name__}: {clip(error, 200)}".rstrip())
     head = f"kvbench {kvbench.__version__}, Python {platform.python_version()}"
     command = clip(shlex.join(arguments), 2000)

@@ -1,4 +1,4 @@
-"""`kvbench caches`: the cache strategies, and which of them this machine has."""
+"""`kvbench caches`: list the cache strategies, and which of them can run on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvbench compare`: two runs against each other, or two values of an axis inside one."""
+"""`kvbench compare`: compare runs, or the values of an axis within one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["compare"]
 
 _FIRST = ("device", "dtype", "cache")
 _BY = (*_FIRST, *(name for name in AXES if name not in _FIRST))
-"""What cases are compared along, the most usual first."""
+"""The axes that cases can be compared along, the most common first."""
 
 
 def compare(
@@ -96,7 +96,7 @@ def compare(
         print(text, end="")
     errors = console.make_console(stderr=True)
     if output == "csv":
-        # A table has no place for what is not in it.
+        # The table has no place for unmatched cases.
         console.print_unmatched(errors, result)
     if chart is not None:
         write_chart(result, chart)

@@ -1,4 +1,4 @@
-"""`kvbench configs`: the plans that come with kvbench."""
+"""`kvbench configs`: list the plans that come with kvbench."""
 
 from __future__ import annotations
 

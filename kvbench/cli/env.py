@@ -1,4 +1,4 @@
-"""`kvbench env`: the machine and the software, and what is missing."""
+"""`kvbench env`: show the machine, the software, and what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvbench estimate`: what a generation should cost, from a model's configuration alone."""
+"""`kvbench estimate`: compute what a generation should cost, from a model's configuration alone."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def estimate(
         max_positions=max_positions(config) or architecture.max_positions,
     )
     if chart is not None:
-        # Only here: matplotlib and what the other charts need take longer than the estimate.
+        # Imported late: matplotlib and the chart modules take longer to import than the estimate
+        # itself.
         from kvbench.report.figures.estimate import write_estimate_chart
 
         write_estimate_chart(architecture, found, chart)

@@ -1,4 +1,4 @@
-"""`kvbench inspect`: what a cache does, step by step, in the shapes of real tensors."""
+"""`kvbench inspect`: show what a cache does, step by step, in the shapes of real tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvbench models`: the built-in architectures."""
+"""`kvbench models`: list the built-in architectures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that the commands share, described where plans describe their keys."""
+"""Options that the commands share; their help comes from the keys of a plan."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = [
 ]
 
 AxisKeys = dict[str, Any]
-"""The values of the options that `axis_options` has added, by key."""
+"""The values of the options that `axis_options` added, by key."""
 
 
 def plan_option(key: str, *names: str) -> Any:
-    """The option for a key of a plan: `max_new_tokens` is `--max-new-tokens`."""
+    """Return the option for a key of a plan: `max_new_tokens` is `--max-new-tokens`."""
     return typer.Option(*names, help=DESCRIPTIONS[key], show_default=False)
 
 
 def option(help_text: str, *names: str) -> Any:
-    """An option that is not a key of a plan."""
+    """Return an option that is not a key of a plan."""
     return typer.Option(*names, help=help_text, show_default=False)
 
 
 def listed(values: Sequence[str] | None) -> list[str]:
-    """Values given in several options, or in one with commas between them."""
+    """Return the values given in several options, or in one option separated by commas."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
@@ -48,19 +48,19 @@ Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given: the others leave the YAML file and the defaults alone."""
+    """Return the options that were given; others leave the YAML file and the defaults alone."""
     return {key: value for key, value in options.items() if value not in (None, [], ())}
 
 
 def axis_options(
     keys: Iterable[str], *, listed: bool = True, **own: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that puts options of a case's axes in the place of the parameter `axes`.
+    """Return a decorator that replaces the parameter `axes` with options for the axes of a case.
 
     The command is called with their values in `axes`, by key of a plan.
 
     Args:
-        keys: those of a plan that set the axes.
+        keys: the keys of a plan that set the axes.
         listed: whether an option may be given several times.
         own: parameters of this command that replace those of some keys, by key.
     """
@@ -76,7 +76,7 @@ def axis_options(
         def run(**options: Any) -> None:
             command(axes={name: options.pop(name) for name in added}, **options)
 
-        # typer reads what options there are from both.
+        # typer reads the options from both.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -85,7 +85,7 @@ def axis_options(
 
 
 def own_parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    """Return a parameter of a command, as `axis_options` takes them."""
+    """Return a parameter of a command in the form that `axis_options` takes."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 

@@ -1,4 +1,4 @@
-"""Imports of the report, done while the worker loads a model and this process would only wait."""
+"""Import the modules of the report while the worker loads a model and this process waits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ REPORT = (
     "scipy.special",
     "jinja2",
 )
-"""What a report imports late: most of a second."""
+"""Modules that a report imports late: they take most of a second."""
 
 
 class Preload:
-    """A listener of a sweep's events. Nothing is imported while a generation is timed.
+    """A listener of a sweep's events that imports modules, never while a generation is timed.
 
     Args:
         modules: what to import.
@@ -36,7 +36,7 @@ class Preload:
         self._thread: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
-        """Begin when the first model is being loaded, and be done before the first sample."""
+        """Start when the first model begins to load, and finish before the first sample."""
         from kvbench.records.events import ModelLoading, SampleStarted
 
         if isinstance(event, ModelLoading) and self._thread is None:
@@ -47,6 +47,6 @@ class Preload:
 
     def _import(self) -> None:
         for name in self._modules:
-            # A module that cannot be imported fails where it is needed, with its own words.
+            # A module that cannot be imported fails where it is needed, with its own error.
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)

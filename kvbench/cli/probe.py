@@ -1,4 +1,4 @@
-"""`kvbench probe`: what the devices of this machine read, copy and multiply per second."""
+"""`kvbench probe`: measure what the devices of this machine read, copy and multiply per second."""
 
 from __future__ import annotations
 

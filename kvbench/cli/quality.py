@@ -1,4 +1,4 @@
-"""`kvbench quality`: what the lossy cache strategies of a run do to the output."""
+"""`kvbench quality`: measure how the lossy cache strategies of a run change the output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvbench report`: make the tables, charts and report.html of saved runs again."""
+"""`kvbench report`: rebuild the tables, charts and report.html of saved runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvbench runs`: which runs there are."""
+"""`kvbench runs`: list the runs in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvbench show`: the table of a saved run, in the terminal."""
+"""`kvbench show`: print the table of a saved run."""
 
 from __future__ import annotations
 

@@ -135,8 +135,8 @@ def sweep(
     terminal = console.make_console(stderr=output != "table")
     _check_resume(resume, config, name, out, dry_run, retry_failed)
     folder = out or Path("results")
-    # Where what was measured before stands, also if the sweep is stopped before it goes on. A dry
-    # run refuses the names that the real one would.
+    # Show where existing results are, even if the sweep stops before it continues. A dry run
+    # refuses the same names as the real one.
     path = resume
     if name is not None and holds_run(folder / check_name(name)):
         path = folder / name
@@ -224,7 +224,9 @@ def _probed_rates() -> Callable[[str], Rates | None]:
 
 
 def _leave_a_terminal_that_is_gone() -> None:
-    """Print to nowhere from now on, so that the run can be ended as after any other stop."""
+    """Redirect output to nowhere from now on, so the run can end normally after the terminal is
+    gone.
+    """
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
@@ -250,7 +252,7 @@ def _exit_code(run: Run) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the sweep to stop after the sample in flight, the second stops it."""
+    """Stop after the current sample on the first Ctrl-C, and at once on the second."""
     asked = False
 
     def on_interrupt(signum: int, frame: FrameType | None) -> None:
@@ -265,8 +267,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             file=sys.stderr,
         )
 
-    # SIGTERM is how a batch system says that the time is up, SIGHUP how a terminal says that it is
-    # closed; `nohup` has SIGHUP ignored, and it stays so.
+    # A batch system sends SIGTERM when the time is up, a terminal sends SIGHUP when it closes.
+    # `nohup` ignores SIGHUP, and that is kept.
     before = {
         number: signal.signal(number, on_interrupt)
         for number in _STOP_SIGNALS

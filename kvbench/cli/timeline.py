@@ -1,4 +1,4 @@
-"""Where the time of a sweep went, from the start of the process to the end of its report."""
+"""Record where the time of a sweep goes, from the start of the process to the end of its report."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ PHASES = (
     "report",
     "other",
 )
-"""In the order in which they come. `worker` is its interpreter, its imports and a look at the
-machine, and the plan held against it; `other` is what comes between the phases."""
+"""The phases, in order. `worker` is starting its interpreter, its imports, reading the machine and
+checking the plan; `other` is the time between phases.
+"""
 
 
 class Timeline:
-    """Adds up the seconds of each phase; a listener of a sweep's events.
+    """Add up the seconds of each phase, as a listener of a sweep's events.
 
     Args:
-        started: when the process was started, as `time.time` says it; by default what the system
-            says.
-        loaded: when kvbench's own code began to run, by default as the command line noted it.
-        clock: seconds, of the same kind; for tests.
+        started: when the process started, as `time.time` gives it; by default as the system reports
+            it.
+        loaded: when kvbench's own code started; by default as the command line recorded it.
+        clock: returns seconds on the same clock; for tests.
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class Timeline:
         self._since = clock()
         self._phase = "worker"
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        # A system may round when a process was started.
+        # A system may round the start time of a process.
         self._seconds["interpreter"] = max(loaded - self._started, 0.0)
         self._seconds["imports"] = self._since - loaded
 
     def __call__(self, event: Event) -> None:
-        """Take note of what begins or ends with an event."""
+        """Record what an event starts or ends."""
         from kvbench.records import events
 
         match event:
@@ -83,7 +84,7 @@ class Timeline:
         return f"Seconds: {parts}; {sum(found.values()):.2f} in all."
 
     def _go_on(self, phase: str, after: str | None = None) -> None:
-        """Begin a phase; `after` says what the time until now was, if not what was going on."""
+        """Start a phase; `after` names the time until now if it was not the current phase."""
         now = self._clock()
         self._seconds[after or self._phase] += now - self._since
         self._phase, self._since = phase, now

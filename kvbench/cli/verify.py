@@ -1,4 +1,4 @@
-"""`kvbench verify`: whether a model does the same work with a cache as without."""
+"""`kvbench verify`: check that cached generation matches the no-cache baseline."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def verify(
     view = console.make_view(terminal, quiet=False, as_json=False)
     try:
         checks = api.verify(
-            # Token ids in place of a prompt: a folder may have no tokenizer.
+            # Token ids in place of a text prompt: a folder may have no tokenizer.
             Plan.parse({"model": [model], "prompt_tokens": 8, "max_new_tokens": 8} | keys),
             max_new_tokens=max_new_tokens,
             generations=generations,

@@ -1,4 +1,4 @@
-"""Everything that touches rich: what a sweep shows while it runs, and what is printed once."""
+"""Everything that touches rich: the progress of a sweep, and the output of commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command found, in the formats that all commands share: csv, json and markdown."""
+"""Print the results of commands in the formats that they share: csv, json and markdown."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ Record = Mapping[str, Any]
 
 
 def check_format(output: str, *more: str) -> None:
-    """Refuse a format that there is not; `more` are those that only one command has.
+    """Refuse an unknown format; `more` are formats that only one command has.
 
     Raises:
-        UserError: says which formats there are.
+        UserError: the format is unknown; the message lists the formats.
     """
     check_choice("--format", "format", output, (*FORMATS, *more))
 
 
 def show_saved(run: Run, output: str) -> None:
-    """Print a saved run: as JSON and CSV a summary per case, as in summary.csv."""
+    """Print a saved run: as JSON and CSV, one summary per case, as in summary.csv."""
     if output == "table":
         print_saved(make_console(), run)
     else:
@@ -100,7 +100,7 @@ def show_saved(run: Run, output: str) -> None:
 
 
 def show_run(run: Run, output: str) -> None:
-    """Print how a sweep ended: the data on standard output, the rest on standard error."""
+    """Print the result of a sweep: data on standard output, the rest on standard error."""
     print_run(make_console(stderr=output != "table"), run)
     if output in ("csv", "json", "markdown"):
         _show_summaries(run, output)
@@ -115,7 +115,7 @@ def _show_summaries(run: Run, output: str) -> None:
 
 
 def show_cases(cases: Sequence[Case], output: str, forecast: Forecast) -> None:
-    """Print the cases of a plan, none of which was run, and what they will cost."""
+    """Print the cases of a plan and their forecast cost, without running them."""
     records = [{"case_id": case.id} | dataclasses.asdict(case) for case in cases]
     if output == "table":
         print_cases(make_console(), cases, forecast)
@@ -129,7 +129,7 @@ def show_cases(cases: Sequence[Case], output: str, forecast: Forecast) -> None:
 
 
 def show_caches(environment: Environment, output: str) -> None:
-    """Print the cache strategies, and which of them this machine can run."""
+    """Print the cache strategies and which of them this machine can run."""
     if output == "table":
         print_caches(make_console(), environment)
     elif output == "markdown":
@@ -139,7 +139,7 @@ def show_caches(environment: Environment, output: str) -> None:
 
 
 def show_runs(folder: Path, found: Sequence[Listed], output: str) -> None:
-    """Print which runs a folder has."""
+    """Print the runs in a folder."""
     if output == "table":
         print_runs(make_console(), folder, found)
     elif output == "markdown":
@@ -200,14 +200,14 @@ def show_configs(output: str) -> None:
 
 
 def _configs_table() -> Table:
-    """Return a row per plan that comes with kvbench: its name, and the question it answers."""
+    """Return one row per plan that comes with kvbench: its name and the question it answers."""
     rows = tuple((name, about_plan(path)) for name, path in shipped_plans().items())
     caption = "`kvbench sweep NAME` runs one; options go over its keys."
     return Table(("name", "question"), rows, (False, False), caption)
 
 
 def show_environment(environment: Environment, output: str) -> None:
-    """Print the machine: as JSON as it is in run.json, as CSV and Markdown a row per fact."""
+    """Print the machine: as JSON as in run.json, as CSV and Markdown one row per fact."""
     if output == "table":
         print_environment(make_console(), environment)
     elif output == "json":
@@ -225,7 +225,7 @@ def show_environment(environment: Environment, output: str) -> None:
 
 
 def show_rates(found: Sequence[Rates], stored: Path | None, output: str) -> None:
-    """Print what `kvbench probe` measured; `stored` is None where it could not be stored."""
+    """Print the rates of `kvbench probe`; `stored` is None if they could not be stored."""
     if output == "table":
         print_rates(make_console(), found, stored)
     elif output == "markdown":
@@ -235,7 +235,7 @@ def show_rates(found: Sequence[Rates], stored: Path | None, output: str) -> None
 
 
 def show_checks(checks: Sequence[Check], output: str) -> None:
-    """Print what was verified: a row per check."""
+    """Print verification results: one row per check."""
     if output == "table":
         print_checks(make_console(), checks)
     elif output == "markdown":
@@ -247,7 +247,7 @@ def show_checks(checks: Sequence[Check], output: str) -> None:
 
 
 def show_qualities(rows: Sequence[Quality], output: str) -> None:
-    """Print what strategies do to the output: a row per strategy and model."""
+    """Print how strategies change the output: one row per strategy and model."""
     if output == "table":
         print_table(make_console(), quality_table(rows))
     elif output == "markdown":
@@ -257,7 +257,7 @@ def show_qualities(rows: Sequence[Quality], output: str) -> None:
 
 
 def show_estimate(found: Estimate, output: str) -> None:
-    """Print an estimate: as CSV a row per device, which repeats what holds for all of them."""
+    """Print an estimate: as CSV one row per device, repeating the values that all devices share."""
     if output == "table":
         print_estimate(make_console(), found)
     elif output == "json":
@@ -274,7 +274,7 @@ def show_estimate(found: Estimate, output: str) -> None:
 
 
 def show_inspection(inspection: Inspection, output: str) -> None:
-    """Print an inspection: as CSV a row per strategy and step."""
+    """Print an inspection: as CSV one row per strategy and step."""
     if output == "table":
         print_inspection(make_console(), inspection)
     elif output == "json":
@@ -309,7 +309,7 @@ def _print_csv(records: Sequence[Record]) -> None:
 
 
 def _flat(record: Record, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Give a mapping inside a record a column for each of its keys: `flops_per_s.float32`."""
+    """Give each key of a mapping in a record its own column: `flops_per_s.float32`."""
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name}.")

@@ -1,4 +1,4 @@
-"""What `kvbench inspect` prints: both arms side by side, step by step, and what they come to."""
+"""Print the output of `kvbench inspect`: both strategies side by side, step by step, and totals."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = ["inspection_markdown", "print_inspection"]
 
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _ALIKE = 1e-3
-"""Above it a difference is more than rounding in float32."""
+"""A difference above this is more than float32 rounding."""
 
 
 def print_inspection(console: Console, inspection: Inspection) -> None:
-    """The head, a block of rows for each step, the totals, and what they mean."""
+    """Print the header, the rows of each step, the totals, and what they mean."""
     bold = "bold" if console.is_terminal else ""
     print_sentences(console, _head(inspection))
     drawn = RichTable(box=None, pad_edge=False, header_style=bold)
     for head in ("", *_arms(inspection)):
-        # Folded on a narrow terminal, never cut: a shape without its end is another shape.
+        # Wrap on a narrow terminal, never truncate: a truncated shape is a wrong shape.
         drawn.add_column(head, overflow="fold")
     for block in _blocks(inspection):
         drawn.add_row("")
         drawn.add_row(Text(block.title, style=bold))
         for label, off, cached in block.rows:
-            # What the cache changes is what is to be seen.
+            # Highlight what the cache changes.
             style = "green" if cached != off and console.is_terminal else ""
             drawn.add_row(Text(f"  {label}"), Text(off), Text(cached, style=style))
     console.print(drawn)
@@ -51,21 +51,21 @@ def print_inspection(console: Console, inspection: Inspection) -> None:
 
 
 def inspection_markdown(inspection: Inspection) -> str:
-    """Return the head, the table of all steps and what they mean."""
+    """Return the header, the table of all steps and what they mean."""
     rows = tuple(
         (block.title if first else "", *row)
         for block in _blocks(inspection)
         for first, row in zip((True, *(False for _ in block.rows)), block.rows, strict=False)
     )
     table = Table(("step", "what", *_arms(inspection)), rows, (False,) * 4, "")
-    # Fenced, so that nothing in a name is read as markup.
+    # Fenced, to keep names from being read as markup.
     head, ending = ("\n".join(lines) for lines in (_head(inspection), _ending(inspection)))
     return f"```text\n{head}\n```\n\n{markdown_table(table)}\n\n```text\n{ending}\n```"
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A title, and under it rows of a label and the cells of both arms."""
+    """A title, and below it rows with a label and the cells of both strategies."""
 
     title: str
     rows: tuple[tuple[str, str, str], ...]
@@ -100,7 +100,7 @@ def _blocks(inspection: Inspection) -> Iterator[_Block]:
 
 
 def _readers(inspection: Inspection) -> Iterator[tuple[str, Callable[[Step], str]]]:
-    """The rows of a step: keys and values in one row where they are alike throughout."""
+    """Return the rows of a step, with keys and values in one row where they always match."""
     steps = (*inspection.off.steps, *inspection.cached.steps)
     yield "input ids", lambda step: _shape(step.input_ids)
     yield "Q", lambda step: _shape(step.query)
@@ -122,7 +122,7 @@ def _shape(shape: Shape | None) -> str:
 
 
 def _layers(step: Step) -> Iterator[str]:
-    """The cache after a step: one shape for all layers, or a line for each kind of them."""
+    """Return the cache after a step: one shape for all layers, or one line per kind of layer."""
     if step.cache_shape is not None:
         yield _shape(step.cache_shape)
         return
@@ -195,7 +195,7 @@ def _ending(inspection: Inspection) -> Iterator[str]:
 
 
 def _lesson(inspection: Inspection) -> str:
-    """What there is to learn from the table."""
+    """Return the conclusion of the table."""
     off = inspection.totals(inspection.off)
     if not off.made_again:
         return "One step is the prefill alone, the same in both arms: look at two or more."
@@ -209,7 +209,7 @@ def _lesson(inspection: Inspection) -> str:
 
 
 def _formula(inspection: Inspection) -> Iterator[str]:
-    """The cache's bytes with the numbers put in, if that is what they come from."""
+    """Return the formula of the cache's bytes with numbers, if it gives the measured value."""
     last = inspection.cached.steps[-1]
     if not last.cache or not all(_is_pair(one) and not one.states for one in last.cache):
         return

@@ -1,4 +1,4 @@
-"""What is printed once: tables, sentences, the environment, the end of a run."""
+"""Print what a command prints once: tables, sentences, the environment, the result of a run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ __all__ = [
 
 
 class _PlainConsole(Console):
-    """A console on which no text has a meaning to the terminal, wherever it came from."""
+    """A console that treats all text as plain text, wherever it came from."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         shown = (for_terminal(one) if isinstance(one, str) else one for one in objects)
@@ -80,29 +80,29 @@ class _PlainConsole(Console):
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints names and prompts as they are: no markup, no emoji, no escapes."""
+    """Return a console that prints names and prompts unchanged: no markup, emoji or escapes."""
     console = _PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
-        # A log or a pipe has no width: rows are not to be folded at 80.
+        # A log or a pipe has no width: do not wrap rows at 80.
         console.width = 1000
     return console
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Print a value as JSON, on standard output, in whatever encoding that has."""
+    """Print a value as JSON on standard output, whatever its encoding."""
     print_json_text(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
 
 
 def print_json_text(document: str) -> None:
-    """Print what is JSON already."""
+    """Print text that is already JSON."""
     print(for_json(document.rstrip("\n"), getattr(sys.stdout, "encoding", None)), flush=True)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """A table with its caption, aligned; wide tables are not cut when the output is no terminal."""
+    """Print an aligned table with its caption; without a terminal, wide tables stay whole."""
     drawn = RichTable(box=None, pad_edge=False, header_style="bold" if console.is_terminal else "")
     for head, numeric in zip(table.heads, table.numeric, strict=True):
-        # Folded on a narrow terminal, and never cut: a number without its end is wrong.
+        # Wrap on a narrow terminal, never truncate: a truncated number is wrong.
         drawn.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
@@ -112,7 +112,7 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def print_saved(console: Console, run: Run) -> None:
-    """What `kvbench show` prints."""
+    """Print the output of `kvbench show`."""
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
@@ -135,7 +135,7 @@ def print_saved(console: Console, run: Run) -> None:
 
 
 def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
-    """What `kvbench runs` prints: a row per run."""
+    """Print the output of `kvbench runs`: one row per run."""
     if not found:
         console.print(f"{folder}: no run in it.")
         return
@@ -143,7 +143,7 @@ def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
 
 
 def runs_table(found: Sequence[Listed]) -> Table:
-    """Return a row per run."""
+    """Return one row per run."""
     rows = tuple(_run_row(run) for run in found)
     heads = ("run", "model", "devices", "cases", "started (UTC)", "state")
     return Table(heads, rows, (False, False, False, True, False, False), "")
@@ -162,7 +162,7 @@ def _run_row(run: Listed) -> tuple[str, ...]:
 
 
 def print_run(console: Console, run: Run) -> None:
-    """How a sweep ends: the table, the answer in words, what failed, and where it all is."""
+    """Print the end of a sweep: the table, the answer in words, failures, and the run folder."""
     _print_results(console, run, summarize_run(run))
     if run.info.state == "interrupted":
         console.print("\nInterrupted: what was measured until then is kept.")
@@ -189,7 +189,7 @@ def _print_results(console: Console, run: Run, cases: Sequence[CaseSummary]) -> 
 
 
 def print_stopped(console: Console, path: Path | None) -> None:
-    """What a sweep leaves that was stopped at once; `path` is its folder, if it had one."""
+    """Print what a sweep leaves when it is stopped at once; `path` is its folder, if any."""
     if path is None:
         console.print("Stopped; nothing was measured.")
     else:
@@ -202,14 +202,14 @@ def _print_resume(console: Console, path: Path) -> None:
 
 
 def print_checks(console: Console, checks: Sequence[Check]) -> None:
-    """What `kvbench verify` ends with: the checks, and what they come to."""
+    """Print the end of `kvbench verify`: the checks and their conclusion."""
     print_table(console, check_table(checks))
     console.print()
     print_sentences(console, (proof(finding) for finding in findings(checks)))
 
 
 def print_comparison(console: Console, result: Result) -> None:
-    """What `kvbench compare` shows: differences of the machines, the table, what was left out."""
+    """Print the output of `kvbench compare`: machine differences, the table, what was left out."""
     if result.differences:
         console.print("The machines or their software differ:")
         print_sentences(console, (f"- {line}" for line in result.differences))
@@ -224,7 +224,7 @@ def print_comparison(console: Console, result: Result) -> None:
 
 
 def print_unmatched(console: Console, result: Result) -> None:
-    """What could not be compared, and why; nothing where all was."""
+    """Print what could not be compared, and why; print nothing if everything was."""
     if result.unmatched:
         console.print(f"Not compared ({len(result.unmatched)}):")
         lines = (f"- {one.side}: {one.case}: {one.reason}" for one in result.unmatched)
@@ -232,32 +232,32 @@ def print_unmatched(console: Console, result: Result) -> None:
 
 
 def print_written(console: Console, paths: Iterable[Path]) -> None:
-    """The files that were written."""
+    """Print the files that were written."""
     for path in paths:
         console.print(f"  {path}", soft_wrap=True)
 
 
 def print_sentences(console: Console, sentences: Iterable[str], style: str | None = None) -> None:
-    """Sentences, one a line, broken only by the terminal."""
+    """Print sentences, one per line; only the terminal wraps them."""
     for sentence in sentences:
         console.print(printable(sentence), style=style, soft_wrap=not console.is_terminal)
 
 
 def print_cases(console: Console, cases: Sequence[Case], forecast: Forecast) -> None:
-    """The cases of a plan, as `--dry-run` shows them."""
+    """Print the cases of a plan, as for `--dry-run`."""
     print_table(console, cases_table(cases, forecast))
     for case, seconds in forecast.long:
         console.print(printable(f"{case.device}: {case.label} is likely to take {about(seconds)}."))
 
 
 def cases_table(cases: Sequence[Case], forecast: Forecast) -> Table:
-    """Return a row per case; what all cases have in common is in the caption."""
+    """Return one row per case; the caption has what all cases share."""
     axes = sorted(AXES.values(), key=lambda axis: not axis.in_group)
     varied = [axis for axis in axes if len({getattr(case, axis.name) for case in cases}) > 1]
     heads = ("case", *(axis.head for axis in varied))
     rows = tuple((case.id, *(_value(case, axis) for axis in varied)) for case in cases)
     numeric = (False, *(axis.is_number for axis in varied))
-    # An axis that was added says something once it is not at its legacy value.
+    # A newer axis is informative only when it is not at its legacy value.
     said = [axis for axis in axes if getattr(cases[0], axis.name) != axis.legacy]
     common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in said if a not in varied)
     cost = f"{about(forecast.seconds)}{_peak(forecast)}"
@@ -272,19 +272,19 @@ def _value(case: Case, axis: Axis) -> str:
 
 
 def _peak(forecast: Forecast) -> str:
-    """The memory that weights and cache take at most; nothing where theory cannot tell."""
+    """Return the peak memory of weights and cache; empty if theory cannot compute it."""
     if forecast.peak_bytes is None:
         return ""
     return f", peak {significant(forecast.peak_bytes / 2**30)} GiB of weights and cache"
 
 
 def print_models(console: Console, dtype: str) -> None:
-    """The built-in architectures: parameters, and cache bytes per token and sequence."""
+    """Print the built-in architectures: parameters, and cache bytes per token and sequence."""
     print_table(console, models_table(dtype))
 
 
 def models_table(dtype: str) -> Table:
-    """Return a row per built-in architecture."""
+    """Return one row per built-in architecture."""
     rows = tuple(
         (
             entry.name,
@@ -304,9 +304,9 @@ def models_table(dtype: str) -> Table:
 
 
 def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -> None:
-    """What `kvbench probe` ends with: the rates beside published peaks, doubts, and the store.
+    """Print the end of `kvbench probe`: rates next to published peaks, warnings, and the store.
 
-    `stored` is None where they could not be stored.
+    `stored` is None if the rates could not be stored.
     """
     print_table(console, rates_table(found))
     console.print()
@@ -322,7 +322,7 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -
 
 
 def print_estimate(console: Console, found: Estimate) -> None:
-    """What `kvbench estimate` shows: the facts with their formulas, then the floors."""
+    """Print the output of `kvbench estimate`: facts with formulas, then the lower bounds."""
     facts = estimate_facts(found)
     width = max(len(name) for name, _ in facts)
     for name, text in facts:
@@ -337,7 +337,7 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
 
 def print_caches(console: Console, environment: Environment) -> None:
-    """What `kvbench caches` shows: a row per strategy, then what this machine lacks for each."""
+    """Print the output of `kvbench caches`: one row per strategy, then what this machine lacks."""
     found = caches_found(environment)
     print_table(console, caches_table(found))
     lacking = [row["lacks"] for row in found if row["lacks"]]
@@ -347,7 +347,7 @@ def print_caches(console: Console, environment: Environment) -> None:
 
 
 def caches_table(strategies: Iterable[Mapping[str, Any]]) -> Table:
-    """The cache strategies as a table: where each runs here, and what it needs."""
+    """Return the cache strategies as a table: where each runs here, and what it needs."""
     heads = ("cache", "tokens", "here", "needs", "what it does")
     rows = [
         (
@@ -363,7 +363,7 @@ def caches_table(strategies: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def caches_found(environment: Environment) -> list[dict[str, Any]]:
-    """Each cache strategy: its name, kinds of devices here that it runs on, what is lacking."""
+    """Return each cache strategy: its name, the device kinds it runs on here, what is missing."""
     kinds = dict.fromkeys(kind_of(device.name).name for device in environment.devices)
     found = []
     for name in (*expand([ALL]), *installed_names()):
@@ -387,7 +387,7 @@ def caches_found(environment: Environment) -> list[dict[str, Any]]:
 
 
 def print_environment(console: Console, environment: Environment) -> None:
-    """What `kvbench env` shows: a line per fact, then what is missing and why."""
+    """Print the output of `kvbench env`: one line per fact, then what is missing and why."""
     facts = environment_facts(environment)
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
@@ -399,7 +399,7 @@ def print_environment(console: Console, environment: Environment) -> None:
 
 
 def environment_facts(environment: Environment) -> list[tuple[str, Any]]:
-    """Return the name and the value of each fact; the value is None where it is not known."""
+    """Return the name and the value of each fact; the value is None if it is unknown."""
     facts: list[tuple[str, Any]] = [
         ("platform", environment.platform),
         ("Python", environment.python),

@@ -1,4 +1,4 @@
-"""Rates in words and cells: for the table of `kvbench probe` and the lines of `kvbench env`."""
+"""Format rates for the table of `kvbench probe` and the lines of `kvbench env`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FLAGS = {
 
 
 def rates_table(found: Sequence[Rates]) -> Table:
-    """A row per device, and below it what is published of it and the share that was reached."""
+    """Return one row per device, and below it the published rates and the fraction reached."""
     heads = (
         "device",
         "",
@@ -42,7 +42,7 @@ def rates_table(found: Sequence[Rates]) -> Table:
 
 
 def rates_line(device: Device, known: Iterable[Rates]) -> str:
-    """One line on a device: what was probed and when, or that it was not, and what is published."""
+    """Return one line for a device: what was probed and when, if it was, and published rates."""
     rates = next((one for one in known if one.device == device.name), None)
     if rates is not None:
         day = (rates.measured_at or "")[:10]
@@ -78,7 +78,7 @@ def _rows(rates: Rates) -> list[tuple[str, ...]]:
 
 
 def _figures(rates: Rates) -> dict[str, float | None]:
-    """The figures in the units of the table, by their names in `spread`."""
+    """Return the rates in the units of the table, by their names in `spread`."""
     figures = {
         "read": (rates.read_bytes_per_s, 1e9),
         "copy": (rates.copy_bytes_per_s, 1e9),
@@ -104,7 +104,7 @@ def _share(value: float | None, limit: float | None) -> str:
 
 
 def rates_doubts(rates: Rates) -> list[str]:
-    """What to know of a device's rates: reasons for doubt, what was left out, notes on peaks."""
+    """Return notes on a device's rates: warnings, what was left out, comments on peaks."""
     share = "a part" if rates.other_cpu_share is None else f"{rates.other_cpu_share:.0%}"
     lines = [_FLAGS.get(flag, flag).format(share=share) for flag in rates.flags]
     if lines and rates.load_average is not None:

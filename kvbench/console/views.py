@@ -1,4 +1,4 @@
-"""How a sweep shows while it runs: a live bar, lines, JSON, or nothing."""
+"""Show the progress of a sweep: as a live bar, as lines, as JSON, or not at all."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ __all__ = ["Forecast", "JsonView", "LineView", "LiveView", "QuietView", "View", 
 
 
 class View(Protocol):
-    """A front end of a sweep: a listener that may hold the terminal while it runs."""
+    """A front end of a sweep: a listener that may control the terminal while the sweep runs."""
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
 
 
 def make_view(console: Console, *, quiet: bool, as_json: bool) -> View:
-    """The front end for this terminal and these options."""
+    """Return the front end for this terminal and these options."""
     below: View
     if quiet:
         below = QuietView()
@@ -57,17 +57,17 @@ def make_view(console: Console, *, quiet: bool, as_json: bool) -> View:
 
 
 class QuietView:
-    """Draws nothing."""
+    """Draw nothing."""
 
     def __call__(self, event: Event) -> None:
         """Ignore the event."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no terminal is held."""
 
 
 class JsonView:
-    """One JSON object per sample on standard output; the rest is left to another view."""
+    """Print one JSON object per sample on standard output; leave the rest to another view."""
 
     def __init__(self, below: View) -> None:
         self._below = below
@@ -84,7 +84,7 @@ class JsonView:
 
 
 class LineView:
-    """A line for each model and each finished case, for logs and pipes."""
+    """Print a line for each model and each finished case, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -93,7 +93,7 @@ class LineView:
         self._forecast = Forecast()
 
     def __call__(self, event: Event) -> None:
-        """Print what the event says, if it says something."""
+        """Print the event if it is worth a line."""
         self._forecast.note(event)
         warning = self._forecast.warning(event)
         if warning is not None:
@@ -111,19 +111,19 @@ class LineView:
                 self._print(line)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no terminal is held."""
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
 
 
 class LiveView:
-    """A progress bar with the current case, samples taken, elapsed and remaining time."""
+    """Show a progress bar with the current case, samples taken, elapsed and remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            # The case gives way first on a narrow terminal; the figures stay.
+            # On a narrow terminal the case shrinks first; the numbers stay.
             TextColumn(
                 "{task.description}",
                 markup=False,
@@ -139,7 +139,7 @@ class LiveView:
         self._forecast = Forecast()
 
     def __call__(self, event: Event) -> None:
-        """Move the bar, and print a line where something ended."""
+        """Move the bar, and print a line when a model or case ends."""
         self._forecast.note(event)
         warning = self._forecast.warning(event)
         if warning is not None:
@@ -165,15 +165,15 @@ class LiveView:
         )
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
 
 class Forecast:
-    """How far a sweep is: samples taken and expected, elapsed and remaining time.
+    """Track how far a sweep is: samples taken and expected, elapsed and remaining time.
 
-    What is left of a case is at least what the plan wants of it. How long its samples take is
-    predicted until it was timed; see `kvbench.analysis.forecast`.
+    A case still needs at least the samples that the plan asks for. Until it was timed, their
+    duration is predicted; see `kvbench.analysis.forecast`.
     """
 
     def __init__(self) -> None:
@@ -185,14 +185,14 @@ class Forecast:
         self._warned: set[Case] = set()
 
     def note(self, event: Event) -> None:
-        """Learn from an event."""
+        """Update the forecast from an event."""
         if isinstance(event, SampleEnded):
             self._forecaster.note(event.sample)
         if isinstance(event, SweepStarted):
             self._wanted = event.samples_per_case
             self._times = {case.id: [] for case in event.cases}
             wanted = event.samples_per_case
-            # The stopping rule may want more: one at a time, until the case ends.
+            # The stopping rule may require more: one at a time, until the case ends.
             self._forecaster = Forecaster(
                 event.cases, lambda seconds: (wanted, wanted + 1), verify=False
             )
@@ -224,24 +224,24 @@ class Forecast:
 
     @property
     def taken(self) -> int:
-        """Timed samples so far."""
+        """The timed samples so far."""
         return sum(len(times) for times in self._times.values())
 
     @property
     def expected(self) -> int:
-        """Timed samples at the end, as far as is known now."""
+        """The timed samples expected at the end, as far as is known now."""
         return self.taken + sum(self._left(name) for name in self._times)
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds left; None until something was timed: before, it would be a guess."""
+        """The seconds left; None until something was timed, since it would be a guess."""
         waiting = [name for name in self._times if self._left(name)]
         if waiting and not self._forecaster.informed:
             return None
         return self._forecaster.remaining_s
 
     def text(self) -> str:
-        """Such as `7/24 samples, 1:05, 2:30 left`."""
+        """Return a text such as `7/24 samples, 1:05, 2:30 left`."""
         figures = f"{self.taken}/{self.expected} samples, {_clock(time.monotonic() - self._start)}"
         left = self.remaining_s
         return figures if left is None else f"{figures}, {_clock(left)} left"

@@ -1,1 +1,1 @@
-"""The devices that generations run on: one file for each kind."""
+"""The devices that generations run on: one file per kind."""

@@ -1,4 +1,4 @@
-"""What every kind of device answers, and the plain records that it answers with."""
+"""The interface of every kind of device, and the plain records that it returns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Backend", "Level", "Survey"]
 
 
 class Level(NamedTuple):
-    """Bytes in use, as far as a kind of device can tell without other processes' part.
+    """Bytes in use, excluding other processes as far as the device can tell.
 
     Attributes:
-        allocated: what torch has given out on the device, exactly.
-        resident: the resident set of this process, which comes and goes by pages.
+        allocated: the exact bytes that torch has allocated on the device.
+        resident: the resident set of this process, which varies by pages.
     """
 
     allocated: int | None = None
@@ -27,10 +27,10 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a kind of device has to say about this machine.
+    """What a kind of device reports about this machine.
 
     Attributes:
-        missing: what cannot be used or read here, each with why, as sentences.
+        missing: what cannot be used or read here, and why, as sentences.
         absent: why there is no such device, as a sentence; None if there is one.
         cuda, driver, nvml: versions.
         governor: of the processors' frequency.
@@ -45,40 +45,40 @@ class Survey:
 
 
 class Backend(Protocol):
-    """Talks to the devices of one kind. It has no state; a meter has."""
+    """The interface to the devices of one kind. It has no state; a meter has."""
 
     def present(self) -> tuple[str, ...]:
-        """Return the names of the devices that torch can use here, the first one first."""
+        """Return the names of the devices that torch can use here, in order."""
 
     def survey(self) -> Survey:
-        """Return what is missing on this machine, and versions."""
+        """Return versions and what is missing on this machine."""
 
     def describe(self, name: str) -> Device:
-        """Return the hardware behind the name of a device that is present."""
+        """Return the hardware behind the name of a present device."""
 
     def lacks(self, dtype: str, device: torch.device) -> str | None:
-        """Return why a device cannot be measured in a dtype, as a sentence; None if it can."""
+        """Return why a device cannot run a dtype, as a sentence; None if it can."""
 
     def free_bytes(self, device: torch.device) -> int:
-        """Return the bytes that the system would still give to this process."""
+        """Return the bytes that the system could still give this process."""
 
     def reusable_bytes(self, device: torch.device) -> int:
-        """Return the bytes that torch keeps for itself and does not use."""
+        """Return the bytes that torch holds but does not use."""
 
     def level(self, device: torch.device) -> Level:
-        """Return what is in use now, to see what a generation leaves behind."""
+        """Return what is in use now, to detect what a generation leaves behind."""
 
     def release(self) -> None:
-        """Give back what allocators keep without using it."""
+        """Release what allocators hold but do not use."""
 
     def is_out_of_memory(self, error: RuntimeError) -> bool:
-        """Return whether an error says that memory ran out, beyond torch's class for it."""
+        """Return whether an error means out of memory, beyond torch's own exception class."""
 
     def is_fault(self, error: RuntimeError) -> bool:
-        """Return whether the device reported an error of its own and may be dead."""
+        """Return whether the device reported an error of its own and may be unusable."""
 
     def meter(self, device: torch.device) -> Meter:
-        """Return what reads the device around a run."""
+        """Return a meter that reads the device around a run."""
 
     def working_set_bytes(self, device: torch.device) -> int:
-        """Return the bytes to read for a rate of memory rather than of caches."""
+        """Return the working set in bytes that measures memory rather than caches."""

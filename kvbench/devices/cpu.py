@@ -24,10 +24,10 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enough me
 
 
 class CpuBackend:
-    """Answers for the one CPU; see `Backend`."""
+    """The backend of the CPU; see `Backend`."""
 
     def present(self) -> tuple[str, ...]:
-        """Return its name: every machine has one."""
+        """Return the CPU's name: every machine has one."""
         return (HOST,)
 
     def survey(self) -> Survey:
@@ -52,28 +52,28 @@ class CpuBackend:
         return Device(name=name, hardware=host.processor_name(), memory_bytes=memory)
 
     def lacks(self, dtype: str, device: torch.device) -> str | None:
-        """Return None: torch computes in every dtype, if slowly."""
+        """Return None: torch computes in every dtype, even if slowly."""
         return None
 
     def free_bytes(self, device: torch.device) -> int:
-        """Return what the system has available."""
+        """Return the memory that the system reports as available."""
         return int(psutil.virtual_memory().available)
 
     def reusable_bytes(self, device: torch.device) -> int:
-        """Return 0: torch keeps nothing for itself here."""
+        """Return 0: torch holds no unused memory here."""
         return 0
 
     def level(self, device: torch.device) -> Level:
-        """Return the resident set, after what is unused was given back."""
+        """Return the resident set after releasing unused memory."""
         host.release_memory()
         return Level(resident=host.rss_bytes())
 
     def release(self) -> None:
-        """Collect garbage and give what the C library keeps back to the system."""
+        """Collect garbage and return the C library's unused memory to the system."""
         host.release_memory()
 
     def is_out_of_memory(self, error: RuntimeError) -> bool:
-        """Return whether torch's CPU allocator or oneDNN got no memory."""
+        """Return whether torch's CPU allocator or oneDNN ran out of memory."""
         return any(mark in str(error) for mark in _OUT_OF_MEMORY)
 
     def is_fault(self, error: RuntimeError) -> bool:
@@ -81,7 +81,7 @@ class CpuBackend:
         return False
 
     def meter(self, device: torch.device) -> CpuMeter:
-        """Return what reads the resident set and who else used the processors."""
+        """Return a meter for the resident set and the processor time of other processes."""
         return CpuMeter()
 
     def working_set_bytes(self, device: torch.device) -> int:
@@ -90,7 +90,7 @@ class CpuBackend:
 
 
 class CpuMeter:
-    """Resident set and its high-water mark, energy, and who else used the processors."""
+    """Read the resident set and its high-water mark, energy, and the load of other processes."""
 
     processor_s: Callable[[], float] | None = staticmethod(time.process_time)
 
@@ -110,10 +110,10 @@ class CpuMeter:
         self._start_s = 0.0
 
     def synchronise(self) -> None:
-        """Nothing to wait for: the CPU works in the calling thread."""
+        """Do nothing: the CPU works in the calling thread."""
 
     def start(self, phase: Phase) -> None:
-        """Free what can be freed, reset the high-water mark, read the resident set."""
+        """Free unused memory, reset the high-water mark, and read the resident set."""
         host.release_memory()
         if phase == "memory":
             self._poller = host.RssPoller()
@@ -126,7 +126,7 @@ class CpuMeter:
         self._start_s = time.perf_counter()
 
     def finish(self) -> Readings:
-        """The high-water mark of the run, and the energy of the processor packages."""
+        """Return the high-water mark of the run and the energy of the processor packages."""
         seconds = time.perf_counter() - self._start_s
         joules, energy_method = self._rapl.joules(self._energy, self._rapl.read(), seconds)
         others = self._share.others()
@@ -149,10 +149,10 @@ class CpuMeter:
             self._poller = None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held."""
 
     def _peak(self) -> tuple[int | None, str | None]:
-        """The largest resident set of the run, bytes, and how it was read."""
+        """Return the largest resident set of the run in bytes, and how it was read."""
         if self._poller is not None:
             poller = self._poller
             self.cancel()

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: torch's allocator, and NVML for what torch does not know."""
+"""NVIDIA GPUs: torch's allocator, plus NVML for what torch does not report."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ __all__ = ["CudaBackend", "CudaMeter", "why_no_cuda"]
 _GIB = 1 << 30
 
 MIN_ENERGY_SECONDS = 1.0
-"""The energy counter moves about every 100 ms: below this the error would pass 10 %."""
+"""The energy counter updates about every 100 ms: below this duration the error would exceed 10 %.
+"""
 
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""CUDA's runtime and cuBLAS, outside torch's allocator, which has a class of its own."""
+"""Out-of-memory errors of CUDA's runtime and cuBLAS; torch's allocator has its own class."""
 
 _FAULTS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
 class CudaBackend:
-    """Answers for CUDA devices; see `Backend`."""
+    """The backend of CUDA devices; see `Backend`."""
 
     def present(self) -> tuple[str, ...]:
-        """Return `cuda`, `cuda:1`, ... as far as there are any; `cuda` is the first of them."""
+        """Return `cuda`, `cuda:1`, ... for the present devices; `cuda` is the first."""
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return tuple("cuda" if index == 0 else f"cuda:{index}" for index in range(count))
 
     def survey(self) -> Survey:
-        """Return why there is no device or no NVML, and the versions of what there is."""
+        """Return why there is no device or no NVML, and the versions of what is present."""
         absent = why_no_cuda()
         missing = [absent] if absent else []
         nvml_version = driver = None
@@ -73,8 +74,8 @@ class CudaBackend:
         if dtype != "bfloat16":
             return None
         with torch.cuda.device(device):
-            # torch emulates it on older GPUs, many times slower than what people would compare
-            # with.
+            # torch emulates it on older GPUs, many times slower than anything people would want to
+            # compare.
             if torch.cuda.is_bf16_supported(including_emulation=False):
                 return None
             return (
@@ -83,37 +84,37 @@ class CudaBackend:
             )
 
     def free_bytes(self, device: torch.device) -> int:
-        """Return what the driver has free on the device."""
+        """Return the bytes that the driver reports as free on the device."""
         return int(torch.cuda.mem_get_info(device)[0])
 
     def reusable_bytes(self, device: torch.device) -> int:
-        """Return what torch's allocator holds and has not given out."""
+        """Return the unused bytes that torch's allocator holds."""
         return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
     def level(self, device: torch.device) -> Level:
-        """Return what torch's allocator has given out."""
+        """Return the bytes that torch's allocator has given out."""
         return Level(allocated=torch.cuda.memory_allocated(device))
 
     def release(self) -> None:
-        """Give the allocator's unused blocks back to the driver; nothing before CUDA is used."""
+        """Return the allocator's unused blocks to the driver; do nothing before CUDA is used."""
         torch.cuda.empty_cache()
 
     def is_out_of_memory(self, error: RuntimeError) -> bool:
-        """Return whether CUDA's runtime or cuBLAS got no memory."""
+        """Return whether CUDA's runtime or cuBLAS ran out of memory."""
         return any(mark in str(error) for mark in _OUT_OF_MEMORY)
 
     def is_fault(self, error: RuntimeError) -> bool:
-        """Return whether CUDA or one of its libraries failed; its context may be dead then."""
+        """Return whether CUDA or one of its libraries failed; the context may be unusable then."""
         return any(mark in str(error) for mark in _FAULTS)
 
     def meter(self, device: torch.device) -> CudaMeter:
-        """Return what reads the allocator and NVML."""
+        """Return a meter for the allocator and NVML."""
         return CudaMeter(device)
 
     def working_set_bytes(self, device: torch.device) -> int:
         """Return sixteen times the L2 cache, at least 1 GiB.
 
-        The cache's replacement is not simply the oldest first.
+        The cache does not simply replace the oldest lines first.
         """
         return max(_GIB, 16 * torch.cuda.get_device_properties(device).L2_cache_size)
 
@@ -128,10 +129,10 @@ def why_no_cuda() -> str | None:
 
 
 class CudaMeter:
-    """torch's allocator, NVML's memory and energy, clocks and neighbours."""
+    """Read torch's allocator, and NVML's memory, energy, clocks and other processes."""
 
     needs_memory_pass = False
-    # A thread that waits for a GPU may spin or sleep: its processor time says nothing.
+    # A thread that waits for a GPU may spin or sleep: its processor time is not informative.
     processor_s: Callable[[], float] | None = None
 
     def __init__(self, device: torch.device) -> None:
@@ -154,7 +155,7 @@ class CudaMeter:
         torch.cuda.synchronize(self._device)
 
     def start(self, phase: Phase) -> None:
-        """Empty the allocator's cache, so that what it reserves is this run's; reset the peaks."""
+        """Empty the allocator's cache, so reserved memory is this run's own; reset the peaks."""
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
@@ -168,7 +169,7 @@ class CudaMeter:
         self._start_s = time.perf_counter()
 
     def finish(self) -> Readings:
-        """Read before anything is freed: torch hands nothing back during a run."""
+        """Read before anything is freed: torch returns no memory during a run."""
         seconds = time.perf_counter() - self._start_s
         readings = replace(
             self._before,
@@ -182,10 +183,10 @@ class CudaMeter:
         return readings if self._gpu is None else self._of_the_board(self._gpu, readings, seconds)
 
     def cancel(self) -> None:
-        """Nothing runs between the readings."""
+        """Do nothing: no thread runs between the readings."""
 
     def close(self) -> None:
-        """Give NVML and the allocator's cache back."""
+        """Release NVML and the allocator's cache."""
         torch.cuda.empty_cache()
         if self._nvml is not None:
             self._nvml.close()

@@ -1,4 +1,4 @@
-"""Which exceptions are the machine's: out of memory, and a device that has given up."""
+"""Classify exceptions of the machine: out of memory, and a failed device."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def bytes_asked_for(error: BaseException) -> int | None:
-    """The size of the allocation that failed, in bytes, where the message tells it.
+    """Return the size of the failed allocation in bytes, if the message has it.
 
-    The CPU's allocator prints bytes, CUDA's `20.00 GiB`: rounded, so that this is too.
+    The CPU's allocator prints bytes; CUDA's prints a rounded size such as `20.00 GiB`.
     """
     found = _ASKED.search(str(error))
     if found is None:
@@ -35,7 +35,7 @@ def bytes_asked_for(error: BaseException) -> int | None:
 
 
 def is_device_fault(error: BaseException) -> bool:
-    """Return whether a device reported an error of its own, after which it may be dead."""
+    """Return whether a device reported an error of its own, after which it may be unusable."""
     return isinstance(error, RuntimeError) and any(
         backend.is_fault(error) for backend in backends()
     )

@@ -1,4 +1,4 @@
-"""The host: resident memory and its high-water mark, and who else uses the processors."""
+"""Read the host: resident memory and its high-water mark, and the load of other processes."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def rss_bytes() -> int:
-    """Resident set of this process now."""
+    """Return the resident set of this process now."""
     return int(psutil.Process().memory_info().rss)
 
 
 def release_memory() -> None:
-    """Collect garbage and give what the C library keeps back to the system.
+    """Collect garbage and return the C library's unused memory to the system.
 
-    Without it the next run fills the holes of the last one, and its peak over its base reads high
-    or low by chance.
+    Otherwise the next run reuses holes that the last one left, and its peak over its base is too
+    high or too low by chance.
     """
     gc.collect()
     trim = _malloc_trim()
@@ -53,12 +53,12 @@ def release_memory() -> None:
 
 
 def reset_peak_rss() -> None:
-    """Set the high-water mark of the resident set to what is resident now (Linux)."""
+    """Reset the high-water mark of the resident set to the current value (Linux)."""
     _CLEAR_REFS.write_text("5")
 
 
 def peak_rss_bytes() -> int:
-    """The high-water mark of the resident set since the last reset (Linux)."""
+    """Return the high-water mark of the resident set since the last reset (Linux)."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -67,7 +67,7 @@ def peak_rss_bytes() -> int:
 
 @functools.cache
 def high_water_mark_works() -> bool:
-    """Whether the high-water mark can be reset and read; some sandboxes offer neither."""
+    """Return whether the high-water mark can be reset and read; some sandboxes support neither."""
     try:
         reset_peak_rss()
         peak_rss_bytes()
@@ -77,9 +77,9 @@ def high_water_mark_works() -> bool:
 
 
 class RssPoller:
-    """The largest resident set while the block runs, polled by a thread every `interval` seconds.
+    """Poll the largest resident set in a thread, every `interval` seconds, while the block runs.
 
-    It takes time from what it watches, so it is only for passes that are not timed.
+    Polling slows down what it watches, so use it only for untimed passes.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -109,10 +109,10 @@ class RssPoller:
 
 
 class CpuShare:
-    """The share of the machine's processor time that other processes used since `start`.
+    """Measure the fraction of processor time that other processes used since `start`.
 
-    The system's busy time less this process's own, over all processors. The system counts in
-    ticks of 10 ms, so that a short window says nothing.
+    The system's busy time minus this process's own, over all processors. The system counts in ticks
+    of 10 ms, so a short window is not informative.
     """
 
     MIN_SECONDS = 0.2
@@ -121,7 +121,7 @@ class CpuShare:
         self._start = self._read()
 
     def others(self) -> float | None:
-        """0.0 to 1.0, or None for a window that is too short."""
+        """Return 0.0 to 1.0, or None for a window that is too short."""
         wall, busy, own = (now - then for now, then in zip(self._read(), self._start, strict=True))
         if wall < self.MIN_SECONDS:
             return None
@@ -132,14 +132,14 @@ class CpuShare:
     def _read() -> tuple[float, float, float]:
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
-        # guest time is counted in user already.
+        # user already includes guest time.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         own = os.times()
         return time.perf_counter(), total - idle, own.user + own.system
 
 
 def load_average() -> float | None:
-    """Load average of the last minute, None where the system has none."""
+    """Return the load average of the last minute; None if the system has none."""
     try:
         return os.getloadavg()[0]
     except OSError:
@@ -148,7 +148,7 @@ def load_average() -> float | None:
 
 @functools.cache
 def cpu_governor() -> str | None:
-    """Frequency governor of the first processor, None where it is not shown."""
+    """Return the frequency governor of the first processor; None if it is not available."""
     try:
         return _GOVERNOR.read_text().strip()
     except OSError:
@@ -162,20 +162,20 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
-        # Not Linux: platform knows what there is to know.
+        # Not Linux: use what platform knows.
         return platform.processor() or platform.machine()
     return platform.processor() or platform.machine()
 
 
 def last_level_cache_bytes() -> int:
-    """The largest caches of all processors together; 0 where the system does not show them."""
+    """Return the total size of the largest caches; 0 if the system does not report them."""
     sizes: dict[tuple[int, str], int] = {}
     for cache in _CPUS.glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
             level, shared, size = (
                 (cache / name).read_text().strip() for name in ("level", "shared_cpu_list", "size")
             )
-            # Such as 36608K. A cache that processors share is listed with each of them.
+            # Such as 36608K. A shared cache is listed with each processor that shares it.
             sizes[int(level), shared] = int(size.removesuffix("K")) * 1024
         except (OSError, ValueError):
             continue

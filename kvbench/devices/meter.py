@@ -1,4 +1,4 @@
-"""A meter: what is read on a device before and after a run, and nothing while it runs."""
+"""A meter reads a device before and after a run, and nothing while it runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kvbench.plan.case import Phase
 __all__ = ["Meter", "Readings", "trust_flags"]
 
 BUSY_CPU_SHARE = 0.1
-"""From this share of the processors in the hands of others on, a sample is flagged."""
+"""A sample is flagged if other processes use at least this fraction of the processors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """What was read around a run; null is what this device, or this machine, does not give.
+    """The readings around a run; null is what this device, or this machine, does not provide.
 
-    The fields are columns of a sample of the same names, which say what they mean.
+    The fields are documented by the columns of a sample with the same names.
     """
 
     memory_method: str | None = None
@@ -46,10 +46,10 @@ class Meter(Protocol):
     """Reads a device around a run.
 
     Attributes:
-        notice: a line for people if something cannot be read.
-        needs_memory_pass: memory can only be read in an untimed pass of its own.
-        processor_s: reads processor seconds of this process, where they are what does the work; a
-            pause is then a time without them, and elsewhere a gap between tokens.
+        notice: a line to show if something cannot be read.
+        needs_memory_pass: memory can only be read in a separate, untimed pass.
+        processor_s: reads the processor seconds of this process, if it does the work itself; a
+            pause is then a time without them, otherwise a gap between tokens.
     """
 
     notice: str | None
@@ -57,23 +57,23 @@ class Meter(Protocol):
     processor_s: Callable[[], float] | None
 
     def synchronise(self) -> None:
-        """Wait until the device has done all it was given."""
+        """Wait until the device has finished all queued work."""
 
     def start(self, phase: Phase) -> None:
-        """Bring the memory to a known state and read what is to be compared."""
+        """Bring the memory to a known state and take the first readings."""
 
     def finish(self) -> Readings:
-        """Read again, before anything is freed."""
+        """Take the second readings, before anything is freed."""
 
     def cancel(self) -> None:
         """Stop reading: the run failed, and `finish` will not be called."""
 
     def close(self) -> None:
-        """Give back what the meter holds."""
+        """Release what the meter holds."""
 
 
 def trust_flags(readings: Readings) -> list[str]:
-    """Return reasons to doubt a sample, from what was read around it."""
+    """Return reasons to doubt a sample, based on the readings around it."""
     flags = []
     if (readings.other_cpu_share or 0) > BUSY_CPU_SHARE:
         flags.append("busy_cpu")

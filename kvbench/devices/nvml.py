@@ -1,4 +1,4 @@
-"""NVML: memory, energy, clocks and neighbours of a GPU, matched to torch's device by UUID."""
+"""NVML: memory, energy, clocks and other processes of a GPU, matched to torch's device by UUID."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pynvml
 __all__ = ["NVML_USED", "NVML_USED_AND_RESERVED", "Nvml", "NvmlDevice", "NvmlUnavailable"]
 
 NVML_USED, NVML_USED_AND_RESERVED = "nvml-used-v2", "nvml-used+torch-allocator"
-"""Names of the two ways to read used memory. The second is that of all runs before there was a
-first; memory is compared only within one."""
+"""Names of the two ways to read used memory. Runs that predate the first one used the second;
+memory is compared only within one method.
+"""
 
 T = TypeVar("T")
 
 _THROTTLE_REASONS = {
-    # Bits as NVML's header defines them; idle and application clocks slow nothing down by surprise.
+    # Bits as defined in NVML's header; idle and application clocks are not unexpected slowdowns.
     0x0000000000000004: "sw_power_cap",
     0x0000000000000008: "hw_slowdown",
     0x0000000000000010: "sync_boost",
@@ -30,14 +31,14 @@ _THROTTLE_REASONS = {
 
 
 class NvmlUnavailable(Exception):
-    """NVML cannot be used here; the text says why, in words for people."""
+    """NVML cannot be used here; the text explains why in plain words."""
 
 
 class Nvml:
-    """The library, initialised. `module` is pynvml, or a stand-in in tests.
+    """The initialized library. `module` is pynvml, or a fake in tests.
 
     Raises:
-        NvmlUnavailable: there is no driver, or it refuses.
+        NvmlUnavailable: there is no driver, or it denies access.
     """
 
     def __init__(self, module: ModuleType | Any = pynvml) -> None:
@@ -48,18 +49,18 @@ class Nvml:
             raise NvmlUnavailable(f"NVML: {error}; is the NVIDIA driver installed?") from error
 
     def driver_version(self) -> str | None:
-        """The driver's version."""
+        """Return the driver's version."""
         return self._ask(self._module.nvmlSystemGetDriverVersion)
 
     def library_version(self) -> str | None:
-        """NVML's version."""
+        """Return NVML's version."""
         return self._ask(self._module.nvmlSystemGetNVMLVersion)
 
     def device(self, uuid: str) -> NvmlDevice:
-        """The device of a torch UUID: indices differ under CUDA_VISIBLE_DEVICES, UUIDs do not.
+        """Return the device of a torch UUID: CUDA_VISIBLE_DEVICES changes indices but not UUIDs.
 
         Raises:
-            NvmlUnavailable: NVML has no device, and no MIG instance, of this UUID.
+            NvmlUnavailable: NVML has no device or MIG instance with this UUID.
         """
         problem = None
         for prefix in ("GPU-", "MIG-"):
@@ -72,11 +73,11 @@ class Nvml:
         raise NvmlUnavailable(f"NVML knows no device with the UUID {uuid}: {problem}")
 
     def close(self) -> None:
-        """Give the library back."""
+        """Shut the library down."""
         self._ask(self._module.nvmlShutdown)
 
     def _ask(self, function: Callable[..., T], *arguments: Any) -> T | None:
-        """A reading, or None where the board or the container does not give it."""
+        """Return a reading, or None if the board or the container does not provide it."""
         try:
             return function(*arguments)
         except self._module.NVMLError:
@@ -84,7 +85,7 @@ class Nvml:
 
 
 class NvmlDevice:
-    """One GPU. Every reading is None where it cannot be had, never 0."""
+    """One GPU. Every reading is None if it is unavailable, never 0."""
 
     def __init__(self, nvml: Nvml, handle: Any) -> None:
         self._nvml = nvml
@@ -94,8 +95,8 @@ class NvmlDevice:
     def used_memory(self) -> tuple[int | None, str]:
         """Return the bytes in use on the device, by all processes, and the name of the method.
 
-        The second version of NVML's call reports what the driver reserves for itself apart; the
-        first counts it as used (487 MiB on an H100). Old drivers and libraries have the first only.
+        The second version of NVML's call reports the driver's own reservation separately; the first
+        counts it as used (487 MiB on an H100). Old drivers and libraries only have the first.
         """
         version = getattr(self._module, "nvmlMemory_v2", None)
         info = self._ask("nvmlDeviceGetMemoryInfo", version) if version is not None else None
@@ -109,24 +110,24 @@ class NvmlDevice:
         return self.used_memory()[0]
 
     def process_bytes(self) -> int | None:
-        """Memory of this process; None where the process is not listed, as in most containers."""
+        """Return the memory of this process; None if it is not listed, as in most containers."""
         for process in self._processes() or ():
             if process.pid == os.getpid() and process.usedGpuMemory is not None:
                 return int(process.usedGpuMemory)
         return None
 
     def other_processes(self) -> int | None:
-        """Compute processes besides this one, which must hold a context on the device itself.
+        """Return the number of other compute processes with a context on the device itself.
 
-        Inside a container the list has the host's process ids, so that one entry is taken for this
+        Inside a container the list has the host's process ids, so one entry is assumed to be this
         process whatever its id; an empty list means that the list is hidden: None.
         """
         processes = self._processes()
         return len(processes) - 1 if processes else None
 
     def throttle_reasons(self) -> str | None:
-        """Reasons for reduced clocks now, joined by `+`; `none` if there are none."""
-        # Renamed in driver 535; older libraries have only the older name.
+        """Return the reasons for reduced clocks now, joined by `+`; `none` if there are none."""
+        # Renamed in driver 535; older libraries only have the old name.
         names = (
             "nvmlDeviceGetCurrentClocksEventReasons",
             "nvmlDeviceGetCurrentClocksThrottleReasons",
@@ -139,15 +140,15 @@ class NvmlDevice:
         return None
 
     def sm_clock_mhz(self) -> int | None:
-        """SM clock, MHz."""
+        """Return the SM clock in MHz."""
         return _whole(self._ask("nvmlDeviceGetClockInfo", self._module.NVML_CLOCK_SM))
 
     def temperature_c(self) -> int | None:
-        """Temperature of the GPU, degrees Celsius."""
+        """Return the temperature of the GPU in degrees Celsius."""
         return _whole(self._ask("nvmlDeviceGetTemperature", self._module.NVML_TEMPERATURE_GPU))
 
     def energy_mj(self) -> int | None:
-        """Energy since the driver was loaded, millijoules, about 100 ms apart; Volta and later."""
+        """Return millijoules since the driver loaded, updated about every 100 ms (from Volta)."""
         return _whole(self._ask("nvmlDeviceGetTotalEnergyConsumption"))
 
     def _processes(self) -> list[Any] | None:

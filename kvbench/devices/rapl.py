@@ -1,4 +1,4 @@
-"""RAPL: the energy counters of the processor packages, as Linux shows them under powercap."""
+"""RAPL: the energy counters of the processor packages, as Linux exposes them under powercap."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ RAPL_PACKAGE = "rapl-package"
 _POWERCAP = Path("/sys/class/powercap")
 
 _ZONE = re.compile(r"intel-rapl:\d+")
-"""Zones at the top, of AMD's processors too. Those below, with a further number, are parts of
-them: cores, graphics, memory. The copies under intel-rapl-mmio would count a package twice."""
+"""Top-level zones, also on AMD processors. Those below, with another number, are parts of them:
+cores, graphics, memory. The copies under intel-rapl-mmio would count a package twice.
+"""
 
 _PACKAGE = re.compile(r"package-\d+(-die-\d+)?")
 
 MIN_SECONDS = 0.1
-"""The counter moves about every millisecond: below this the error would pass 1 %."""
+"""The counter updates about every millisecond: below this duration the error would exceed 1 %."""
 
 MOST_WATTS = 700
-"""No package draws more. A counter of 65 kJ, as AMD's are, takes over 90 s for one turn then."""
+"""No package draws more. At this power a 65 kJ counter, as on AMD, takes over 90 s to wrap around.
+"""
 
 
 @dataclass(frozen=True)
 class _Package:
-    """The counter's file and where it wraps around, microjoules."""
+    """The counter's file, and where the counter wraps around, in microjoules."""
 
     file: Path
     range_uj: int
@@ -38,7 +40,7 @@ class Rapl:
     """The counters of all packages of this machine.
 
     Attributes:
-        problem: why there is nothing to read, in a few words; null where there is.
+        problem: why there is nothing to read, in a few words; otherwise null.
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,7 @@ class Rapl:
             self.problem = "no RAPL counter"
 
     def read(self) -> tuple[int, ...] | None:
-        """Return the counters, microjoules, one for each package; None where that fails."""
+        """Return the counters in microjoules, one per package; None if reading fails."""
         if self.problem is not None:
             return None
         try:
@@ -66,11 +68,11 @@ class Rapl:
     def joules(
         self, before: tuple[int, ...] | None, after: tuple[int, ...] | None, seconds: float
     ) -> tuple[float | None, str]:
-        """Return the energy of all packages between two readings, and how it was read.
+        """Return the energy of all packages between two readings, and the reading method.
 
         Args:
-            before, after: what `read` returned.
-            seconds: from one to the other.
+            before, after: results of `read`.
+            seconds: time between them.
         """
         if self.problem is not None:
             return None, f"none: {self.problem}"
@@ -81,7 +83,7 @@ class Rapl:
         total = 0
         for package, start, end in zip(self._packages, before, after, strict=True):
             if seconds * MOST_WATTS * 1e6 >= package.range_uj:
-                # It may have gone round more than once, and only the last turn is seen.
+                # The counter may have wrapped more than once, and only the last wrap is visible.
                 return None, "none: window too long for the RAPL counter's range"
             total += end - start if end >= start else end - start + package.range_uj
         return total / 1e6, RAPL_PACKAGE
@@ -91,7 +93,7 @@ class Rapl:
 
 
 def _packages() -> tuple[_Package, ...]:
-    """The packages by number. Nothing where the system, or a container, does not show them."""
+    """Return the packages by number; empty if the system, or a container, does not expose them."""
     try:
         zones = sorted(zone for zone in _POWERCAP.iterdir() if _ZONE.fullmatch(zone.name))
     except FileNotFoundError:
@@ -101,7 +103,7 @@ def _packages() -> tuple[_Package, ...]:
         try:
             name = (zone / "name").read_text().strip()
         except FileNotFoundError:
-            # A container may hide what the link leads to.
+            # A container may hide the target of the link.
             continue
         if _PACKAGE.fullmatch(name):
             found.append(_Package(zone / "energy_uj", _number(zone / "max_energy_range_uj")))

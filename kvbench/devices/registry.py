@@ -1,4 +1,4 @@
-"""The backends of all kinds of device, found by the names that their entries give."""
+"""The backends of all kinds of device, resolved from the names in their entries."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ def backends() -> tuple[Backend, ...]:
 
 
 def backend_of(device: torch.device | str) -> Backend:
-    """Return what talks to a device of this kind."""
+    """Return the backend for this kind of device."""
     return _load(kind_of(str(device)).backend)
 
 
 def present_devices() -> tuple[str, ...]:
-    """Return `cpu`, then `cuda`, `cuda:1`, ... as far as there are any."""
+    """Return the present devices: `cpu`, then `cuda`, `cuda:1`, ..."""
     return tuple(name for backend in backends() for name in backend.present())
 
 
 def describe_device(name: str) -> Device:
-    """Return the hardware behind the name of a device that is present."""
+    """Return the hardware behind the name of a present device."""
     return backend_of(name).describe(name)
 
 
 def make_meter(device: torch.device) -> Meter:
-    """Return what reads a device around a run."""
+    """Return a meter for a device."""
     return backend_of(device).meter(device)
 
 
 def release_memory() -> None:
-    """Collect garbage and give back what allocators keep, on every device.
+    """Collect garbage and release unused allocator memory, on every device.
 
     Raises:
-        RuntimeError: a device has reported a fault and takes nothing more.
+        RuntimeError: a device has reported a fault and is unusable.
     """
     for backend in backends():
         backend.release()

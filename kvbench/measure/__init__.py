@@ -1,1 +1,1 @@
-"""One case on one device becomes a sample: clock, memory, NVML, the stopping rule."""
+"""Turn one case on one device into a sample: clock, memory, NVML, the stopping rule."""

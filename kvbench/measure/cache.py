@@ -1,4 +1,4 @@
-"""The cache object after a run: its exact size and what it is made of."""
+"""Read the cache object after a run: its exact size and its parts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = [
 
 
 def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
-    """All tensors of keys, values and states in a cache object, each once.
+    """Return all tensors of keys, values and states in a cache object, each once.
 
-    Book-keeping scalars, such as a window's size kept as a tensor, are left out.
+    Bookkeeping scalars, such as a window's size kept as a tensor, are left out.
     """
     seen: set[int] = set()
-    # Only the library's own objects are walked into, so that a reference to the model or to its
-    # configuration does not count as cache.
+    # Only walk into the library's own objects: a reference to the model or to its configuration
+    # must not count as cache.
     queue = [cache]
     while queue:
         item = queue.pop()
@@ -49,7 +49,7 @@ def cache_tensors(cache: Any) -> Iterator[torch.Tensor]:
 
 
 def _parts(tensor: Any) -> list[torch.Tensor]:
-    """The tensors that hold the bytes of a packed one, which has the shape of what it means."""
+    """Return the tensors that hold the bytes of a packed tensor, whose shape is the logical one."""
     if not is_traceable_wrapper_subclass(tensor):
         return []
     names, _ = tensor.__tensor_flatten__()
@@ -62,9 +62,9 @@ def _belongs_to_cache(item: Any) -> bool:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Exact bytes of the tensors in a cache object; 0 for None.
+    """Return the exact bytes of the tensors in a cache object; 0 for None.
 
-    A cache that has more than a step attends to says itself what that is.
+    A cache that holds more than a step attends to reports the attended bytes itself.
     """
     said: int | None = getattr(cache, "kv_cache_bytes", None)
     if said is not None:
@@ -75,7 +75,7 @@ def cache_bytes(cache: Any) -> int:
 def allocated_bytes(cache: Any, *, on_host: bool = False) -> int:
     """Return the bytes of the storages behind a cache's tensors, each once; 0 for None.
 
-    Files are no memory and are left out; see `disk_bytes`.
+    Files are not memory and are left out; see `disk_bytes`.
 
     Args:
         cache: the cache object.
@@ -91,7 +91,7 @@ def allocated_bytes(cache: Any, *, on_host: bool = False) -> int:
 
 
 def disk_bytes(cache: Any) -> int | None:
-    """Return the bytes of the files behind a cache's tensors; None for one that has no files."""
+    """Return the bytes of the files behind a cache's tensors; None if the cache has no files."""
     if not any(hasattr(layer, "on_disk") for layer in getattr(cache, "layers", ())):
         return None
     storages = {
@@ -108,12 +108,12 @@ def _on_disk(cache: Any) -> list[torch.Tensor]:
 
 
 def cache_class(cache: Any) -> str | None:
-    """The class that was really used, None without a cache."""
+    """Return the cache class that was actually used; None without a cache."""
     return None if cache is None else type(cache).__name__
 
 
 def cache_layers(cache: Any) -> str | None:
-    """The layer classes with counts, such as `DynamicLayer x12`; None without a cache."""
+    """Return the layer classes with counts, such as `DynamicLayer x12`; None without a cache."""
     if cache is None:
         return None
     names = ("self_attention_cache", "cross_attention_cache")

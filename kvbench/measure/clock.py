@@ -1,4 +1,4 @@
-"""The clock: when each new token reached the host, read inside the timed run itself."""
+"""The clock: record when each new token reaches the host, within the timed run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["TokenClock"]
 
 
 class TokenClock(BaseStreamer):
-    """A streamer that notes the time of each new token.
+    """A streamer that records the time of each new token.
 
-    `generate` hands over the prompt first and then each step's tokens, after copying them to the
-    host: that copy waits for the device, so the stamp marks completion without a synchronisation
-    of its own. The cost is about 3 us a token (docs/measuring.md).
+    `generate` passes the prompt first and then each step's tokens, after copying them to the host.
+    That copy waits for the device, so the stamp marks completion without further synchronization.
+    The cost is about 3 us per token (docs/measuring.md).
 
     Args:
-        on_first: called once, after the first new token was stamped.
-        processor_s: reads the processor time of this process, where that is what does the work; it
-            is noted at each stamp. The cost is another 1 to 2 us a token.
+        on_first: called once, after the first new token is stamped.
+        processor_s: reads the processor time of this process, if it does the work itself; recorded
+            at each stamp. The cost is another 1 to 2 us per token.
 
     Attributes:
-        started: reading of `perf_counter` at the start of the run, which `generate` notes here: the
-            stamps of a generation that fails are worth something, too.
+        started: reading of `perf_counter` at the start of the run, recorded here by `generate`: the
+            stamps of a failed generation are useful too.
         ticks: readings of `perf_counter` at the prompt, at each new token, and at the end.
         used: readings of `processor_s` at the same moments.
     """
@@ -44,7 +44,7 @@ class TokenClock(BaseStreamer):
         self._saw_prompt = False
 
     def put(self, value: Any) -> None:
-        """Called by `generate` with the prompt's ids, then with `[batch]` new ids a step."""
+        """Receive the prompt's ids from `generate`, then `[batch]` new ids per step."""
         now = self._tick()
         if self._saw_prompt:
             self._stamps.append(now)
@@ -53,9 +53,9 @@ class TokenClock(BaseStreamer):
         self._saw_prompt = True
 
     def note(self, stamps: Sequence[float]) -> None:
-        """Take the stamps of all new tokens at once, from a driver that has made its own.
+        """Record the stamps of all new tokens at once, from a driver that made its own.
 
-        What the processor did in between is then not known.
+        The processor time between them is then unknown.
 
         Args:
             stamps: readings of `perf_counter`.
@@ -68,7 +68,7 @@ class TokenClock(BaseStreamer):
         self.ticks.append(time.perf_counter())
 
     def end(self) -> None:
-        """Called by `generate` at the end; the stamps are complete already."""
+        """Do nothing: called by `generate` at the end, when the stamps are complete."""
         self._tick()
 
     def _tick(self) -> float:
@@ -80,9 +80,9 @@ class TokenClock(BaseStreamer):
 
     @property
     def tokens(self) -> int:
-        """New tokens stamped so far."""
+        """The number of new tokens stamped so far."""
         return len(self._stamps)
 
     def times(self, start: float) -> tuple[float, ...]:
-        """Seconds from `start` (a `perf_counter` reading) to each new token."""
+        """Return the seconds from `start` (a `perf_counter` reading) to each new token."""
         return tuple(stamp - start for stamp in self._stamps)

@@ -1,4 +1,4 @@
-"""Compilations while a block runs: how many, and how long they took."""
+"""Count the compilations in a block, and the time that they take."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Compiled", "counting_compilations"]
 
 @dataclass
 class Compiled:
-    """What was compiled: frames that torch compiled, and seconds of all compiling.
+    """What was compiled: the frames that torch compiled, and the seconds of all compilation.
 
-    CUDA graphs that are recorded after compiling count as seconds, not as compilations.
+    CUDA graphs recorded after compilation count as seconds, not as compilations.
     """
 
     count: int = 0
@@ -23,11 +23,11 @@ class Compiled:
     _starts: list[float] = field(default_factory=list, repr=False)
 
     def begin(self, _args: Any) -> None:
-        """Note that a compilation begins; one inside another is part of it."""
+        """Record the start of a compilation; a nested one is part of it."""
         self._starts.append(time.perf_counter())
 
     def end(self, args: Any) -> None:
-        """Note that a compilation ends."""
+        """Record the end of a compilation."""
         start = self._starts.pop()
         if getattr(args.callback_trigger, "name", "") == "DYNAMO":
             self.count += 1
@@ -37,9 +37,9 @@ class Compiled:
 
 @contextlib.contextmanager
 def counting_compilations(wanted: bool) -> Iterator[Compiled]:
-    """Count what torch compiles while the block runs, if that is wanted.
+    """Count what torch compiles while the block runs, if requested.
 
-    Not always: importing torch's compiler takes seconds, and most runs compile nothing.
+    Not always on: importing torch's compiler takes seconds, and most runs compile nothing.
     """
     compiled = Compiled()
     if not wanted:

@@ -1,4 +1,4 @@
-"""FLOPs of each step of a generation, counted by torch as they are done."""
+"""Count the FLOPs of each step of a generation with torch's counter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def count_flops(
 ) -> list[int] | None:
     """Generate once more, with eager attention, and count the FLOPs of each forward.
 
-    Torch's counter knows products of matrices, and not every kernel that does several at once:
-    attention and experts are put into their plain form meanwhile.
+    Torch's counter knows matrix products, but not every fused kernel, so attention and experts run
+    in their plain form.
 
-    Returns:
-        A number per step, an encoder's with the first; None if the model has no such form.
+    Returns: One number per step, with the encoder's in the first; None if the model has no plain
+        form.
     """
     with _plain(loaded.model) as is_plain:
         return _count(loaded, inputs, arm, new_tokens) if is_plain else None
@@ -45,7 +45,7 @@ def _count(loaded: LoadedModel, inputs: Inputs, arm: CacheStrategy, new_tokens: 
 
 @contextlib.contextmanager
 def _plain(model: Any) -> Iterator[bool]:
-    """Attention and experts as products of matrices, and whether that could be had."""
+    """Switch attention and experts to plain matrix products, and yield whether that worked."""
     config = model.config
     attention = config._attn_implementation
     experts = getattr(config, "_experts_implementation", None)

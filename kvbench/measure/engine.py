@@ -1,4 +1,4 @@
-"""What measures, inside a worker: opens a model, runs jobs on it, returns plain data."""
+"""The engine inside a worker: open a model, run jobs on it, return plain data."""
 
 from __future__ import annotations
 
@@ -64,18 +64,19 @@ _log = logging.getLogger(__name__)
 
 
 class LocalEngine:
-    """Measures in this process. One model is open at a time.
+    """Measure in this process. One model is open at a time.
 
-    It quietens Transformers' log and progress bars, which would run through the sweep's own.
+    It silences Transformers' log and progress bars, which would mix with the sweep's own.
 
     Args:
-        seed: of random weights and prompt ids.
+        seed: seed of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
-        on_stage: told how far a sample has come, so that whoever watches knows where it was lost.
+        on_stage: called with each stage of a sample, to report the stage at which a process was
+            lost.
 
     Attributes:
-        healthy: False once a device has reported a fault of its own: a CUDA context does not
-            recover, and whatever is run in this process next fails as well.
+        healthy: False once a device has reported a fault: a CUDA context does not recover, and
+            everything that runs later in this process fails too.
     """
 
     def __init__(
@@ -93,16 +94,16 @@ class LocalEngine:
         _quieten()
 
     def environment(self) -> Environment:
-        """The machine and the software of this process."""
+        """Return the machine and the software of this process."""
         return read_environment()
 
     def probe(self, device: str) -> Rates:
-        """Measure the rates of a device that is present. Closes the open model."""
+        """Measure the rates of a present device. Closes the open model."""
         self.close()
         return probe_device(device)
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
-        """Read the cache of a config.json off a model without data.
+        """Read the cache of a config.json from a model without data.
 
         Raises:
             UserError: Transformers cannot build it, or its cache cannot be read.
@@ -110,13 +111,13 @@ class LocalEngine:
         return read_shapes(config)
 
     def check(self, groups: Iterable[Group]) -> None:
-        """Refuse, before anything is measured, what cannot be measured at all.
+        """Refuse what cannot be measured at all, before anything is measured.
 
         Raises:
-            UserError: a model cannot be had or does not generate, its weights do not fit, the
+            UserError: a model is unavailable or does not generate, its weights do not fit, the
                 device lacks the dtype, or a prompt cannot be encoded or is too long.
         """
-        # Groups may differ in device and dtype alone: each model is looked up and counted once.
+        # Groups may differ only in device and dtype: look up and count each model once.
         known: dict[ModelSource, _Known] = {}
         for group in groups:
             _check_dtype(group.model)
@@ -126,18 +127,18 @@ class LocalEngine:
             if source not in known:
                 known[source] = self._look_at(source)
             parameters, limit, quantized = known[source]
-            # How large quantized weights are depends on the method; random ones are not quantized.
+            # The size of quantized weights depends on the method; random ones are not quantized.
             if parameters is not None and not (quantized and group.model.weights == "pretrained"):
                 _check_fits(group.model, parameters)
             for prompt in dict.fromkeys(case.prompt for case in group.cases):
                 check_prompt(source, prompt, limit, self._trust_remote_code)
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
-        """Load a model. What goes wrong is told, not raised: it costs this model's cases only."""
+        """Load a model. Return an error instead of raising: it affects only this model's cases."""
         self.close()
         opened = self._load(key)
         if isinstance(opened, LoadFailed):
-            # Only now: while it was handled, the exception held what was loaded so far.
+            # Only now: until it was handled, the exception kept the loaded parts alive.
             if self.healthy:
                 release_memory()
             return opened
@@ -154,7 +155,7 @@ class LocalEngine:
         )
 
     def run(self, job: Job) -> JobResult:
-        """Carry out a job. A failure is a result too."""
+        """Run a job. A failure is a result too."""
         result = self._generate(job)
         if result.status != "ok" and self.healthy:
             release_memory()
@@ -167,10 +168,10 @@ class LocalEngine:
         generations: int = 6,
         reach: Case | None = None,
     ) -> tuple[Check, ...]:
-        """Whether the open model does the same work with a cache strategy as without.
+        """Return the checks of a cache strategy on the open model.
 
-        There is nothing to check where the strategy cannot run: its rows will say why. `reach` is
-        a case at whose length and batch it is checked as well.
+        Empty if the strategy cannot run: its rows say why. `reach` is a case whose length and batch
+        size are checked as well.
         """
         if self.unmet(cache) is not None:
             return ()
@@ -184,13 +185,13 @@ class LocalEngine:
         )
 
     def unmet(self, cache: str) -> str | None:
-        """Why a cache strategy cannot run on the open model, None if it can."""
+        """Return why a cache strategy cannot run on the open model; None if it can."""
         return strategy(cache).unmet(situation_of(self._model.loaded))
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
-        """Whether rounding explains that a case's tokens are not those without a cache.
+        """Check whether rounding explains that a case's tokens differ from those without a cache.
 
-        Nothing where the case cannot be generated: its samples say why.
+        Empty if the case cannot be generated: its samples say why.
         """
         work = self._work(case)
         return () if work is None else (verify_output(work, case.cache, case.id),)
@@ -199,14 +200,14 @@ class LocalEngine:
         try:
             inputs = self._model.encoder.encode(case.prompt, case.batch_size)
         except UserError:
-            # A prompt that the model cannot be given: the rows of its samples say so.
+            # The model cannot take this prompt: the rows of its samples say so.
             return None
         return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
 
     def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
-        """Return what a cache strategy does to the output of the open model.
+        """Return how a cache strategy changes the output of the open model.
 
-        What goes wrong is the reason in the row, and is not raised: a pass goes on without it.
+        An error is not raised: it becomes the reason in the row, and the pass continues.
         """
         model = self._model
         try:
@@ -222,17 +223,17 @@ class LocalEngine:
         except UserError as error:
             reason = str(error)
         except Exception as error:
-            # Whatever a model raises with this cache; its own samples say the same.
+            # Whatever a model raises with this cache; its own samples report the same.
             reason = self._classify(error).error
         if self.healthy:
             release_memory()
         return quality_of(model.loaded.key, cache, text, reason=reason)
 
     def inspect(self, case: Case, layer: int) -> Inspection:
-        """Both arms of a case on the open model, step by step; nothing is timed.
+        """Inspect a case on the open model, with and without a cache; nothing is timed.
 
         Raises:
-            UserError: there is no such layer, the prompt does not fit, or the model fails.
+            UserError: the layer does not exist, the prompt does not fit, or the model fails.
         """
         model = self._model
         try:
@@ -242,14 +243,14 @@ class LocalEngine:
         except UserError:
             raise
         except Exception as error:
-            # Whatever a model raises: a person who looks at it is told what it was.
+            # Report whatever the model raises: the user asked to look at this model.
             said = self._classify(error).error
             raise UserError(
                 f"{case.model} cannot be inspected: {said}", kind="inspection_failed"
             ) from error
 
     def close(self) -> None:
-        """Free the open model and its memory."""
+        """Close the open model and free its memory."""
         if self._open is not None:
             meter, self._open = self._open.meter, None
             gc.collect()
@@ -257,7 +258,7 @@ class LocalEngine:
 
     def _look_at(self, source: ModelSource) -> _Known:
         config = load_config(source, self._trust_remote_code)
-        # Before a model is made of it, which may fill in what the configuration leaves out.
+        # Before a model is built from it, which may fill in missing values.
         limit = position_limit(config)
         if source.gguf_file is not None:
             return _Known(None, limit, quantized=True)
@@ -268,7 +269,7 @@ class LocalEngine:
         except UserError:
             raise
         except Exception:
-            # A fault in the model's own code: loading it meets the same one, and its rows say so.
+            # A fault in the model's own code: loading hits the same one, and its rows report it.
             _log.debug("%s cannot be counted", source.name, exc_info=True)
         return _Known(parameters, limit, quantization_of(config) is not None)
 
@@ -278,7 +279,7 @@ class LocalEngine:
             encoder = Encoder(loaded, self._seed, self._trust_remote_code)
             return _OpenModel(loaded, encoder, make_meter(loaded.device))
         except Exception as error:
-            # A model may fail in its own code or in the device's; the rows of its cases say how.
+            # A model may fail in its own code or in the device's; the rows of its cases report how.
             return LoadFailed(key, *self._classify(error))
 
     def _generate(self, job: Job) -> JobResult:
@@ -298,8 +299,8 @@ class LocalEngine:
             self._on_stage(stage)
             observed = model.run(task, inputs, clock)
         except Exception as error:
-            # Whatever a model raises is this job's failure, and its rows say what it was; the
-            # sweep goes on. Interrupts are not Exceptions and pass through.
+            # Whatever a model raises is this job's failure, which its rows report; the sweep goes
+            # on. Interrupts are not Exceptions and pass through.
             failure = self._classify(error)
             stage = "decode" if clock.tokens else stage
             fields |= {"error": failure.error, "oom_bytes": failure.oom_bytes, "stage": stage}
@@ -331,7 +332,7 @@ class LocalEngine:
 
 
 class _Known(NamedTuple):
-    """A model that generates: parameters, if they can be counted, positions, quantized or not."""
+    """A model that generates: parameters if they can be counted, positions, quantized or not."""
 
     parameters: int | None
     limit: PositionLimit
@@ -339,7 +340,7 @@ class _Known(NamedTuple):
 
 
 class _Observed(NamedTuple):
-    """A generation that ended, and what was seen around it; `compiled` where code may be."""
+    """A finished generation and the readings around it; `compiled` if it may run compiled code."""
 
     generation: Generation
     readings: Readings
@@ -352,11 +353,11 @@ class _OpenModel:
     loaded: LoadedModel
     encoder: Encoder
     meter: Meter
-    # The text and the size that the model was last read with, and what it said without a cache.
+    # The text and the size used last with this model, and the output without a cache.
     quality: tuple[tuple[Text, QualitySize], QualityPass] | None = None
 
     def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> _Observed:
-        """Generate, with the readings of the meter around it."""
+        """Generate, with the meter's readings around it."""
         entry = strategy(task.case.cache)
         self.meter.start(task.phase)
         slept = suspended_s()
@@ -373,9 +374,9 @@ class _OpenModel:
         except BaseException:
             self.meter.cancel()
             raise
-        # Before the generation, and with it the cache, can be freed.
+        # Read before the generation, and with it the cache, can be freed.
         readings = self.meter.finish()
-        # A compiler may work in processes of its own, while this one waits.
+        # A compiler may work in processes of its own while this one waits.
         stood_still = not compiled.count and paused(clock.ticks, clock.used)
         return _Observed(
             generation,
@@ -393,30 +394,30 @@ class _OpenModel:
             return None
 
     def check_cache(self, cache: str) -> None:
-        """Refuse a cache strategy that this device or this model cannot run.
+        """Refuse a cache strategy that this device or model cannot run.
 
         Raises:
-            UserError: says what is missing.
+            UserError: the strategy cannot run; the message says what is missing.
         """
         reason = strategy(cache).unmet(situation_of(self.loaded))
         if reason is not None:
             raise UserError(reason, kind="cache_unmet", cache=cache)
 
     def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
-        """A flag for rotary positions past the trained ones.
+        """Return a flag for rotary positions past the trained ones.
 
         Raises:
             UserError: the model has a table of positions and the case runs over its end.
         """
         limit = position_limit(self.loaded.config)
-        # check() refuses this too; past a table CUDA would lose its context.
+        # check() refuses this too; past a table, CUDA would lose its context.
         if limit.prompt is not None and inputs.tokens > limit.prompt:
             raise UserError(
                 f"{inputs.tokens} prompt tokens need as many positions; {case.model} has "
                 f"{limit.prompt}.",
                 kind="too_many_positions",
             )
-        # The last token that comes out is never fed back.
+        # The last generated token is never fed back.
         decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
         needed = decoder_prompt + case.max_new_tokens - 1
         if limit.positions is None:
@@ -437,7 +438,7 @@ class _OpenModel:
         fields: dict[str, Any],
         observed: _Observed,
     ) -> JobResult:
-        """The result of a generation that ended: a failure if it has not its number of tokens."""
+        """Return the result of a finished generation: a failure if tokens are missing or extra."""
         generation = observed.generation
         times = generation.token_times
         fields = (
@@ -484,7 +485,7 @@ class _OpenModel:
         flags += trust_flags(observed.readings)
         if case.attention not in (AUTO, self.loaded.attention):
             flags.append(f"attention_is_{self.loaded.attention}")
-        # Some models hand out a cache object that they never fill.
+        # Some models return a cache object that they never fill.
         signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
         if signs != {strategy(case.cache).use_cache}:
             flags.append("cache_not_as_asked")

@@ -1,4 +1,4 @@
-"""Look at the machine: processors, devices, drivers, versions, and what is missing and why."""
+"""Read the machine: processors, devices, drivers, versions, and what is missing and why."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _PACKAGES = (
     "optimum-quanto",
     "hqq",
 )
-"""Packages that can move a number or a strategy, or that read one."""
+"""Packages that can affect a number or a strategy, or that read one."""
 
 
 def read_environment() -> Environment:
-    """The environment of this process now."""
-    # What an accelerator lacks is named first.
+    """Return the current environment of this process."""
+    # List first what an accelerator lacks.
     kinds = reversed(tuple(KINDS))
     by_kind = {kind: backend_of(kind).survey() for kind in kinds}
     surveys = tuple(by_kind.values())
@@ -69,12 +69,12 @@ def read_environment() -> Environment:
 
 
 def _first(values: Iterable[str | None]) -> str | None:
-    """The one value that a kind of device gave."""
+    """Return the one value that some kind of device reported."""
     return next((value for value in values if value is not None), None)
 
 
 def _known_rates(devices: tuple[Device, ...], missing: list[str]) -> tuple[Rates, ...]:
-    """What was probed of these devices before; a store that is damaged is only missing."""
+    """Return the stored rates of these devices; a damaged store only counts as missing."""
     try:
         stored = read_rates()
     except UserError as error:
@@ -94,12 +94,12 @@ def _known_rates(devices: tuple[Device, ...], missing: list[str]) -> tuple[Rates
 
 
 def _versions() -> dict[str, str]:
-    # From the code itself: it may run from its repository, without being installed.
+    # Read from the code itself: it may run from its repository, without being installed.
     return {"kvbench": __version__} | installed(dict.fromkeys((*_PACKAGES, *PACKAGES)))
 
 
 def _usable_cpus() -> int:
-    """Processors that this process may run on: fewer than there are under taskset or cpusets."""
+    """Return the number of usable processors, which is lower under taskset or cpusets."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What an exception means for a sample: a status, one line, and the bytes that were missing."""
+"""Turn an exception into a sample's status, one line, and the bytes that were missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Failure", "classify"]
 
 
 class Failure(NamedTuple):
-    """Why there is no sample; `oom_bytes` is the allocation that failed, where it is known."""
+    """Why a sample failed; `oom_bytes` is the failed allocation, if known."""
 
     status: Status
     error: str
@@ -20,7 +20,7 @@ class Failure(NamedTuple):
 
 
 def classify(error: BaseException) -> Failure:
-    """The status of the sample that raised `error`, and the error in one line."""
+    """Return the status of the sample that raised `error`, and the error in one line."""
     text = " ".join(str(error).split())
     if len(text) > 500:
         text = text[:497] + "..."

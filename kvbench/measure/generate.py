@@ -1,4 +1,4 @@
-"""One generation: exactly so many greedy tokens, one cache strategy, a synchronised clock."""
+"""One generation: an exact number of greedy tokens, one cache strategy, a synchronized clock."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ __all__ = ["Generation", "driver_of", "generate", "generate_options"]
 
 @dataclass(frozen=True)
 class Generation:
-    """What came out of one run.
+    """The output of one run.
 
     Attributes:
-        total_s: seconds of `generate`, the device synchronised on both sides.
+        total_s: seconds of `generate`, with the device synchronized on both sides.
         token_times: seconds from the start to each new token.
         new_ids: the new token ids, `[batch, new tokens]`.
-        cache: the cache object, None without one.
-        state: what else the model keeps from step to step, on its modules; nothing without a cache.
+        cache: the cache object; None without one.
+        state: other state that the model keeps between steps, on its modules; empty without a
+            cache.
     """
 
     total_s: float
@@ -42,16 +43,16 @@ class Generation:
 
     @property
     def new_tokens(self) -> int:
-        """New tokens per sequence."""
+        """The number of new tokens per sequence."""
         return self.new_ids.shape[1]
 
     @property
     def output_sha256(self) -> str:
-        """First sixteen digits of the hash of the new ids, row by row, 64-bit little-endian."""
+        """The first sixteen digits of the hash of the new ids, row by row, 64-bit little-endian."""
         return self.prefix_sha256(self.new_tokens)
 
     def prefix_sha256(self, tokens: int) -> str:
-        """Return the same of the first `tokens` of each row: the hash of a shorter generation."""
+        """Return the same for the first `tokens` of each row: the hash of a shorter generation."""
         ids = self.new_ids[:, :tokens].to("cpu", torch.int64).contiguous().numpy().astype("<i8")
         return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
 
@@ -67,16 +68,16 @@ def generate(
 ) -> Generation:
     """Generate exactly `new_tokens` tokens per sequence and time it.
 
-    The work is the same for every strategy: greedy, no end of sequence, none of the checkpoint's
-    sampling settings.
+    The work is the same for every strategy: greedy, no end-of-sequence stop, none of the
+    checkpoint's sampling settings.
 
     Args:
         loaded: the model.
         inputs: prompt ids and mask, `[batch, prompt tokens]`.
-        strategy: how keys and values are kept.
+        strategy: the cache strategy.
         new_tokens: tokens to generate per sequence.
-        clock: stamps each token; None leaves the stamps out (to measure what they cost).
-        synchronise: waits until the device has done all it was given.
+        clock: stamps each token; None disables the stamps (to measure their cost).
+        synchronise: waits until the device has finished all queued work.
     """
     with contextlib.closing(driver_of(loaded, strategy, inputs, new_tokens)) as driver:
         watch = ModuleWatch(loaded.model) if strategy.use_cache else None
@@ -100,9 +101,9 @@ def generate(
 def driver_of(
     loaded: LoadedModel, strategy: CacheStrategy, inputs: Inputs, new_tokens: int
 ) -> Driver:
-    """Return what carries out a generation, prepared: here only it is decided who drives.
+    """Return a prepared driver of the generation; the choice of driver is made only here.
 
-    The cache object is made anew. Close the driver afterwards.
+    The cache object is new. Close the driver afterwards.
     """
     made = make_cache(strategy, Call(loaded, inputs, new_tokens))
     if not isinstance(made, dict):
@@ -126,14 +127,14 @@ class _ThroughGenerate:
         along: torch.Tensor | None = None,
         look: Look | None = None,
     ) -> Driven:
-        """Generate, as `Driver.run` says."""
+        """Generate, as described in `Driver.run`."""
         options = dict(self._options)
         if along is not None:
             first = 1 if self._loaded.is_encoder_decoder else self._inputs.tokens
             options["logits_processor"] = LogitsProcessorList([_Leader(along, first)])
         if keep_logits:
             options["output_logits"] = True
-        # PreTrainedModel gets the method from a mixin that its type does not tell of.
+        # PreTrainedModel gets the method from a mixin that its type does not declare.
         run: Callable[..., Any] = self._loaded.model.generate  # type: ignore[assignment]
         with _showing(self._loaded.model, look):
             output = run(
@@ -142,18 +143,18 @@ class _ThroughGenerate:
                 streamer=clock,
                 **options,
             )
-        # A tuple of [batch, vocabulary], a step each.
+        # A tuple of [batch, vocabulary], one per step.
         logits = torch.stack([step.cpu() for step in output.logits], dim=1) if keep_logits else None
         return Driven(output.sequences, output.past_key_values, logits)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to put away."""
+        """Do nothing: there is nothing to clean up."""
 
 
 class _Leader(LogitsProcessor):
-    """Leaves one token to choose at each step.
+    """Force the given token at each step.
 
-    It returns new scores: changed in place they would change the raw logits too.
+    It returns new scores: changing them in place would also change the raw logits.
     """
 
     def __init__(self, new_ids: torch.Tensor, first: int) -> None:
@@ -169,7 +170,7 @@ class _Leader(LogitsProcessor):
 
 @contextlib.contextmanager
 def _showing(model: torch.nn.Module, look: Look | None) -> Iterator[None]:
-    """Show the last logits of each forward while the block runs, where someone wants to look."""
+    """Pass the last logits of each forward to a callback, if given, while the block runs."""
     if look is None:
         yield
         return
@@ -187,19 +188,19 @@ def _showing(model: torch.nn.Module, look: Look | None) -> Iterator[None]:
 def generate_options(
     loaded: LoadedModel, strategy: CacheStrategy, new_tokens: int
 ) -> dict[str, Any]:
-    """Return the keyword arguments of `generate` that make it the same work for every strategy.
+    """Return the keyword arguments of `generate` that fix the work for every strategy.
 
-    What makes the strategy's cache comes on top of them.
+    The arguments that make the strategy's cache are added to them.
     """
     options: dict[str, Any] = {
         "max_new_tokens": new_tokens,
         "do_sample": False,
         "num_beams": 1,
         "use_cache": strategy.use_cache,
-        # As a keyword None stays None; inside a GenerationConfig it is filled from the model again
+        # As a keyword None stays None; inside a GenerationConfig it is filled from the model again,
         # and the run stops early.
         "eos_token_id": None,
-        # Never used, since nothing ends early; without one there is a warning for each run.
+        # Never used, since nothing ends early; without one every run prints a warning.
         "pad_token_id": 0,
         "return_dict_in_generate": True,
     }
@@ -209,10 +210,10 @@ def generate_options(
 
 
 def _decoder_start(loaded: LoadedModel) -> int:
-    """The token that a decoder starts from, found as Transformers finds it.
+    """Return the token that a decoder starts from, chosen as Transformers does.
 
     Source: `_prepare_special_tokens` in Transformers' generation/utils.py. T5Gemma names no start
-    token and masks the padding token, so that it must not be taken before the last resort.
+    token and masks the padding token, so the padding token is only the last resort.
     """
     sources = (
         getattr(loaded.model, "generation_config", None),

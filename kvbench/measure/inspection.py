@@ -1,4 +1,4 @@
-"""A generation with a cache and without, looked at step by step; see `kvbench inspect`."""
+"""Inspect a generation with and without a cache, step by step; see `kvbench inspect`."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Decode = Callable[[Sequence[int]], tuple[str, ...] | None]
 def inspect(
     loaded: LoadedModel, inputs: Inputs, case: Case, layer: int, decode: Decode
 ) -> Inspection:
-    """Generate what a sweep would time, without the cache and with it, and look at each step.
+    """Run a sweep's generation with and without the cache, and record each step.
 
-    A second generation of each arm counts FLOPs: with eager attention, since torch's counter does
-    not see into all others.
+    A second generation of each strategy counts FLOPs with eager attention, since torch's counter
+    cannot see into all other implementations.
 
     Args:
         loaded: the model.
         inputs: prompt ids and mask, `[batch, prompt tokens]`.
         case: the cache strategy and the number of new tokens.
-        layer: whose queries, keys and values are shown, from 0.
-        decode: new token ids to their texts.
+        layer: the layer whose queries, keys and values are shown, from 0.
+        decode: returns the texts of new token ids.
 
     Raises:
         UserError: the model has no such layer.
@@ -75,7 +75,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class _Work:
-    """What both arms have in common."""
+    """What both generations share."""
 
     loaded: LoadedModel
     inputs: Inputs
@@ -85,15 +85,15 @@ class _Work:
 
 
 def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, ...]]:
-    """One arm, what was seen of it, and what could not be counted."""
+    """Return one generation with its observations, and what could not be counted."""
     what = (work.loaded, work.inputs, strategy, work.new_tokens)
     with watching(work.loaded.model, work.layer) as watch:
         generation = generate(*what, clock=None, synchronise=lambda: None)
     if len(watch.steps) != work.new_tokens:
         raise RuntimeError(f"{len(watch.steps)} forwards made {work.new_tokens} new tokens")
-    # A row per step.
+    # One row per step.
     tokens = list(zip(*generation.new_ids.tolist(), strict=True))
-    # In another form the model may need more memory than it has.
+    # The plain form may need more memory than the model has.
     counted = attempt(lambda: count_flops(*what))
     doubt: tuple[str, ...] = ()
     if isinstance(counted, Outcome):
@@ -113,7 +113,7 @@ def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, .
 
 
 def _shapes(seen: Seen, use_cache: bool) -> dict[str, Any]:
-    # Without a cache there is nothing to meet but what this forward has made.
+    # Without a cache there is nothing to attend to except this forward's own output.
     made = seen.handed if use_cache else seen.attended
     return {
         "input_ids": seen.input_ids,
@@ -128,7 +128,7 @@ def _shapes(seen: Seen, use_cache: bool) -> dict[str, Any]:
 
 
 def _alike(cache: CacheShape | None) -> tuple[CacheLayers, ...]:
-    """The layers of a cache, those of the same shapes together; those that keep nothing not."""
+    """Return the layers of a cache grouped by shape, without those that keep nothing."""
     if cache is None:
         return ()
     kinds = Counter(
@@ -144,12 +144,12 @@ def _alike(cache: CacheShape | None) -> tuple[CacheLayers, ...]:
 
 
 def _difference(off: Watch, cached: Watch) -> float | None:
-    """The largest difference of the last keys and values, over the root of their mean square."""
+    """Return the largest difference of the last keys and values, relative to their RMS."""
     if off.last is None or cached.last is None:
         return None
     worst = 0.0
     for full, kept in zip(off.last, cached.last, strict=True):
-        # A layer with a window shows the last positions only.
+        # A layer with a window shows only the last positions.
         positions = kept.shape[-2]
         if positions > full.shape[-2]:
             return None
@@ -164,7 +164,7 @@ def _difference(off: Watch, cached: Watch) -> float | None:
 def _theory(
     loaded: LoadedModel, inputs: Inputs, arm: CacheStrategy, new_tokens: int
 ) -> list[int] | None:
-    """FLOPs of each step from the configuration; None where it cannot be read."""
+    """Return the FLOPs of each step from the configuration; None if theory cannot read it."""
     try:
         known = Architecture.from_config(loaded.config.to_dict())
         batch = inputs.input_ids.shape[0]
@@ -176,7 +176,7 @@ def _theory(
 
 
 def _notes(loaded: LoadedModel, layer: int, cached: Watch) -> Iterator[str]:
-    """What a reader of the shapes should know, a sentence each."""
+    """Return notes on the shapes, one sentence each."""
     if loaded.is_encoder_decoder:
         yield (
             "The encoder reads the prompt once, in step 1; what is shown is the decoder, which "
@@ -209,7 +209,7 @@ def _notes(loaded: LoadedModel, layer: int, cached: Watch) -> Iterator[str]:
 
 
 def _latent(layer: int, handed: Sequence[Any], attended: Sequence[Any]) -> Iterator[str]:
-    # Heads and sizes: the number of positions differs in any case.
+    # Compare heads and sizes: the number of positions differs in any case.
     if [one[1::2] for one in handed] != [one[1::2] for one in attended]:
         yield (
             f"Layer {layer} keeps other vectors than the keys and values that its queries meet "

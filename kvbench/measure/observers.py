@@ -1,7 +1,7 @@
-"""Observers: the shapes of real tensors on their way through a model, read while it generates.
+"""Observers: record the shapes of real tensors in a model while it generates.
 
-All hang on places that every family of Transformers shares, so that no family needs code of its
-own: the model's forward, the function that does attention, and the update of the cache.
+They hook into places that every family in Transformers shares, to avoid code per family: the
+model's forward, the attention function, and the cache update.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class Seen:
-    """What one forward has shown; what it has not shown is null.
+    """What one forward showed; what it did not show is null.
 
     Attributes:
         input_ids: `[batch, positions fed]`.
         query: `[batch, heads, positions fed, head_dim]`, in the watched layer.
-        attended: shapes of the keys and values that the query meets.
-        handed: shapes of the keys and values that the cache was handed.
+        attended: shapes of the keys and values that the query attends to.
+        handed: shapes of the keys and values passed to the cache.
         cache: the cache afterwards.
         cache_bytes: its exact bytes.
     """
@@ -47,11 +47,11 @@ class Seen:
 
 @dataclass
 class Watch:
-    """What a generation has shown.
+    """What a generation showed.
 
     Attributes:
         steps: its forwards.
-        last: keys and values themselves that attention saw in the latest forward.
+        last: the keys and values that attention saw in the latest forward.
     """
 
     steps: list[Seen] = field(default_factory=list)
@@ -60,11 +60,11 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
-    """Read each forward of a model while the block runs; nothing of it stays behind.
+    """Observe each forward of a model while the block runs; the hooks are removed afterwards.
 
     Args:
         model: the model.
-        layer: whose queries, keys and values are read.
+        layer: the layer whose queries, keys and values are read.
     """
     watch = Watch()
 
@@ -78,8 +78,8 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
             step.cache, step.cache_bytes = read_shape(cache), cache_bytes(cache)
 
     def attend(module: Any, query: torch.Tensor, *pair: torch.Tensor) -> None:
-        # An encoder has layers of the same numbers, but runs before the first forward; attention to
-        # it comes after self-attention.
+        # An encoder has layers with the same numbers, but runs before the first forward; attention
+        # to it comes after self-attention.
         if not watch.steps or watch.steps[-1].query is not None:
             return
         if getattr(module, "layer_idx", None) == layer:
@@ -101,7 +101,7 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
 
 
 def _fed(options: dict[str, Any]) -> Shape:
-    """The shape of what goes into a forward: the decoder's ids, where there is an encoder."""
+    """Return the shape of a forward's input: the decoder's ids, if there is an encoder."""
     for name in ("decoder_input_ids", "input_ids"):
         if options.get(name) is not None:
             return tuple(options[name].shape)
@@ -114,10 +114,10 @@ def _shapes(keys: torch.Tensor, values: torch.Tensor) -> tuple[Shape, Shape]:
 
 @contextlib.contextmanager
 def _replaced(owner: type, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Put a wrapped method in place of a class's own for a while."""
+    """Replace a method of a class temporarily."""
     original = vars(owner).get(name)
     if original is None:
-        # Another release of Transformers: then there is less to see.
+        # Another release of Transformers: then less is observed.
         yield
         return
     setattr(owner, name, wrap(original))
@@ -128,9 +128,9 @@ def _replaced(owner: type, name: str, wrap: Callable[[Any], Any]) -> Iterator[No
 
 
 def _observed(look: Callable[..., None]) -> Callable[[Any], Any]:
-    """Wraps `AttentionInterface.get_interface`, which each layer asks for its function.
+    """Wrap `AttentionInterface.get_interface`, where each layer looks up its function.
 
-    The function itself, mask and all, stays the one that the model would have had.
+    The function itself, including its mask, stays the model's own.
     """
 
     def wrap(original: Any) -> Any:
@@ -153,7 +153,7 @@ def _observed(look: Callable[..., None]) -> Callable[[Any], Any]:
 
 
 def _observed_update(look: Callable[..., None]) -> Callable[[Any], Any]:
-    """Wraps `Cache.update`, which each layer hands its new keys and values."""
+    """Wrap `Cache.update`, which receives the new keys and values of each layer."""
 
     def wrap(original: Any) -> Any:
         @functools.wraps(original)

@@ -1,4 +1,4 @@
-"""Which versions of packages are installed."""
+"""Look up installed package versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["installed"]
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed, by name."""
+    """Return the versions of the installed ones among these packages, by name."""
     versions = {}
     for package in packages:
         try:

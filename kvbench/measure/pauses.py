@@ -1,4 +1,4 @@
-"""Pauses: whether a generation stood still for a while, read from its own stamps."""
+"""Detect pauses: whether a generation stood still for a while, from its own stamps."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from collections.abc import Sequence
 __all__ = ["LEAST_PAUSE_S", "paused", "suspended_s"]
 
 LEAST_PAUSE_S = 0.25
-"""Shorter gaps are left to the spread of the samples."""
+"""Shorter gaps count as normal spread."""
 
 LEAST_SHARE = 0.1
-"""So much of the whole time a pause is at least: less moves no median."""
+"""The smallest fraction of the total time that counts as a pause: less moves no median."""
 
 GAP_FACTOR = 10
-"""A gap is a pause above this many times the median gap, where nothing better is known."""
+"""A gap above this many times the median gap is a pause, if nothing better is known."""
 
 
 def paused(ticks: Sequence[float], used: Sequence[float] = ()) -> bool:
-    """Return whether a generation stood still: stopped, suspended, or waiting for a disk.
+    """Return whether a generation was stopped, suspended, or waiting for a disk.
 
-    Where the work is done by processors of this process, a gap between two tokens that used less
-    processor time than the rest of the run did is a pause, in the prefill too. Elsewhere one gap
-    far longer than the others is; the first, which is the prefill, then tells nothing.
+    If processors of this process do the work, a pause is a gap between two tokens that used less
+    processor time than the rest of the run, in the prefill too. Otherwise a pause is a gap far
+    longer than the others; the first gap, the prefill, is then ignored.
 
     Args:
         ticks: seconds on the clock at the prompt, at each new token, and at the end.
-        used: processor seconds of this process at the same moments; empty on a device of its own.
+        used: processor seconds of this process at the same moments; empty if a separate device does
+            the work.
     """
     gaps = _steps(ticks)
     if used:
@@ -44,12 +45,12 @@ def paused(ticks: Sequence[float], used: Sequence[float] = ()) -> bool:
 
 
 def _unused(gaps: Sequence[float], used: Sequence[float]) -> float:
-    """The longest time within a gap in which the process did not run as it does otherwise."""
+    """Return the longest time within a gap in which the process did not run at its usual rate."""
     longest = 0.0
     for gap, busy in zip(gaps, used, strict=True):
         rest = sum(gaps) - gap
-        # On a busy machine a process gets less than a whole processor all the time: that is no
-        # pause. Nor is a prefill one that uses fewer threads than the steps after it.
+        # On a busy machine a process constantly gets less than a whole processor: that is not a
+        # pause. Nor is a prefill that uses fewer threads than the steps after it.
         rate = min(1.0, (sum(used) - busy) / rest) if rest > LEAST_PAUSE_S else 1.0
         longest = max(longest, gap - busy / rate if rate > 0 else gap)
     return longest
@@ -60,9 +61,9 @@ def _steps(readings: Sequence[float]) -> list[float]:
 
 
 def suspended_s() -> float:
-    """Return for how long this machine has slept since it started, in seconds (Linux).
+    """Return how many seconds this machine has slept since it started (Linux).
 
-    The clock of a sample stands still meanwhile; the device's temperature and clocks do not.
+    The clock of a sample stops during sleep; the device's temperature and clocks do not.
     """
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     if boot is None:

@@ -1,4 +1,4 @@
-"""Prefixes: what is known of the first tokens of a generation besides their times."""
+"""Prefixes: the facts about the first tokens of a generation besides their times."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["prefixes_of"]
 def prefixes_of(
     generation: Generation | None, clock: TokenClock, lengths: Iterable[int]
 ) -> tuple[Prefix, ...]:
-    """Return what is known of the shorter lengths that a generation passed through.
+    """Return the facts about the shorter lengths that a generation passed through.
 
-    A pause late in a generation is none of a shorter one's, and one that hardly counts in the
-    whole may be most of a short one.
+    A late pause does not belong to a shorter prefix, and a pause that hardly matters for the whole
+    may dominate a short prefix.
 
     Args:
-        generation: None if it failed: its ids are lost then.
-        clock: that stamped it.
-        lengths: new tokens of each; those that were not reached are left out.
+        generation: None if it failed, since its ids are then lost.
+        clock: the clock that stamped it.
+        lengths: new tokens of each; lengths that were not reached are left out.
     """
     return tuple(
         Prefix(
             tokens,
             None if generation is None else generation.prefix_sha256(tokens),
-            # The prompt has the first tick.
+            # The first tick is the prompt's.
             ("paused",) if paused(clock.ticks[: tokens + 1], clock.used[: tokens + 1]) else (),
         )
         for tokens in lengths

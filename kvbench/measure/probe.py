@@ -1,4 +1,4 @@
-"""Measure what a device reads, copies, multiplies and launches per second: the rates of floors."""
+"""Measure what a device reads, copies, multiplies and launches per second: its rates."""
 
 from __future__ import annotations
 
@@ -34,29 +34,31 @@ _FEW = 16
 """Rows of a product that is still limited by bandwidth."""
 
 _LAYERS, _STEPS = (4, 12), 16
-"""Layers of the tiny decoders, and tokens that each makes in a run."""
+"""Layers of the tiny decoders, and tokens that each generates in a run."""
 
 _SLOW = 0.4
-"""A way to read that on a quarter of the matrix is below this share of the best is left there."""
+"""A way to read whose rate on a quarter of the matrix is below this fraction of the best is
+dropped.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much work a probe is. Tests do with less.
+    """How much work a probe does. Tests use less.
 
     Attributes:
-        working_set_bytes: what the reads go over; by default as `working_set_bytes` says.
-        repeats: the fewest timed runs of a figure, or three if they take twice `seconds`. What a
-            probe takes is what its some 15 figures and 50 small products take: about 10 s.
-        seconds: how long a figure is timed at least.
-        warmup_s: how long it runs before: processors and GPUs need a moment to raise their clocks.
+        working_set_bytes: bytes that the reads cover; by default the result of `working_set_bytes`.
+        repeats: the fewest timed runs of a figure, or three if they take twice `seconds`. A probe
+            takes about 10 s in total, for some 15 figures and 50 small products.
+        seconds: the least time to time a figure.
+        warmup_s: time to run before that: processors and GPUs need a moment to raise their clocks.
         smallest: rows and columns of the smallest matrices that are multiplied.
-        product_s: they are doubled until one product takes that long.
-        launches: tiny operations in a row for the overhead.
-        rows: of the products that a decoder is made of.
-        widths: of their matrices.
-        rows_s: how long each of these is timed at least, three runs in any case.
-        longest_s: one that is expected to take longer than this is left out.
+        product_s: sizes are doubled until one product takes this long.
+        launches: tiny operations in a row, for the overhead.
+        rows: rows of the products that a decoder is made of.
+        widths: widths of their matrices.
+        rows_s: the least time to time each of these, with at least three runs.
+        longest_s: a product expected to take longer than this is left out.
     """
 
     working_set_bytes: int | None = None
@@ -73,7 +75,7 @@ class Effort:
 
 
 class _Figure(NamedTuple):
-    """Seconds of one run of an amount of work over `repeats`, and how it was run."""
+    """Seconds per run of some amount of work over `repeats`, and how it was run."""
 
     how: str
     amount: float
@@ -97,17 +99,17 @@ def probe_device(
 ) -> Rates:
     """Measure the rates of a device with torch, on all of its threads.
 
-    Each figure is the median of repeated runs after a warm-up, the clock read after the device has
-    done its work. Where there are several natural ways, the fastest counts: a floor is to be a
-    bound. A dtype that fails is left out, with a sentence in `notes`.
+    Each figure is the median of repeated runs after a warm-up; the clock is read after the device
+    has finished. If there are several natural ways, the fastest counts, since the rates are used
+    for lower bounds. A dtype that fails is left out, with a sentence in `notes`.
 
     Args:
-        device: a device that is present: `cpu`, `cuda`, `cuda:1`, ...
+        device: a present device: `cpu`, `cuda`, `cuda:1`, ...
         effort: sizes and times.
-        clock: seconds; for tests.
+        clock: returns seconds; for tests.
 
     Raises:
-        RuntimeError: not even memory can be read there.
+        RuntimeError: not even memory can be read.
     """
     effort = effort or Effort()
     load = host.load_average()
@@ -125,9 +127,9 @@ def probe_device(
 
 
 def working_set_bytes(device: torch.device) -> tuple[int, str | None]:
-    """Bytes to read for a rate of memory and not of caches; a note where memory is short of it.
+    """Return the working set that measures memory, not caches, and a note if memory is short.
 
-    As many as the kind of device wants, and never more than a quarter of the memory that is free.
+    It is the size that the kind of device asks for, and at most a quarter of the free memory.
     """
     backend = backend_of(device)
     wanted = backend.working_set_bytes(device)
@@ -141,7 +143,7 @@ def working_set_bytes(device: torch.device) -> tuple[int, str | None]:
 
 
 class _Probe:
-    """One probe: where, how much, and what it has to say besides figures."""
+    """One probe: its device, its effort, and its notes besides the figures."""
 
     def __init__(
         self,
@@ -159,12 +161,12 @@ class _Probe:
         if effort.working_set_bytes is not None:
             self._bytes, note = min(effort.working_set_bytes, self._bytes), None
         self._kind = kind_of(str(device))
-        # On a GPU small runs are queued together: the wait for it takes as long as they do.
+        # On a GPU small runs are queued together: waiting for one takes as long as the run itself.
         self._batch_s = 0.01 if self._kind.queues_work else 0.0
         self._keep(note)
 
     def rates(self, device: str) -> Rates:
-        """All figures of the device."""
+        """Return all figures of the device."""
         read, copy = self._best_read(), self._copy()
         products = {}
         for dtype in DTYPES:
@@ -203,7 +205,7 @@ class _Probe:
 
     def _best_read(self) -> _Figure:
         best: _Figure | None = None
-        # What CUDA emulates is slow, and no model would be run in it.
+        # CUDA's emulation is slow, and no model would be run in it.
         short = "bfloat16" if self._has_bfloat16() else "float16"
         for dtype in ("float32", short):
             best = self._best_read_of(self._filled(dtype), best)
@@ -222,7 +224,7 @@ class _Probe:
     def _ways_to_read(
         self, matrix: torch.Tensor
     ) -> Iterator[tuple[str, Callable[[torch.Tensor], object]]]:
-        """Each reads every element of a matrix [rows, columns] once."""
+        """Return the ways to read; each reads every element of a matrix [rows, columns] once."""
         vector = matrix[0].clone()
         row = vector.view(1, -1)
         yield "torch.mv", lambda m: torch.mv(m, vector)
@@ -249,8 +251,8 @@ class _Probe:
         try:
             return self._product(getattr(torch, dtype))
         except Exception as error:
-            # After a fault of the device nothing that follows means anything. Anything else costs
-            # this dtype alone.
+            # After a device fault nothing that follows is meaningful. Anything else affects only
+            # this dtype.
             if is_device_fault(error) and "NOT_SUPPORTED" not in str(error):
                 raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -258,7 +260,7 @@ class _Probe:
             return None
 
     def _product(self, dtype: torch.dtype) -> _Figure:
-        """The best of the last two sizes of square matrices."""
+        """Return the best of the last two sizes of square matrices."""
         sizes: list[int] = []
         for n in self._sizes(dtype):
             sizes.append(n)
@@ -286,12 +288,12 @@ class _Probe:
         return lambda: torch.mm(left, right, out=product)
 
     def _sizes_of(self, dtype: str, best: _Figure) -> Iterator[Product]:
-        """Time products of the sizes that a decoder has, each with other matrices in turn.
+        """Time products of the sizes that a decoder has, using other matrices in turn.
 
-        A matrix that was just used may be in a cache, where no decoder finds it: so they are as
-        many as the working set holds. Several are timed at once: a generation is many in a row, and
-        on a busy processor one alone may slip through between others. On a GPU a small product
-        takes as long as its launch.
+        A matrix that was just used may be in a cache, where a decoder would not find it, so there
+        are as many matrices as the working set holds. Several are timed at once: a generation runs
+        many in a row, and on a busy processor a single one may slip in between other work. On a GPU
+        a small product takes as long as its launch.
         """
         numbers = self._filled(dtype).view(-1)
         effort = dataclasses.replace(
@@ -324,14 +326,14 @@ class _Probe:
         return self._timed("add_", launch, count)
 
     def _layer(self) -> float:
-        """Seconds of one layer of a decoder in Transformers whose arithmetic is nothing.
+        """Return the seconds of one Transformers decoder layer with negligible arithmetic.
 
-        The difference between two tiny models that differ in their layers alone: what comes once a
-        step is in both.
+        It is the difference between two tiny models that differ only in the number of layers, which
+        cancels the costs that occur once per step.
         """
         few, many = (self._tiny_decoder(layers) for layers in _LAYERS)
         seconds = many.median / many.amount - few.median / few.amount
-        # Noise may be more than the difference; a layer that costs nothing there is not.
+        # Noise may exceed the difference; a layer that costs nothing does not exist.
         return max(seconds, 1e-7) / (_LAYERS[1] - _LAYERS[0])
 
     def _tiny_decoder(self, layers: int) -> _Figure:
@@ -355,10 +357,10 @@ class _Probe:
         return self._timed(f"{layers} layers", decode, _STEPS)
 
     def _few_rows(self, read: _Figure, product: _Figure | None) -> float | None:
-        """Seconds for each byte of a matrix that a product of few rows takes beyond its floor.
+        """Return the seconds per byte that a product of few rows takes beyond its lower bound.
 
-        A CPU packs the matrix anew for each product of more than one row, which writes it and reads
-        it again. A GPU does not.
+        A CPU packs the matrix again for each product of more than one row, which writes it and
+        reads it again. A GPU does not.
         """
         if product is None or not self._kind.is_host:
             return None
@@ -369,14 +371,15 @@ class _Probe:
         return max(figure.median / figure.amount - least, 0.0)
 
     def _filled(self, dtype: str) -> torch.Tensor:
-        """A matrix [rows, columns] of random numbers, its pages touched by the threads that read.
+        """Return a random matrix [rows, columns], its pages touched by the threads that read it.
 
-        Neither zeros, which the system may keep in one page, nor denormals, which are slow.
+        It has no zeros, which the system may keep in one page, and no denormals, which are slow.
         """
         kind: torch.dtype = getattr(torch, dtype)
         rows = max(1, self._bytes // (_COLUMNS * kind.itemsize))
         numbers = torch.empty(rows * _COLUMNS, dtype=kind, device=self._device)
-        # Random numbers take one thread long. An odd length, so that no two pages are alike.
+        # Generating all numbers would keep one thread busy for long. An odd length makes all pages
+        # differ.
         block = torch.empty(4 * _MIB - 3, dtype=kind, device=self._device).uniform_(-1, 1)
         for start in range(0, len(numbers), len(block)):
             part = numbers[start : start + len(block)]

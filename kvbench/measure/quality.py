@@ -1,8 +1,8 @@
-"""What a lossy cache does to the output, against no cache on the same context.
+"""Measure how a lossy cache changes the output, against no cache on the same context.
 
-A pass of its own: nothing here is timed. Distributions are compared over decode steps after a
-prefill, since the first update of a quantized layer hands back the exact keys: one forward through
-such a cache shows no error at all.
+This is a separate pass: nothing here is timed. Distributions are compared over decode steps after a
+prefill, since the first update of a quantized layer returns the exact keys: a single forward
+through such a cache shows no error at all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kvbench.records.quality import Quality, QualitySize, quality_of
 __all__ = ["QualityPass", "measure_quality", "unmeasurable"]
 
 _FASTEST_EXACT = "dynamic"
-"""Gives the tokens that no cache gives, sooner; one forward without a cache confirms them."""
+"""A faster way to the tokens of no cache; one forward without a cache confirms them."""
 
 _LEAST_PREFILL = 16
 
@@ -53,9 +53,9 @@ def measure_quality(
     encoder: Encoder | None = None,
     seed: int = 0,
 ) -> Quality:
-    """Compare the output of a model with one cache strategy to that without a cache.
+    """Compare the output of a model with one cache strategy to its output without a cache.
 
-    Of several strategies a `QualityPass` runs what there is without a cache only once.
+    For several strategies, a `QualityPass` runs the model without a cache only once.
 
     Raises:
         UserError: see QualityPass.
@@ -67,14 +67,14 @@ def measure_quality(
 
 
 class QualityPass:
-    """One model and one text; what the model says without a cache is kept for all strategies.
+    """One model and one text; the output without a cache is kept for all strategies.
 
     Args:
         loaded: the model.
-        text: what the model reads.
-        size: how much of it.
-        encoder: turns text into tokens; made where there is none.
-        seed: of the numbers that are hidden in the text.
+        text: the text that the model reads.
+        size: how much of it to use.
+        encoder: turns text into tokens; created if not given.
+        seed: the seed of the numbers hidden in the text.
 
     Raises:
         UserError: the text is too short, the model has too few positions or no tokenizer.
@@ -100,7 +100,7 @@ class QualityPass:
 
     @property
     def _new(self) -> int:
-        # The first new token comes from the prefill, which needs nothing of the cache.
+        # The first new token comes from the prefill, which reads nothing from the cache.
         return self._size.steps + 1
 
     def of(self, cache: str) -> Quality:
@@ -122,13 +122,14 @@ class QualityPass:
         )
 
     def _teacher_forced(self, arm: CacheStrategy) -> dict[str, float]:
-        """Feed the same tokens through the cache, one at a time, and at once without one."""
+        """Feed the same tokens one at a time through the cache, and all at once without one."""
         prefill = self._size.prefill
         through = forced(self._work(self._new), arm, self._ids[:, prefill:]).logits[:, 1:]
         scored = self._ids[:, prefill + 1 :].cpu()
         divergences, losses, agreed = [], [], 0
         for row, tokens in enumerate(scored):
-            # [steps, vocabulary], a passage at a time: of all at once there are several copies.
+            # [steps, vocabulary], one passage at a time: all at once would need several large
+            # copies.
             cached = through[row].float().log_softmax(-1)
             plain = self._without[row].log_softmax(-1)
             divergences.append((plain.exp() * (plain - cached)).sum(-1).clamp(min=0))
@@ -146,15 +147,15 @@ class QualityPass:
 
     @cached_property
     def _without(self) -> torch.Tensor:
-        """The logits of the scored tokens without a cache, `[passages, steps, vocabulary]`."""
+        """Return the scored tokens' logits without a cache, `[passages, steps, vocabulary]`."""
         return last_logits(self._work(self._new), self._ids, self._new)[:, 1:]
 
     def _free_running(self, arm: CacheStrategy) -> dict[str, Any]:
-        """Let both go on from the same prompts, each with its own tokens."""
+        """Let both continue from the same prompts, each with its own tokens."""
         work = self._work(self._size.steps)
         differ = (generate_ids(work, arm) != self._free_without)[:, self._size.prefill :]
         parted = differ.any(1)
-        # argmax finds the first of equal numbers.
+        # argmax returns the first of equal numbers.
         places = differ[parted].int().argmax(1)
         return {
             "new_tokens": work.new_tokens,
@@ -165,10 +166,10 @@ class QualityPass:
 
     @cached_property
     def _free_without(self) -> torch.Tensor:
-        """The greedy tokens without a cache, prompt included.
+        """Return the greedy tokens without a cache, prompt included.
 
-        Those of an exact cache are the same as a rule and come sooner. One forward without a cache
-        over all of them says whether each is what no cache gives.
+        An exact cache usually gives the same tokens faster. One forward without a cache over all of
+        them confirms each one.
         """
         work = self._work(self._size.steps)
         ids = generate_ids(work, strategy(_FASTEST_EXACT))
@@ -178,7 +179,7 @@ class QualityPass:
         return generate_ids(work, strategy(BASELINE))
 
     def _found(self, arm: CacheStrategy) -> dict[str, int]:
-        """Ask for the numbers that are hidden in the text, and count those that come out."""
+        """Ask for the numbers hidden in the text, and count the correct answers."""
         found = 0
         for prompt, answer in self._needles:
             work = _work(self._loaded, self._tensor(prompt), len(answer))
@@ -200,7 +201,7 @@ class QualityPass:
 
     @cached_property
     def _needles(self) -> list[tuple[list[int], list[int]]]:
-        """Prompts, each with a number at another depth and the question at its end; answers."""
+        """Return prompts, each with a number at another depth and a final question; and answers."""
         numbers = random.Random(self._seed)
         question = self._reader.tokens(_QUESTION)
         made = []
@@ -208,7 +209,7 @@ class QualityPass:
             number = numbers.randrange(10_000, 100_000)
             whole = self._reader.tokens(f"{_QUESTION} {number}")
             if whole[: len(question)] != question:
-                # A tokenizer that joins the number with the question has no answer by itself.
+                # A tokenizer that merges the number with the question has no separate answer.
                 return []
             answer, needle = whole[len(question) :], self._reader.tokens(_SENTENCE.format(number))
             room = self._size.prefill - len(needle) - len(whole)
@@ -235,7 +236,7 @@ def _work(loaded: LoadedModel, prompts: torch.Tensor, new_tokens: int) -> Work:
 
 
 def _within_positions(loaded: LoadedModel, size: QualitySize) -> QualitySize:
-    """Return the size with a shorter prefill, where the model was made for fewer positions."""
+    """Return the size with a shorter prefill, if the model was made for fewer positions."""
     limit = position_limit(loaded.config).positions
     if limit is None:
         return size
@@ -249,7 +250,7 @@ def _within_positions(loaded: LoadedModel, size: QualitySize) -> QualitySize:
 
 
 class _Reader:
-    """Turns a text into rows of tokens, each with what the tokenizer puts in front."""
+    """Turn a text into rows of tokens, each with the tokenizer's prefix."""
 
     def __init__(self, encoder: Encoder, text: Text) -> None:
         self._encoder = encoder
@@ -270,5 +271,5 @@ class _Reader:
         return [self.start + self.ids[first : first + own] for first in starts]
 
     def tokens(self, text: str) -> list[int]:
-        """Return the ids of a text, without what is put in front."""
+        """Return the ids of a text, without the tokenizer's prefix."""
         return self._encoder.tokens(text)[1]

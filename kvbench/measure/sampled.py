@@ -1,4 +1,4 @@
-"""Steps at chosen positions: what one token costs there, timed inside of a short `generate`."""
+"""Time one token at chosen positions, inside a short `generate`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from kvbench.models.prompts import Inputs
 __all__ = ["Sampled", "measure_steps"]
 
 _MOST_PAUSES = 2
-"""So often a short generation that stood still is made again."""
+"""How often a short generation that stood still is repeated."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was measured at chosen positions.
+    """The measurements at chosen positions.
 
     Attributes:
         measured: the times, for `kvbench.analysis.sampled`.
@@ -56,30 +56,33 @@ def measure_steps(
 ) -> Sampled:
     """Time steps at the positions that generations of these lengths pass through.
 
-    All is measured inside of `generate`, from prompts that reach up to the position. Without a
-    cache, the first forward over t tokens is the step at position t. What `generate` does between a
-    token and the next forward is not part of it; it is measured in the short generations and added.
-    With a cache, the steps after the prefill are timed.
+    Everything is measured inside `generate`, from prompts that reach up to the position. Without a
+    cache, the first forward over t tokens is the step at position t. The work of `generate` between
+    a token and the next forward is not part of it; it is measured in the short generations and
+    added. With a cache, the steps after the prefill are timed.
 
     Args:
         loaded: the model, a decoder.
         inputs: the case's own prompt.
-        strategy: how keys and values are kept.
+        strategy: the cache strategy.
         lengths: new tokens of each case.
-        synchronise: waits until the device has done all it was given.
-        processor_s: reads the processor time of this process, where that does the work.
-        warm_up: do each step once before it is timed: for devices on which the first pass over each
-            new length of keys is slow.
-        seed: of the order of the positions, and of the tokens that fill a prompt up.
+        synchronise: waits until the device has finished all queued work.
+        processor_s: reads the processor time of this process, if it does the work itself.
+        warm_up: whether to run each step once before it is timed, for devices on which the first
+            pass over each new key length is slow.
+        seed: the seed of the order of the positions, and of the tokens that fill up a prompt.
 
     Raises:
         UserError: the model has an encoder.
     """
     if loaded.is_encoder_decoder:
-        raise UserError("sampled: a model with an encoder cannot be sampled; use --method each.")
+        raise UserError(
+            "sampled: a model with an encoder cannot be sampled; use --method each.",
+            kind="method_unsupported",
+        )
     maker = _Maker(loaded, inputs, strategy, synchronise, processor_s, seed)
     blocks = list(blocks_of(lengths, cached=strategy.use_cache))
-    # In an order of its own: a machine that slows down meanwhile is not taken for a curve.
+    # In a random order, so a machine that slows down meanwhile is not mistaken for a curve.
     random.Random(seed).shuffle(blocks)
     tokens = start_tokens(lengths)
     with maker.watching():
@@ -98,7 +101,7 @@ def measure_steps(
 
 @dataclass(frozen=True)
 class _Made:
-    """A short generation: when its forwards began and its tokens came, on one clock."""
+    """A short generation: when its forwards started and its tokens came, on one clock."""
 
     generation: Generation
     begins: tuple[float, ...]
@@ -114,7 +117,7 @@ class _Made:
 
 
 def _share(made: _Made) -> float:
-    """Return the seconds that `generate` takes between a token and the next forward, the median."""
+    """Return the median seconds that `generate` takes between a token and the next forward."""
     between = [
         begin - stamp for stamp, begin in zip(made.stamps[:-1], made.begins[1:], strict=True)
     ]
@@ -122,7 +125,7 @@ def _share(made: _Made) -> float:
 
 
 class _Maker:
-    """Makes short generations from prompts of any length."""
+    """Make short generations from prompts of any length."""
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class _Maker:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note when each forward begins. Nothing is waited for, so that nothing is disturbed."""
+        """Record the start of each forward, without waiting for the device."""
 
         def note(*_: Any) -> None:
             self._begins.append(time.perf_counter())
@@ -158,7 +161,7 @@ class _Maker:
     def block(self, tokens: range, share_s: float) -> Block:
         """Time the steps that make these tokens."""
         if self._strategy.use_cache:
-            # The prefill makes the token before, and each pass after it is one of the steps.
+            # The prefill makes the token before, and each later pass is one of the steps.
             made = self.make(tokens.start - 2, len(tokens) + 1)
             return Block(tokens.start, made.gaps)
         made = self.make(tokens.start - 1, len(tokens))
@@ -166,7 +169,7 @@ class _Maker:
         return Block(tokens.start, (first, *made.gaps))
 
     def make(self, further: int, new_tokens: int) -> _Made:
-        """Generate from the prompt and `further` tokens; again if it stood still."""
+        """Generate from the prompt and `further` tokens; repeat if it stood still."""
         inputs = self._longer(further)
         for _ in range(_MOST_PAUSES + 1):
             self._begins.clear()
@@ -191,7 +194,7 @@ class _Maker:
         return made
 
     def _longer(self, further: int) -> Inputs:
-        """Return the prompt with arbitrary tokens after it: a dense model takes all for the same.
+        """Return the prompt plus arbitrary tokens, whose values do not affect a dense model's time.
 
         Shape `[batch, prompt tokens + further]`.
         """

@@ -1,4 +1,4 @@
-"""State that a model keeps on its own modules instead of in a cache object."""
+"""Find state that a model keeps on its own modules instead of in a cache object."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ __all__ = ["ModuleState", "ModuleWatch"]
 
 _STATE = ("state", "cache", "conv", "ssm", "recurrent", "mem", "past", "kv", "key", "value")
 _TABLES = ("cos", "sin", "rot", "freq", "pos", "mask", "bias")
-"""Parts of the names of attributes: what is kept from step to step, and tables that are made anew
-when a sequence is longer than all before."""
+"""Parts of attribute names: what is kept between steps, and tables that are rebuilt when a sequence
+is longer than all before.
+"""
 
 _OWN = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True)
 class ModuleState:
-    """What a generation has left on the modules of a model.
+    """What a generation leaves on the modules of a model.
 
     Attributes:
         bytes: exact size of the tensors that are known to be state.
@@ -35,21 +36,22 @@ class ModuleState:
 
 
 class ModuleWatch:
-    """What the modules of a model hold before a generation, to see what is new after it.
+    """Record the modules' tensors before a generation, to find new ones afterwards.
 
-    RecurrentGemma keeps its recurrent and convolution states in plain attributes. Each step makes
-    them anew, which tells them from what is made once and kept, such as a table of positions.
+    RecurrentGemma keeps its recurrent and convolution states in plain attributes. Each step
+    recreates them, which distinguishes them from what is made once and kept, such as a table of
+    positions.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
-        # References that keep nothing: an id alone may be another tensor's by now.
+        # Weak references: an id alone may belong to another tensor by now.
         self._before = {
             id(tensor): (weakref.ref(tensor), _version(tensor)) for _, tensor in _held(model)
         }
 
     def state(self, cache: Any, batch_size: int) -> ModuleState:
-        """The tensors that were made or changed since, and that are not in the cache object."""
+        """Return the tensors that were made or changed since, and are not in the cache object."""
         seen = {id(tensor) for tensor in cache_tensors(cache)}
         size = 0
         unknown: dict[str, None] = {}
@@ -72,7 +74,7 @@ class ModuleWatch:
 
 
 def _held(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Floating tensors in plain attributes of modules, by class and attribute."""
+    """Return the floating-point tensors in plain attributes of modules, by class and attribute."""
     for module in model.modules():
         for name, value in vars(module).items():
             if name in _OWN or isinstance(value, (bool, int, float, str, type(None))):
@@ -83,5 +85,5 @@ def _held(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    # Tensors of inference mode do not count their changes.
+    # Tensors made in inference mode do not count their changes.
     return 0 if tensor.is_inference() else tensor._version

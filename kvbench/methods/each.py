@@ -14,7 +14,7 @@ __all__ = ["EACH"]
 
 
 def groups(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
-    """Return the comparison groups: the cases that differ in the cache strategy alone."""
+    """Return the comparison groups: the cases that differ only in the cache strategy."""
     found: dict[str, list[Case]] = {}
     for case in cases:
         found.setdefault(case.pair_key, []).append(case)
@@ -27,13 +27,13 @@ def jobs(tasks: Sequence[Task]) -> tuple[Job, ...]:
 
 
 def rows(job: Job, result: JobResult) -> tuple[Row, ...]:
-    """Return the one row of a job; only a generation that went well has times in it."""
+    """Return the one row of a job; only a successful generation has times in it."""
     (task,) = job.tasks
     sample = sample_of(task, status=result.status, started_at=result.started_at, **result.fields)
     if result.status != "ok":
         return ((sample, result.times),)
     if task.phase == "memory" or result.total_s is None:
-        # A polled pass is slower than a timed run: its times are no measurement.
+        # A polled pass is slower than a timed run: its times are not a measurement.
         return ((sample, ()),)
     total, first, steps = result.total_s, result.times[0], len(result.times) - 1
     timed = dataclasses.replace(

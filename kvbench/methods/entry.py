@@ -18,15 +18,15 @@ class Method:
 
     Attributes:
         name: as in the column `method`.
-        description: one line for people.
+        description: one line for help and docs.
         groups: the cases that share their rounds, as tuples; each case is in one of them. The
             members of a comparison group are together.
-        jobs: the jobs of one round of a group, in the order they run, from the tasks of its
-            members in a shuffled order. A task is in one job.
+        jobs: the jobs of one round of a group, in execution order, from the tasks of its members in
+            a shuffled order. Each task is in one job.
         rows: one row for each task of a job, in their order. A task without a row is left for
-            another job; the longest always has one.
-        can: whether it holds for a cache strategy. A comparison group with a strategy for which it
-            does not is measured by the method `each`.
+            another job; the longest task always has one.
+        can: whether it works for a cache strategy. A comparison group with a strategy for which it
+            does not work is measured with the method `each`.
     """
 
     name: str

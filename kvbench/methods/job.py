@@ -1,4 +1,4 @@
-"""Job and result: one generation to be done and what came of it, as plain data for the pipe."""
+"""Job and result: one generation to run and its outcome, as plain data for the pipe."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Job:
     """One generation.
 
     Attributes:
-        tasks: the rows that it becomes, the longest one last. They differ in the number of new
-            tokens alone, and have one phase.
-        method: the name of the method that made it and that reads its result.
+        tasks: the rows that it yields, the longest last. They differ only in the number of new
+            tokens and share one phase.
+        method: the method that made it and that reads its result.
     """
 
     tasks: tuple[Task, ...]
@@ -38,13 +38,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What came of a generation.
+    """The outcome of a generation.
 
     Attributes:
         status: `ok`, or how it failed.
         started_at: UTC, ISO 8601.
-        fields: columns of samples.csv that were read of the whole generation, and for a failure
-            its `stage` and `error`.
+        fields: columns of samples.csv that were read over the whole generation; for a failure, its
+            `stage` and `error`.
         total_s: seconds of the whole generation; None if it failed.
         times: seconds from its start to each new token; of one that failed, as far as it came.
         prefixes: what is known of the shorter lengths that it passed through.

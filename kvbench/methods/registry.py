@@ -33,7 +33,7 @@ def jobs_of(tasks: Sequence[Task]) -> tuple[Job, ...]:
 
 
 def rows_of(job: Job, result: JobResult) -> tuple[Row, ...]:
-    """Return the rows of a job, as the method that made it reads its result."""
+    """Return the rows of a job, as read by the method that made it."""
     return METHODS[job.method].rows(job, result)
 
 

@@ -1,4 +1,4 @@
-"""What can be said of the models of a plan without torch: for a dry run."""
+"""Check the models of a plan without torch, for a dry run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _ATTENTIONS = (
     "flash_attention_4",
     "flex_attention",
 )
-"""Transformers' own; releases add to them, and kernels from the hub have a slash in the name."""
+"""Transformers' own names; releases add to them, and kernels from the hub have a slash in the name.
+"""
 
 
 def check_beforehand(cases: Iterable[Case]) -> None:
-    """Refuse names that cannot be right. What the hub has, and whether a model loads, is open.
+    """Refuse names that cannot be right. Whether the hub has a model, or it loads, is not checked.
 
     Raises:
         UserError: there is no such folder, it holds no model, its files were not fetched, or an
-            attention implementation is nearly spelled as one that exists.
+            attention implementation looks like a misspelling of an existing one.
     """
     cases = tuple(cases)
     for model, weights in dict.fromkeys((case.model, case.weights) for case in cases):
@@ -39,7 +40,7 @@ def check_beforehand(cases: Iterable[Case]) -> None:
             find_config(model)
     for attention in dict.fromkeys(case.attention for case in cases):
         hint = "" if attention in _ATTENTIONS else did_you_mean(attention, _ATTENTIONS)
-        # A number that is not known yet is a release that is newer than this list.
+        # An unknown number is a release newer than this list.
         if hint and not attention.startswith("flash_attention_"):
             raise UserError(
                 f"attention: no implementation '{attention}'{hint}",

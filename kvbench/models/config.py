@@ -1,4 +1,4 @@
-"""A model's configuration: read, refused with one sentence if it cannot generate, and measured."""
+"""Read a model's configuration, and refuse one that cannot generate with a single sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.source import ModelSource, is_adapter, refuse_pointers
 
 _LOADING_ERRORS = (
-    # A broken file, a wrong field, a missing package: what the libraries raise for each.
+    # What the libraries raise for a broken file, a wrong field or a missing package.
     OSError,
     ValueError,
     TypeError,
@@ -55,10 +55,10 @@ __all__ = [
 
 
 def load_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration of a model that generates text.
+    """Return the configuration of a model that generates text.
 
     Raises:
-        UserError: it cannot be had, or the model is no decoder.
+        UserError: it cannot be loaded, or the model is not a decoder.
     """
     config = read_config(source, trust_remote_code)
     check_generates(source.name, config, trust_remote_code)
@@ -66,10 +66,10 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
 
 
 def read_config(source: ModelSource, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration of a model, whatever it is for.
+    """Return the configuration of a model, whatever the model does.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     if source.place is None and source.builtin is not None:
         keys = dict(source.builtin.config)
@@ -86,45 +86,45 @@ def read_config(source: ModelSource, trust_remote_code: bool = False) -> Pretrai
 
 
 def commit_of(source: ModelSource) -> str | None:
-    """Return the commit that a hub id means now; None for local files and what cannot be had."""
+    """Return the commit that a hub id resolves to; None for local files or if unavailable."""
     file = _on_hub(source, "config.json")
-    # The hub's cache keeps each commit in a folder of its name.
+    # The hub's cache keeps each commit in a folder named after it.
     return file.parent.name if file and _COMMIT.fullmatch(file.parent.name) else None
 
 
 def quantization_of(config: PretrainedConfig) -> str | None:
-    """Return how a checkpoint is quantized, such as `gptq`, from its configuration; None if not."""
+    """Return the quantization method of a checkpoint, such as `gptq`; None if it has none."""
     for part in (config, config.get_text_config(decoder=True)):
         found = getattr(part, "quantization_config", None)
         if found:
             method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
-            # A member of an enumeration that is a text too.
+            # An enum member that is also a string.
             return str(getattr(method, "value", method))
     return None
 
 
 def source_options(source: ModelSource) -> dict[str, Any]:
-    """Return the keywords by which Transformers finds a GGUF file or a revision; often none."""
+    """Return the keyword arguments for loading a GGUF file or a revision; often none."""
     options = {"gguf_file": source.gguf_file, "revision": source.revision}
     return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager
 def loading(source: ModelSource, *, tokenizer: bool = False) -> Iterator[None]:
-    """Turn what can go wrong in loading into one sentence that says what to do.
+    """Turn loading errors into one sentence that says what to do.
 
-    Transformers wraps the hub's errors into OSError, so the causes are looked at too.
+    Transformers wraps the hub's errors in OSError, so their causes are checked too.
 
     Args:
-        source: what is loaded.
-        tokenizer: only its tokenizer is, which a prompt of fixed ids does not need.
+        source: the model being loaded.
+        tokenizer: whether only its tokenizer is loaded, which a prompt of fixed ids does not need.
     """
     try:
         yield
     except UserError:
         raise
     except _LOADING_ERRORS as error:
-        # The machine's own faults are no mistake of a person's.
+        # The machine's own faults are not user mistakes.
         if is_out_of_memory(error) or is_device_fault(error):
             raise
         kind, sentence = _explain(source, error, tokenizer)
@@ -135,7 +135,7 @@ def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> tupl
     """Return the kind of a loading error, and a sentence about it."""
     name, causes = source.name, _cause_names(error)
     text = " ".join(str(error).split())
-    # A folder may be called anything: its name is not what went wrong.
+    # A folder may have any name: its name is not the cause.
     said = text.replace(str(source.place), "").replace(name, "")
     if "GatedRepoError" in causes:
         return "gated", (
@@ -193,13 +193,13 @@ def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> tupl
 
 
 def _on_hub(source: ModelSource, file: str) -> Path | None:
-    """A file of a hub id in the local cache, fetched if need be; None if it cannot be had."""
+    """Return a file of a hub id from the local cache, fetched if needed; None if unavailable."""
     if source.place is None or source.folder is not None:
         return None
     try:
         return Path(hf_hub_download(source.place, file, revision=source.revision))
     except (OSError, ValueError):
-        # Whoever needs it says so.
+        # The caller that needs it reports the error.
         return None
 
 
@@ -207,7 +207,7 @@ def check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool
     """Refuse a model that is not made to generate text.
 
     Raises:
-        UserError: says what it is.
+        UserError: the model is of another type; the message names it.
     """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
@@ -242,7 +242,7 @@ def _cause_names(error: BaseException | None) -> set[str]:
 
 
 def _first(text: str) -> str:
-    """The first sentence of a long message, clipped between words."""
+    """Return the first sentence of a long message, cut between words."""
     sentence = text.split(". ")[0].rstrip(".")
     if len(sentence) <= 200:
         return f"{sentence}."

@@ -1,4 +1,4 @@
-"""A model's config.json, found without loading a model or Transformers."""
+"""Find a model's config.json without loading a model or Transformers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["find_config"]
 
 
 def find_config(name: str) -> Mapping[str, Any]:
-    """The configuration of a built-in architecture, a config.json, a folder or a hub id.
+    """Return the configuration of a built-in architecture, a config.json, a folder or a hub id.
 
     Raises:
-        UserError: there is none, or it cannot be had or read.
+        UserError: there is none, or it cannot be fetched or read.
     """
     if name in CATALOGUE:
         return CATALOGUE[name].config
@@ -62,7 +62,7 @@ def _from_hub(source: ModelSource) -> Path:
     try:
         return Path(hf_hub_download(str(source.place), "config.json", revision=source.revision))
     except (OSError, ValueError) as error:
-        # The first line says it; the rest are addresses.
+        # The first line has the message; the rest is addresses.
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
             f"model: the configuration of {source.name} cannot be had: {reason}.", kind="not_found"

@@ -1,4 +1,4 @@
-"""What must be said in a GGUF file before it is loaded, found without reading it whole."""
+"""Check that a GGUF file states what must be known before loading, without reading it whole."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from kvbench.errors import UserError
 __all__ = ["refuse_incomplete"]
 
 _NEEDED = ("block_count", "embedding_length", "attention.head_count")
-"""Every converter writes these; Transformers puts a default for what is left out."""
+"""Every converter writes these; Transformers substitutes a default for a missing one."""
 
 
 def refuse_incomplete(name: str, path: Path) -> None:
     """Refuse a GGUF file that lacks a size of its model.
 
     Raises:
-        UserError: which one it lacks; with a default in its place another model would be measured.
+        UserError: a size is missing; with a default in its place a different model would be
+            measured.
     """
     if not path.is_file() or path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
-            # What it is instead, the loader says.
+            # The loader reports what it is instead.
             return
-        # A key is `llama.block_count`, and the four bytes behind it are the type of its value.
+        # A key is `llama.block_count`; the four bytes after it are the type of its value.
         missing = [
             key
             for key in _NEEDED

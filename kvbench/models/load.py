@@ -1,4 +1,4 @@
-"""Load a model onto a device: real weights, or random ones from the configuration alone."""
+"""Load a model onto a device, with real weights, or with random ones from its configuration."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ _START_TOKENS = ("decoder_start_token_id", "bos_token_id")
 _WIDE_RANGE = 0.08
 _WIDE_FACTOR = 2.0
 _EMBEDDING_SCALE = 0.02
-"""Found by trial: 60 greedy tokens then have 10 or more different ones in each kind of built-in
-model and in T5; with the models' own settings 1 to 8."""
+"""Found by trial: 60 greedy tokens then contain 10 or more different ones for each kind of built-in
+model and for T5; with the models' own settings, 1 to 8.
+"""
 
 
 __all__ = ["LoadedModel", "auto_class", "load_model", "parameter_count"]
@@ -46,9 +47,9 @@ __all__ = ["LoadedModel", "auto_class", "load_model", "parameter_count"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on its device, ready to generate, and the facts of loading it.
+    """A model on its device, ready to generate, and facts about loading it.
 
-    `commit` is that of the hub which the model came from; `notices` are lines for people.
+    `commit` is the hub commit of the model; `notices` are lines to show.
     """
 
     key: ModelKey
@@ -64,31 +65,30 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """The device that the weights are on."""
+        """The device of the weights."""
         return torch.device(self.key.device)
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the prompt goes to an encoder, T5-like."""
+        """Whether an encoder reads the prompt, as in T5."""
         return bool(self.config.is_encoder_decoder)
 
 
 def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False) -> LoadedModel:
     """Load the model of a key onto its device, in evaluation mode.
 
-    Random weights are made on the device itself from the seed, wide enough that greedy tokens
-    vary (docs/measuring.md says why); time and memory of a dense model do not depend on the
-    values.
+    Random weights are made on the device from the seed, wide enough that greedy tokens vary
+    (docs/measuring.md says why); time and memory of a dense model do not depend on the values.
 
     Raises:
-        UserError: the model cannot be had, or cannot be loaded this way.
+        UserError: the model is unavailable, or cannot be loaded this way.
     """
     start = time.perf_counter()
     source = locate(key.model, key.weights)
     check_weight_files(source, key.weights)
     commit = commit_of(source)
     if commit is not None:
-        # A branch may move between the configuration, the weights and the tokenizer.
+        # A branch may move between loading the configuration, the weights and the tokenizer.
         source = replace(source, revision=commit)
     config = load_config(source, trust_remote_code)
     quantization = quantization_of(config)
@@ -103,11 +103,11 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
             model = _random(config, torch.device(key.device), seed, options)
         else:
             model = _pretrained(source, config, options)
-    # Called as torch's own methods: Transformers wraps them in a way that has no type.
+    # Call torch's own methods: Transformers wraps them in an untyped way.
     torch.nn.Module.train(torch.nn.Module.to(model, torch.device(key.device)), mode=False)
-    # A checkpoint's own generation settings (penalties, sampling, forced tokens) would add work
-    # or change the tokens; every run gives its own. What a decoder starts from is no such setting:
-    # some checkpoints say it there alone.
+    # A checkpoint's own generation settings (penalties, sampling, forced tokens) would add work or
+    # change the tokens; every run supplies its own. The decoder's start token is kept: some
+    # checkpoints state it only there.
     settings = getattr(model, "generation_config", None)
     kept = {name: getattr(settings, name, None) for name in _START_TOKENS}
     model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]
@@ -126,20 +126,20 @@ def load_model(key: ModelKey, *, seed: int = 0, trust_remote_code: bool = False)
 
 
 def parameter_count(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
-    """Number of parameters, tied embeddings once, without making any: built on `meta`."""
+    """Return the number of parameters, tied embeddings once, built on `meta` without allocation."""
     with torch.device("meta"):
-        # Any dtype that can be made: a configuration may name one that torch has no storage for.
+        # Use any dtype that can be created: a configuration may name one without storage in torch.
         model = auto_class(config).from_config(
             config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
-        # Some releases do not tie on meta.
+        # Some releases do not tie weights on meta.
         model.tie_weights()
     return int(model.num_parameters())
 
 
 @contextlib.contextmanager
 def _no_gguf_bar() -> Iterator[None]:
-    """Silence the progress bar of dequantising, which heeds none of Transformers' switches."""
+    """Silence the dequantization progress bar, which ignores Transformers' switches."""
     module: Any = modeling_gguf_pytorch_utils
     bar = module.tqdm
     module.tqdm = functools.partial(bar, disable=True)
@@ -150,7 +150,7 @@ def _no_gguf_bar() -> Iterator[None]:
 
 
 def auto_class(config: PretrainedConfig) -> Any:
-    """Return the class of Transformers that makes the model of a configuration."""
+    """Return the Transformers class that builds the model of a configuration."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
@@ -169,7 +169,7 @@ def _pretrained(
         **options,
     )
     _refuse_other_shapes(source, report["mismatched_keys"])
-    # Transformers makes up what the file lacks and only logs it.
+    # Transformers invents missing tensors and only logs it.
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -178,7 +178,7 @@ def _pretrained(
             missing=tuple(missing),
         )
     if quantized and not _is_quantized(model):
-        # Transformers dequantizes where a device has no kernels, to a dtype of its own.
+        # If a device has no kernels, Transformers dequantizes to a dtype of its own.
         torch.nn.Module.to(model, options["dtype"])
     return _checked(model)
 
@@ -203,7 +203,7 @@ def _is_quantized(model: Any) -> bool:
 
 
 def _about(model: PreTrainedModel, key: ModelKey, quantization: str) -> tuple[str, ...]:
-    """Return what became of a quantized checkpoint, as a line for people."""
+    """Return a line to show about what became of a quantized checkpoint."""
     if key.weights == "random":
         said = f"config.json describes weights quantized with {quantization}; the random weights "
         said += f"are not quantized, but {key.dtype}"
@@ -222,21 +222,21 @@ def _random(
     torch.manual_seed(seed)
     with device:
         model = auto_class(config).from_config(config, **options)
-    # The embedding of the last token would drown what the layers add, and tied to the output it
-    # would choose the same token again.
+    # The embedding of the last token would dominate what the layers add, and when tied to the
+    # output it would select the same token again.
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(_EMBEDDING_SCALE)
     return _checked(model)
 
 
 def _widen(config: PretrainedConfig) -> None:
-    """Set a wider initialisation than the model's own.
+    """Set a wider initialization than the model's own.
 
-    With the default 0.02 GPT-2 repeats a handful of tokens, so that equal tokens would prove
-    nothing. 0.08 at width 768 keeps the gain of a layer when it is scaled to other widths.
+    With the default 0.02, GPT-2 repeats a handful of tokens, and equal tokens would prove nothing.
+    Scaling 0.08 at width 768 to other widths keeps the gain of a layer.
     """
-    # The text part of a model of several kinds of input is an object of its own; the decoder part
-    # of an encoder-decoder is a copy.
+    # The text part of a multimodal model is a separate object; the decoder part of an
+    # encoder-decoder is a copy.
     for part in (config, config.get_text_config(decoder=True)):
         if hasattr(part, "initializer_range") and hasattr(part, "hidden_size"):
             part.initializer_range = _WIDE_RANGE * math.sqrt(768 / part.hidden_size)
@@ -253,7 +253,7 @@ def _checked(model: Any) -> PreTrainedModel:
 
 
 def _bytes(model: PreTrainedModel) -> int:
-    # By storage, so that tied weights count once.
+    # Count by storage, so tied weights count once.
     tensors = [*model.parameters(), *model.buffers()]
     storages = (tensor.untyped_storage() for tensor in tensors)
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

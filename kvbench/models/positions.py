@@ -1,4 +1,4 @@
-"""How far the positions of a model reach: by a table that ends, or computed without an end."""
+"""How many positions a model has: limited by a table, or computed without a limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPELLINGS = (
 
 _ENDLESS = frozenset(
     {
-        # Sinusoids that are computed for each length, or a table that grows when it is too short.
+        # Sinusoids computed for each length, or a table that grows when it is too short.
         "fsmt",
         "m2m_100",
         "musicgen_decoder",
@@ -36,31 +36,32 @@ _ENDLESS = frozenset(
         "nemotron_h",
         "rwkv",
         "zamba",
-        # A bias by distance, which is cut off and not looked up past its end.
+        # A bias by distance, which is clipped instead of looked up past its end.
         "inkling2_text",
         "inkling_text",
     }
 )
-"""Families without rotary positions whose `max_position_embeddings` (RWKV: `context_length`) is no
-limit of the code. tests/models/test_positions.py generates past it with each."""
+"""Families without rotary positions whose `max_position_embeddings` (RWKV: `context_length`) does
+not limit the code. tests/models/test_positions.py generates past it with each.
+"""
 
 _ROTARY_FIELDS = ("rope_parameters", "rope_theta", "rotary_emb_base")
-"""Any of them set means rotary positions; the later ones are those of code outside Transformers."""
+"""Any of these means rotary positions; the later ones come from code outside Transformers."""
 
 
 @dataclass(frozen=True)
 class PositionLimit:
-    """How far a model's positions reach.
+    """The limit of a model's positions.
 
-    `absolute`: a table of `positions` rows, past which there is an index error (on CUDA, a dead
-    context). `rotary`: computed, so that it runs on past `positions` with poorer text. `none`: no
+    `absolute`: a table of `positions` rows; going past it is an index error (on CUDA, a dead
+    context). `rotary`: computed; the model runs past `positions` with poorer text. `none`: no
     limit.
 
     Attributes:
-        kind: which of the three.
-        positions: those of the decoder.
-        prompt: the most tokens of a prompt, by a table of the decoder or of an encoder; None
-            without such a table.
+        kind: one of the three.
+        positions: the decoder's positions.
+        prompt: the largest prompt in tokens, limited by a table of the decoder or of an encoder;
+            None without such a table.
     """
 
     kind: Literal["absolute", "rotary", "none"]
@@ -69,7 +70,7 @@ class PositionLimit:
 
 
 def position_limit(config: PretrainedConfig) -> PositionLimit:
-    """Return how far the positions of this model reach, from its configuration."""
+    """Return the position limit of this model, from its configuration."""
     kind, positions = _reach(config.get_text_config(decoder=True))
     if getattr(config, "is_encoder_decoder", False):
         return PositionLimit(kind, positions, _encoder_positions(config))
@@ -88,9 +89,9 @@ def _reach(config: PretrainedConfig) -> tuple[Literal["absolute", "rotary", "non
 
 
 def _reserved(config: PretrainedConfig) -> int:
-    """The positions of a table that the tokens of a generation cannot have."""
+    """Return how many positions of a table are not available to the tokens of a generation."""
     if config.model_type == "xlm":
-        # Each step feeds a mask token behind the others.
+        # Each step feeds a mask token after the others.
         return 1
     if config.model_type == "prophetnet":
         # Counted from behind the padding's, and the last n-gram looks one further.
@@ -99,12 +100,12 @@ def _reserved(config: PretrainedConfig) -> int:
 
 
 def _encoder_positions(config: PretrainedConfig) -> int | None:
-    """The most tokens that the encoder takes; None where there is no hard limit."""
+    """Return the most tokens that the encoder accepts; None if there is no hard limit."""
     if config.model_type == "prophetnet":
-        # Positions past the end of the table are taken as its last one.
+        # Positions past the end of the table use its last row.
         return None
     if config.model_type == "led":
-        # It pads what it is fed to a multiple of its window before it looks up positions.
+        # It pads its input to a multiple of its window before it looks up positions.
         window: Any = config.attention_window
         step = window if isinstance(window, int) else max(window)
         return int(config.max_encoder_position_embeddings) // step * step

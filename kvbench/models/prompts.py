@@ -1,4 +1,4 @@
-"""Prompts become token ids, padded to one width, with the mask that says so."""
+"""Turn prompts into token ids, padded to one width, with the attention mask."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What goes into `generate`: ids and mask, both `[batch, prompt tokens]`, int64."""
+    """The input of `generate`: ids and mask, both `[batch, prompt tokens]`, int64."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
 
     @property
     def tokens(self) -> int:
-        """Length of the prompt, padding included."""
+        """The length of the prompt, padding included."""
         return self.input_ids.shape[1]
 
 
@@ -54,8 +54,8 @@ def check_prompt(
     """Refuse a prompt that cannot be fed to a model, before anything is measured.
 
     Raises:
-        UserError: the prompt is a text and the model has nothing to read it with, no token comes
-            of it, or more than the model has positions.
+        UserError: the prompt is a text and the model has no tokenizer, or it yields no tokens, or
+            more tokens than the model has positions.
     """
     lengths = [prompt.tokens or 0]
     for text in prompt.texts:
@@ -76,7 +76,7 @@ def check_prompt(
 
 
 class Encoder:
-    """Encodes prompts for one loaded model."""
+    """Encode prompts for one loaded model."""
 
     def __init__(self, loaded: LoadedModel, seed: int, trust_remote_code: bool = False) -> None:
         self._loaded = loaded
@@ -84,7 +84,7 @@ class Encoder:
         self._trust_remote_code = trust_remote_code
 
     def encode(self, prompt: Prompt, batch_size: int) -> Inputs:
-        """The prompt's texts in turn over the batch, or its fixed ids in each row.
+        """Return the prompt's texts cycled over the batch, or its fixed ids in each row.
 
         Raises:
             UserError: a text has no tokens, or its tokenizer cannot be loaded.
@@ -96,7 +96,7 @@ class Encoder:
         return self._pad([rows[index % len(rows)] for index in range(batch_size)])
 
     def tokens(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the ids that the tokenizer puts in front of a text, and those of the text.
+        """Return the ids that the tokenizer puts before a text, and those of the text.
 
         Raises:
             UserError: the model has no tokenizer, or it cannot be loaded.
@@ -108,14 +108,14 @@ class Encoder:
             )
         tokenizer = _tokenizer(source, self._trust_remote_code)
         own: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        # Some tokenizers put a mark at the end as well.
+        # Some tokenizers also add a token at the end.
         marked: list[int] = tokenizer("a")["input_ids"]
         plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
         front = next((n for n in range(len(marked)) if marked[n : n + len(plain)] == plain), 0)
         return marked[:front], own
 
     def decode(self, ids: Sequence[int]) -> tuple[str, ...] | None:
-        """Each id as a text of its own; None where the model comes without a vocabulary."""
+        """Return the text of each id; None if the model comes without a vocabulary."""
         source = self._loaded.source
         if source.place is None:
             return None
@@ -124,13 +124,13 @@ class Encoder:
         except UserError:
             return None
         texts = tuple(tokenizer.decode([one]) for one in ids)
-        # From a configuration alone Transformers makes a tokenizer that knows no word.
+        # From a configuration alone Transformers makes a tokenizer without any words.
         return texts if any(texts) else None
 
     def _encode_text(self, text: str) -> list[int]:
         source = self._loaded.source
         if source.place is None:
-            # check_prompt let it through: the ids are known, or it is the default prompt, and
+            # check_prompt accepted it: either the ids are known, or it is the default prompt, and
             # then any ids of the length that GPT-2 gives it will do.
             known = source.builtin.prompt_ids if source.builtin else {}
             return list(known.get(text) or self._fixed_ids(6))
@@ -143,13 +143,13 @@ class Encoder:
 
     def _pad(self, rows: list[list[int]]) -> Inputs:
         width = max(len(row) for row in rows)
-        # The mask hides the padding, so that any id serves: padding must not need a pad token.
+        # The mask hides the padding, so any id works; padding must not require a pad token.
         gaps = [[0] * (width - len(row)) for row in rows]
         if self._loaded.is_encoder_decoder:
             ids = [row + gap for row, gap in zip(rows, gaps, strict=True)]
             mask = [[1] * len(row) + gap for row, gap in zip(rows, gaps, strict=True)]
         else:
-            # A decoder goes on from the last position, so the padding stands on the left.
+            # A decoder continues from the last position, so pad on the left.
             ids = [gap + row for row, gap in zip(rows, gaps, strict=True)]
             mask = [gap + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)]
         device = self._loaded.device
@@ -169,7 +169,7 @@ def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[i
 
 @functools.lru_cache(maxsize=8)
 def _tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
-    """Loaded once for checking and measuring: from a GGUF file it takes seconds."""
+    """Return the tokenizer, loaded once for checking and measuring: a GGUF file takes seconds."""
     refuse_pointers(source, *_TOKENIZER_FILES)
     _refuse_without_tokenizer(source)
     with loading(source, tokenizer=True):
@@ -179,7 +179,7 @@ def _tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
 
 
 def _refuse_without_tokenizer(source: ModelSource) -> None:
-    """Say so where a folder has no tokenizer, in which Transformers makes up an empty one."""
+    """Refuse a folder without a tokenizer, where Transformers would invent an empty one."""
     folder = source.folder
     if folder is None or source.gguf_file is not None:
         return

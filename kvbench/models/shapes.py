@@ -1,8 +1,8 @@
-"""Read a model's cache off a model that has shapes and no data: for families theory cannot read.
+"""Read a model's cache from a model with shapes but no data, for families that theory cannot read.
 
-The model is built on torch's `meta` device, which allocates nothing, and its own cache is filled
-at two lengths. What differs between them is what a position adds; what does not is a state. A
-third length, past the largest window, has to agree with what the first two say.
+The model is built on torch's `meta` device, which allocates nothing, and its own cache is filled at
+two lengths. What differs between them is what a position adds; the rest is a state. A third length,
+past the largest window, must agree with the first two.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ _SHORT, _LONG, _FAR = 4, 5, 40
 and one that is moved past the largest window."""
 
 _PROMPT = 7
-"""Positions of an encoder, to which the first length does not matter."""
+"""Positions of an encoder, which do not affect the first length."""
 
 _ATTEMPTS = (("eager", True), (None, False), ("eager", False))
-"""Attention implementation, and whether a mask is given. Some models look at the values of a mask,
-and there are none; others fail without one."""
+"""Attention implementation, and whether a mask is given. Some models read the values of a mask,
+which do not exist; others fail without one.
+"""
 
 _RESULTS = ("past_key_values", "cache_params", "state")
-"""What models call the cache in what they return."""
+"""Names that models use for the cache in their output."""
 
 
 def read_shapes(keys: Mapping[str, Any]) -> Shapes:
     """Build the model of a config.json without data, and read its cache.
 
-    It is built in bfloat16: a tensor that is in float32 all the same is so in any dtype.
+    It is built in bfloat16: a tensor that is still in float32 is so in any dtype.
 
     Raises:
         UserError: Transformers does not know the model, it cannot run without data, or its cache
@@ -58,13 +59,13 @@ def read_shapes(keys: Mapping[str, Any]) -> Shapes:
     for attention, mask in _ATTEMPTS:
         try:
             model = _build(name, config, attention)
-            # As if no element were zero: which experts are chosen does not change the cache.
+            # As if no element were zero: the choice of experts does not change the cache.
             with _config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
                 layers = _layers(name, model, mask)
         except UserError:
             raise
         except Exception as error:
-            # A model's own code may raise anything where tensors have no values.
+            # A model's own code may raise anything if tensors have no values.
             first = first or error
             continue
         return Shapes(
@@ -88,7 +89,7 @@ def _read(name: str, keys: Mapping[str, Any]) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.for_model(str(keys.get("model_type")), **rest)
     except Exception as error:
-        # Each family checks its own fields in its own way.
+        # Each family checks its fields in its own way.
         raise UserError(
             f"model_type: Transformers cannot read the configuration of '{name}': {_line(error)}",
             kind="unreadable_family",
@@ -115,10 +116,10 @@ def _build(name: str, config: PretrainedConfig, attention: str | None) -> Any:
             model = auto_class(config).from_config(
                 config, dtype=torch.bfloat16, attn_implementation=attention
             )
-            # Some releases do not tie on meta.
+            # Some releases do not tie weights on meta.
             model.tie_weights()
     except Exception as error:
-        # A field that is missing or wrong fails wherever the model's code happens to use it.
+        # A missing or wrong field fails wherever the model's code happens to use it.
         raise UserError(
             f"model_type: theory has no formulas for '{name}', and Transformers cannot build it "
             f"from this configuration: {_line(error)}",
@@ -152,11 +153,11 @@ class _Tensor:
     """One tensor of a cache.
 
     Attributes:
-        layer: the layer that it is in; null for one outside of layers.
+        layer: its layer; null for one outside of layers.
         name: the attribute that holds it.
-        cross: whether it is of the positions of an encoder.
+        cross: whether it belongs to the positions of an encoder.
         shape: sequences first.
-        wide: whether it is in float32 in a model of bfloat16.
+        wide: whether it is float32 in a bfloat16 model.
         window: positions that a query of its layer sees.
     """
 
@@ -169,7 +170,7 @@ class _Tensor:
 
     @property
     def numbers(self) -> int:
-        """Numbers of one sequence."""
+        """The numbers of one sequence."""
         return math.prod(self.shape) // _BATCH
 
 
@@ -201,7 +202,7 @@ def _layers(name: str, model: Any, mask: bool) -> tuple[Kept, ...]:
 
 
 def _with(known: Kept, one: _Tensor, slope: int) -> Kept:
-    """Return what a layer keeps with one more tensor of it."""
+    """Return what a layer keeps, with one more of its tensors."""
     changes: dict[str, Any] = {"window": known.window or one.window}
     if one.cross:
         changes["cross"] = known.cross + one.numbers // _PROMPT
@@ -229,9 +230,9 @@ def _refuse(name: str) -> NoReturn:
 
 @torch.no_grad()
 def _run(model: Any, positions: int, mask: bool) -> _Cache:
-    """Feed a model so many positions, `[2, positions]`, and return the tensors of its cache."""
+    """Feed a model this many positions, `[2, positions]`, and return the tensors of its cache."""
     ids = torch.zeros(_BATCH, positions, dtype=torch.long, device="meta")
-    # Held until the end, so that no new tensor has the id of an old one.
+    # Held until the end, so no new tensor reuses the id of an old one.
     before = {id(tensor): tensor for _, tensor in _on_modules(model)}
     if model.config.is_encoder_decoder:
         prompt = ids.new_zeros(_BATCH, _PROMPT)
@@ -240,7 +241,7 @@ def _run(model: Any, positions: int, mask: bool) -> _Cache:
         prompt = ids
         given = {"input_ids": ids}
         if model._supports_default_dynamic_cache():
-            # As `generate` does: not every model returns the one that it makes by itself.
+            # As in `generate`: not every model returns the cache that it makes itself.
             text = model.config.get_text_config(decoder=True)
             given["past_key_values"] = DynamicCache(config=text)
     if mask:
@@ -261,7 +262,7 @@ def _run(model: Any, positions: int, mask: bool) -> _Cache:
 def _tensors(
     item: Any, path: tuple[str, ...], layer: int | None, window: int | None
 ) -> Iterator[tuple[tuple[str, ...], tuple[torch.Tensor, _Tensor]]]:
-    """Return the tensors in a cache object by where they are in it."""
+    """Return the tensors in a cache object, by their place in it."""
     if isinstance(item, torch.Tensor):
         if item.ndim >= 2:
             yield path, (item, _described(path, item, layer, window))
@@ -295,7 +296,7 @@ def _described(
 
 
 def _on_modules(model: Any) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
-    """Return the floating tensors in plain attributes of modules."""
+    """Return the floating-point tensors in plain attributes of modules."""
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim >= 2:

@@ -1,4 +1,4 @@
-"""Where a model comes from: a name on the command line becomes a place to load from."""
+"""Resolve a model name from the command line to a place to load from."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = [
 ]
 
 MAX_CONFIG_BYTES = 16 << 20
-"""The largest config.json that is read: labels of classes make some of a megabyte."""
+"""The largest config.json that is read: class labels make some of them a megabyte."""
 
 _MAX_JSON_BYTES = 256 << 20
-"""Of any other JSON next to it: a tokenizer of many languages has some 30 MiB."""
+"""The limit for other JSON files: a tokenizer of many languages takes some 30 MiB."""
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _REVISION = re.compile(r"\w[\w./-]{0,199}", re.ASCII)
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-"""How the small text file begins that Git has in place of a large one."""
+"""The start of the small text file that Git LFS puts in place of a large one."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelSource:
     Attributes:
         name: as the user wrote it.
         place: a hub id or a folder; None for a built-in architecture with random weights.
-        gguf_file: the GGUF file in the folder, if that is what holds the weights.
+        gguf_file: the GGUF file in the folder, if that holds the weights.
         builtin: the built-in architecture of that name, if any.
         revision: the branch, tag or commit of a hub id; None for the default branch.
     """
@@ -56,12 +56,12 @@ class ModelSource:
 
     @property
     def hub_name(self) -> str:
-        """The hub id with its revision, for people."""
+        """The hub id with its revision, for display."""
         return f"{self.place}@{self.revision}" if self.revision else str(self.place)
 
     @property
     def folder(self) -> Path | None:
-        """The local folder that the model is in; None for a hub id or a configuration alone."""
+        """The model's local folder; None for a hub id or a configuration alone."""
         if self.place is None or not Path(self.place).is_dir():
             return None
         return Path(self.place)
@@ -115,7 +115,7 @@ def locate(name: str, weights: str) -> ModelSource:
 
 
 def is_adapter(name: str, adapter_config: Path) -> str:
-    """Return the sentence that says that a model is only an adapter, and for which model."""
+    """Return the sentence saying that a model is only an adapter, and for which model."""
     base = _base_of(adapter_config)
     return (
         f"model: {name} is an adapter{f' for {clip(base)}' if base else ''}, not a whole model: "
@@ -124,10 +124,10 @@ def is_adapter(name: str, adapter_config: Path) -> str:
 
 
 def check_weights(source: ModelSource) -> None:
-    """Refuse a local folder whose weights are not there, before anything is loaded.
+    """Refuse a local folder without its weights, before anything is loaded.
 
     Raises:
-        UserError: they are pointers of Git LFS, or those of an adapter alone.
+        UserError: the files are Git LFS pointers, or only an adapter.
     """
     refuse_pointers(source, source.gguf_file or "*.safetensors")
     folder = source.folder
@@ -143,7 +143,7 @@ def refuse_pointers(source: ModelSource, *patterns: str) -> None:
     """Refuse files of a local folder that Git LFS has not fetched yet.
 
     Raises:
-        UserError: one that a pattern matches is a pointer.
+        UserError: a file that matches a pattern is a pointer.
     """
     if source.folder is None:
         return
@@ -155,7 +155,7 @@ def refuse_pointer(path: Path) -> None:
     """Refuse a file that Git LFS has not fetched yet.
 
     Raises:
-        UserError: it is a pointer to the file, not the file.
+        UserError: it is a pointer instead of the file.
     """
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
@@ -167,7 +167,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def user_path(name: str) -> Path:
-    """A name as a path, `~` taken as the user's folder where there is one."""
+    """Return a name as a path, with `~` expanded to the user's folder if there is one."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -185,7 +185,7 @@ def _builtin(architecture: Architecture, weights: str) -> ModelSource:
 
 
 def _packaged(architecture: Architecture) -> Path | None:
-    """The weights inside an installed package, found without importing it."""
+    """Return the weights inside an installed package, without importing it."""
     if architecture.package is None:
         return None
     package, file = architecture.package
@@ -198,7 +198,7 @@ def _packaged(architecture: Architecture) -> Path | None:
 
 def _folder(name: str, path: Path) -> ModelSource:
     for entry in path.iterdir():
-        # The libraries would wait for a pipe for ever, or read a device until memory is full.
+        # The libraries would wait for a pipe forever, or read a device until memory is full.
         if entry.exists() and not (entry.is_file() or entry.is_dir()):
             raise UserError(f"model: {entry} is not a regular file.", kind="not_a_file")
         limit = MAX_CONFIG_BYTES if entry.name == "config.json" else _MAX_JSON_BYTES
@@ -225,11 +225,11 @@ def _folder(name: str, path: Path) -> ModelSource:
 
 
 def _base_of(adapter_config: Path) -> str | None:
-    """The base model that an adapter names."""
+    """Return the base model that an adapter names."""
     try:
         config = json.loads(adapter_config.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        # The sentence is right without it.
+        # The sentence is correct without it.
         return None
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     return base if isinstance(base, str) and base else None

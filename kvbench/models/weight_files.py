@@ -1,4 +1,4 @@
-"""The files of weights: safetensors or GGUF by their content, whatever their names say."""
+"""Check weight files: they must be safetensors or GGUF by content, whatever their names."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MAX_HEADER_BYTES = 100_000_000
 def check_weight_files(source: ModelSource, weights: str) -> None:
     """Refuse weights in a folder that are neither safetensors nor GGUF.
 
-    What a hub id stands for is not here yet: `no_pickles` holds for it, too.
+    Files of a hub id are not local yet; `no_pickles` covers those too.
 
     Raises:
-        UserError: a file is something else, or the index names one that is not in the folder.
+        UserError: a file has another format, or the index names one that is missing.
     """
     folder = Path(source.place or "")
     if source.gguf_file is not None:
@@ -51,7 +51,7 @@ def check_weight_files(source: ModelSource, weights: str) -> None:
 
 @contextlib.contextmanager
 def no_pickles() -> Iterator[None]:
-    """Refuse to unpickle weights, however the library came to them: that could run code."""
+    """Refuse to unpickle weights, wherever the library found them: unpickling could run code."""
     load = torch.load
 
     def refuse(*arguments: Any, **options: Any) -> Any:
@@ -69,7 +69,7 @@ def no_pickles() -> Iterator[None]:
 
 
 def _safetensors(folder: Path) -> Iterator[Path]:
-    # In the order in which Transformers looks.
+    # In the order in which Transformers looks for them.
     if (folder / "model.safetensors").exists():
         yield folder / "model.safetensors"
     elif (folder / _INDEX).exists():
@@ -78,7 +78,7 @@ def _safetensors(folder: Path) -> Iterator[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The names of the files that an index names, each once."""
+    """Return the names of the files that an index lists, each once."""
     text = read_text(index, _MAX_INDEX_BYTES, "index of weights")
     try:
         names = json.loads(text)["weight_map"].values()
@@ -100,7 +100,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _is_inside(name: str) -> bool:
-    # By its name: in the hub's cache each file is a link that leads elsewhere.
+    # Check the name: in the hub's cache each file is a link to somewhere else.
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and name.isprintable()
 

@@ -1,1 +1,1 @@
-"""What to measure: a plan file read and validated, the grid, and a case of it; torch-free."""
+"""What to measure: read and validate a plan file, expand its grid into cases. Torch-free."""

@@ -1,8 +1,8 @@
-"""The axes of a case, each declared once: cases, plans, options and tables follow from here.
+"""The axes of a case, each declared once; cases, plans, options and tables are derived from them.
 
 A field of `ModelAxes`, `StrategyAxes` or `CaseAxes` is an axis. Case ids, keys of a plan, options,
-columns, groups, pairings, labels and docs are loops over these fields. Which class an axis is in
-says what depends on it: the loaded model, what is verified, or the case alone.
+columns, groups, pairings, labels and docs are loops over these fields. The class of an axis says
+what depends on it: the loaded model, what is verified, or only the case.
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ __all__ = [
 ]
 
 AUTO = "auto"
-"""The attention implementation that Transformers takes for a model by itself."""
+"""The name that lets Transformers choose the attention implementation."""
 
 Reading = Literal["words", "models", "caches", "texts", "sizes"]
-"""How the values of a key are read: words and sizes in lists, models and caches by their own
-rules, texts as they are."""
+"""How the values of a key are read: words and sizes as lists, models and caches by their own rules,
+texts unchanged.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of a plan that sets an axis; the option has its name.
+    """A key of a plan that sets an axis; the option has the same name.
 
     Attributes:
         name: by default the name of the axis.
         help: what it means, for `--help` and the docs.
         short: its short option, such as `-b`.
-        reading: how its values are read; by default words, or sizes for an axis of numbers.
-        default: its values where a plan does not have it; none if it is another spelling.
-        only_spelling: whether it is written into another key and is not kept itself.
+        reading: how its values are read; by default as words, or as sizes for a numeric axis.
+        default: its values if a plan does not have it; none if it is an alternative spelling.
+        only_spelling: whether it is stored under another key and not kept itself.
     """
 
     help: str
@@ -65,29 +66,28 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is declared of one field of a case.
+    """The declaration of one field of a case.
 
     Attributes:
         name: of the field and of the column.
         keys: the keys of a plan that set it.
-        column: what the docs of a table say of its column.
-        kind: the type of its values; that of a prompt is `str`, its label.
+        column: the description of its column in the docs of a table.
+        kind: the type of its values; for a prompt `str`, its label.
         unit: of its values.
-        legacy: the value of a run that was made before this axis existed; `dataclasses.MISSING` if
-            it has always been there. At this value it is left out of the key of a case, so that old
-            ids stay.
-        choices: all values that there are, in reading order; empty if others are possible.
+        legacy: the value of runs that predate this axis; `dataclasses.MISSING` if it has always
+            existed. At this value it is left out of a case's key, to keep old ids.
+        choices: all possible values, in display order; empty if others are possible.
         least: the smallest number.
         single: whether a plan has one value for all cases, or none to let the model decide.
         in_group: whether all cases of a comparison group share its value. Members of a group differ
-            in the others, and are measured next to each other. A speedup is always between cases
-            that differ in the cache strategy alone.
-        is_size: whether more of it is more of the same work, so that it needs no less memory.
-        seldom: whether it is the same in most runs, so that people read it only where it varies.
-        head: its name at the head of a column.
-        label: its name for people.
+            in other axes and are measured next to each other. A speedup is always between cases
+            that differ only in the cache strategy.
+        is_size: whether more of it is more of the same work, which needs no less memory.
+        seldom: whether it is the same in most runs; it is shown only where it varies.
+        head: its column heading.
+        label: its display name.
         words: a value in a sentence.
-        bare: whether the value alone says enough in a label.
+        bare: whether the value alone is clear enough in a label.
     """
 
     name: str
@@ -114,19 +114,19 @@ class Axis:
 
     @property
     def is_added(self) -> bool:
-        """Whether there are runs that were made before it existed."""
+        """Whether there are runs that predate it."""
         return self.legacy is not dataclasses.MISSING
 
     def phrase(self, value: object) -> str:
-        """Return a value as a sentence has it: `batch 8`, `random weights`."""
+        """Return a value as written in a sentence: `batch 8`, `random weights`."""
         return self.words.format(value)
 
     def short(self, value: object) -> str:
-        """Return a value as a label has it: `batch 8`, `random`."""
+        """Return a value as written in a label: `batch 8`, `random`."""
         return str(value) if self.bare else self.phrase(value)
 
     def rank(self, value: Any) -> tuple[Any, ...]:
-        """Return what a value is sorted by: as in `choices`, then as number or text."""
+        """Return the sort key of a value: its place in `choices`, then the number or text."""
         known = self.choices.index(value) if value in self.choices else len(self.choices)
         return (known, value)
 
@@ -145,13 +145,13 @@ def axis(
 
     Args:
         help: what it means, for `--help` and the docs of plans.
-        more: further keys of a plan that set it.
-        default: its value, or its values, where a plan does not have it; by default `legacy`.
-        legacy: its value in runs of before it existed; it may differ from the default.
-        column: what the docs of tables say of it; by default `help`.
+        more: additional keys of a plan that set it.
+        default: its value, or its values, if a plan does not have it; by default `legacy`.
+        legacy: its value in runs that predate it; may differ from the default.
+        column: its description in the docs of tables; by default `help`.
         short: its short option.
         reading: how a plan reads it.
-        declared: further fields of `Axis` that are not as usual.
+        declared: other fields of `Axis` that differ from their defaults.
     """
     values = default if isinstance(default, tuple) else (default,)
     if not values and legacy is not dataclasses.MISSING:
@@ -163,14 +163,14 @@ def axis(
 
 
 def again(axes: type, name: str) -> Any:
-    """Declare a field as it is in a base class, for a subclass that says its type more exactly."""
+    """Redeclare a field of a base class for a subclass with a more precise type."""
     (field,) = (field for field in dataclasses.fields(axes) if field.name == name)
     return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
 @dataclass(frozen=True)
 class ModelAxes:
-    """What makes another loaded model. A model is loaded once for all cases that share these."""
+    """The axes that define a loaded model. Cases that share them share one load."""
 
     __slots__ = ()
 
@@ -219,7 +219,7 @@ class ModelAxes:
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyAxes(ModelAxes):
-    """What makes another thing to verify: a cache strategy on a model."""
+    """The axes that define what is verified: a cache strategy on a model."""
 
     __slots__ = ()
 
@@ -243,7 +243,7 @@ class StrategyAxes(ModelAxes):
 
 @dataclass(frozen=True, kw_only=True)
 class CaseAxes(StrategyAxes):
-    """What makes another case: everything above, and the work."""
+    """The axes that define a case: everything above, and the work."""
 
     __slots__ = ()
 
@@ -301,12 +301,12 @@ class CaseAxes(StrategyAxes):
 
 
 def values_of(record: object, names: Iterable[str]) -> tuple[Any, ...]:
-    """Return what a case or a record has in these fields."""
+    """Return the values of these fields in a case or a record."""
     return tuple(getattr(record, name) for name in names)
 
 
 def _declared(field: dataclasses.Field[Any], hint: Any) -> Axis:
-    """Return an axis, with what is usual filled in."""
+    """Return an axis with its default declarations filled in."""
     name, label = field.name, field.name.replace("_", " ")
     known = {
         "kind": _kind(hint),
@@ -350,10 +350,10 @@ AXES: Mapping[str, Axis] = {
 """All axes by name, in the order of a case's key."""
 
 MODEL_AXES = _names(ModelAxes)
-"""The names of those that make a model."""
+"""The names of the axes that define a model."""
 
 STRATEGY_AXES = _names(StrategyAxes)
-"""The names of those that make a thing to verify."""
+"""The names of the axes that define what is verified."""
 
 KEYS: Mapping[str, Key] = {key.name: key for axis_ in AXES.values() for key in axis_.keys}
 """The keys of a plan that set an axis."""
@@ -361,4 +361,4 @@ KEYS: Mapping[str, Key] = {key.name: key for axis_ in AXES.values() for key in a
 TABLE_ORDER: tuple[Axis, ...] = tuple(
     sorted(AXES.values(), key=lambda axis_: axis_.is_size and axis_.is_number)
 )
-"""All axes as tables and labels have them: the kind of work first, its numbers last."""
+"""All axes in the order of tables and labels: the kind of work first, its numbers last."""

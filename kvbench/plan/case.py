@@ -1,4 +1,4 @@
-"""A case: one frozen point of the grid, its key, and the plain data that travels with it."""
+"""A case: one frozen point of the grid, its key, and the plain data that goes with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Phase = Literal["warmup", "measure", "memory"]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is fed to the model before it generates.
+    """The input of the model before it generates.
 
     Either `texts` (encoded with the model's tokenizer, cycled over the batch) or `tokens`, a number
     of fixed pseudo-random token ids. `label` identifies the prompt in keys and columns.
@@ -38,17 +38,17 @@ class Prompt:
 
     @classmethod
     def of_text(cls, text: str) -> Prompt:
-        """One text, repeated over the batch."""
+        """Return a prompt of one text, repeated over the batch."""
         return cls(label=f"text:{text}", texts=(text,))
 
     @classmethod
     def of_tokens(cls, tokens: int) -> Prompt:
-        """`tokens` fixed token ids, the same in each row of the batch."""
+        """Return a prompt of `tokens` fixed token ids, the same in each row of the batch."""
         return cls(label=f"tokens:{tokens}", tokens=tokens)
 
     @classmethod
     def of_file(cls, path: str, texts: Iterable[str]) -> Prompt:
-        """The texts of a file; the label has a hash, so that an edited file is another prompt."""
+        """Return a prompt of a file's texts; its label has a hash, so an edited file is new."""
         texts = tuple(texts)
         digest = _digest("\n".join(texts), 8)
         return cls(label=f"file:{PurePath(path).name}#{digest}", texts=texts)
@@ -56,11 +56,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ModelKey(ModelAxes):
-    """What a loaded model is known by: loaded once for all cases that share it."""
+    """The key of a loaded model: cases that share it share one load."""
 
     @property
     def label(self) -> str:
-        """For people: `gpt2 (random, float32, sdpa) on cpu`."""
+        """The display name: `gpt2 (random, float32, sdpa) on cpu`."""
         return f"{self.model} ({self.weights}, {self.dtype}, {self.attention}) on {self.device}"
 
 
@@ -68,16 +68,16 @@ class ModelKey(ModelAxes):
 class Case(CaseAxes):
     """One point of the grid; plan/axes.py declares its fields.
 
-    A field that is added later has as its default what cases of before it meant (its legacy
-    value). At that value it is left out of the key, so that old ids stay and nothing new is pooled
-    with something old.
+    A field that is added later defaults to its legacy value: what earlier cases meant. At that
+    value it is left out of the key, which keeps old ids and never pools something new with
+    something old.
     """
 
     prompt: Prompt = again(CaseAxes, "prompt")
 
     @property
     def model_key(self) -> ModelKey:
-        """The loaded model that this case needs."""
+        """The key of the loaded model that this case needs."""
         return ModelKey(*values_of(self, MODEL_AXES))
 
     @property
@@ -87,7 +87,7 @@ class Case(CaseAxes):
 
     @property
     def pair_key(self) -> str:
-        """The key without what may differ in a comparison group, such as the cache strategy."""
+        """The key without the axes that may differ in a comparison group, such as the cache."""
         return self._text(name for name, axis in AXES.items() if axis.in_group)
 
     @property
@@ -97,7 +97,7 @@ class Case(CaseAxes):
 
     @property
     def label(self) -> str:
-        """For people, without the model: `dynamic, float32, batch 1, 100 new tokens`."""
+        """The display name without the model: `dynamic, float32, batch 1, 100 new tokens`."""
         prompt = f", prompt of {self.prompt.tokens}" if self.prompt.tokens else ""
         sizes = f"batch {self.batch_size}{prompt}, {self.max_new_tokens} new tokens"
         added = (
@@ -108,15 +108,15 @@ class Case(CaseAxes):
         return ", ".join([self.cache, self.dtype, sizes, *added])
 
     def columns(self) -> dict[str, Any]:
-        """Return the fields as rows have them: the label of the prompt, not its texts."""
+        """Return the fields as in rows: with the label of the prompt, not its texts."""
         values = {name: getattr(self, name) for name in AXES}
         return {name: getattr(value, "label", value) for name, value in values.items()}
 
     def needs_at_least(self, other: Case) -> bool:
-        """Whether this case surely takes no less memory than another one.
+        """Return whether this case certainly needs at least as much memory as another one.
 
-        All sizes at least as large, and everything else the same. Of two texts it is not known
-        which is longer, unless they are the same.
+        That holds if all sizes are at least as large and everything else is the same. Which of two
+        different texts is longer is not known.
         """
         return all(
             _is_at_least(getattr(self, name), getattr(other, name), axis.is_size)
@@ -129,13 +129,13 @@ class Case(CaseAxes):
             for name in names
             if not AXES[name].is_added or getattr(self, name) != AXES[name].legacy
         )
-        # repr, so that a prompt with spaces or '=' in it cannot look like another field.
+        # repr, so a prompt with spaces or '=' in it cannot be mistaken for another field.
         return " ".join(f"{name}={getattr(value, 'label', value)!r}" for name, value in values)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The cases of one loaded model on one device: what a worker takes."""
+    """The cases of one loaded model on one device: the unit of work of a worker."""
 
     model: ModelKey
     cases: tuple[Case, ...]
@@ -143,11 +143,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One generation to be done: which case, why, and how long.
+    """One generation to run: which case, why, and how long.
 
     `round` numbers the passes over the group; `repeat` the samples of this case and phase;
-    `attempt` how often this very sample was recorded before: a failure that is tried again, a
-    warm-up of a new process.
+    `attempt` counts earlier records of this same sample: a failure that is retried, a warm-up in a
+    new process.
     """
 
     case: Case
@@ -159,9 +159,9 @@ class Task:
 
     @property
     def sample_id(self) -> str:
-        """Unique in a run and the same in a repetition of it: case id, phase letter, repeat.
+        """The id, unique in a run and stable across repetitions: case id, phase letter, repeat.
 
-        A second attempt has `-2` behind it.
+        A second attempt ends in `-2`.
         """
         letter = {"warmup": "w", "measure": "s", "memory": "m"}[self.phase]
         again = f"-{self.attempt + 1}" if self.attempt else ""
@@ -185,5 +185,5 @@ def _is_at_least(value: Any, other: Any, is_size: bool) -> bool:
 
 
 def _digest(text: str, digits: int) -> str:
-    # surrogatepass: a prompt read from a terminal may hold undecodable bytes.
+    # surrogatepass: a prompt from a terminal may hold undecodable bytes.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]

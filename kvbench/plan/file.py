@@ -1,4 +1,4 @@
-"""The files that a plan is read from: YAML without its traps, and prompts, one a line."""
+"""Read the files of a plan: YAML without its traps, and prompts, one per line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_PROMPT_FILE_BYTES = 16 << 20
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors and aliases: nested aliases are how a short file fills the memory."""
+    """YAML without anchors and aliases: with nested aliases a short file can fill the memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -55,12 +55,12 @@ _YAML_ERRORS = (
 
 
 def as_list(value: Any) -> Sequence[Any]:
-    """A list as it is, and anything else, a text too, as a list of one."""
+    """Return a list unchanged, and anything else, including a text, as a list of one."""
     return value if isinstance(value, (list, tuple)) else [value]
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
-    """The keys of a plan in YAML, a relative `prompt_file` taken as beside it.
+    """Return the keys of a plan in YAML; a relative `prompt_file` starts at the plan's folder.
 
     Raises:
         UserError: the file cannot be read, or is not a mapping.
@@ -90,12 +90,12 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts of a file, one a line, blank lines left out.
+    """Return the prompts of a file, one per line, without blank lines.
 
     Raises:
-        UserError: the file cannot be read, or has no text in it.
+        UserError: the file cannot be read, or is empty.
     """
-    # Only line ends end a prompt: splitlines would also break at form feeds and the like.
+    # Only line ends end a prompt: splitlines would also split at form feeds and the like.
     lines = read_text(path, _MAX_PROMPT_FILE_BYTES, "prompt file").split("\n")
     texts = tuple(line for line in lines if line.strip())
     if not texts:

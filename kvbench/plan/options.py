@@ -1,4 +1,4 @@
-"""What each key of a plan means, said once: for YAML, the command line's help and the docs."""
+"""The meaning of each key of a plan, written once for YAML, `--help` and the docs."""
 
 from __future__ import annotations
 

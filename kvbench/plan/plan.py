@@ -1,4 +1,4 @@
-"""A plan: a YAML file and options, validated, and the ordered tuple of cases it stands for."""
+"""A plan: a YAML file and options, validated, and the ordered tuple of cases it describes."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ __all__ = [
 
 
 MANY_CASES = 10_000
-"""A grid with more cases than this is likely a slip: it needs `allow_many`."""
+"""A grid with more cases than this is probably a mistake: it needs `allow_many`."""
 
 QUICKSTART: dict[str, Any] = {"max_new_tokens": [10, 25, 50], "repeats": 6}
-"""The embedded default: what `kvbench sweep` adds to when it is given no file."""
+"""The embedded default: the plan of `kvbench sweep` without a file."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 
 
 def _listed(value: Any) -> Any:
-    """Let a scalar stand for a list of one, and a string for a comma-separated list."""
+    """Treat a scalar as a list of one, and a string as a comma-separated list."""
     listed: list[Any] = []
     for entry in as_list(value):
         parts = [part.strip() for part in entry.split(",")] if isinstance(entry, str) else [entry]
@@ -63,7 +63,7 @@ def _listed(value: Any) -> Any:
 
 
 def _models(value: Any) -> Any:
-    """Split as `_listed` does, but leave a comma that is in the name of what exists."""
+    """Split as `_listed` does, but keep a comma that is part of an existing name."""
     listed: list[Any] = []
     for entry in as_list(value):
         listed.extend(_split_models(entry) if isinstance(entry, str) else [entry])
@@ -71,13 +71,13 @@ def _models(value: Any) -> Any:
 
 
 _MOST_COMMAS = 8
-"""Commas in one name that are looked for; each costs a look at the disk."""
+"""The most commas considered in one name; each costs a disk access."""
 
 
 def _split_models(entry: str) -> list[str]:
     parts, names = entry.split(","), []
     while parts:
-        # The longest name first: of `a,b` and `a` the folder `a,b` is meant, if there is one.
+        # Try the longest name first: of `a,b` and `a`, the folder `a,b` is meant if it exists.
         count = next(
             (n for n in range(min(len(parts), _MOST_COMMAS + 1), 1, -1) if _exists(parts[:n])), 1
         )
@@ -95,14 +95,14 @@ def _exists(parts: Sequence[str]) -> bool:
 
 
 def _caches(value: Any) -> Any:
-    """YAML reads a bare `off` as false and `on` as true: the words were meant."""
+    """Restore `off` and `on`, which YAML reads as false and true."""
     words = {False: "off", True: "dynamic"}
     return [words[v] if isinstance(v, bool) else _canonical(v) for v in _listed(value)]
 
 
 def _canonical(name: Any) -> Any:
-    """Return a strategy's canonical name, so that two spellings are one case."""
-    # What is no text is refused by its type.
+    """Return a strategy's canonical name: two spellings are one case."""
+    # A value that is not text is refused by its type.
     return strategy(name).name if isinstance(name, str) and name not in ("", ALL) else name
 
 
@@ -146,7 +146,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _Text = Annotated[str, Field(min_length=1)]
 _READ = {"models": _models, "caches": _caches, "texts": as_list, "words": _listed, "sizes": _sizes}
-"""How the values of a key are listed, by the name that its declaration has."""
+"""How the values of a key are split, by the name in its declaration."""
 
 _Number = BeforeValidator(_number)
 _Count = Annotated[int, _Number, Field(ge=1, le=100_000)]
@@ -154,13 +154,13 @@ _Seconds = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 
 
 def _key(default: Any, name: str, *, legacy: Any = None) -> Any:
-    """Return a key of the plan. `legacy` is what a run of before the key existed meant by it."""
+    """Return a key of the plan. `legacy` is what it meant in runs that predate the key."""
     extra = None if legacy is None else {"legacy": legacy}
     return Field(default=default, description=DESCRIPTIONS[name], json_schema_extra=extra)
 
 
 def _axis_key(axis: Axis, key: Key) -> tuple[Any, Any]:
-    """Return the type and the field of a key that sets an axis: a list, or one value or none."""
+    """Return the type and the field of a key that sets an axis: a list, or an optional value."""
     if axis.single:
         return Literal[axis.choices] | None, _key(None, key.name)
     assert key.reading is not None
@@ -174,7 +174,7 @@ def _axis_key(axis: Axis, key: Key) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class _Axes(BaseModel):
-        """The keys that set axes: mypy does not know them; see `Plan.values`."""
+        """The keys that set axes; mypy does not know them, see `Plan.values`."""
 else:
     _Axes = create_model(
         "_Axes",
@@ -187,15 +187,15 @@ else:
     )
 
 CONDUCT = frozenset({"case_timeout", "keep_going_after_oom", "verify"})
-"""Keys that say how a plan is carried out, not what is measured: a resume may change them."""
+"""Keys that control execution, not what is measured: a resume may change them."""
 
 
 class Plan(_Axes):
     """What to measure. Every axis is a list; the grid is their product.
 
-    Build one from keyword arguments, or from YAML and options with `Plan.load`. By default:
-    GPT-2's architecture with random weights, cache off and on, as many samples as the stopping
-    rule wants. The keys that set axes are declared in plan/axes.py.
+    Build one from keyword arguments, or from YAML and options with `Plan.load`. By default: GPT-2's
+    architecture with random weights, cache off and on, as many samples as the stopping rule
+    requires. The keys that set axes are declared in plan/axes.py.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -252,15 +252,15 @@ class Plan(_Axes):
 
     @classmethod
     def load(cls, path: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Plan:
-        """Build a plan from a YAML file, or the embedded default, with options put over its keys.
+        """Build a plan from a YAML file, or the embedded default, with options overriding its keys.
 
-        The name of a plan that comes with kvbench will do for its path.
+        The name of a plan that comes with kvbench also works as the path.
 
-        A relative `prompt_file` in the file is looked for beside the file.
+        A relative `prompt_file` in the file is resolved from the file's folder.
 
         Raises:
-            UserError: the file cannot be read, a key or a value is wrong, or it names a cache from
-                elsewhere and `trust_remote_code` is not among the options.
+            UserError: the file cannot be read, a key or a value is wrong, or it names a
+                user-supplied cache and `trust_remote_code` is not among the options.
         """
         options = options or {}
         keys = QUICKSTART if path is None else read_plan_file(find_plan(Path(path)))
@@ -270,12 +270,12 @@ class Plan(_Axes):
 
     @classmethod
     def merge(cls, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
-        """Build a plan from keys as they stand in YAML or run.json, with options put over them.
+        """Build a plan from keys as written in YAML or run.json, with options overriding them.
 
         Raises:
             UserError: a key or a value is wrong.
         """
-        # Several spellings of one axis: the option replaces whichever was used.
+        # If an axis has several spellings, the option replaces whichever was used.
         for axis in AXES.values():
             spellings = {key.name for key in axis.keys}
             if spellings & options.keys():
@@ -284,10 +284,10 @@ class Plan(_Axes):
 
     @classmethod
     def parse(cls, keys: Mapping[str, Any]) -> Plan:
-        """Build a plan from keys as they stand in YAML.
+        """Build a plan from keys as written in YAML.
 
         Raises:
-            UserError: one sentence that names the key, the value and what would be right.
+            UserError: a key or a value is wrong; the message names it and says what is valid.
         """
         try:
             return cls(**keys)
@@ -300,7 +300,7 @@ class Plan(_Axes):
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """The prompts of the grid, files read.
+        """The prompts of the grid, after reading files.
 
         Raises:
             UserError: a prompt file is missing, unreadable or empty.
@@ -316,22 +316,22 @@ class Plan(_Axes):
         return _unique(prompts) or (Prompt.of_text(DEFAULT_PROMPT),)
 
     def needs_devices(self) -> bool:
-        """Whether the devices that are present matter: not if the plan names only the CPU."""
+        """Whether the plan depends on the present devices: not if it names only the CPU."""
         return not all(kind_of(name).is_host for name in self.values("device"))
 
     def cases(
         self, present: Sequence[str] = ("cpu",), *, allow_many: bool = False
     ) -> tuple[Case, ...]:
-        """The cases of the grid, in order: models and devices outermost, the cache innermost.
+        """Return the cases of the grid in order: models and devices outermost, the cache innermost.
 
         Args:
             present: the devices of this machine, such as `("cpu", "cuda", "cuda:1")`.
-            allow_many: take a grid of more than `MANY_CASES` cases.
+            allow_many: accept a grid of more than `MANY_CASES` cases.
 
         Raises:
             UserError: a device is not present, or the grid is too large.
         """
-        # The members of a comparison group next to each other.
+        # Keep the members of a comparison group next to each other.
         order = sorted(
             (axis for axis in AXES.values() if not axis.single), key=lambda axis: not axis.in_group
         )
@@ -362,12 +362,12 @@ class Plan(_Axes):
 
 
 def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -> None:
-    """Refuse caches from elsewhere that a file names, unless the options trust it.
+    """Refuse user-supplied caches that a file names, unless the options trust them.
 
-    What is typed on the command line is the user's own choice; a file may come from somebody else.
+    Names typed on the command line are the user's own choice; a file may come from somebody else.
 
     Raises:
-        UserError: names the first of them, and the option.
+        UserError: the file names one; the message gives its name and the option.
     """
     foreign = needs_trust(cache for cache in caches if isinstance(cache, str))
     if foreign and not options.get("trust_remote_code"):
@@ -379,9 +379,9 @@ def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -
 
 
 def with_legacy(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plan of a run with the keys that did not exist when it was made.
+    """Return the plan of a run with values for the keys that it predates.
 
-    They get what they meant then, which may differ from today's default.
+    They get their legacy meaning, which may differ from today's default.
     """
     extras = {name: field.json_schema_extra for name, field in Plan.model_fields.items()}
     legacy = {name: extra["legacy"] for name, extra in extras.items() if isinstance(extra, dict)}
@@ -389,7 +389,7 @@ def with_legacy(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_words(axis: Axis, names: Iterable[Any]) -> None:
-    """Refuse the first value of an axis that cannot be meant."""
+    """Refuse the first value of an axis that cannot be valid."""
     for name in names:
         if axis.choices and name not in axis.choices:
             raise ValueError(
@@ -398,7 +398,7 @@ def _check_words(axis: Axis, names: Iterable[Any]) -> None:
             )
         if axis.name == "device" and not _DEVICE.fullmatch(name):
             raise ValueError(f"device: '{clip(name)}' is not cpu, cuda, cuda:N or auto")
-        # What a prompt may be is looked at later.
+        # Prompts are validated later.
         if axis.name != "prompt" and isinstance(name, str) and not name.isprintable():
             raise ValueError(f"{clip(name)!r} has control characters in it")
 
@@ -421,10 +421,10 @@ def _flag(value: Any) -> bool:
 
 
 def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
-    """The devices that are meant, each once; `auto` is every kind that is present.
+    """Return the chosen devices, each once; `auto` is every kind that is present.
 
     Raises:
-        UserError: one is not present.
+        UserError: a device is not present.
     """
     names: list[str] = []
     for name in wanted:
@@ -446,9 +446,9 @@ def choose_devices(wanted: Sequence[str], present: Sequence[str]) -> tuple[str, 
 
 
 def _mistake(error: ValidationError) -> UserError:
-    """The first fault of a validation."""
+    """Return the first error of a validation."""
     first = error.errors(include_url=False)[0]
-    # A list is told by its key: the position in it says little after ranges are expanded.
+    # Name a list by its key: the position in it is meaningless after ranges are expanded.
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(name, DESCRIPTIONS)
@@ -456,7 +456,7 @@ def _mistake(error: ValidationError) -> UserError:
             f"'{clip(name)}' is not a key of a plan{hint}", kind="unknown_key", key=name
         )
     if first["type"] == "value_error":
-        # What a check of our own raised says the whole sentence.
+        # An error raised by our own checks is already a whole sentence.
         said = str(first["ctx"]["error"])
         sentence = f"{name}: {said}" if name else said
     else:

@@ -10,7 +10,7 @@ from kvbench.text import clip
 __all__ = ["MAX_LENGTH", "MAX_SIZE", "parse_sizes"]
 
 MAX_SIZE = 2**31 - 1
-"""The largest size taken, in tokens or sequences: the largest 32-bit index."""
+"""The largest size accepted, in tokens or sequences: the largest 32-bit index."""
 
 MAX_LENGTH = 100_000
 """The most sizes that a list may have."""
@@ -27,7 +27,7 @@ def parse_sizes(text: str, name: str = "the list") -> tuple[int, ...]:
     included when the steps meet it. This is llama-bench's notation.
 
     Raises:
-        UserError: an entry is not a size or a range, a range runs backwards or never ends.
+        UserError: an entry is not a size or a range, or a range runs backwards or never ends.
     """
     sizes: list[int] = []
     for entry in text.split(","):
@@ -69,7 +69,7 @@ def _expand(entry: str, name: str) -> list[int]:
         )
     sizes: list[int] = []
     value = float(first)
-    # Steps are counted, not sizes: a factor such as 1.000001 takes many steps to the next size.
+    # Count steps, not sizes: a factor such as 1.000001 takes many steps to the next size.
     for _ in range(MAX_LENGTH + 1):
         if value > last:
             return sizes
@@ -84,7 +84,7 @@ def _expand(entry: str, name: str) -> list[int]:
 
 
 def _size(digits: str, name: str) -> int:
-    # Counted first: Python refuses to convert thousands of digits.
+    # Check the number of digits first: Python refuses to convert thousands of digits.
     digits = digits.lstrip("0") or "0"
     if len(digits) > len(str(MAX_SIZE)) or int(digits) > MAX_SIZE:
         raise UserError(

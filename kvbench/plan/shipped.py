@@ -1,4 +1,4 @@
-"""The plans that come with kvbench: found by name, wherever it is installed."""
+"""Find the plans that come with kvbench by name, wherever it is installed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def shipped_plans() -> dict[str, Path]:
 
 
 def find_plan(given: Path) -> Path:
-    """Return the file that is meant: a path, or the name of a plan that comes with kvbench.
+    """Return the plan file for a path or for the name of a plan that comes with kvbench.
 
-    A file of that name comes first, so that adding a plan to kvbench changes no one's command.
+    An existing file of that name takes precedence, so adding a plan to kvbench changes no existing
+    command.
 
     Raises:
         UserError: there is no such file, and it is a bare name that no plan has.

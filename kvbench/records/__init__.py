@@ -1,1 +1,1 @@
-"""Where the wings meet: samples, the run folder and the environment, as plain data."""
+"""The data that both wings share: samples, the run folder and the environment, as plain data."""

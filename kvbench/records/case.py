@@ -1,4 +1,4 @@
-"""The case as rows have it: the fields that plan/axes.py declares, and what follows from them."""
+"""The case as stored in rows: the fields that plan/axes.py declares, and what follows from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CaseRecord", "case_columns"]
 
 @dataclass(frozen=True, kw_only=True)
 class CaseRecord(CaseAxes):
-    """What rows of samples and of summaries have in common. A size is never null, nor is a name."""
+    """What rows of samples and summaries have in common. Sizes and names are never null."""
 
     __slots__ = ()
 
@@ -30,6 +30,6 @@ class CaseRecord(CaseAxes):
 
 
 def case_columns(case: Case) -> Mapping[str, Any]:
-    """Return what a row of a case that was not begun has in these columns."""
+    """Return the values of these columns for a case that never started."""
     use_cache = strategy(case.cache).use_cache
     return {**case.columns(), "use_cache": use_cache, "prompt_tokens": case.prompt.tokens}

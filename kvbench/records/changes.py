@@ -1,4 +1,4 @@
-"""What is otherwise in one record than in another of its kind."""
+"""Find the differences between two records of the same kind."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from kvbench.text import clip
 __all__ = ["CaseChanges", "Change", "changes", "environment_changes"]
 
 _NO_MATTER = frozenset({"missing", "absent", "memory_bytes", "devices", "versions", "rates"})
-"""Fields of an environment that are words, move by a few pages at each start, are compared piece
-by piece, or were measured: a newer probe makes no other machine."""
+"""Fields of an environment that are prose, change slightly at each start, are compared separately,
+or were measured: a newer probe does not make a different machine.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key whose value differs between two records; `old` and `new` are fit to be shown."""
+    """A key whose value differs between two records; `old` and `new` are printable."""
 
     key: str
     old: str
@@ -31,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class CaseChanges:
-    """How many cases one plan has and another one lacks, where their keys say the same."""
+    """How many cases only one of two plans has, where their keys are equal."""
 
     new: int
     gone: int
@@ -51,18 +52,18 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
 def environment_changes(
     old: Environment, new: Environment, devices: Collection[str]
 ) -> list[Change]:
-    """Return what is otherwise in a new environment; of devices, only those named."""
+    """Return the differences of a new environment; only the named devices are compared."""
     found = [
         *changes(_plain(old), _plain(new)),
         *changes(_hardware(old, devices), _hardware(new, devices)),
         *changes(_compared(old.versions), _compared(new.versions)),
     ]
-    # The CPU is a fact of the machine and a device.
+    # The CPU is both a fact of the machine and a device.
     return list(dict.fromkeys(found))
 
 
 def _compared(versions: Mapping[str, str]) -> dict[str, str]:
-    """The versions that a run may not mix: kvbench's own is recorded and not compared."""
+    """Return the versions that a run may not mix: kvbench's own is recorded and not compared."""
     return {name: version for name, version in versions.items() if name != "kvbench"}
 
 
@@ -82,5 +83,5 @@ def _hardware(environment: Environment, devices: Collection[str]) -> dict[str, s
 
 
 def _device(device: Device) -> str:
-    # The memory of a CPU is that of the machine.
+    # The memory of a CPU is the machine's memory.
     return " ".join(filter(None, [device.hardware, device.uuid]))

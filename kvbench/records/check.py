@@ -1,4 +1,4 @@
-"""Check: one thing that was verified of a cache strategy, a row of verify.csv."""
+"""One verification check of a cache strategy, a row of verify.csv."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ VERDICTS: tuple[str, ...] = get_args(Verdict)
 @axes_after("checked_at")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(StrategyAxes):
-    """One check of one cache strategy on one model. Null means that it does not apply."""
+    """One check of one cache strategy on one model. Null means not applicable."""
 
-    # What it is
+    # Identity
     session: int = column("Which session of the run took it, from 0.", default=0)
     checked_at: str = column("UTC time of the check, ISO 8601.")
 
@@ -49,7 +49,7 @@ class Check(StrategyAxes):
     )
     new_tokens: int | None = column("New tokens per sequence.", unit="tokens", default=None)
 
-    # What came of it
+    # The outcome
     verdict: Verdict = column(
         "pass. near_tie: tokens parted where two logits are equal within rounding, which is no "
         "fault. fail. exempt: reported and not judged (a lossy strategy, or tokens that part in a "
@@ -101,7 +101,7 @@ class Check(StrategyAxes):
         "What memory grew by over these generations.", unit="bytes", default=None
     )
 
-    # How far it looked
+    # How far the check reached
     positions: int | None = column(
         "Of how many of the last new tokens the logits were compared; null for all of them.",
         unit="tokens",
@@ -113,9 +113,9 @@ class Check(StrategyAxes):
 def check_of(
     key: ModelKey, cache: str, check: CheckName, verdict: Verdict, detail: str, **fields: Any
 ) -> Check:
-    """A check of a model and a strategy: what the key says filled in, the rest null.
+    """Return a check of a model and a strategy: identity filled in from the key, the rest null.
 
-    Unless `fields` say otherwise it was made in the dtype that is timed.
+    Unless `fields` say otherwise, the check was made in the timed dtype.
     """
     known: dict[str, Any] = {
         "checked_at": utc_now(),
@@ -130,5 +130,5 @@ def check_of(
 
 
 def failed(checks: Iterable[Check]) -> bool:
-    """Whether one of the checks says that the cached arm does other work."""
+    """Return whether one of the checks found different output with the cache."""
     return any(check.verdict == "fail" for check in checks)

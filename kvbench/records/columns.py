@@ -1,4 +1,4 @@
-"""A column is one field of one record: its type, its unit and its description, said once."""
+"""Columns: each is a field of a record whose type, unit and description are declared once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "to_text",
 ]
 
-# What a value that is read may be: a table that was edited by hand is refused, not believed.
+# What a value in a file may be: a table edited by hand is refused, not trusted.
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,19 +50,19 @@ class Column:
 def column(
     description: str, *, unit: str = "", default: Any = dataclasses.MISSING, after: str = ""
 ) -> Any:
-    """A dataclass field that is a column, with what the documentation says of it.
+    """Return a dataclass field that is a column, with its description for the docs.
 
-    `after` is the column that it follows where that is not the one declared before it.
+    `after` is the column that it follows, if that is not the one declared before it.
     """
     metadata = {"unit": unit, "description": description, "after": after}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def axes_after(name: str) -> Callable[[type[Record]], type[Record]]:
-    """Return a decorator of a record class that inherits axes: they follow the column `name`.
+    """Return a decorator that puts the inherited axes of a record class after the column `name`.
 
-    A dataclass has the fields of its bases first, where the tables have never had them. All fields
-    have to be passed by keyword.
+    A dataclass puts the fields of its bases first, but the tables have never had them there. All
+    fields must be passed by keyword.
     """
 
     def decorate(record: type[Record]) -> type[Record]:
@@ -85,7 +85,7 @@ def axes_after(name: str) -> Callable[[type[Record]], type[Record]]:
 def nullable_axes_after(name: str) -> Callable[[type[Record]], type[Record]]:
     """Return a decorator that gives a class all axes of a case, each null by default.
 
-    They follow the column `name`. To be applied before `dataclass`.
+    They follow the column `name`. Apply it before `dataclass`.
     """
 
     def decorate(record: type[Record]) -> type[Record]:
@@ -103,7 +103,7 @@ def nullable_axes_after(name: str) -> Callable[[type[Record]], type[Record]]:
 
 
 def hints_of(record: type) -> dict[str, Any]:
-    """Return the types of the columns of a record class, as what is read is checked against."""
+    """Return the types of a record class's columns, to check values that are read."""
     hints = typing.get_type_hints(record, include_extras=True)
     if issubclass(record, CaseAxes):
         numbers = (axis for axis in AXES.values() if axis.is_number)
@@ -112,7 +112,7 @@ def hints_of(record: type) -> dict[str, Any]:
 
 
 def columns_of(record: type) -> tuple[Column, ...]:
-    """The columns of a record class, in order."""
+    """Return the columns of a record class, in order."""
     hints = typing.get_type_hints(record)
     return tuple(
         Column(
@@ -126,7 +126,7 @@ def columns_of(record: type) -> tuple[Column, ...]:
 
 
 def to_text(value: Any) -> str:
-    """A value as it stands in CSV: null is empty, a flag is true or false, a float round-trips."""
+    """Return a value as CSV text: null is empty, a flag is true or false, a float round-trips."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What a samples.csv says against itself or against run.json: an edit by hand is not believed."""
+"""Find contradictions inside samples.csv, or with run.json: manual edits are not trusted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ __all__ = ["check_samples"]
 
 Columns = Mapping[str, Sequence[Any]]
 Found = Iterator[tuple[int, str]]
-"""Rows, counted from 0, with what is wrong with each."""
+"""Rows, counted from 0, with the error in each."""
 
 _CASE = tuple(AXES)
 _SAME = 1e-6
-"""Share by which a figure may differ from what others say: it is written with all its digits."""
+"""The relative difference allowed between related values: they are written with all their digits.
+"""
 
 _RSS_SLACK = 32 << 20
-"""Bytes: the kernel keeps its counts of a process by processor, and adds them up now and then."""
+"""Bytes of tolerance: the kernel counts per processor and sums up only now and then."""
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _LETTERS = {"warmup": "w", "measure": "s", "memory": "m"}
@@ -39,21 +40,22 @@ _LETTERS = {"warmup": "w", "measure": "s", "memory": "m"}
 def check_samples(
     file: Path, columns: Columns, planned: Sequence[Mapping[str, Any]], sessions: int
 ) -> None:
-    """Refuse what each value allows by itself, and a row, a case or the run does not.
+    """Refuse contradictions within a row, within a case, or with the run.
 
-    By column, not by row: a run may have a hundred thousand samples.
+    It works by column, not by row: a run may have a hundred thousand samples.
 
     Args:
-        file: samples.csv, for the sentence.
-        columns: its values, None where there is none.
-        planned: the cases of run.json.
-        sessions: how often the sweep was started.
+        file: the path of samples.csv, for the message.
+        columns: its values; None for missing ones.
+        planned: the cases in run.json.
+        sessions: how often the sweep started.
 
     Raises:
-        UserError: names the first sample that contradicts, and what.
+        UserError: there is a contradiction; the message names the first sample and what it
+            contradicts.
     """
     checks = (_ids, _cases(planned), _outcomes, _work, _times, _memory, _sessions(sessions))
-    # A product of figures that a hand wrote may be too large for a float: it is then infinite.
+    # The product of hand-written numbers may be too large for a float: it is then infinite.
     with np.errstate(all="ignore"):
         for row, what in itertools.chain.from_iterable(check(columns) for check in checks):
             name = clip(columns["sample_id"][row])
@@ -93,7 +95,7 @@ def _cases(planned: Sequence[Mapping[str, Any]]) -> Callable[[Columns], Found]:
                 continue
             first[case] = tuple(values)
             if case in known:
-                # run.json says what a case is, also one of a version with more fields.
+                # run.json defines the case, also one of a version with more fields.
                 if other := _differing(known[case], values):
                     yield row, f"its {other} is not that of its case in run.json"
             elif _id(values) != case:
@@ -116,7 +118,7 @@ def _cases(planned: Sequence[Mapping[str, Any]]) -> Callable[[Columns], Found]:
 
 
 def _differing(case: Mapping[str, Any], values: Sequence[object]) -> str | None:
-    """The first field of a case that has another value than a row; what it lacks is passed over."""
+    """Return the first field in which a case and a row differ; missing fields are skipped."""
     for name, value in zip(_CASE, values, strict=True):
         said = case.get(name, value)
         if name == "prompt" and isinstance(said, Mapping):
@@ -132,7 +134,7 @@ def _id(values: Sequence[Any]) -> str:
 
 
 def _one_value(columns: Columns, name: str, of: Sequence[str], whose: str) -> Found:
-    """Rows in which a figure differs from the first one of the same model or case."""
+    """Return the rows whose value differs from the first one of the same model or case."""
     first: dict[tuple[object, ...], object] = {}
     for row, (value, *key) in enumerate(_rows(columns, (name, *of))):
         if value is not None and first.setdefault(tuple(key), value) != value:
@@ -177,7 +179,7 @@ def _times(columns: Columns) -> Found:
         abs(rate * total - batch * tokens) > _SAME * batch * tokens,
         "tokens_per_s is not batch_size times new_tokens over total_s",
     )
-    # Over the total, since the difference of two times has fewer digits.
+    # Compare with the total, since the difference of two times has fewer digits.
     yield from _where(
         (tokens > 1) & (abs(step * (tokens - 1) - (total - first)) > _SAME * total),
         "itl_s is not (total_s - ttft_s) over the steps",
@@ -191,7 +193,7 @@ def _times(columns: Columns) -> Found:
 
 
 def _memory(columns: Columns) -> Found:
-    """Peaks of counters that are reset before a run; NVML's is of all processes, so may fall."""
+    """Check peaks of counters that are reset before a run; NVML's is of all processes."""
     for before, peak, slack in (
         ("torch_before_bytes", "torch_peak_allocated_bytes", 0),
         ("torch_peak_allocated_bytes", "torch_peak_reserved_bytes", 0),
@@ -235,7 +237,7 @@ def _rows(columns: Columns, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def _numbers(columns: Columns, name: str) -> np.ndarray:
-    """A column as floats, null as NaN: that is neither more nor less than anything."""
+    """Return a column as floats, null as NaN, which compares neither above nor below anything."""
     try:
         return np.array(columns[name], dtype=float)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""The environment of a run: what a reader of its numbers must know of the machine."""
+"""The environment of a run: what a reader of its results must know about the machine."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Environment:
     """The machine and the software of a run.
 
     Attributes:
-        versions: package name to version, of all that can move a number.
-        missing: what is not there, each with why, as sentences.
+        versions: package name to version, for all packages that can affect a result.
+        missing: what is missing, and why, as sentences.
         absent: why there is no device of a kind, as a sentence, by the name of the kind.
-        rates: of the devices that were probed before, by `kvbench probe`.
+        rates: the rates of devices that `kvbench probe` measured before.
     """
 
     platform: str
@@ -50,6 +50,6 @@ class Environment:
     rates: tuple[Rates, ...] = ()
 
     def hardware(self, device: str) -> str:
-        """The hardware behind a device's name, or the name itself if it is not known."""
+        """Return the hardware behind a device's name, or the name itself if it is unknown."""
         names = {entry.name: entry.hardware for entry in self.devices}
         return names.get(device, device)

@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs: plain data that any front end can draw."""
+"""The events of a running sweep: plain data for any front end."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = [
 class SweepStarted:
     """The run folder exists and the first model is about to be loaded.
 
-    `samples_per_case` timed samples are wanted of each case, or more: the stopping rule decides.
-    A resumed sweep has only the unfinished `cases`, and in `begun` their counted samples.
+    Each case needs at least `samples_per_case` timed samples; the stopping rule decides. A resumed
+    sweep has only the unfinished `cases`, and in `begun` their counted samples.
     """
 
     path: Path
@@ -53,9 +53,8 @@ class ModelLoading:
 class ModelLoaded:
     """A model is on its device; `seconds` to load, `weights_bytes` of parameters and buffers.
 
-    `needs_memory_pass`: the device's memory can only be read in an untimed pass of its own.
-    `notices` are lines for people about the device. `config` is the model's configuration as in
-    config.json.
+    `needs_memory_pass`: the device's memory can only be read in a separate, untimed pass. `notices`
+    are lines to show about the device. `config` is the model's configuration as in config.json.
     """
 
     model: ModelKey
@@ -69,9 +68,9 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """A model could not be loaded; `unsupported` means that a person can mend it.
+    """A model could not be loaded; `unsupported` means that the user can fix it.
 
-    `died`: the process that loaded it was lost, which may be no fault of the model's.
+    `died`: the process that loaded it was lost, which may not be the model's fault.
     """
 
     model: ModelKey
@@ -91,21 +90,21 @@ class Verifying:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What that came to; the checks are on disk."""
+    """A verification is done; its checks are on disk."""
 
     finding: Finding
 
 
 @dataclass(frozen=True, slots=True)
 class SampleStarted:
-    """A generation is about to run."""
+    """A generation is about to start."""
 
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
 class SampleEnded:
-    """A generation ended, well or not, and its row is on disk."""
+    """A generation ended, successfully or not, and its row is on disk."""
 
     sample: Sample
 
@@ -121,7 +120,7 @@ class CaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something worth a line, once."""
+    """Something worth one line, once."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""Files that survive what happens while they are written: whole, or appended row by row."""
+"""Write files that survive interruption: as a whole, or appended row by row."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
 
 
 CHARTS_FOLDER = "charts"
-"""The folder of the charts in that of a run."""
+"""The folder of the charts in a run folder."""
 
 
 def check_real_folder(path: Path) -> None:
-    """Refuse a link in place of a folder: what is written would land outside.
+    """Refuse a link in place of a folder: output would be written somewhere else.
 
     Raises:
         UserError: it is a link.
@@ -46,7 +46,7 @@ def check_real_folder(path: Path) -> None:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file or leave the old one: a reader never sees half of it."""
     if isinstance(content, str):
-        # What a terminal handed over as undecodable bytes is escaped and not refused.
+        # Undecodable bytes from a terminal are escaped, not refused.
         content = content.encode("utf-8", "backslashreplace")
     with _replacing(path) as scratch, scratch.open("xb", buffering=0) as file:
         _write_all(file, content)
@@ -55,13 +55,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 class CsvAppender:
     """Append rows to one CSV file; they are on disk, all or none, when `append` returns.
 
-    Opens the file, or makes it with its header. A file that another version has begun keeps its
-    own columns: values are put under their names, columns that this version lacks stay empty, and
-    values that have no column there are left out.
+    Opens the file, or creates it with its header. A file from another version keeps its own
+    columns: values go under their names, columns that this version lacks stay empty, and values
+    without a column are left out.
 
     Args:
         path: the file.
-        header: the names of the values of each row that `append` is given, in their order.
+        header: the names of the values in each row passed to `append`, in order.
     """
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
@@ -81,23 +81,23 @@ class CsvAppender:
             raise
 
     def append(self, rows: Iterable[Iterable[Any]]) -> None:
-        """Write rows and wait until the disk has them.
+        """Write rows and wait until they are on disk.
 
         Raises:
-            OSError: they could not be written, as on a full disk; the file is as it was before. Or
-                it is no longer there: a file that is open can be written to after its removal.
+            OSError: they could not be written, as on a full disk, and the file is unchanged; or the
+                file was removed, after which an open file can still be written to.
         """
         if not self._is_there():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         buffer = io.StringIO(newline="")
         csv.writer(buffer).writerows(self._arranged([to_text(v) for v in row]) for row in rows)
         content = buffer.getvalue().encode("utf-8", "backslashreplace")
-        # Asked of the system: the file may have been cut since it was opened.
+        # Ask the system: the file may have been truncated since it was opened.
         before = os.fstat(self._file.fileno()).st_size
         try:
             _write_all(self._file, content)
         except OSError:
-            # Should even this fail, the torn row is cut off when the run is resumed.
+            # If even this fails, resuming the run cuts off the torn row.
             with contextlib.suppress(OSError):
                 self._file.truncate(before)
             raise
@@ -119,11 +119,11 @@ class CsvAppender:
 
 
 def cut_torn_end(path: Path) -> int:
-    """Cut off what follows the last whole row of a CSV file; the number of bytes that were cut.
+    """Cut off what follows the last whole row of a CSV file, and return how many bytes were cut.
 
-    A row is whole if it ends with a line break outside quotes: a process or a machine that died
-    while it wrote leaves one that does not. What is cut is kept beside the file, with `.torn`
-    behind its name: should a hand have damaged the file, nothing is lost.
+    A row is whole if it ends with a line break outside quotes; a crash while writing leaves one
+    that does not. What is cut is kept in a file next to it, with the suffix `.torn`, so nothing is
+    lost if the damage came from a manual edit.
     """
     end = 0
     for _, after in _rows(path):
@@ -140,7 +140,7 @@ def cut_torn_end(path: Path) -> int:
 
 
 def drop_rows_but(path: Path, known: Container[str]) -> int:
-    """Drop the rows of a CSV file whose first column is not known; how many. The header is kept."""
+    """Drop the rows of a CSV file whose first column is unknown, and return how many."""
 
     def is_known(row: bytes) -> bool:
         return row.split(b",", 1)[0].decode("utf-8", "replace") in known
@@ -158,8 +158,8 @@ def drop_rows_but(path: Path, known: Container[str]) -> int:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write a new file under, which then takes the place of the old one or is gone."""
-    # Of this call's own: two may write the same file at once.
+    """Yield a name for a new file, which then replaces the old one or is removed."""
+    # A name unique to this call: two may write the same file at once.
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield scratch
@@ -168,21 +168,21 @@ def _replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            # A write that fails does not say of which file.
+            # The error of a failed write does not name the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
 def _header(path: Path) -> list[str]:
-    # A spreadsheet may have put a byte-order mark in front.
+    # A spreadsheet may have added a byte-order mark.
     with path.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
         return next(csv.reader(file), [])
 
 
 def _write_all(file: io.FileIO, content: bytes) -> None:
-    """Write and wait for the disk, so that a crash of the machine loses nothing either.
+    """Write and wait for the disk: a machine crash must not lose data either.
 
-    Unbuffered: what a buffer could not write it would try again when it is closed.
+    Unbuffered: a buffer would retry a failed write when it is closed.
     """
     left = memoryview(content)
     while left:
@@ -191,7 +191,7 @@ def _write_all(file: io.FileIO, content: bytes) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Each whole row, and the offset behind it."""
+    """Yield each whole row and the offset after it."""
     offset, quotes = 0, 0
     row: list[bytes] = []
     with path.open("rb") as file:
@@ -199,7 +199,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, int]]:
             offset += len(line)
             quotes += line.count(b'"')
             row.append(line)
-            # Inside quotes there is an odd number of them so far; a quote itself is doubled.
+            # Inside quotes, the number of quotes so far is odd; a quote itself is doubled.
             if line.endswith(b"\n") and quotes % 2 == 0:
                 yield b"".join(row), offset
                 row.clear()

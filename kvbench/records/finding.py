@@ -1,4 +1,4 @@
-"""Finding: what the checks of one strategy on one model came to, for run.json and for people."""
+"""The verification result of one strategy on one model, for run.json and for display."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from kvbench.records.check import Check, Verdict
 __all__ = ["VERIFY_FAILED", "Finding", "findings", "not_asked"]
 
 VERIFY_FAILED = "verify_failed"
-"""The flag of samples of a strategy that was found to do other work than no cache."""
+"""The flag of samples whose strategy produced different output than no cache."""
 
 _WORK = ("tokens", "logits", "output")
-"""The checks that compare the work. The others look at the cache itself: where they have no
-verdict, the work is verified all the same, and the finding says what was not."""
+"""The checks that compare the work. The others look at the cache itself: if they are inconclusive,
+the work is still verified, and the result says what was not checked.
+"""
 
 _UNDECIDED: tuple[Verdict, ...] = ("inconclusive", "not_finished", "not_asked", "skipped")
-"""What is no verdict on the cache. A check that was not made has not passed."""
+"""What is not a verdict on the cache. A check that was not made has not passed."""
 
 _WORST_FIRST: tuple[Verdict, ...] = ("near_tie", "exempt", "pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding(StrategyAxes):
-    """One strategy on one model: what its checks came to, and why.
+    """The result of the checks of one strategy on one model, and the reason.
 
     Attributes:
-        detail: the sentences of the checks that did not pass, else that of the logits.
-        reach: how far the logits were checked, as pairs of batch size and new tokens; none of them
-            is covered by another one.
+        detail: the sentences of the checks that did not pass, else the sentence of the logits
+            check.
+        reach: how far the logits were checked, as pairs of batch size and new tokens; no pair
+            covers another.
     """
 
     verdict: Verdict
@@ -42,12 +44,12 @@ class Finding(StrategyAxes):
 
     @property
     def subject(self) -> str:
-        """For people: `dynamic on gpt2 (random, float32, auto) on cpu`."""
+        """The display name: `dynamic on gpt2 (random, float32, auto) on cpu`."""
         return f"{self.cache} on {ModelKey(*values_of(self, MODEL_AXES)).label}"
 
 
 def findings(checks: Iterable[Check]) -> tuple[Finding, ...]:
-    """One finding for each model and strategy, from its checks of the latest session."""
+    """Return one result for each model and strategy, from its checks in the latest session."""
     by_subject: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
         of_it = by_subject.setdefault(values_of(check, STRATEGY_AXES), [])
@@ -63,12 +65,12 @@ def _is_older(one: Check, than: Check) -> bool:
 
 
 def _weight(check: Check) -> tuple[bool, bool, float]:
-    """The check that the verdict rests on: of the logits, in float32, the largest difference."""
+    """Return the decisive check: logits, in float32, with the largest difference."""
     return check.check == "logits", check.checked_dtype == "float32", check.rms_over_std or 0.0
 
 
 def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> tuple[Finding, ...]:
-    """A finding for each strategy of a run's cases, as in run.json, that has none in `found`."""
+    """Return a result for each strategy in a run's cases that has none in `found`."""
     known = {values_of(one, STRATEGY_AXES) for one in found}
     subjects = dict.fromkeys(
         tuple(case.get(name, AXES[name].legacy) for name in STRATEGY_AXES)
@@ -95,7 +97,7 @@ def _finding(checks: Sequence[Check]) -> Finding:
 
 
 def _reach(checks: Iterable[Check]) -> tuple[tuple[int, int], ...]:
-    """What was checked and passed, without what something larger covers; the longest first."""
+    """Return what was checked and passed, without pairs covered by larger ones; longest first."""
     sizes = {
         (check.batch_size, check.new_tokens)
         for check in checks
@@ -115,17 +117,17 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
     found = {check.verdict for check in checks}
     if "fail" in found:
         return "fail"
-    # It is made last: without it, some were cut off.
+    # It is made last: without it, the checks were cut short.
     if "not_finished" in found or all(check.check != "leak" for check in checks):
         return "not_finished"
     work = [check for check in checks if check.check in _WORK]
     logits = {check.verdict for check in work if check.check == "logits"}
-    # Each batch has a proof of its own: one that passed says nothing about another.
+    # Each batch is verified separately: one that passed says nothing about another.
     if not logits or any(check.verdict in _UNDECIDED for check in work):
         if any(check.verdict == "near_tie" for check in work):
             return "near_tie"
         return "not_asked" if {check.verdict for check in work} == {"not_asked"} else "inconclusive"
-    # A near-tie in the tokens does not unsay the proof.
+    # A near-tie in the tokens does not invalidate the verification.
     return next(one for one in _WORST_FIRST if one in logits)
 
 
@@ -136,7 +138,7 @@ def _detail(verdict: Verdict, checks: Sequence[Check]) -> str:
     if verdict in _UNDECIDED or verdict == "near_tie":
         told = [check for check in undecided if check.check in _WORK] or undecided
         return _sentences(map(_placed, told)) or max(checks, key=_weight).detail
-    # One batch is enough: what is not known of a cache's shape is rarely another thing in another.
+    # One batch is enough: what is unknown about a cache's shape rarely differs in another batch.
     first = {check.check: check for check in reversed(undecided)}
     ties = (check.detail for check in checks if _is_tie_of_samples(check))
     return _sentences([max(checks, key=_weight).detail, *ties, *map(_placed, first.values())])
@@ -147,7 +149,7 @@ def _is_tie_of_samples(check: Check) -> bool:
 
 
 def _placed(check: Check) -> str:
-    """What an undecided check says, with where that was."""
+    """Return the sentence of an undecided check, with its place."""
     batch = "" if check.batch_size is None else f" at batch {check.batch_size}"
     return f"No verdict on the {check.check}{batch}: {check.detail}"
 

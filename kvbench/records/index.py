@@ -1,4 +1,4 @@
-"""The runs in a folder, and what has become of each."""
+"""List the runs in a folder with their state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Listed:
 
 
 def list_runs(folder: Path) -> list[Listed]:
-    """The runs in a folder, the latest first; what is no run is left out.
+    """Return the runs in a folder, latest first; everything else is skipped.
 
     Raises:
         UserError: there is no such folder.
@@ -34,12 +34,12 @@ def list_runs(folder: Path) -> list[Listed]:
 
 
 def state_of(path: Path, info: RunInfo) -> str:
-    """`finished`, `running`, or how it stopped and that it can go on."""
+    """Return `finished`, `running`, or how the run stopped and that it can be resumed."""
     if info.state == "finished":
         return "finished"
     if is_in_use(path):
         return "running"
-    # A killed process could not write that it had stopped.
+    # A killed process could not record that it had stopped.
     how = "killed" if info.state == "running" else info.state
     return f"{how}, resumable"
 

@@ -1,4 +1,4 @@
-"""Inspection: what a few steps of a generation did, with a cache and without, shape by shape."""
+"""The record of a few steps of a generation, with and without a cache, shape by shape."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLayers:
-    """Layers of a cache that look alike after a step.
+    """Layers of a cache with the same shapes after a step.
 
     Attributes:
         count: how many layers.
-        keys: `[batch, kv_heads, positions, head_dim]`, or null where a layer keeps none.
+        keys: `[batch, kv_heads, positions, head_dim]`, or null if a layer keeps none.
         values: the same.
-        states: shapes of what does not grow: the states of linear attention, Mamba, convolutions.
-        cross: whether they are of cross-attention and hold the encoder's positions.
+        states: shapes of states that do not grow: linear attention, Mamba, convolutions.
+        cross: whether they belong to cross-attention and hold the encoder's positions.
     """
 
     count: int
@@ -34,22 +34,21 @@ class CacheLayers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One forward of the model. What could not be seen is null.
+    """One forward of the model. What was not observed is null.
 
     Attributes:
         input_ids: `[batch, positions fed]`.
-        query: `[batch, heads, positions fed, head_dim]`, as it enters attention in the layer that
-            is looked at, like all shapes to `values`.
-        made_keys: keys that this step made of its input. With a cache they are what the cache was
-            handed, without one what attention sees.
-        made_values: the same of the values.
-        keys: `[batch, kv_heads, positions, head_dim]`, all that the queries meet.
+        query: `[batch, heads, positions fed, head_dim]`, as it enters attention in the inspected
+            layer, like all shapes down to `values`.
+        made_keys: keys that this step made from its input. With a cache they are what the cache
+            received; without one, what attention sees.
+        made_values: the same for the values.
+        keys: `[batch, kv_heads, positions, head_dim]`, everything that the queries attend to.
         values: the same.
-        cache: the layers of the cache after the step, those that look alike together; empty
-            without a cache.
+        cache: the layers of the cache after the step, grouped by shape; empty without a cache.
         cache_bytes: exact bytes of its tensors.
-        flops_counted: what torch counts of this step.
-        flops_theory: what follows from the configuration.
+        flops_counted: FLOPs of this step as counted by torch.
+        flops_theory: FLOPs derived from the configuration.
         token_ids: the new token of each sequence.
         texts: the same as text, null without a tokenizer.
     """
@@ -69,7 +68,7 @@ class Step:
 
     @property
     def positions(self) -> int:
-        """Positions of each sequence that went through the model."""
+        """Positions of each sequence that passed through the model."""
         return self.input_ids[-1]
 
     @property
@@ -79,7 +78,7 @@ class Step:
 
     @property
     def cache_shape(self) -> Shape | None:
-        """`[layers, 2, batch, kv_heads, positions, head_dim]` where all layers keep the same."""
+        """`[layers, 2, batch, kv_heads, positions, head_dim]` if all layers keep the same."""
         if len(self.cache) != 1:
             return None
         only = self.cache[0]
@@ -89,12 +88,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What the steps of one arm come to.
+    """The totals of the steps of one strategy.
 
     Attributes:
         positions: positions fed, of each sequence.
-        made_again: those among them that had gone through the model before.
-        flops: null where a step has none.
+        made_again: those among them that had passed through the model before.
+        flops: null if a step has none.
         cache_bytes: after the last step.
     """
 
@@ -113,13 +112,13 @@ class Arm:
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """The new tokens, a row per sequence."""
+        """The new tokens, one row per sequence."""
         return tuple(zip(*(step.token_ids for step in self.steps), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection(ModelAxes):
-    """Both arms of a generation.
+    """Both generations, with and without a cache.
 
     Attributes:
         attention: the implementation that was used.
@@ -127,13 +126,13 @@ class Inspection(ModelAxes):
         prompt_ids: a row per sequence, padding included.
         first_positions: positions that the first step feeds: those of the prompt, or the one start
             position of a decoder that has an encoder.
-        layer: the layer that is looked at, from 0.
-        layers: how many the model has.
+        layer: the inspected layer, from 0.
+        layers: how many layers the model has.
         off: without a cache.
         cached: with one.
-        largest_difference: between the keys and values that attention sees in the last step of
-            either arm, over the root of their mean square; null where they cannot be compared.
-        notes: sentences about what is seen, or why something is not.
+        largest_difference: the difference between the keys and values that attention sees in the
+            last step with and without the cache, over their RMS; null if they cannot be compared.
+        notes: sentences about the observations, or why something was not observed.
     """
 
     dtype_bytes: int
@@ -149,16 +148,16 @@ class Inspection(ModelAxes):
 
     @property
     def same_tokens(self) -> bool:
-        """Whether both arms made the same tokens in all sequences."""
+        """Whether both generations made the same tokens in all sequences."""
         return self.off.token_ids == self.cached.token_ids
 
     @property
     def distinct_positions(self) -> int:
-        """Positions of each sequence that had to go through the model at least once."""
+        """Positions of each sequence that had to pass through the model at least once."""
         return self.first_positions + len(self.off.steps) - 1
 
     def totals(self, arm: Arm) -> Totals:
-        """What the steps of one of its arms come to."""
+        """Return the totals of the steps of one generation."""
         positions = sum(step.positions for step in arm.steps)
         flops = [step.flops for step in arm.steps if step.flops is not None]
         return Totals(
@@ -170,7 +169,7 @@ class Inspection(ModelAxes):
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """All fields, and what follows from them: cache shapes, totals, whether the tokens agree."""
+    """Return all fields, and derived values: cache shapes, totals, whether the tokens agree."""
     known = asdict(inspection)
     for name in ("off", "cached"):
         arm: Arm = getattr(inspection, name)

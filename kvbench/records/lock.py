@@ -1,4 +1,4 @@
-"""One writer for a run folder at a time, and who it is."""
+"""Allow one writer for a run folder at a time, and record who it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PATIENCE_S = 0.5
 
 
 class RunLock:
-    """Holds a run folder until `release`. The system gives it back when the process dies.
+    """Hold a run folder until `release`. The system releases it when the process dies.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
@@ -34,11 +34,10 @@ class RunLock:
         self._folder = folder
         self._lock = FileLock(folder / _LOCK)
         try:
-            # Who only looks whether it is held holds it for a moment.
+            # Checking whether it is held takes the lock for a moment.
             self._lock.acquire(timeout=_PATIENCE_S)
-            # Beside the lock and not in it: older releases of filelock empty the file when another
-            # process tries.
-            # Replaced: what lies there may be a link that leads out of the folder.
+            # Next to the lock and not in it: older releases of filelock empty the file when another
+            # process tries. Replaced: what exists there may be a link that leads out of the folder.
             write_atomically(folder / _HOLDER, _this_process())
         except Timeout as error:
             raise UserError(
@@ -55,16 +54,16 @@ class RunLock:
             ) from error
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the folder to other writers."""
         with contextlib.suppress(OSError):
-            # While it is held: filelock notices that a file it has opened is no longer there.
+            # While it is held: filelock notices that a file it opened is gone.
             (self._folder / _HOLDER).unlink(missing_ok=True)
             (self._folder / _LOCK).unlink(missing_ok=True)
         self._lock.release()
 
     @staticmethod
     def owns(path: Path) -> bool:
-        """Whether a file in a run folder is part of its lock."""
+        """Return whether a file in a run folder belongs to its lock."""
         return path.name in (_LOCK, _HOLDER)
 
 
@@ -83,7 +82,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether a process is writing the run folder now."""
+    """Return whether a process is writing to the run folder now."""
     if not (folder / _LOCK).exists():
         return False
     lock = FileLock(folder / _LOCK)
@@ -92,7 +91,7 @@ def is_in_use(folder: Path) -> bool:
     except Timeout:
         return True
     except OSError:
-        # A folder that cannot be written has no writer of ours.
+        # A folder that cannot be written to has no writer of ours.
         return False
     lock.release()
     return False

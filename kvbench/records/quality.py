@@ -1,4 +1,4 @@
-"""Quality: what a lossy cache does to the output, a row of quality.csv."""
+"""Quality: how a lossy cache changes the output, a row of quality.csv."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ QUALITY_FILE = "quality.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualitySize:
-    """How much of a text quality is measured on.
+    """How much of a text is used to measure quality.
 
     Attributes:
         passages: pieces of the text, spread evenly over it.
         prefill: tokens of each that are fed at once.
         steps: tokens of each that follow, one at a time, and are scored.
-        needles: numbers that are hidden in the text, one at a time.
+        needles: numbers hidden in the text, one at a time.
     """
 
     passages: int = 4
@@ -48,9 +48,9 @@ class QualitySize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What one cache strategy does to the output of one model. Null means not measured."""
+    """How one cache strategy changes the output of one model. Null means not measured."""
 
-    # What it is
+    # Identity
     session: int = column("Which session of the run took it, from 0.", default=0)
     measured_at: str = column("UTC time of the measurement, ISO 8601.")
 
@@ -129,14 +129,14 @@ class Quality:
 
     @property
     def perplexity_ratio(self) -> float | None:
-        """Perplexity over that of the baseline; null where one is not known."""
+        """The perplexity over that of the baseline; null if either is unknown."""
         if self.perplexity is None or not self.baseline_perplexity:
             return None
         return self.perplexity / self.baseline_perplexity
 
     @property
     def subject(self) -> tuple[str, ...]:
-        """What it is about: the model, as it was loaded, and the strategy."""
+        """The subject: the model as it was loaded, and the strategy."""
         return (self.model, self.weights, self.device, self.dtype, self.attention, self.cache)
 
 
@@ -157,7 +157,7 @@ def quality_of(key: ModelKey, cache: str, text: Text, **fields: Any) -> Quality:
 
 
 def append_qualities(folder: Path, rows: Iterable[Quality]) -> None:
-    """Write rows behind those that a run folder has. Whoever calls holds the run's lock.
+    """Append rows to those of a run folder. The caller holds the run's lock.
 
     Raises:
         OSError: they cannot be written.
@@ -173,10 +173,10 @@ def append_qualities(folder: Path, rows: Iterable[Quality]) -> None:
 
 
 def load_qualities(folder: Path) -> tuple[Quality, ...]:
-    """Read the quality.csv of a run folder; nothing where there is none.
+    """Read the quality.csv of a run folder; return nothing if there is none.
 
     Raises:
-        UserError: a value is wrong; the sentence names the line and the column.
+        UserError: a value is wrong; the message names the line and the column.
     """
     path = folder / QUALITY_FILE
     return as_rows(read_columns(path, Quality), Quality) if path.exists() else ()

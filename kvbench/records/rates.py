@@ -34,25 +34,25 @@ __all__ = [
 ]
 
 STATE_VARIABLE = "KVBENCH_STATE"
-"""The environment variable that names another folder for what kvbench keeps of a machine."""
+"""The environment variable that sets another folder for what kvbench stores about a machine."""
 
 _FORMAT = 1
 _MAX_BYTES = 16 << 20
 
-# Hands may have been in the file: a rate of 0 would make every floor infinite.
+# The file may have been edited: a rate of 0 would make every lower bound infinite.
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """The time of one product of the kind that a decoder is made of.
+    """The time of one matrix product of the kind that a decoder is made of.
 
     Attributes:
         dtype: of all its numbers.
-        rows: tokens that are multiplied at once.
+        rows: tokens multiplied at once.
         width: rows and columns of the square matrix.
-        seconds: median time of `[rows, width] x [width, width]`. The matrix is read from memory,
-            not from a cache: another one is multiplied each time.
+        seconds: median time of `[rows, width] x [width, width]`. The matrix comes from memory, not
+            from a cache: each product uses another one.
     """
 
     dtype: str
@@ -63,43 +63,42 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What one device does per second, measured by `kvbench probe` or published by its vendor.
+    """What one device does per second, as measured by `kvbench probe` or published by its vendor.
 
-    A bound on what is possible: no run is to be faster. Null means that it is not known.
+    The rates bound what is possible: no run should be faster. Null means unknown.
 
     Attributes:
         device: `cpu`, `cuda`, `cuda:1`, ... as in the plan.
         hardware: the processor's or the GPU's name, as in the environment.
         source: `probe` or `published`.
-        read_bytes_per_s: bytes read over time, far past the caches: what decoding does with
-            weights.
+        read_bytes_per_s: bytes read over time, far beyond the caches: how decoding reads weights.
         copy_bytes_per_s: bytes read plus bytes written, over time.
         flops_per_s: dtype to FLOP/s of a product of large matrices, a multiply-add counted as 2.
-            `float32` on CUDA is what torch does unless told otherwise, without TF32; `method` says
+            `float32` on CUDA is torch's default, without TF32; `method` says
             so if TF32 was allowed. A dtype that the device lacks, or that failed, is left out.
-        overhead_s: seconds for one tiny operation among many launched one after another: what a
-            launch costs when the work is nothing.
-        layer_s: seconds that one layer of a decoder costs in Transformers whose arithmetic is
-            nothing: launches, and the Python around them.
-        few_rows_s_per_byte: seconds for each byte of a matrix that a product of a few rows takes
-            beyond bandwidth and arithmetic, in float32: on a CPU the matrix is packed anew.
+        overhead_s: seconds for one tiny operation among many launched in a row: the cost of a
+            launch without work.
+        layer_s: seconds that one Transformers decoder layer takes with negligible arithmetic:
+            launches, and the Python around them.
+        few_rows_s_per_byte: seconds per byte of a matrix that a product of a few rows takes beyond
+            bandwidth and arithmetic, in float32: a CPU packs the matrix again.
         products: times of products of the sizes that a decoder has, which reach less than the rates
-            above: few rows do not fill a device, and small matrices take turns. Empty in probes
-            made before these were measured, and for published figures.
+            above: few rows do not fill a device, and small matrices run one after another. Empty in
+            older probes, and for published figures.
         measured_at: UTC time of the probe, ISO 8601.
         threads: torch's threads, on a CPU.
         uuid: of the GPU.
         torch: version that measured.
         method: how each figure was taken, in a sentence or two.
         repeats: the fewest timed runs behind any figure; a figure is their median.
-        working_set_bytes: what the reads went over.
+        working_set_bytes: bytes that the reads covered.
         spread: first and third quartile of a figure, in its unit. The keys are `read`, `copy`,
             `overhead` and the dtypes.
-        best: the fastest single run of each figure, with the same keys: nearer to a bound than the
-            median where the machine was busy.
+        best: the fastest single run of each figure, with the same keys: closer to a bound than the
+            median if the machine was busy.
         flags: reasons to doubt, as on samples: `busy_cpu`, `busy_gpu`, `throttled`.
-        load_average: of the last minute, before the probe.
-        other_cpu_share: share of the processors that others used meanwhile.
+        load_average: load average of the last minute, before the probe.
+        other_cpu_share: fraction of the processors that other processes used meanwhile.
         notes: sentences on what was left out and why.
         reference: for published figures, where they come from.
     """
@@ -131,9 +130,9 @@ class Rates:
 
 
 def store_path() -> Path | None:
-    """The file of this machine's probes, in the user's state folder or in KVBENCH_STATE.
+    """Return the file of this machine's probes, in the user's state folder or in KVBENCH_STATE.
 
-    None where there is neither: a container may run as a user who has no home.
+    None if there is neither: a container may run as a user without a home.
     """
     folder = os.environ.get(STATE_VARIABLE)
     if folder:
@@ -145,7 +144,7 @@ def store_path() -> Path | None:
 
 
 def store_problem() -> str | None:
-    """Why rates cannot be stored here, in words; None if they can."""
+    """Return why rates cannot be stored here, in words; None if they can."""
     file = store_path()
     if file is None:
         return f"there is no home directory; set HOME or {STATE_VARIABLE}"
@@ -162,7 +161,7 @@ def store_problem() -> str | None:
 
 
 def read_rates() -> tuple[Rates, ...]:
-    """All that was probed on this machine; nothing where nothing was or could be stored.
+    """Return everything probed on this machine; empty if nothing was or could be stored.
 
     Raises:
         UserError: the file cannot be read or is damaged.
@@ -192,19 +191,19 @@ def read_rates() -> tuple[Rates, ...]:
 
 
 def keep_rates(rates: Rates) -> Path:
-    """Store what was probed in place of an older probe of the same; where it is stored.
+    """Store new rates, replacing an older probe of the same device, and return the path.
 
-    The same is the same GPU, or the same processor with as many threads.
+    The same device is the same GPU, or the same processor with as many threads.
 
     Raises:
-        UserError: what is stored already is damaged.
+        UserError: the existing store is damaged.
         OSError: the file cannot be written.
     """
     file = store_path()
     if file is None:
         raise OSError(errno.ENOENT, str(store_problem()))
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Two probes at once are not to lose one of the two.
+    # Two concurrent probes must not lose one of the two results.
     with FileLock(file.with_name(file.name + ".lock")):
         kept = [one for one in read_rates() if _key(one) != _key(rates)]
         keys = {"format": _FORMAT, "rates": [dataclasses.asdict(one) for one in (*kept, rates)]}
@@ -220,13 +219,13 @@ def find_rates(
     uuid: str | None = None,
     threads: int | None = None,
 ) -> Rates | None:
-    """The probe of a device that is present, under the name that it has now; None if there is none.
+    """Return the probe of a present device, under its current name; None if there is none.
 
     Args:
-        stored: what `read_rates` gave.
-        device: its name now; a GPU's may move.
-        hardware, uuid: of the device; the same board, not only the same model.
-        threads: torch's, which count on a CPU only.
+        stored: the result of `read_rates`.
+        device: its current name; a GPU's name may change.
+        hardware, uuid: identify the device: the same board, not only the same model.
+        threads: torch's threads, which matter only on a CPU.
     """
     wanted = _key_of(device, hardware, uuid, threads)
     found = [one for one in stored if _key(one) == wanted]
@@ -240,7 +239,7 @@ def _key(rates: Rates) -> tuple[object, ...]:
 def _key_of(
     device: str, hardware: str, uuid: str | None, threads: int | None
 ) -> tuple[object, ...]:
-    # A GPU's name moves with CUDA_VISIBLE_DEVICES, and a CPU's threads count for its rates.
+    # A GPU's name changes with CUDA_VISIBLE_DEVICES, and a CPU's threads affect its rates.
     kind = kind_of(device)
     return kind.name, hardware, threads if kind.is_host else uuid
 

@@ -1,4 +1,4 @@
-"""Tables of records are read: each value is checked against its column, or told with its place."""
+"""Read tables of records: check each value against its column, and locate errors."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ __all__ = ["as_rows", "read_columns"]
 Row = TypeVar("Row")
 
 _CHUNK = 256
-"""Rows that are read at a time: of so few, the texts are still in the processor's cache."""
+"""Rows read at a time: few enough that their text stays in the processor's cache."""
 
 
 def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
-    """Return a table by column, in the order of the record's fields: a value per row in each.
+    """Read a table by column, in the order of the record's fields, with one value per row.
 
-    A table of an older or a newer version is read as well: a missing optional column has its
-    default in every row, and unknown columns are ignored.
+    Tables of older and newer versions are accepted: a missing optional column has its default in
+    every row, and unknown columns are ignored.
 
     Args:
         path: a CSV file with a header.
-        record: a dataclass, a column per field.
+        record: a dataclass with one field per column.
 
     Raises:
-        UserError: the table is not there, a required column is missing or a value is wrong; the
-            sentence names the line and the column.
+        UserError: the table does not exist, a required column is missing or a value is wrong; the
+            message names the line and the column.
     """
     check_regular(path, "table")
     hints = hints_of(record)
     columns = [_Column(field, hints[field.name]) for field in dataclasses.fields(record)]
     found: dict[str, list[Any]] = {column.name: [] for column in columns}
-    # The default of 128 KiB is short for a prompt; the column has what was written, however long.
+    # The default of 128 KiB is too short for a prompt; accept any length that was written.
     csv.field_size_limit(sys.maxsize)
     try:
-        # A spreadsheet may have put a mark of the byte order in front.
+        # A spreadsheet may have added a byte-order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
@@ -83,7 +83,7 @@ def read_columns(path: Path, record: type) -> dict[str, list[Any]]:
 
 
 def as_rows(columns: Mapping[str, Sequence[Any]], record: type[Row]) -> tuple[Row, ...]:
-    """The rows of a table that was read by column, as records."""
+    """Return the rows of a table that was read by column, as records."""
     return tuple(
         record(**dict(zip(columns, values, strict=True)))
         for values in zip(*columns.values(), strict=True)
@@ -91,7 +91,7 @@ def as_rows(columns: Mapping[str, Sequence[Any]], record: type[Row]) -> tuple[Ro
 
 
 class _Column:
-    """A field of a record, and how texts become its values. Null is an empty text."""
+    """A field of a record, and how text becomes its values. Empty text is null."""
 
     def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
         self.name = field.name
@@ -100,10 +100,10 @@ class _Column:
         self._adapter = TypeAdapter(list[hint])
 
     def values(self, texts: Collection[str]) -> list[Any]:
-        """The values of the texts. Most columns have few different ones: each is looked at once.
+        """Return the values of the texts. Most columns repeat few texts: each is parsed once.
 
         Raises:
-            ValueError: a text is no value of this column.
+            ValueError: a text is not a valid value of this column.
         """
         distinct = set(texts)
         if self.required and "" in distinct:
@@ -114,7 +114,7 @@ class _Column:
         return [known[text] for text in texts]
 
     def reason(self, text: str) -> str | None:
-        """Why a text is no value of this column; None if it is one."""
+        """Return why a text is not a valid value of this column; None if it is."""
         try:
             self.values([text])
         except ValidationError as error:
@@ -125,7 +125,7 @@ class _Column:
 
 
 def _numbered(reader: Any, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows with the line on which each ends; lines without anything are no rows."""
+    """Yield the rows with the line on which each ends; empty lines are not rows."""
     for values in filter(None, reader):
         line = reader.line_num
         if len(values) != width:
@@ -149,7 +149,7 @@ def _torn(path: Path) -> str:
 def _first_wrong(
     lines: Iterable[int], texts: Mapping[str, Sequence[str]], columns: Iterable[_Column]
 ) -> str:
-    """Where the first wrong value of these rows is, and what is wrong with it."""
+    """Return where the first wrong value of these rows is, and what is wrong with it."""
     found = (
         f"line {line}, column {column.name}: {reason}."
         for row, line in enumerate(lines)

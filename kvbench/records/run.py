@@ -1,4 +1,4 @@
-"""A run that is read: run.json and samples as typed records, and as tables."""
+"""Read a run: run.json and samples as typed records, and as tables."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ __all__ = [
 ]
 
 FORMAT = 2
-"""Version of the run folder's layout; raised when an old reader would misread a new folder. A new
-optional column or key does not raise it."""
+"""Version of the run folder's layout; raised if an old reader would misread a new folder. A new
+optional column or key does not raise it.
+"""
 
 MAX_INFO_BYTES = 256 << 20
 """The largest run.json that is written and read: some 100,000 cases with short prompts."""
@@ -50,13 +51,13 @@ _PANDAS_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """A later start of the sweep, which went on where the one before stopped.
+    """A later start of the sweep, which continued where the previous one stopped.
 
     Attributes:
-        kvbench: the version of kvbench that went on; empty in runs of before it was recorded.
-        environment: null where it is that of the run. Only versions up to 0.1 could go on with a
-            run on another machine.
-        plan_changes: what was different in its plan, in words. Only versions up to 0.1 could go on
+        kvbench: the version of kvbench that resumed the run; empty in runs that predate this field.
+        environment: null if it is the run's own. Only versions up to 0.1 could resume a run on
+            another machine.
+        plan_changes: what was different in its plan, in words. Only versions up to 0.1 could resume
             with another plan; the run's plan is then that of its last start.
     """
 
@@ -72,20 +73,19 @@ class RunInfo:
     """run.json: what was planned, where it ran and how it ended.
 
     Attributes:
-        state: `running`, `finished` or `interrupted`. A run that is `running` and that nobody
-            works on was killed.
+        state: `running`, `finished` or `interrupted`. A run that is `running` without a process was
+            killed.
         started_at: UTC time of the first start.
         ended_at: UTC time of the last end; null if the process was killed.
-        plan: the keys of the plan as resolved.
+        plan: the resolved keys of the plan.
         cases: the grid, each case with its id and all its fields.
-        configs: the configuration of each model that was loaded, by its name, as in config.json:
-            what theory works from. Labels are left out.
-        environment: that of the first start.
+        configs: the configuration of each loaded model by name, as in config.json, for theory.
+            Labels are left out.
+        environment: the environment of the first start.
         resumes: the later starts. The column `session` counts: 0 is the first start, 1 the first
             of these.
-        findings: whether the cached arms do the same work as the uncached; empty where nothing was
-            verified.
-        notes: what a reader should know, such as memory that could not be read.
+        findings: the verification results of the strategies; empty if nothing was verified.
+        notes: notes for the reader, such as memory that could not be read.
     """
 
     format: int = FORMAT
@@ -105,28 +105,28 @@ class RunInfo:
 
     @property
     def environments(self) -> tuple[Environment, ...]:
-        """That of the first start, and those of later starts that were others."""
+        """The environment of the first start, and those of later starts that differ."""
         return (self.environment, *(r.environment for r in self.resumes if r.environment))
 
     def environment_of(self, session: int) -> Environment:
-        """The environment of a session of the run."""
+        """Return the environment of a session of the run."""
         resume = self.resumes[session - 1] if session else None
         return self.environment if resume is None else resume.environment or self.environment
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was read.
+    """A run as read from its folder.
 
     Attributes:
         path: its folder.
         info: run.json.
-        columns: samples.csv by column: a value per sample in each, None where it is null. It is
-            what can be gone through quickly where there are very many samples.
+        columns: samples.csv by column: one value per sample in each, None for null. Use this to
+            process very many samples quickly.
     """
 
     path: Path
-    # Both would fill pages where a notebook shows a run.
+    # Both would fill pages when a notebook displays a run.
     info: RunInfo = field(repr=False)
     columns: Mapping[str, Sequence[Any]] = field(repr=False)
 
@@ -137,17 +137,17 @@ class Run:
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
-        """The rows of verify.csv; none where nothing was verified."""
+        """The rows of verify.csv; empty if nothing was verified."""
         return load_checks(self.path)
 
     @cached_property
     def qualities(self) -> tuple[Quality, ...]:
-        """The rows of quality.csv; none where quality was not measured."""
+        """The rows of quality.csv; empty if quality was not measured."""
         return load_qualities(self.path)
 
     @cached_property
     def samples_table(self) -> pd.DataFrame:
-        """samples.csv as a table, a row per sample, with nullable types."""
+        """Return samples.csv as a table, one row per sample, with nullable types."""
         import pandas as pd
 
         kinds = {column.name: _PANDAS_TYPES[column.kind] for column in columns_of(Sample)}
@@ -157,7 +157,7 @@ class Run:
 
     @cached_property
     def tokens_table(self) -> pd.DataFrame:
-        """tokens.csv as a table: sample_id (categorical), new_token, elapsed_s.
+        """Return tokens.csv as a table: sample_id (categorical), new_token, elapsed_s.
 
         Raises:
             UserError: as `load_tokens`.
@@ -169,8 +169,9 @@ def load_run(path: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UserError: there is no run there, it is of a newer format, or a value in samples.csv is
-            wrong or contradicts others; the sentence names the line and the column, or the sample.
+        UserError: there is no run, its format is newer than this reader, or a value in samples.csv
+            is wrong or contradicts others; the message names the line and the column, or the
+            sample.
     """
     path = Path(path)
     info = load_info(path)
@@ -180,20 +181,20 @@ def load_run(path: str | Path) -> Run:
 
 
 def load_checks(path: Path) -> tuple[Check, ...]:
-    """Read the verify.csv of a run folder; nothing where there is none.
+    """Read the verify.csv of a run folder; return nothing if there is none.
 
     Raises:
-        UserError: a value is wrong; the sentence names the line and the column.
+        UserError: a value is wrong; the message names the line and the column.
     """
     file = path / "verify.csv"
     return as_rows(read_columns(file, Check), Check) if file.exists() else ()
 
 
 def load_info(path: Path) -> RunInfo:
-    """Read run.json alone.
+    """Read only run.json.
 
     Raises:
-        UserError: there is no run there, its format is newer than this reader, or a value is wrong.
+        UserError: there is no run, its format is newer than this reader, or a value is wrong.
     """
     file = path / "run.json"
     try:

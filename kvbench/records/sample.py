@@ -1,4 +1,4 @@
-"""Sample: one timed generation of one case, a row of samples.csv."""
+"""One timed generation of one case, a row of samples.csv."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ STATUSES: tuple[str, ...] = get_args(Status)
 @axes_after("flags")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(CaseRecord):
-    """One timed generation. Null means that it could not be known, never zero.
+    """One timed generation. Null means unknown, never zero.
 
-    All sizes of the case are per sequence; times are of the whole batch.
+    Sizes of the case are per sequence; times are for the whole batch.
     """
 
-    # What it is
+    # Identity
     sample_id: str = column(
         "Unique in the run: case id, phase letter, repeat, and from the second attempt on its "
         "number. Joins tokens.csv."
@@ -271,12 +271,12 @@ MEMORY_COLUMNS = {
     "torch": ("torch_peak_allocated_bytes", "torch_before_bytes"),
     "rss": ("rss_peak_bytes", "rss_before_bytes"),
 }
-"""Columns of the peak, and of what was in use before, by the way of reading, the best first."""
+"""Columns of the peak, and of the memory in use before, by reading method, best first."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """The peak during a sample and what was in use before it, bytes; how they were read."""
+    """The peak during a sample and the memory in use before it, bytes, and the reading method."""
 
     method: str
     peak: int
@@ -284,17 +284,17 @@ class MemoryReading:
 
 
 def reading_method(kind: str, memory_method: str | None) -> str:
-    """Return the name within which readings may be compared.
+    """Return the name of the method within which readings are comparable.
 
     Args:
         kind: a key of `MEMORY_COLUMNS`.
-        memory_method: that column of the sample. NVML has two meanings of used memory.
+        memory_method: the sample's column of that name. NVML has two meanings of used memory.
     """
     return memory_method or kind if kind == "nvml" else kind
 
 
 def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
-    """A sample of a task: what the task says filled in, `fields` over it, the rest null."""
+    """Return a sample of a task: the task's own values, then `fields`, the rest null."""
     case = task.case
     known: dict[str, Any] = {
         "sample_id": task.sample_id,
@@ -311,9 +311,9 @@ def sample_of(task: Task, *, status: Status = "ok", **fields: Any) -> Sample:
 
 
 def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
-    """What was read of a sample's memory, the best way first; nothing where nothing was read.
+    """Return the memory readings of a sample, best method first; empty if nothing was read.
 
-    NVML's used memory, torch's allocator, the resident set.
+    The order is NVML's used memory, torch's allocator, the resident set.
     """
     found = (
         (
@@ -329,7 +329,7 @@ def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
 
 
 def with_flag(sample: Sample, flag: str) -> Sample:
-    """The sample with a further reason to doubt it."""
+    """Return the sample with another reason to doubt it."""
     return dataclasses.replace(sample, flags=" ".join([*(sample.flags or "").split(), flag]))
 
 
@@ -339,21 +339,21 @@ _ATTEMPTED = attrgetter(*_SAME_SAMPLE)
 
 
 def latest(samples: Iterable[Sample]) -> tuple[Sample, ...]:
-    """The samples without those that were tried again, in the order of the first attempts."""
+    """Return the samples without retried attempts, in the order of the first attempts."""
     return tuple({_ATTEMPTED(sample): sample for sample in samples}.values())
 
 
 def latest_rows(columns: Mapping[str, Sequence[Any]]) -> tuple[int, ...]:
-    """The same of samples by column: the rows, counted from 0."""
+    """Return the same for samples by column: the rows, counted from 0."""
     attempts = zip(*(columns[name] for name in _SAME_SAMPLE), strict=True)
     return tuple({attempt: row for row, attempt in enumerate(attempts)}.values())
 
 
 def sample_at(columns: Mapping[str, Sequence[Any]], row: int) -> Sample:
-    """The sample in a row, counted from 0, of samples by column."""
+    """Return the sample in a row, counted from 0, of samples by column."""
     return Sample(**{name: values[row] for name, values in columns.items()})
 
 
 def utc_now() -> str:
-    """The time now, UTC, ISO 8601 to the millisecond."""
+    """Return the current time, UTC, ISO 8601 to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""tokens.csv: the time of each token, read as a table."""
+"""Read tokens.csv, the time of each token, as a table."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ TOKEN_COLUMNS: dict[str, str] = {
     "elapsed_s": "Seconds from the start of generate() until the token was on the host.",
 }
 
-# Categorical: ten million names as texts would take gigabytes.
+# Categorical: ten million names as text would take gigabytes.
 _LARGEST = 2**63 - 1
 _TYPES: dict[str, Any] = {"sample_id": "category", "new_token": "int64", "elapsed_s": "float64"}
 
 
 def load_tokens(path: Path) -> pd.DataFrame:
-    """Read tokens.csv: sample_id (categorical), new_token, elapsed_s, a row per token.
+    """Read tokens.csv: sample_id (categorical), new_token, elapsed_s, one row per token.
 
     Raises:
-        UserError: it is not there, a column is missing, or a value is wrong; the sentence names
+        UserError: it does not exist, a column is missing, or a value is wrong; the message names
             the line and the column.
     """
     import pandas as pd
@@ -40,13 +40,13 @@ def load_tokens(path: Path) -> pd.DataFrame:
     check_regular(path, "table")
     try:
         with warnings.catch_warnings():
-            # Values in no column would be cut off, with a warning.
+            # Values without a column would be dropped, with a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, dtype=_TYPES, index_col=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: file not found.", kind="not_found", path=path) from error
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
-        # pandas does not say where: read it once more, as text.
+        # pandas does not report where: read it again as text.
         _check_values(path)
         raise UserError(
             f"{path}: not a table of token times: {error}.", kind="not_a_table", path=path
@@ -64,13 +64,13 @@ def load_tokens(path: Path) -> pd.DataFrame:
 
 
 def _check_values(path: Path) -> None:
-    """Point at the first value that is no number."""
+    """Refuse the first value that is not a number, with its line."""
     import pandas as pd
 
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, pd.errors.ParserWarning):
-        # No table at all: what pandas said the first time is all there is to say.
+        # Not a table at all: the first error of pandas is all there is to report.
         return
     for name in ("new_token", "elapsed_s"):
         if name in table:
@@ -83,7 +83,7 @@ def _check_values(path: Path) -> None:
 
 def _check_times(path: Path, table: pd.DataFrame) -> None:
     elapsed = table["elapsed_s"].to_numpy()
-    # Written so that NaN, which is not more than anything, is wrong too.
+    # Written so that NaN, which does not compare as greater, is wrong too.
     wrong = ~((elapsed > 0) & (elapsed < np.inf))
     _point_at(path, "elapsed_s", table["elapsed_s"], wrong, "is no time")
     _point_at(
@@ -98,7 +98,7 @@ def _check_times(path: Path, table: pd.DataFrame) -> None:
 def _point_at(path: Path, name: str, values: pd.Series[Any], wrong: np.ndarray, how: str) -> None:
     if wrong.any():
         first = int(np.argmax(wrong))
-        # After the head, and counted from 1.
+        # Counted from 1, after the header.
         where = f"{path} line {first + 2}, column {name}"
         value = values.iloc[first]
         shown = repr(clip(value)) if isinstance(value, str) else clip(value)

@@ -1,4 +1,4 @@
-"""Write a run folder, row by row, so that whatever happens next loses nothing."""
+"""Write a run folder row by row: whatever happens next loses nothing."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ _HEADERS = {
     "tokens.csv": list(TOKEN_COLUMNS),
     "verify.csv": [c.name for c in columns_of(Check)],
 }
-# Names of classes, for classifiers: thousands of lines in some configurations.
+# Class names for classifiers: thousands of lines in some configurations.
 _LABELS = frozenset({"id2label", "label2id"})
 _WORKER_LOG = "worker.log"
 
 
 class RunWriter:
-    """Writes one run folder and holds its lock. A context manager.
+    """Write one run folder and hold its lock. A context manager.
 
     Attributes:
-        info: run.json as it stands.
-        samples: the rows that were there before, of a run that goes on.
-        checks: all that was verified.
-        repairs: what was mended in its files, as sentences.
+        info: the current run.json.
+        samples: the existing rows of a resumed run.
+        checks: all verification checks.
+        repairs: what was repaired in its files, as sentences.
     """
 
     def __init__(self, path: Path, lock: RunLock, info: RunInfo) -> None:
@@ -67,10 +67,10 @@ class RunWriter:
 
     @classmethod
     def create(cls, path: Path, info: RunInfo) -> Self:
-        """Make the folder of a new run.
+        """Create the folder of a new run.
 
         Raises:
-            UserError: there is a run in it already, it is in use, or it cannot be written.
+            UserError: it already has a run, it is in use, or it cannot be written.
         """
         with _held(path) as lock:
             if (path / "run.json").exists():
@@ -85,9 +85,9 @@ class RunWriter:
 
     @classmethod
     def reopen(cls, path: Path, resume: Resume, **changes: Any) -> Self:
-        """Go on with a run: mend what a kill has torn, and write the new start into run.json.
+        """Reopen a run: repair what a kill left torn, and write the new start into run.json.
 
-        `changes` are fields of RunInfo that are different from now on.
+        `changes` are new values for fields of RunInfo.
 
         Raises:
             UserError: it is in use, or cannot be read or written.
@@ -115,7 +115,7 @@ class RunWriter:
 
     @property
     def _environment_since(self) -> int:
-        """The first session of this run that had the environment of the present one."""
+        """The first session of this run with the present environment."""
         here = self.info.environment_of(self.session)
         first = self.session
         while first and self.info.environment_of(first - 1) == here:
@@ -123,13 +123,13 @@ class RunWriter:
         return first
 
     def append(self, sample: Sample, token_times: Sequence[float] = ()) -> Sample:
-        """Write one sample and its per-token times, in seconds from its start; returns the row.
+        """Write one sample and its per-token times, in seconds from its start; return the row.
 
         Raises:
-            UserError: it cannot be written; what was written before is whole.
+            UserError: it cannot be written; earlier rows stay intact.
         """
         sample = dataclasses.replace(sample, session=self.session)
-        # Tokens first: a sample that is in samples.csv has all of its tokens.
+        # Tokens first: a sample in samples.csv has all of its tokens.
         rows = [(sample.sample_id, i, seconds) for i, seconds in enumerate(token_times, start=1)]
         self._write("tokens.csv", rows)
         self._write("samples.csv", [dataclasses.astuple(sample)])
@@ -139,7 +139,7 @@ class RunWriter:
         """Write a model's configuration into run.json, once.
 
         Raises:
-            UserError: it cannot be written; what was written before is whole.
+            UserError: it cannot be written; earlier rows stay intact.
         """
         kept = {key: value for key, value in config.items() if key not in _LABELS}
         if self.info.configs.get(model) == kept:
@@ -149,17 +149,17 @@ class RunWriter:
             self._save_info()
 
     def append_checks(self, checks: Iterable[Check]) -> None:
-        """Write what was verified.
+        """Write verification checks.
 
         Raises:
-            UserError: it cannot be written; what was written before is whole.
+            UserError: it cannot be written; earlier rows stay intact.
         """
         stamped = [dataclasses.replace(check, session=self.session) for check in checks]
         self._write("verify.csv", [dataclasses.astuple(check) for check in stamped])
         self.checks = (*self.checks, *stamped)
 
     def finding(self, key: ModelKey, cache: str) -> Finding | None:
-        """What was found of a strategy on a model; None if nothing was, in this environment."""
+        """Return the verification result of a strategy on a model; None without one here."""
         subject = (*values_of(key, MODEL_AXES), cache)
         since = self._environment_since
         for one in findings(check for check in self.checks if check.session >= since):
@@ -168,7 +168,7 @@ class RunWriter:
         return None
 
     def keep_log(self, title: str, text: str) -> None:
-        """Keep what a lost worker said last, for a person to look at."""
+        """Keep the last output of a lost worker, for a person to read."""
         if text.strip():
             log = self.path / _WORKER_LOG
             with (
@@ -191,7 +191,7 @@ class RunWriter:
             self._save_info()
 
     def discard(self) -> None:
-        """Take the folder away again: nothing was measured that is worth keeping."""
+        """Remove the folder: nothing worth keeping was measured."""
         self._discarded = True
 
     def __enter__(self) -> Self:
@@ -205,10 +205,10 @@ class RunWriter:
     ) -> None:
         try:
             if self.info.state == "running":
-                # Left by an exception: what was measured is there, the rest is not.
+                # Left by an exception: the measured rows exist, the rest does not.
                 self.finish("interrupted")
         except UserError:
-            # A full disk: then the state stays as it was, which a resume takes as well.
+            # On a full disk the state stays unchanged, which a resume accepts as well.
             if error is None:
                 raise
         finally:
@@ -218,7 +218,7 @@ class RunWriter:
                 self._remove_contents()
             self._lock.release()
             if self._discarded:
-                # Someone else may have begun a run here since.
+                # Someone else may have started a run here since.
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
 
@@ -248,7 +248,7 @@ class RunWriter:
 
     def _forget_orphans(self) -> None:
         # Tokens are written before their sample: those of a sample that never came would otherwise
-        # stand there twice once it has been measured again.
+        # appear twice once it is measured again.
         self._tables.pop("tokens.csv").close()
         drop_rows_but(self.path / "tokens.csv", {sample.sample_id for sample in self.samples})
         self._table("tokens.csv")
@@ -268,7 +268,7 @@ class RunWriter:
             yield
         except OSError as error:
             if not (self.path / "run.json").exists() or isinstance(error, FileNotFoundError):
-                # Room would not help, and nothing is left to go on with here.
+                # Free space would not help: there is nothing here to continue with.
                 raise UserError(
                     f"{self.path / name} is no longer there: the run was removed or moved while "
                     "it was measured, and nothing more can be written to it.",
@@ -294,14 +294,14 @@ class RunWriter:
 
 
 def holds_run(path: Path) -> bool:
-    """Whether a folder has a run in it. An empty one, left by a kill at the start, has none.
+    """Return whether a folder has a run in it. An empty one, left by a kill at the start, has none.
 
     Raises:
-        UserError: there is something else there.
+        UserError: there is something else.
     """
     if (path / "run.json").exists():
         return True
-    # What is left of a run that was killed before it had begun.
+    # The remains of a run that was killed before it started.
     if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
         return False
     if path.exists() or path.is_symlink():
@@ -314,10 +314,10 @@ def holds_run(path: Path) -> bool:
 
 
 def check_name(name: str) -> str:
-    """The name of a run, if it is one plain component of a path.
+    """Return the name of a run, if it is one plain path component.
 
     Raises:
-        UserError: it has separators or control characters, or means a folder itself.
+        UserError: it has separators or control characters, or names a folder itself.
     """
     if not name or name in (".", "..") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
         raise UserError(
@@ -334,7 +334,7 @@ def check_name(name: str) -> str:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[RunLock]:
-    """Make the folder if need be and hold it; let go again if what is done with it fails."""
+    """Create the folder if needed and hold it; release it if the block fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -355,7 +355,7 @@ def _held(path: Path) -> Iterator[RunLock]:
 
 
 def _refuse_links(path: Path) -> None:
-    """Refuse to write where somebody else's folder leads to: out of it, or into a pipe."""
+    """Refuse to write to a foreign folder's links, which may lead out of it, or into a pipe."""
     for name in (*_HEADERS, QUALITY_FILE, *(f"{name}.torn" for name in _HEADERS), _WORKER_LOG):
         check_regular(path / name, "file of a run")
         if (path / name).is_symlink():

@@ -1,1 +1,1 @@
-"""Summaries become tables, words and charts. Nothing here needs the machine that measured."""
+"""Turn summaries into tables, words and charts, without the machine that measured."""

@@ -1,4 +1,4 @@
-"""Everything that is derived from the samples of runs, made again from them."""
+"""Rebuild everything that is derived from the samples of runs."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def build(
     formats: Sequence[str] = FORMATS,
     charts: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write summary.csv and what `formats` name into a folder; returns the paths.
+    """Write summary.csv and the given `formats` into a folder; return the paths.
 
     The same runs and versions of the libraries give the same bytes.
 
     Args:
-        runs: one or more; several are put on the same axes.
-        out: the folder, made if need be.
-        formats: of the charts `png` and `svg`; `html` is report.html, `markdown` summary.md.
-        charts: names of charts; by default all whose data exist.
+        runs: one or more runs; several share the same axes.
+        out: the folder, created if needed.
+        formats: `png` and `svg` for charts, `html` for report.html, `markdown` for summary.md.
+        charts: names of charts; by default all charts with data.
 
     Raises:
-        UserError: there is no such format or chart, tokens.csv is no table of token times, or the
+        UserError: a format or chart is unknown, tokens.csv is not a table of token times, or the
             folder of the charts is a link.
     """
     for name in formats:
@@ -72,24 +72,24 @@ def build(
     images = [name for name in _IMAGES if name in formats]
     paths += write_charts(drawn, out / CHARTS_FOLDER, images)
     if "html" in formats:
-        # Last, so that where it stands the rest does too.
+        # Last: if this file exists, so do the others.
         paths.append(out / _REPORT)
         write_atomically(paths[-1], report_html(material, drawn))
     return paths
 
 
 def forget_report(folder: Path) -> None:
-    """Take away what says that a folder is built: more is going to be measured."""
+    """Remove the marker of a finished report, because more is going to be measured."""
     (folder / _REPORT).unlink(missing_ok=True)
 
 
 def is_built(folder: Path) -> bool:
-    """Whether what is derived from a run stands in its folder."""
+    """Return whether everything derived from a run is in its folder."""
     return (folder / _REPORT).exists()
 
 
 def _csv(material: Material) -> str:
-    # The run is a column only where there are several.
+    # Include the run as a column only if there are several.
     several = len(material.runs) > 1
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)

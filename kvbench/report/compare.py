@@ -1,4 +1,4 @@
-"""Comparisons of runs: which sides there are, as text in several formats, and as a chart."""
+"""Compare runs: choose the sides, and write the result as text or as a chart."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ _RATIO = "ratio (95 %)"
 
 @dataclass(frozen=True)
 class Result:
-    """What was compared.
+    """The result of a comparison.
 
     Attributes:
         by: the axis that differs between the sides.
-        differences: what is otherwise between the machines of the runs, as lines.
-        rows: a row per matched case.
-        unmatched: what stands on one side only.
-        threshold: the share from which on a ratio counts.
+        differences: differences between the machines of the runs, as lines.
+        rows: one row per matched case.
+        unmatched: cases found on only one side.
+        threshold: the smallest relative difference that counts.
         sides: the names of the sides, A first.
-        incomplete: the runs that are not finished, or were not when they were copied.
-        metric: what the ratios are of.
+        incomplete: the runs that are not finished, or were not finished when copied.
+        metric: the metric of the ratios.
     """
 
     by: str
@@ -94,7 +94,7 @@ def compare_runs(
     """Compare the first of several runs with the others, or the values of an axis.
 
     Raises:
-        UserError: there is no such axis or metric, or nothing on it to compare.
+        UserError: the axis or metric is unknown, or has nothing to compare.
     """
     by = by or "run"
     check_choice("--by", "axis", by, BY)
@@ -110,12 +110,12 @@ def compare_runs(
 
 
 def comparison_table(result: Result) -> Table:
-    """The rows as text, the geometric means last; what is the same in each row is left out."""
+    """Return the rows as text, geometric means last, without columns of one value throughout."""
     shown = [column for column in _columns(METRICS[result.metric]) if column.shown(result.rows)]
     rows = [tuple(column.cell(row) for column in shown) for row in result.rows]
     for sides, mean in geometric_means(result).items():
         if sum((row.a, row.b) == sides for row in result.rows) > 1:
-            # Of several sides the name of B stands in the first column.
+            # With several sides, the name of B is in the first column.
             name = f"geometric mean, {sides[1]}" if shown[0].head == "B" else "geometric mean"
             cells = {shown[0].head: name, _RATIO: significant(mean)}
             rows.append(tuple(cells.get(column.head, "") for column in shown))
@@ -128,7 +128,7 @@ def comparison_table(result: Result) -> Table:
 
 
 def geometric_means(result: Result) -> dict[tuple[str, str], float]:
-    """The geometric mean of the ratios of each pair of sides A and B, by their names."""
+    """Return the geometric mean of the ratios of each pair of sides A and B, by name."""
     found: dict[tuple[str, str], list[Comparison]] = {}
     for row in result.rows:
         found.setdefault((row.a, row.b), []).append(row)
@@ -137,10 +137,10 @@ def geometric_means(result: Result) -> dict[tuple[str, str], float]:
 
 
 def render(result: Result, output: str) -> str | None:
-    """The comparison as `csv`, `json` or `markdown`; None for `table`, which is the terminal's.
+    """Return the comparison as `csv`, `json` or `markdown`; None for `table`, left to the terminal.
 
     Raises:
-        UserError: there is no such format.
+        UserError: the format is unknown.
     """
     if output == "table":
         return None
@@ -149,13 +149,13 @@ def render(result: Result, output: str) -> str | None:
 
 
 def regressions(result: Result, slower: float | None, more_memory: float | None) -> list[str]:
-    """Why a comparison is to fail, a line a case; empty where the limits are not given or hold.
+    """Return why a comparison should fail, one line per case; empty if no limit is exceeded.
 
-    What could not be looked at does not hold: a case that failed on side B alone, a run that is not
-    finished, no case at all, a median past the limit of too few samples for any verdict.
+    Cases that could not be compared count as failures: a case that failed only on side B, an
+    unfinished run, no case at all, or a median past the limit with too few samples for a verdict.
 
     Raises:
-        UserError: a limit is given for sides of which it can never be told.
+        UserError: a limit is given for sides that can never get a verdict.
     """
     if slower is None and more_memory is None:
         return []
@@ -215,11 +215,11 @@ def write_chart(result: Result, path: Path) -> None:
 
 
 def parse_share(name: str, text: str | None) -> float | None:
-    """`5%` or `0.05` as 0.05; None stays None.
+    """Parse `5%` or `0.05` as 0.05; None stays None.
 
     Raises:
-        UserError: it is no share of 0 or more; or it is 1 or more without a per cent sign, which
-            is more likely a forgotten one.
+        UserError: it is not a valid percentage of 0 or more; or it is 1 or more without a percent
+            sign, which was probably forgotten.
     """
     if text is None:
         return None
@@ -245,8 +245,7 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
     order = ReadingOrder(examples)
 
     def rank(value: object) -> tuple[object, ...]:
-        # The uncached arm is what the others are measured against, the CPU what a GPU is, and the
-        # smallest size what larger ones are.
+        # The baseline of a comparison is no cache, the CPU, or the smallest size.
         if isinstance(value, int):
             return (value,)
         if AXES[by].is_added:
@@ -262,13 +261,13 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
 
 
 def _check_measured(sides: Sequence[Side], metric: Metric) -> None:
-    """Refuse a metric that side A lacks altogether, or all the others do.
+    """Refuse a metric that side A, or all other sides, lack entirely.
 
     Raises:
-        UserError: there is nothing to compare, with the reasons that the samples give.
+        UserError: there is nothing to compare; the message gives the reasons from the samples.
     """
     if metric.method is None:
-        # Whatever was measured has it.
+        # Every measured sample has this metric.
         return
     lacking = [side for side in sides if not _has(side, metric)]
     if sides[0] not in lacking and len(lacking) < len(sides) - 1:
@@ -298,14 +297,14 @@ def _has(side: Side, metric: Metric) -> bool:
 
 
 def _examples(run: Run) -> list[Sample]:
-    """A sample of each case; with and without the length of its prompt, where that is not known."""
+    """Return one sample per case, with and without the length of its prompt if that is unknown."""
     cases = zip(run.columns["case_id"], run.columns["prompt_tokens"], strict=True)
     rows = {case: row for row, case in enumerate(cases)}
     return [sample_at(run.columns, row) for row in sorted(rows.values())]
 
 
 def _where(run: Run, name: str, value: object) -> dict[str, list[Any]]:
-    """The samples of a run that have that value, by column."""
+    """Return the samples of a run with that value, by column."""
     chosen = [found == value for found in run.columns[name]]
     return {name: list(compress(values, chosen)) for name, values in run.columns.items()}
 
@@ -326,7 +325,7 @@ def _differences(runs: Sequence[Run]) -> tuple[str, ...]:
     lines: list[str] = []
     for run in runs[1:]:
         devices = {*runs[0].columns["device"], *run.columns["device"]}
-        # Everything else in a plan that makes other work makes another case.
+        # Everything else in a plan that changes the work also changes the case.
         seeds = ({"seed": info.plan.get("seed")} for info in (first, run.info))
         machines = environment_changes(first.environment, run.info.environment, devices)
         for change in (*changes(*seeds), *machines):
@@ -343,7 +342,7 @@ class _Column:
     field: str | None = None
 
     def shown(self, rows: Sequence[Comparison]) -> bool:
-        """Whether it says something: a field of the case only where it varies."""
+        """Whether it is informative: a field of the case only if it varies."""
         if self.field is None:
             return True
         values = {getattr(row, self.field) for row in rows}
@@ -367,12 +366,12 @@ def _ratio(row: Comparison) -> str:
 
 
 def _each(row: Comparison) -> int:
-    """How many samples there are on each side, or rounds that both share."""
+    """Return the number of samples on each side, or of shared rounds."""
     return min(row.a_samples, row.b_samples) if row.rounds is None else row.rounds
 
 
 def _samples(row: Comparison) -> str:
-    """`6/7`; where it matters with the cold samples left out, and how many rounds are shared."""
+    """Return a text such as `6/7`; with cold samples and shared rounds where they matter."""
     text = f"{row.a_samples}/{row.b_samples}"
     if row.a_cold_starts or row.b_cold_starts:
         text += f", cold {row.a_cold_starts}/{row.b_cold_starts}"
@@ -398,7 +397,7 @@ _CASE_COLUMNS = (
 
 
 def _columns(metric: Metric) -> tuple[_Column, ...]:
-    """What a comparison of this metric shows."""
+    """Return the columns that a comparison of this metric shows."""
 
     def median_of(side: str) -> _Column:
         name = f"{side}_{metric.field}"
@@ -419,9 +418,9 @@ def _columns(metric: Metric) -> tuple[_Column, ...]:
 
 
 def _labels(rows: Sequence[Comparison]) -> list[str]:
-    """What each row is called: what seldom differs is named only where it does."""
+    """Return the label of each row: fields that seldom differ are named only if they do."""
     differing = [axis for axis in SELDOM if len({getattr(row, axis.name) for row in rows}) > 1]
-    # What makes the model comes first.
+    # The fields that define the model come first.
     always = [axis for axis in AXES.values() if not axis.seldom]
     model = [axis for axis in always if axis.name in MODEL_AXES]
     shown = (*model, *differing, *(axis for axis in always if axis not in model))

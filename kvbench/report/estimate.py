@@ -1,4 +1,4 @@
-"""Estimates as text: facts with their formulas, and a table of floors."""
+"""Format estimates as text: facts with their formulas, and a table of lower bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def estimate_facts(found: Estimate) -> list[tuple[str, str]]:
-    """What is told of an estimate, with the name of each fact; the formula under the cache."""
+    """Return the facts of an estimate with their names; the formula comes below the cache."""
     work = found.work
     facts = [
         ("model", _model(found)),
@@ -40,7 +40,7 @@ def estimate_facts(found: Estimate) -> list[tuple[str, str]]:
 
 
 def floor_table(found: Estimate) -> Table | None:
-    """The floors of both arms on each device; None where none is known."""
+    """Return the lower bounds with and without a cache on each device; None if none is known."""
     if not found.floors:
         return None
     return Table(
@@ -54,7 +54,7 @@ def floor_table(found: Estimate) -> Table | None:
 
 
 def estimate_markdown(found: Estimate) -> str:
-    """The same in Markdown."""
+    """Return the same in Markdown."""
     facts = "\n".join(
         f"- {for_markdown(f'{name}: {text}' if name else text)}"
         for name, text in estimate_facts(found)
@@ -68,7 +68,7 @@ def estimate_markdown(found: Estimate) -> str:
 
 
 def estimate_json(found: Estimate) -> str:
-    """All fields of an estimate; a size without a limit is null."""
+    """Return all fields of an estimate; an unlimited size is null."""
     value = dataclasses.asdict(found)
     for name in ("largest_batch", "longest_context"):
         if value[name] == UNBOUNDED:

@@ -1,4 +1,4 @@
-"""What runs should have cost, in words: lower bounds, what a step waits for, when a cache pays."""
+"""Explain in words what runs should have cost: lower bounds, bottlenecks, break-even lengths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BOUND = {"memory": "memory-bound", "compute": "compute-bound", "overhead": "ove
 
 
 def expectation_sentences(cases: Sequence[CaseSummary], info: RunInfo) -> list[str]:
-    """Return some sentences for each strategy whose lower bound is known; none without rates."""
+    """Return sentences for each strategy with a known lower bound; none without rates."""
     found, differing = expectations(cases, info), varied(cases)
     return [
         sentence
@@ -53,14 +53,14 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
             "A run below its lower bound: the rates are too low, as of a busy machine. Probe again "
             "when it is idle."
         )
-    # What neighbours took of a step is no overhead of the model's.
+    # Time that other processes took from a step is not overhead of the model.
     if found.overhead_s is not None and "busy_" not in (on.flags or ""):
         sentences.append(_overhead(found.overhead_s, found))
     return sentences
 
 
 def _expected(on: CaseSummary) -> str:
-    """Predicted against measured, with the range of the rounds."""
+    """Return the predicted and the measured speedup, with the range of the rounds."""
     assert on.expected_speedup and on.speedup
     expected, measured = significant(on.expected_speedup), significant(on.speedup)
     low, high = on.speedup_round_min, on.speedup_round_max
@@ -79,7 +79,7 @@ def _expected(on: CaseSummary) -> str:
 
 
 def _step(name: str, case: CaseSummary, why: str) -> str:
-    """How far a step is from its lower bound, and why."""
+    """Return how far a step is from its lower bound, and why."""
     assert case.mbu is not None and case.mfu is not None
     return (
         f"{name} a step takes {seconds(_step_s(case))}, {_times_bound(case, case)} times its lower "
@@ -89,11 +89,11 @@ def _step(name: str, case: CaseSummary, why: str) -> str:
 
 
 def _why(found: Expectation, case: CaseSummary) -> str:
-    """What a step waits for, in plain words."""
+    """Return what a step waits for, in plain words."""
     reason = found.reasons[0 if case is found.off else 1]
     if reason != "launch":
         return _BOUND[reason]
-    # Where launches were not probed they are seen from how long a step takes.
+    # Without a probe, launches are inferred from how long a step takes.
     launch_s = _step_s(case) if found.launch_s is None else found.launch_s
     taken = seconds(min(launch_s, _step_s(case)))
     known = ", as far as these rates tell" if case is found.off and at_least(found.on) else ""
@@ -109,7 +109,7 @@ def _times_bound(case: CaseSummary, bound: CaseSummary) -> str:
 
 
 def _others(on: CaseSummary, cases: Sequence[CaseSummary]) -> list[str]:
-    """Strategies that theory has no lower bound of, next to that of one that it has."""
+    """Return sentences on strategies without a lower bound, next to one that has it."""
     others = [
         f"{case.cache} {seconds(_step_s(case))} ({_times_bound(case, on)} times)"
         for case in cases
@@ -121,7 +121,7 @@ def _others(on: CaseSummary, cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def _share(share: float) -> str:
-    """A share in per cent: `74 %`, and `0.12 %` where it is small."""
+    """Return a fraction in percent: `74 %`, and `0.12 %` if it is small."""
     return f"{significant(100 * share)} %"
 
 

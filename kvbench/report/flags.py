@@ -1,4 +1,4 @@
-"""What the flags of samples mean, and how many there are."""
+"""Explain the flags of samples, and count them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLAGS: dict[str, str] = {
     "state_not_counted": "the model keeps tensors on its modules that may be state: kv_cache_bytes "
     "is without them",
     "recompiled": "code was compiled during a timed run, although a warm-up had the same shapes",
-    # The next two are in runs of version 0.1 only, which could force a resume.
+    # The next two are only in runs of version 0.1, which could force a resume.
     "environment_changed": "taken after a forced resume, on a machine or with software other than "
     "the run began with",
     "plan_changed": "taken after a forced resume with another plan than the run began with, such "
@@ -43,11 +43,11 @@ FLAGS: dict[str, str] = {
 
 
 def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
-    """Each flag of the cases: its name, `3 samples` or `2 cases`, and what it means."""
+    """Return each flag of the cases: its name, `3 samples` or `2 cases`, and its meaning."""
     counts: Counter[str] = Counter()
     for case in cases:
         for flag in (case.flags or "").split():
-            # From behind: a name that a hand wrote may have a colon in it.
+            # Split from the right: a hand-edited name may contain a colon.
             name, _, number = flag.rpartition(":")
             counts[name or flag] += int(number) if name and number.isdecimal() else 1
     return [
@@ -61,6 +61,6 @@ def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
 
 
 def doubts_beside_a_table(cases: Sequence[CaseSummary]) -> list[str]:
-    """The same as lines. That there are few samples stands in the table's caption already."""
+    """Return the same as lines, without the lack of samples, which the table's caption states."""
     found = doubts(cases)
     return [f"{name}, {n}: {means}" for name, n, means in found if name != "undersampled"]

@@ -1,4 +1,4 @@
-"""How time grows, in words."""
+"""Describe in words how time grows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOTHING = 1e-9
 
 
 def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
-    """The growth of each arm, what kind of curve that is, and from where the cache pays."""
+    """Return how each strategy grows, the kind of curve, and where the cache starts to pay."""
     found, differing = growths(cases), varied(cases)
     sentences = [_growth(growth, differing) for growth in found]
     if any(growth.first.cache == BASELINE for growth in found):
@@ -26,7 +26,7 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
         )
     for even in break_evens(cases):
         if len(even.cases) < 2:
-            # Of one length it is not known where it lies.
+            # With one length, its place is unknown.
             continue
         first = even.cases[0]
         place = describe(first, differing, length=False)
@@ -65,7 +65,7 @@ def _polynomial(growth: Growth) -> str:
     parts = [abs(c) * longest.max_new_tokens**k for k, c in enumerate(growth.coefficients)]
     text = ""
     for power, value in enumerate(growth.coefficients):
-        # Zero, but for rounding: not to be seen in the time of the longest length.
+        # Zero except for rounding: not visible in the time of the longest length.
         if parts[power] < _NOTHING * max(parts):
             continue
         term = significant(abs(value)) if abs(value) >= 1e-3 else f"{abs(value):.2e}"

@@ -1,4 +1,4 @@
-"""report.html: one file with everything in it, that opens without a network."""
+"""Build report.html: one self-contained file that opens without a network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["report_html"]
 
 
 def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
-    """The whole report of one or more runs. The same runs give the same text."""
+    """Return the whole report of one or more runs. The same runs give the same text."""
     cases = [case for found in material.summaries.values() for case in found]
     columns = [c for c in _COLUMNS if c.shown(material)]
     infos = [run.info for run in material.runs]
@@ -92,7 +92,7 @@ class _Column:
     value: Callable[[str, CaseSummary], Any]
     text: Callable[[CaseSummary, Any], str] = lambda case, value: str(value)
     numeric: bool = True
-    # Left out where it says the same in each row.
+    # Left out if it is the same in each row.
     only_if_varied: bool = False
 
     def of(self, run: str, case: CaseSummary) -> _Cell:
@@ -162,13 +162,13 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     source = resources.files("kvbench.report").joinpath("templates/report.html.j2")
-    # Everything is escaped but the charts, which are ours.
+    # Everything is escaped except the charts, which are ours.
     engine = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # A model's name or an error may have control characters in it.
+        # A model's name or an error may contain control characters.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     return engine.from_string(source.read_text(encoding="utf-8"))
@@ -177,7 +177,7 @@ def _template() -> Template:
 def _of_each(
     material: Material, words: Callable[[Sequence[CaseSummary]], Iterable[str]]
 ) -> list[str]:
-    """Sentences about the cases of each run, with its name before them if there are several."""
+    """Return sentences about the cases of each run, prefixed with its name if there are several."""
     return _of_each_run(material, lambda cases, info: words(cases))
 
 
@@ -234,12 +234,13 @@ def _inline(drawing: Drawing) -> Any:
 
     chart, text = drawing.chart, drawing.image("svg").decode("utf-8")
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
-    # All charts stand in one document, where a name may be given once.
+    # All charts are in one document, where an id must be unique.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)
     seen: Counter[str] = Counter()
 
     def once(found: re.Match[str]) -> str:
-        # matplotlib names a picture by its contents; who refers to it may have either of two.
+        # matplotlib derives a picture's id from its contents, so pictures with one id are equal:
+        # a reference may resolve to any of them.
         seen[found[1]] += 1
         return found[0] if seen[found[1]] == 1 else f'id="{found[1]}-{seen[found[1]]}"'
 

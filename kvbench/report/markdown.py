@@ -1,4 +1,4 @@
-"""summary.md: the answer, the table and the environment, as a person pastes them into an issue."""
+"""Build summary.md: the answer, the table and the environment, ready to paste into an issue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["markdown_table", "summary_markdown"]
 
 
 def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary], name: str | None = None) -> str:
-    """The whole of summary.md; of one of several runs, `name` tells it from the others."""
+    """Return the whole of summary.md; with several runs, `name` identifies this one."""
     table = pair_table(cases)
     parts = [
         f"# {for_markdown(name or info.name)}",
@@ -46,7 +46,7 @@ def summary_markdown(info: RunInfo, cases: Sequence[CaseSummary], name: str | No
 
 
 def markdown_table(table: Table) -> str:
-    """A table in GitHub's Markdown, padded so that it also reads well as text."""
+    """Return a table in GitHub's Markdown, padded to read well as plain text."""
     cells = [[for_markdown(cell) for cell in row] for row in (table.heads, *table.rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(table.heads))]
     lines = [

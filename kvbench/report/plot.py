@@ -1,4 +1,4 @@
-"""A small plot of the speed-up, drawn in text."""
+"""A small text plot of the speedup."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FEW = " (too few rounds for a claim)"
 def speedup_bars(
     run: Run, width: int = 40, cases: Sequence[CaseSummary] | None = None
 ) -> list[str]:
-    """A bar for each length, as long as its speed-up; `width` characters for the largest.
+    """Return one bar per length, scaled to its speedup; `width` characters for the largest.
 
-    One block for each line along new tokens, headed by its label. Empty without a speed-up.
-    `cases` is the summary of the run, for who has it already.
+    There is one block per line along new tokens, headed by its label. Empty without a speedup.
+    `cases` is the summary of the run, if the caller already has it.
     """
     found = summarize_cases(run.samples) if cases is None else cases
     entries = timed(run.info.name, run.info, found)

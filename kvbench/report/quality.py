@@ -1,4 +1,4 @@
-"""Quality of cache strategies as a table: a row per strategy and model."""
+"""Show the quality of cache strategies as a table: one row per strategy and model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MODEL = ("model", "device", "dtype", "attention")
 
 
 def quality_table(rows: Sequence[Quality]) -> Table:
-    """Put the strategies next to each other; the model is a column where there are several."""
+    """Return the strategies as a table; the model is a column if there are several."""
     shown = [name for name in _MODEL if len({getattr(row, name) for row in rows}) > 1]
     heads = (*shown, "cache", *(head for head, _ in _COLUMNS))
     cells = tuple(
@@ -26,7 +26,7 @@ def quality_table(rows: Sequence[Quality]) -> Table:
         for row in rows
     )
     numeric = (*(False for _ in shown), False, *(head != "not measured" for head, _ in _COLUMNS))
-    # A column without a word in it says nothing.
+    # Leave out empty columns.
     kept = [place for place in range(len(heads)) if {row[place] for row in cells} != {"-"}]
     return Table(
         heads=tuple(heads[place] for place in kept),

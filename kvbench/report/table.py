@@ -1,4 +1,4 @@
-"""The table that a person reads: one row per pair of arms, as plain text cells."""
+"""The main table: one row per strategy and its baseline, as plain text cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Table:
-    """Heads and rows of text; `numeric` says which columns are aligned to the right."""
+    """Headings and rows of text; `numeric` says which columns are right-aligned."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -53,7 +53,7 @@ _FLAGS_SHOWN = ("cold_start", "outlier", "trend")
 
 
 def pair_table(cases: Sequence[CaseSummary]) -> Table:
-    """The arms side by side. Columns that say the same in each row are left out."""
+    """Return the strategies side by side. Columns with one value throughout are left out."""
     found = pairs(cases)
     columns = [
         c
@@ -70,7 +70,7 @@ def pair_table(cases: Sequence[CaseSummary]) -> Table:
 
 
 def check_table(checks: Sequence[Check]) -> Table:
-    """What was verified: a row per check, without the columns that say the same in each row."""
+    """Return the checks, one row each, without columns that have one value throughout."""
     axes = [AXES[name] for name in STRATEGY_AXES if not AXES[name].single]
     varied = [axis for axis in axes if len({getattr(check, axis.name) for check in checks}) > 1]
     shown = [axis.name for axis in varied]
@@ -90,7 +90,7 @@ def check_table(checks: Sequence[Check]) -> Table:
 
 
 def failures(cases: Sequence[CaseSummary]) -> list[str]:
-    """One line per case that failed, with the reason."""
+    """Return one line per failed case, with the reason."""
     differing = varied(cases)
     return [
         f"{c.status}: {describe(c, differing)}: {c.error or 'no reason given'}"
@@ -104,7 +104,7 @@ def _named(name: str) -> Callable[[Sequence[CaseSummary]], str]:
 
 
 def time_text(case: CaseSummary | None) -> str:
-    """`4.38 s ±4%`, or why there is no time; a dash for no case."""
+    """Return a text such as `4.38 s ±4%`, or why there is no time; a dash for no case."""
     if case is None:
         return "-"
     if case.total_s_median is None:
@@ -117,14 +117,14 @@ def time_text(case: CaseSummary | None) -> str:
 
 
 def speedup_text(case: CaseSummary) -> str:
-    """`3.15x (2.96-3.31)`, `3.15x` where rounds are too few for an interval, or a dash."""
+    """Return `3.15x (2.96-3.31)`, `3.15x` with too few rounds for an interval, or a dash."""
     return _ratio_text(case.speedup, speedup_interval(case))
 
 
 def expected_text(case: CaseSummary) -> str:
-    """Return `1.27x`, `\N{GREATER-THAN OR EQUAL TO}1.00x` where it may be more, or a dash.
+    """Return `1.27x`, `≥1.00x` if it may be more, or a dash.
 
-    A ratio of lower bounds is no expectation: where launches are not known there is a dash.
+    A ratio of lower bounds is not an expectation: if launches are unknown, there is a dash.
     """
     if case.expected_speedup is None or case.expected_from == "bounds":
         return "-"
@@ -132,7 +132,7 @@ def expected_text(case: CaseSummary) -> str:
 
 
 def at_least(case: CaseSummary) -> bool:
-    """Return whether the expected speed-up is the least that is to be expected.
+    """Return whether the expected speedup is only a minimum.
 
     The rate of large products is too fast for those of a step without a cache. On a CPU the probe
     measured what its products of few rows take besides.
@@ -141,7 +141,7 @@ def at_least(case: CaseSummary) -> bool:
 
 
 def energy_text(case: CaseSummary) -> str:
-    """The same of the energy without the cache over that with it."""
+    """Return the same for the energy of the baseline over that with the cache."""
     return _ratio_text(case.energy_ratio, energy_interval(case))
 
 
@@ -158,7 +158,7 @@ def _warm(case: CaseSummary) -> int:
 
 
 def _shown_flags(pair: Pair) -> str:
-    """The flags that bear on the speed-up: `off cold_start:1; dynamic outlier:1 trend`."""
+    """Return the flags that affect the speedup: `off cold_start:1; dynamic outlier:1 trend`."""
     found = []
     for case in pair:
         flags = [] if case is None else (case.flags or "").split()
@@ -184,7 +184,7 @@ def _either(pair: Pair, name: str, shown: Callable[[float], str]) -> str:
 
 
 IN_EACH_ROW = ("cache", "batch_size", "max_new_tokens")
-"""Axes that a table shows whether they vary or not."""
+"""Axes that a table always shows, even if they do not vary."""
 
 
 def _axis_column(axis: Axis) -> _Column:
@@ -196,7 +196,7 @@ def _axis_column(axis: Axis) -> _Column:
 
 
 _COLUMNS = (
-    # What is single follows from the model.
+    # A single-valued axis follows from the model.
     *(
         _axis_column(axis)
         for axis in TABLE_ORDER
@@ -241,7 +241,7 @@ _COLUMNS = (
 
 
 def _allocated(case: CaseSummary) -> str:
-    """What the cache takes, where that is not what a step attends to."""
+    """Return what the cache allocates, if that is not what a step attends to."""
     allocated = case.cache_allocated_bytes
     return "-" if allocated is None or allocated == case.kv_cache_bytes else mib(allocated)
 
@@ -252,7 +252,7 @@ def _joules(case: CaseSummary | None) -> str:
 
 
 def _needed(case: CaseSummary) -> str:
-    """What a case needs on a GPU on top of the model."""
+    """Return what a case needs on a GPU in addition to the model."""
     needed = case.memory_over_base_bytes
     return "-" if case.memory_allocated_bytes is None or needed is None else mib(needed)
 

@@ -1,4 +1,4 @@
-"""Numbers for people: three significant digits and a unit."""
+"""Format numbers for people: three significant digits and a unit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIB = 1 << 20
 
 
 def significant(value: float) -> str:
-    """Three significant digits, never in powers of ten: 0.0123, 1.23, 12.3, 1234."""
+    """Return three significant digits, never in powers of ten: 0.0123, 1.23, 12.3, 1234."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -19,27 +19,27 @@ def significant(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """`850 ms`, `5.32 s`."""
+    """Return a text such as `850 ms` or `5.32 s`."""
     return f"{significant(value)} s" if value >= 1 else f"{significant(value * 1000)} ms"
 
 
 def mib(value: int | float) -> str:
-    """Bytes as MiB, the unit left to the column's head."""
+    """Return bytes as MiB, without the unit, which is in the column heading."""
     return significant(value / MIB)
 
 
 def times(value: float) -> str:
-    """A ratio: `3.42x`."""
+    """Return a ratio as text: `3.42x`."""
     return f"{significant(value)}x"
 
 
 def amount(value: float, unit: str) -> str:
-    """A value with its unit: `5.32 s`, `850 ms`, `0.84 J`."""
+    """Return a value with its unit: `5.32 s`, `850 ms`, `0.84 J`."""
     return seconds(value) if unit == "s" else f"{significant(value)} {unit}"
 
 
 def about(value: float) -> str:
-    """A time that was predicted: `about 40 s`, `about 6 min`, `about 5.2 h`."""
+    """Return a predicted time as text: `about 40 s`, `about 6 min`, `about 5.2 h`."""
     if value < 10:
         return f"about {max(round(value), 1)} s"
     if value < 90:

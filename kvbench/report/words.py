@@ -1,4 +1,4 @@
-"""The answer in words: what the cache bought at the longest length that was measured."""
+"""The answer in words: what the cache bought at the longest measured length."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 Pair = tuple[CaseSummary | None, CaseSummary]
-"""The uncached case, if it was measured, and a cached one of the same key."""
+"""The baseline case, if it was measured, and a cached case of the same key."""
 
 
 def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
-    """Each cached case with its uncached partner; uncached cases without a partner stand alone."""
+    """Return each cached case with its baseline; uncached cases without a partner come alone."""
     off = {pair_key(case): case for case in cases if case.cache == BASELINE}
     found: list[Pair] = [(off.get(pair_key(c)), c) for c in cases if c.cache != BASELINE]
     paired = {pair_key(case) for _, case in found}
@@ -42,7 +42,7 @@ def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
 
 
 def answers(cases: Sequence[CaseSummary]) -> list[str]:
-    """One sentence for all sizes of the same work, about its longest measured pair."""
+    """Return one sentence for all sizes of the same work, about its longest measured case."""
     longest: dict[tuple[object, ...], tuple[CaseSummary, CaseSummary]] = {}
     for off, on in pairs(cases):
         if off is not None and on.speedup is not None:
@@ -57,7 +57,7 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def proofs(info: RunInfo) -> list[str]:
-    """Whether the arms did the same work: one sentence per model and strategy."""
+    """Return whether the strategies did the same work: one sentence per model and strategy."""
     if info.findings:
         return [proof(finding) for finding in shown_findings(info)]
     if info.plan.get("verify") is False:
@@ -66,14 +66,14 @@ def proofs(info: RunInfo) -> list[str]:
 
 
 def shown_findings(info: RunInfo) -> tuple[Finding, ...]:
-    """What was found, and in a run that was only verified in part, of what nothing was."""
+    """Return the verification results; for a partly verified run, unverified strategies too."""
     if not info.findings or info.plan.get("verify") is not False:
         return info.findings
     return (*info.findings, *not_asked(info.cases, info.findings))
 
 
 def proof(finding: Finding) -> str:
-    """What the checks of a strategy came to, in a sentence or two."""
+    """Return the result of a strategy's checks in a sentence or two."""
     sentence = f"{_PROOFS[finding.verdict]}: {finding.subject}. {finding.detail}"
     if finding.verdict != "pass" or not finding.reach:
         return sentence
@@ -94,14 +94,14 @@ _PROOFS: dict[Verdict, str] = {
 
 
 def speedup_interval(case: CaseSummary) -> tuple[float, float] | None:
-    """The 95 % interval of the speed-up; None with too few rounds for one."""
+    """Return the 95 % interval of the speedup; None with too few rounds."""
     if case.speedup_ci95_low is None or case.speedup_ci95_high is None:
         return None
     return case.speedup_ci95_low, case.speedup_ci95_high
 
 
 def energy_interval(case: CaseSummary) -> tuple[float, float] | None:
-    """The 95 % interval of the energy ratio; None with too few rounds for one."""
+    """Return the 95 % interval of the energy ratio; None with too few rounds."""
     if case.energy_ratio_ci95_low is None or case.energy_ratio_ci95_high is None:
         return None
     return case.energy_ratio_ci95_low, case.energy_ratio_ci95_high
@@ -117,7 +117,7 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
     subject = f"On {on.device}, with {name}, {tokens} of {on.model}{which}"
     found = claim(on)
     if found == "too_few":
-        # The times of so few samples next to each other would read as a claim.
+        # Showing the times of so few samples next to each other would read as a claim.
         answer = f"{subject}: too few samples for a claim ({_rounds(on)})."
     elif found == "other_work":
         answer = f"{subject}: no claim, since it does other work than no cache."
@@ -147,7 +147,7 @@ def _verdict(case: CaseSummary, found: Claim | None) -> str:
 
 
 def _energy(case: CaseSummary) -> str:
-    """What the strategy takes in energy, to go on with; nothing where it was not measured."""
+    """Return the energy of the strategy as a continuation; empty if it was not measured."""
     found = energy_claim(case)
     if found is None:
         return ""
@@ -158,7 +158,7 @@ def _energy(case: CaseSummary) -> str:
     if found == "less":
         interval = f"{significant(low)} to {significant(high)}"
         return f", {significant(case.energy_ratio)} times less energy (95 % interval {interval})"
-    # More is not a share of less: how much of the energy of off it takes.
+    # More cannot be phrased as a saving: state the ratio to the baseline's energy.
     interval = f"{significant(1 / high)} to {significant(1 / low)}"
     if found == "more":
         return f", {significant(1 / case.energy_ratio)} times the energy (95 % interval {interval})"
@@ -181,7 +181,7 @@ def _rounds(case: CaseSummary) -> str:
 
 
 def _doubts(off: CaseSummary, on: CaseSummary) -> list[str]:
-    """Sentences about cold samples, outliers and trends of either strategy."""
+    """Return sentences about cold samples, outliers and trends of either strategy."""
     cold = [
         f"{one.cold_starts} of {one.cache} ({seconds(one.cold_start_s)})"
         for one in (off, on)

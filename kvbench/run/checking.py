@@ -1,4 +1,4 @@
-"""Checks: what was found of the strategies, kept as it comes, and when it is asked again."""
+"""Keep verification results as they arrive, and decide when to ask again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kvbench.run.state import EngineState, SweepState
 __all__ = ["CheckKeeper"]
 
 _MOST_LOST_CHECKS = 2
-"""So often a check is made again whose process was lost."""
+"""How often a check is repeated after its process was lost."""
 
 
 class CheckKeeper:
-    """Learns from the checks that an engine has made.
+    """Learn from the checks that an engine made.
 
     Args:
-        is_gone: whether the process of an engine was lost.
+        is_gone: returns whether the process of an engine was lost.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class CheckKeeper:
         self._is_gone = is_gone
 
     def learn(self, engine: EngineState, case: Case, checks: tuple[Check, ...]) -> None:
-        """Keep the checks of a strategy; ask once more if its process was lost over them."""
+        """Keep the checks of a strategy; ask once more if its process was lost during them."""
         key = case.model_key, case.cache
         if self._is_gone(engine):
             engine.lose()
@@ -47,7 +47,7 @@ class CheckKeeper:
     def keep(
         self, engine: EngineState, key: tuple[ModelKey, str], checks: tuple[Check, ...]
     ) -> None:
-        """Write what a strategy was found to do, and ask no more about it."""
+        """Write the result for a strategy, and do not check it again."""
         model, cache = key
         self._state.verified.add(key)
         self._state.cut.pop(key, None)
@@ -58,11 +58,11 @@ class CheckKeeper:
         self._rows.report(model, cache)
 
     def learn_comparison(self, engine: EngineState, case: Case, checks: tuple[Check, ...]) -> None:
-        """Keep what a look at the tokens of a case has come to."""
+        """Keep the outcome of comparing the tokens of a case."""
         self._state.compared.add(case.id)
         self._rows.writer.append_checks(checks)
         self._rows.keep_log(engine.number, f"comparing the tokens of {case.label}")
         self._rows.report(case.model_key, case.cache)
         if self._is_gone(engine):
-            # It says so itself.
+            # The check reports this itself.
             engine.lose()

@@ -1,4 +1,4 @@
-"""The driver: carries steps from the scheduler to the engines, and their answers back."""
+"""The driver: pass steps from the scheduler to the engines, and their answers back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kvbench.run.sweep import Sweep
 __all__ = ["carry_out"]
 
 _LEAST_REPORTED_S = 1.0
-"""Verification that took less is not worth a line."""
+"""Verification that took less time is not worth a line."""
 
 
 def carry_out(
@@ -32,13 +32,13 @@ def carry_out(
 ) -> Outcome:
     """Measure what is left of all cases, on one engine after another.
 
-    `stop` is asked between steps; a sample in flight is finished.
+    `stop` is called between steps; the current sample is finished.
     """
     sweep = Sweep(progress, engines, writer, emit, conduct)
     started = monotonic()
     try:
         while assignments := sweep.due():
-            # The samples are there; comparing their tokens is part of them.
+            # The samples exist; comparing their tokens completes them.
             looks = tuple(one for one in assignments if isinstance(one.step, Compare))
             if len(looks) < len(assignments) and stop():
                 sweep.outcome.interrupted = True
@@ -60,7 +60,7 @@ def carry_out(
 
 
 def _perform(step: Step, engine: Engine, outcome: Outcome) -> Reply:
-    """Carry out a step; time it if it is a verification."""
+    """Carry out a step, and time it if it is a verification."""
     if not isinstance(step, Verify):
         return perform(step, engine)
     begun = monotonic()

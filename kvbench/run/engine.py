@@ -1,4 +1,4 @@
-"""What a sweep asks of whatever does the measuring: a worker process, or a fake in tests."""
+"""The interface of an engine, which does the measuring: a worker process, or a fake in tests."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ __all__ = ["Engine", "Interrupted"]
 
 
 class Interrupted(Exception):
-    """The sweep was asked to stop while the engine did what is not worth waiting for."""
+    """The sweep was asked to stop while the engine did something not worth waiting for."""
 
 
 class Engine(Protocol):
-    """Opens one model at a time and runs jobs on it. All that passes is plain data.
+    """Open one model at a time and run jobs on it. Only plain data is exchanged.
 
-    Whatever happens to the process that measures is told as a value: a result, a failed load, a
-    check. All but `run` and `close` may raise Interrupted.
+    Whatever happens to the measuring process is returned as a value: a result, a failed load, a
+    check. All methods except `run` and `close` may raise Interrupted.
     """
 
     @property
     def open_model(self) -> ModelKey | None:
-        """The model that is open; None again once the process that had it was lost."""
+        """The open model; None again once its process was lost."""
 
     @property
     def process(self) -> int:
-        """A number for the process that measures; another one is started when it is lost."""
+        """A number for the measuring process; a new one is started when it is lost."""
 
     def environment(self) -> Environment:
-        """The machine and the software that measure."""
+        """Return the machine and the software that measure."""
 
     def probe(self, device: str) -> Rates:
-        """The rates of a device that is present, measured now."""
+        """Measure the rates of a present device now."""
 
     def check(self, groups: Iterable[Group]) -> None:
-        """Raise UserError for what cannot be measured at all, before anything is."""
+        """Raise UserError for what cannot be measured at all, before anything is measured."""
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
-        """Load a model in place of the one that is open."""
+        """Load a model in place of the open one."""
 
     def verify(
         self,
@@ -54,26 +54,26 @@ class Engine(Protocol):
         generations: int = 6,
         reach: Case | None = None,
     ) -> tuple[Check, ...]:
-        """Whether the open model does the same work with a cache strategy as without.
+        """Return the checks of a cache strategy on the open model.
 
-        `reach` is a case at whose length and batch it is checked as well. There are no checks of
-        what cannot run; see `unmet`.
+        `reach` is a case whose length and batch size are checked as well. A strategy that cannot
+        run has no checks; see `unmet`.
         """
 
     def unmet(self, cache: str) -> str | None:
-        """Why a cache strategy cannot run on the open model, None if it can."""
+        """Return why a cache strategy cannot run on the open model; None if it can."""
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
-        """Whether rounding explains that a case's tokens are not those without a cache."""
+        """Check whether rounding explains that a case's tokens differ from the baseline's."""
 
     def run(self, job: Job, timeout_s: float | None = None) -> JobResult:
-        """Carry out a job; a failure is a result too."""
+        """Run a job; a failure is a result too."""
 
     def inspect(self, case: Case, layer: int) -> Inspection:
-        """Both arms of a case on the open model, step by step. May raise UserError."""
+        """Inspect a case on the open model with and without a cache. May raise UserError."""
 
     def take_log(self) -> str:
-        """What the last process that was lost wrote at its end, once; empty if there is none."""
+        """Return the last output of the last lost process, once; empty if there is none."""
 
     def close(self) -> None:
-        """Free the open model and end what measures."""
+        """Free the open model and end the measuring process."""

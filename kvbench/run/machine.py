@@ -1,4 +1,4 @@
-"""The machine: what measures on it, what it is, and the cases of a plan on it."""
+"""The machine: the engine that measures on it, its environment, and the cases of a plan on it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Caller", "look", "naming_what_is_missing", "plan_cases"]
 
 
 def _ignore(event: Event) -> None:
-    """A listener for those who want none."""
+    """Do nothing, for callers without a listener."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """What whoever calls the library gives besides the work itself.
+    """What the caller of the library provides besides the work itself.
 
     Attributes:
         listener: called with each event.
-        stop: asked between samples; True ends after the sample in flight.
-        engine: what measures; by default a worker process.
+        stop: called between samples; return True to end after the current sample.
+        engine: the engine; by default a worker process.
     """
 
     listener: Listener | None = None
@@ -43,7 +43,7 @@ class Caller:
         return self.listener or _ignore
 
     def open_engine(self, plan: Plan | None = None) -> AbstractContextManager[Engine]:
-        """Return the engine, made with the settings of a plan; it is closed at the end."""
+        """Yield an engine with the settings of a plan, and close it at the end."""
         return closing(self.engine or self._worker(plan))
 
     def _worker(self, plan: Plan | None) -> Engine:
@@ -60,12 +60,12 @@ class Caller:
 def plan_cases(
     plan: Plan, *, allow_many: bool = False, environment: Environment | None = None
 ) -> tuple[Case, ...]:
-    """The cases of a plan on this machine. Looks for GPUs only if the plan may use one.
+    """Return the cases of a plan on this machine. Looks for GPUs only if the plan may use one.
 
     Args:
         plan: what to measure.
-        allow_many: take a grid of more than 10,000 cases.
-        environment: the machine, if it is known already.
+        allow_many: accept a grid of more than 10,000 cases.
+        environment: the machine, if already known.
 
     Raises:
         UserError: a device is not present, or the grid is too large.
@@ -79,14 +79,14 @@ def plan_cases(
 
 
 def look() -> Environment:
-    """Return the machine and the software. Starts a process to look."""
+    """Return the machine and the software. Starts a process to find out."""
     with closing(WorkerEngine()) as engine:
         return engine.environment()
 
 
 @contextmanager
 def naming_what_is_missing(machine: Environment) -> Iterator[None]:
-    """Add to the refusal of a device the reason why there is none of its kind."""
+    """When a device is refused, add the reason why there is none of its kind."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a supervisor and a worker say to each other: plain data, pickled."""
+"""The messages between a supervisor and a worker: plain data, pickled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Failed", "Reached", "Refused", "Reply", "Request", "Result", "Starte
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Call a method of the worker's engine, which the first request makes with these settings."""
+    """Call a method of the worker's engine; the first request creates it with these settings."""
 
     method: str
     arguments: tuple[Any, ...]
@@ -23,19 +23,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The worker has imported what it needs and begins with its first request; comes once."""
+    """The worker finished its imports and starts its first request; sent once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far the sample in flight has come; comes any number of times before a reply."""
+    """How far the current sample has come; sent any number of times before a reply."""
 
     stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the method returned; not `healthy`: the device has had a fault, use another process."""
+    """The return value of a method; not `healthy`: the device had a fault, use another process."""
 
     value: Any
     healthy: bool = True
@@ -50,7 +50,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The method raised what it should not have."""
+    """The method raised an unexpected error."""
 
     traceback: str
 

@@ -1,4 +1,4 @@
-"""The order of the work: rounds over the cases, shuffled, the arms of a pair side by side."""
+"""The order of the work: rounds over the cases, shuffled, comparison groups kept together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["shuffled"]
 
 
 def shuffled(pairs: Iterable[tuple[Case, ...]], rng: random.Random) -> tuple[tuple[Case, ...], ...]:
-    """The pairs in a new order, and each pair's arms in a new order.
+    """Return the groups in a new order, and the members of each in a new order.
 
-    A drift of the machine then falls on no arm and on no length more than on another.
+    A drift of the machine then affects no strategy and no length more than another.
     """
     mixed = [tuple(rng.sample(pair, len(pair))) for pair in pairs]
     rng.shuffle(mixed)

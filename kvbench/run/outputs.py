@@ -1,4 +1,4 @@
-"""Which cases have other tokens than their partners although rounding alone should not do it."""
+"""Find cases with different tokens than their partners where rounding alone should not do that."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["differing"]
 
 
 def differing(members: Iterable[tuple[Case, Collection[str]]]) -> tuple[Case, ...]:
-    """The cached cases to look at, of cases that differ in the cache strategy alone.
+    """Return the cached cases to check, among cases that differ only in the cache strategy.
 
     Each comes with the hashes of the tokens of its samples.
 
-    Only in float32 and among exact strategies are the same tokens to be expected. With samples
-    without a cache, these are the measure; without them every strategy is looked at.
+    Equal tokens are expected only in float32 and among exact strategies. Samples without a cache
+    are the reference; without any, every strategy is checked.
     """
     hashes: dict[Case, set[str]] = {}
     for case, found in members:

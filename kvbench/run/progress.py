@@ -1,4 +1,4 @@
-"""How far the cases of a plan have come, also from the rows of an earlier start."""
+"""Track how far the cases of a plan have come, including rows from earlier starts."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from kvbench.run.rounds import SharedRounds, counted_rounds, round_of
 __all__ = ["MOST_LOSSES", "TRIED_AGAIN", "CaseProgress", "progress_of"]
 
 TRIED_AGAIN = frozenset({"crashed"})
-"""Failures that a resume tries again by itself: a lost process says little about the case. The
-others are findings."""
+"""Failures that a resume retries by itself: a lost process says little about the case. The others
+are results.
+"""
 
 MOST_LOSSES = 3
-"""A case ends once so many worker processes were lost over it since its last complete round."""
+"""A case ends once this many worker processes were lost over it since its last complete round."""
 
 
 @dataclass(eq=False)
 class CaseProgress:
-    """What was recorded of one case, and whether there is more to measure.
+    """What was recorded for one case, and whether more is to be measured.
 
     Attributes:
-        rule: when there are enough samples.
+        rule: decides when there are enough samples.
         measured: its samples with phase `measure` and status `ok`; those of complete rounds count.
         failure: the failed sample that ended it.
         losses: worker processes that were lost over it since its last complete round.
         outputs: hashes of the tokens of its samples.
         memory_known: whether an untimed pass for memory was made.
-        pair: all arms of its pair, this one too: they share rounds, and end together. Under trace,
-            those of all lengths.
-        end_told: whether its end was reported, or lay before this start of the sweep.
+        pair: all members of its comparison group, including this one: they share rounds, and end
+            together. With the method `trace`, the members of all lengths.
+        end_told: whether its end was reported, or came before this start of the sweep.
     """
 
     case: Case
@@ -50,7 +51,7 @@ class CaseProgress:
     end_told: bool = False
     _attempts: Counter[tuple[Phase, int]] = field(default_factory=Counter)
     _owed: set[Phase] = field(default_factory=set)
-    # The number of the round after its last.
+    # The number after that of its last round.
     _following: int = 0
     _kept: tuple[list[CaseProgress], SharedRounds] | None = None
     _done: tuple[SharedRounds, int, bool] | None = None
@@ -60,37 +61,37 @@ class CaseProgress:
 
     @property
     def ended(self) -> bool:
-        """Whether no further sample is taken: it failed, or its pair has enough rounds."""
+        """Whether no further sample is taken: it failed, or its group has enough rounds."""
         if self.failure is not None:
             return True
         if any(one._owed for one in self._going_on):
-            # Its row would say that the case had failed.
+            # Its row would wrongly say that the case failed.
             return False
         return self._have_enough()
 
     @property
     def counted(self) -> tuple[Sample, ...]:
-        """Its samples that count, in rounds that it shares with the arms that did not fail."""
+        """Its samples that count, in rounds shared with the members that did not fail."""
         arms = [one.measured for one in self.pair if one.failure is None or one is self]
         counted = set(counted_rounds(arms))
         return tuple(sample for sample in self.measured if round_of(sample) in counted)
 
     @property
     def owes_warmup(self) -> bool:
-        """Whether its warm-up was lost: another case's, which covers it, does not replace it."""
+        """Whether its warm-up was lost; another case's warm-up does not replace it."""
         return "warmup" in self._owed
 
     @property
     def next_round(self) -> int:
-        """The number of the next round of its pair."""
+        """The number of the next round of its group."""
         return max(one._following for one in self.pair)
 
     @property
     def used_s(self) -> float:
-        """Seconds that its samples in complete rounds took.
+        """The seconds of its samples in complete rounds.
 
-        Not the warm-ups, nor rounds that were broken off: each process has its own, and an
-        interrupted sweep more of them.
+        Warm-ups and interrupted rounds do not count: each process has its own, and an interrupted
+        sweep has more of them.
         """
         rounds = self._rounds
         if self.failure is None:
@@ -99,16 +100,16 @@ class CaseProgress:
         return math.fsum(s.total_s or 0.0 for s in self.measured if round_of(s) in complete)
 
     def task(self, phase: Phase, repeat: int, new_tokens: int, number: int | None = None) -> Task:
-        """A task of this case; its attempt is how often it was recorded before.
+        """Return a task of this case; its attempt is how often it was recorded before.
 
-        `number` is that of its round, by default the one after the case's last.
+        `number` is the round's number, by default the one after the case's last.
         """
         if number is None:
             number = self._following if phase == "measure" else repeat
         return Task(self.case, phase, number, repeat, new_tokens, self._attempts[phase, repeat])
 
     def note(self, sample: Sample) -> None:
-        """Learn from a row that was recorded."""
+        """Update from a recorded row."""
         self.remember(sample)
         self._owed.discard(sample.phase)
         if sample.status != "ok":
@@ -123,10 +124,10 @@ class CaseProgress:
             self.memory_known = self.memory_known or sample.phase == "memory"
 
     def note_loss(self, sample: Sample) -> None:
-        """Learn from the row of a lost process: it is taken again, unless that happened too often.
+        """Update from the row of a lost process: it is retried, unless that happened too often.
 
-        The count starts anew with each complete round, so that losses far apart, which say little
-        about the case, do not end it.
+        The count restarts with each complete round, so losses far apart, which say little about the
+        case, do not end it.
         """
         self.losses += 1
         if self.losses < MOST_LOSSES:
@@ -135,11 +136,11 @@ class CaseProgress:
             self.note(sample)
 
     def remember(self, sample: Sample) -> None:
-        """Learn of a row that does not count: that its id is taken."""
+        """Record that the id of a row is taken, although the row does not count."""
         self._attempts[sample.phase, sample.repeat] += 1
 
     def remember_lost(self, sample: Sample) -> None:
-        """Learn of a row that is to be replaced by another attempt, before the case can end."""
+        """Update from a row that another attempt must replace before the case can end."""
         self.remember(sample)
         self._owed.add(sample.phase)
 
@@ -149,9 +150,9 @@ class CaseProgress:
 
     @property
     def _rounds(self) -> SharedRounds:
-        """The rounds of the arms that did not fail; counted anew when one of them fails."""
+        """The rounds of the members that did not fail; recounted when one of them fails."""
         arms, first = self._going_on, self.pair[0]
-        # Once for all arms: under trace there may be hundreds.
+        # Kept once for all members: with the method `trace` there may be hundreds.
         if first._kept is None or first._kept[0] != arms:
             first._kept = (arms, SharedRounds([one.measured for one in arms]))
         return first._kept[1]
@@ -165,7 +166,7 @@ class CaseProgress:
         return known[2]
 
     def _generated(self, times: Sequence[Sequence[float]]) -> list[float]:
-        """Return for each arm the seconds of the generations that its times are read from."""
+        """Return, for each member, the seconds of the generations that its times are read from."""
         arms = self._going_on
         longest: dict[str, float] = {}
         for arm, seconds in zip(arms, times, strict=True):
@@ -180,9 +181,9 @@ def progress_of(
     rule: StoppingRule,
     again: Container[str] = TRIED_AGAIN,
 ) -> dict[Case, CaseProgress]:
-    """The progress of each case, from the rows of earlier starts.
+    """Return the progress of each case, from the rows of earlier starts.
 
-    `again` are the statuses of failed samples that are to be measured again.
+    `again` are the statuses of failed samples to measure again.
     """
     counts = {id(sample) for sample in latest(samples)}
     rows: dict[str, list[Sample]] = {}

@@ -1,4 +1,4 @@
-"""Measure what the lossy strategies of a run do to the output, and add it to the run."""
+"""Measure how the lossy strategies of a run change the output, and add it to the run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measure_quality(
     )
     with closing(engine), held(path):
         for model, cache in wanted:
-            # Again after a strategy that has cost the process.
+            # Load again after a strategy that cost the process.
             _open(engine, model, caller.emit)
             caller.emit(Notice(f"{model.label}: reading {text.name} with {cache} ..."))
             row = replace(engine.quality(cache, text, size), session=len(info.resumes))

@@ -1,4 +1,4 @@
-"""How far a sweep verifies a strategy: at its largest case, unless that costs too much."""
+"""Decide how far a sweep verifies a strategy: at its largest case, unless that costs too much."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from kvbench.plan.case import Case
 __all__ = ["reach_of"]
 
 _PASS = 16
-"""Tokens that a pass through the model costs beside its own: the weights are read each time. The
-order of magnitude is enough here."""
+"""The overhead of one pass through the model, in tokens: the weights are read each time. The order
+of magnitude is enough here.
+"""
 
 _FORWARDS = 2
 """Passes over all tokens without a cache: the reference, and one for the model's own rounding."""
 
 _ALWAYS = 32
-"""New tokens that are looked at in any case, in batch 1; see kvbench/measure/verify/checks.py."""
+"""New tokens that are checked in any case, in batch 1; see kvbench/measure/verify/checks.py."""
 
 
 def reach_of(cases: Sequence[Case], cache: str, repeats: int) -> Case | None:
-    """The case that a strategy is verified at: the largest one of a model, or a smaller one.
+    """Return the case to verify a strategy at: the largest one of a model, or a smaller one.
 
-    Verifying costs a cached generation and passes over all of its tokens. Where that is more than
-    the planned samples of the strategy and of no cache, the length is halved, then the batch.
+    Verification costs a cached generation and passes over all of its tokens. If that exceeds the
+    planned samples of the strategy and its baseline, the length is halved, then the batch.
 
     Args:
-        cases: those of one model.
+        cases: the cases of one model.
         cache: the strategy.
-        repeats: samples of each case, at least.
+        repeats: the least number of samples of each case.
 
-    Returns:
-        None where it would be no more than what is looked at in any case.
+    Returns: None if that is no more than what is checked in any case.
     """
     own = [case for case in cases if case.cache == cache]
-    # A further shape would have to be compiled.
+    # Another shape would have to be compiled.
     if not own or strategy(cache).compiles:
         return None
     samples = sum(_cost(case) for case in cases if case.cache in (cache, BASELINE))
@@ -53,7 +53,7 @@ def reach_of(cases: Sequence[Case], cache: str, repeats: int) -> Case | None:
 
 
 def _cost(case: Case) -> int:
-    """A generation, in tokens through the model."""
+    """Return the cost of a generation, in tokens through the model."""
     prompt, steps = _prompt(case), case.max_new_tokens
     if strategy(case.cache).use_cache:
         return case.batch_size * (prompt + steps) + _PASS * steps
@@ -66,6 +66,6 @@ def _reference(case: Case) -> int:
 
 
 def _prompt(case: Case) -> int:
-    # A token of a text has about four characters.
+    # A token of text has about four characters.
     texts = (len(text) // 4 + 1 for text in case.prompt.texts)
     return case.prompt.tokens or max(texts, default=1)

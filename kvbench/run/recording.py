@@ -1,4 +1,4 @@
-"""Recording: every row is on disk before anything else is done, and then told."""
+"""Record rows: each one is on disk before anything else happens, and then reported."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Outcome", "Recorder"]
 
 @dataclass
 class Outcome:
-    """What became of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
-        failed: cases that a failed sample ended.
-        interrupted: whether it was stopped before the end.
+        failed: number of cases that a failed sample ended.
+        interrupted: whether it stopped before the end.
         loaded: how often a model was loaded.
-        load_errors: what people can mend about models that did not load.
+        load_errors: errors that the user can fix, about models that did not load.
         notes: lines about devices, each once.
-        verify_s: seconds that verification took.
+        verify_s: seconds spent on verification.
     """
 
     failed: int = 0
@@ -39,10 +39,10 @@ class Outcome:
 
 
 class Recorder:
-    """Writes the rows of a sweep, and counts what becomes of its cases.
+    """Write the rows of a sweep, and track its cases.
 
     Args:
-        engines: asked which process they measure with, and what one that was lost wrote last.
+        engines: the engines, for their process numbers and the last output of lost processes.
     """
 
     def __init__(self, engines: Sequence[Engine], writer: RunWriter, emit: Listener) -> None:
@@ -62,7 +62,7 @@ class Recorder:
         *,
         again: bool = False,
     ) -> None:
-        """Write a row and learn from it; `again`: its process was lost, which may be no fault."""
+        """Write a row and learn from it; `again`: its process was lost, perhaps not its fault."""
         row = self.write(engine, sample, times)
         if again:
             arm.note_loss(row)
@@ -71,7 +71,7 @@ class Recorder:
                 self.emit(Notice(f"{row.sample_id} is measured again: {row.error}"))
         else:
             arm.note(row)
-        # The sample that ends one arm of a pair may be what the other was kept waiting for.
+        # The sample that ends one member of a group may be what the others were kept waiting for.
         for one in arm.pair:
             if one.ended and not one.end_told:
                 one.end_told = True
@@ -79,8 +79,8 @@ class Recorder:
                 self.emit(CaseEnded(one.case, one.counted, one.failure))
 
     def write(self, engine: int, sample: Sample, times: Sequence[float] = ()) -> Sample:
-        """Write a row that a case does not learn from, and return it as it was written."""
-        # Written before anything else is done, so that a later failure loses nothing.
+        """Write a row that a case does not learn from, and return it as written."""
+        # Written before anything else, so a later failure loses nothing.
         process = (engine, self._engines[engine].process)
         worker = self._workers.setdefault(process, len(self._workers))
         row = self.writer.append(dataclasses.replace(sample, worker=worker), times)
@@ -95,21 +95,21 @@ class Recorder:
         self.record(engine, arm, sample_of(task, status=status, **fields))
 
     def report(self, model: ModelKey, cache: str) -> None:
-        """Say what the checks of a strategy come to by now."""
+        """Report the current result of a strategy's checks."""
         found = self.finding(model, cache)
         if found is not None:
             self.emit(Verified(found))
 
     def finding(self, model: ModelKey, cache: str) -> Finding | None:
-        """Return what was found of a strategy on a model, in the environment of this session."""
+        """Return the verification result of a strategy on a model in this environment."""
         return self.writer.finding(model, cache)
 
     def keep_log(self, engine: int, title: str) -> None:
-        """Keep what a lost process wrote last, if there is any."""
+        """Keep the last output of a lost process, if there is any."""
         self.writer.keep_log(title, self._engines[engine].take_log())
 
     def tell(self, notice: str) -> None:
-        """Say a line about a device once, and keep it for run.json."""
+        """Report a line about a device once, and keep it for run.json."""
         if notice not in self.outcome.notes:
             self.outcome.notes.append(notice)
             self.emit(Notice(notice))

@@ -1,4 +1,4 @@
-"""Whether a run may go on: what has changed since it began, in words."""
+"""Decide whether a run may be resumed: what has changed since it started, in words."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ __all__ = ["cases_of", "described", "plan_changes"]
 
 
 def described(cases: Iterable[Case]) -> tuple[dict[str, Any], ...]:
-    """Cases as run.json has them."""
+    """Return cases as stored in run.json."""
     return tuple({"case_id": case.id} | dataclasses.asdict(case) for case in cases)
 
 
 def cases_of(info: RunInfo) -> tuple[Case, ...]:
-    """Return the cases of a run as they were planned: prompt files are not read again.
+    """Return the cases of a run as planned; prompt files are not read again.
 
     Raises:
-        UserError: a case lacks a field, or has one that this version does not know and that makes
-            it another case.
+        UserError: a case lacks a field, or has an unknown field that makes it a different case.
     """
     known = {field.name for field in dataclasses.fields(Case)}
     entries = [{k: v for k, v in entry.items() if k in known} for entry in info.cases]
@@ -40,7 +39,7 @@ def cases_of(info: RunInfo) -> tuple[Case, ...]:
         raise UserError(
             f"run.json of {info.name}: cases.{where}: {first['msg'].lower()}.", kind="bad_run"
         ) from error
-    # A field that an older version does not know leaves no trace in the id at its legacy value.
+    # A field unknown to an older version leaves no trace in the id at its legacy value.
     for number, (entry, case) in enumerate(zip(info.cases, cases, strict=True)):
         if entry.get("case_id", case.id) != case.id:
             raise UserError(
@@ -54,15 +53,15 @@ def cases_of(info: RunInfo) -> tuple[Case, ...]:
 def plan_changes(
     info: RunInfo, plan: Mapping[str, Any], cases: Iterable[Case]
 ) -> list[Change] | list[CaseChanges]:
-    """Return how a plan differs from that of the run, one entry for each key.
+    """Return how a plan differs from the run's plan, one entry per key.
 
-    `plan` is the plan's keys as run.json has them.
+    `plan` has the plan's keys as stored in run.json.
     """
     before = with_legacy(info.plan)
     keys = [key for key in dict.fromkeys([*before, *plan]) if key not in CONDUCT]
     found = list(changes({k: before.get(k) for k in keys}, {k: plan.get(k) for k in keys}))
     old, new = {case.id for case in cases_of(info)}, {case.id for case in cases}
     if not found and old != new:
-        # The keys are the same: a prompt file was edited, or `auto` found other devices.
+        # The keys are equal: a prompt file was edited, or `auto` found other devices.
         return [CaseChanges(new=len(new - old), gone=len(old - new))]
     return found

@@ -1,4 +1,4 @@
-"""Rounds of a comparison group: which are complete, which count, and which comes next."""
+"""Rounds of a comparison group: which are complete, which count, and which is next."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = [
 ]
 
 Round = tuple[int, int, int]
-"""Session, worker process and number: samples of one round saw the same process."""
+"""Session, worker process and number: all samples of a round come from one process."""
 
 MOST_COLD_ROUNDS = 2
-"""So many cold rounds of a comparison group are measured again in one session; later ones count,
-so that a machine on which every process starts cold does not measure forever."""
+"""How many cold rounds of a comparison group are repeated in one session. Later ones count, or a
+machine on which every process starts cold would measure forever.
+"""
 
 
 def round_of(sample: Sample) -> Round:
@@ -47,8 +48,8 @@ def complete_rounds(members: Sequence[Sequence[Sample]]) -> tuple[Round, ...]:
 def counted_rounds(members: Sequence[Sequence[Sample]]) -> tuple[Round, ...]:
     """Return the complete rounds that count: those without a cold sample.
 
-    Of the cold rounds of a session all but the first two count nevertheless. The answer depends on
-    the rows alone, so that a resumed sweep agrees with the one before.
+    All but the first two cold rounds of a session still count. The answer depends only on the rows,
+    so a resumed sweep agrees with the original one.
     """
     cold = {round_of(sample) for samples in members for sample in cold_samples(samples)}
     return tuple(_without_cold(complete_rounds(members), cold))
@@ -73,13 +74,13 @@ def cold_samples(samples: Sequence[Sample]) -> list[Sample]:
 
 
 class SharedRounds:
-    """The rounds of a comparison group, kept up to date while its samples come in.
+    """The rounds of a comparison group, updated as its samples arrive.
 
-    It answers what `complete_rounds` and `counted_rounds` answer, but a new sample costs the same
-    however many came before it.
+    It gives the answers of `complete_rounds` and `counted_rounds`, but a new sample costs the same
+    however many came before.
 
     Args:
-        members: for each member of the group, the list that its samples are appended to: phase
+        members: for each member of the group, the list to which its samples are appended: phase
             `measure`, status `ok`.
     """
 
@@ -101,13 +102,13 @@ class SharedRounds:
 
     @property
     def times(self) -> Sequence[Sequence[float]]:
-        """For each member the seconds of its samples in the rounds that count."""
+        """For each member, the seconds of its samples in the rounds that count."""
         self._catch_up()
         return self._times
 
     @property
     def used_s(self) -> Sequence[float]:
-        """For each member the seconds of its samples in complete rounds."""
+        """For each member, the seconds of its samples in complete rounds."""
         self._catch_up()
         return self._used_s
 
@@ -130,7 +131,7 @@ class SharedRounds:
             self._times = [[seconds[one] for one in counted] for seconds in self._seconds]
 
     def _take(self, index: int, sample: Sample) -> bool:
-        """Learn of a sample; whether that changes which of the earlier rounds count."""
+        """Add a sample, and return whether that changes which earlier rounds count."""
         one = round_of(sample)
         self._seconds[index][one] = sample.total_s or 0.0
         changed = sample.total_s is not None and self._judge(index, one, sample.total_s)
@@ -139,12 +140,12 @@ class SharedRounds:
             for number, seconds in enumerate(self._seconds):
                 self._used_s[number] += seconds[one]
                 self._times[number].append(seconds[one])
-            # A cold first sample of a round that is complete only now.
+            # A cold first sample of a round that is only now complete.
             changed |= any(p.first == one and p.is_cold for p in self._of_process(one))
         return changed
 
     def _judge(self, index: int, one: Round, seconds: float) -> bool:
-        """Hold a sample against the first one of its process; whether that is cold now, or not."""
+        """Compare a sample with its process's first; return whether that turned cold or warm."""
         known = self._processes.get((index, *one[:2]))
         if known is None:
             self._processes[(index, *one[:2])] = _Process(one, seconds)
@@ -160,7 +161,7 @@ class SharedRounds:
 
 @dataclass
 class _Process:
-    """The samples of one member in one process: its first, and what the later ones come to."""
+    """The samples of one member in one process: the first, and a summary of the later ones."""
 
     first: Round
     seconds: float

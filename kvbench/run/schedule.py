@@ -1,8 +1,8 @@
-"""The scheduler: which step each idle engine takes next. A pure function of what is known.
+"""The scheduler: choose the next step of each idle engine. A pure function of what is known.
 
-It starts nothing and waits for nothing, and does not know what an engine is: a worker process, one
-of several GPUs, or a fake. A round of a comparison group is taken on one engine and in one process;
-a group stays on its engine.
+It starts nothing, waits for nothing, and does not know what an engine is: a worker process, one of
+several GPUs, or a fake. A round of a comparison group runs on one engine and in one process; a
+group stays on its engine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Assignment", "next_jobs", "too_large"]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The next step of an engine, the turn that it is part of, and the groups that it binds."""
+    """The next step of an engine, the turn it belongs to, and the groups it binds."""
 
     engine: int
     turn: Turn
@@ -44,7 +44,7 @@ class Assignment:
 def next_jobs(progress: SweepState, engines: Sequence[EngineState]) -> tuple[Assignment, ...]:
     """Return a step for each idle engine that has something to do.
 
-    Nothing is left to do when no engine is busy and none gets a step.
+    The work is done when no engine is busy and none gets a step.
     """
     found: list[Assignment] = []
     for engine in engines:
@@ -60,11 +60,11 @@ def next_jobs(progress: SweepState, engines: Sequence[EngineState]) -> tuple[Ass
 
 
 def too_large(proof: CaseProgress, members: Iterable[CaseProgress]) -> tuple[CaseProgress, ...]:
-    """Return the cases that need at least the memory which one case did not get."""
+    """Return the cases that need at least the memory of a case that ran out of it."""
     return tuple(
         one
         for one in members
-        # A case with a sample has shown that it fits.
+        # A case with a sample is known to fit.
         if not one.ended and not one.measured and one.case.needs_at_least(proof.case)
     )
 
@@ -111,7 +111,7 @@ def _next_turn(
 
 
 def _first_turn(work: ModelWork, groups: Iterable[RoundGroup]) -> Turn:
-    """Return the turn of a group that has had the fewest; after a resume, what a stop left over."""
+    """Return the turn of the group with the fewest; after a resume, of what a stop left over."""
     waiting = list(groups)
     number = min(group.next_round for group in waiting)
     group = min(
@@ -155,7 +155,7 @@ def _preparation(
     if _needs_check(progress, case):
         return Verify(case, _reach(progress, case))
     if case not in session.warm:
-        # Another engine's groups are out of reach: a sample is in one place at a time.
+        # Another engine's groups are out of reach: a sample may only be in progress in one place.
         waiting = {
             one.case: one
             for group in progress.models[session.model].groups
@@ -185,7 +185,7 @@ def _needs_check(progress: SweepState, case: Case) -> bool:
 
 
 def _reach(progress: SweepState, case: Case) -> Case | None:
-    """Return the case to verify a strategy at; not as far where that may have cost the memory."""
+    """Return the case to verify a strategy at; a smaller one if memory may have run out there."""
     if (case.model_key, case.cache) in progress.cut:
         return None
     rule = progress.conduct.rule
@@ -194,7 +194,7 @@ def _reach(progress: SweepState, case: Case) -> Case | None:
 
 
 def _to_compare(progress: SweepState, session: ModelSession | None, turn: Turn) -> Case | None:
-    """Return a case of a group whose samples have other tokens, if it was not looked at yet."""
+    """Return a case of a group whose samples have different tokens and were not compared yet."""
     if not progress.conduct.verify or session is None or session.model != turn.model:
         return None
     if not any(one.case.cache in session.ran for one in turn.order):

@@ -1,4 +1,4 @@
-"""A session: one start of a sweep, from a plan or a run folder to a run that can be read."""
+"""A session: one start of a sweep, from a plan or a run folder to a readable run."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def start(
     allow_many: bool,
     command: Sequence[str],
 ) -> Run:
-    """Measure a plan in a new run folder, or go on with the one of that name; see kvbench.api."""
-    # Before the seconds that a worker takes to start.
+    """Measure a plan in a new run folder, or resume the run of that name; see kvbench.api."""
+    # Before the worker starts, which takes seconds.
     path = None if name is None else out / check_name(name)
     old = load_info(path) if path is not None and holds_run(path) else None
     with caller.open_engine(plan) as engine:
@@ -74,25 +74,25 @@ def go_on(
     if foreign:
         check_trust(str(path), foreign, options)
     if foreign and not old.plan.get("trust_remote_code"):
-        # It was given for the cache: whether a model's code runs stays as it was.
+        # This was given for the cache: whether a model's code runs does not change.
         options.pop("trust_remote_code")
     plan = Plan.merge(with_legacy(old.plan), options)
     if plan.trust_remote_code and "trust_remote_code" not in options:
-        # The folder may come from somebody else, whose word it then is.
+        # The folder, and therefore its plan, may come from somebody else.
         raise UserError(
             f"{path} was created with --trust-remote-code, which lets a model run its own code: "
             "give the option again if you trust the model.",
             kind="remote_code_not_allowed",
         )
     if plan.trust_remote_code == old.plan.get("trust_remote_code"):
-        # Said again, it is no change.
+        # Repeating the same value is not a change.
         options.pop("trust_remote_code", None)
     again = frozenset(STATUSES) - {"ok"} if retry_failed else TRIED_AGAIN
     if plan.keep_going_after_oom:
         again |= {"skipped_oom"}
     with caller.open_engine(plan) as engine:
         machine = engine.environment()
-        # As they were planned, unless something is to change: a prompt file may have moved since.
+        # Keep the cases as planned unless something changes: a prompt file may have moved since.
         cases = (
             plan_cases(plan, allow_many=allow_many, environment=machine)
             if set(options) - CONDUCT
@@ -104,7 +104,7 @@ def go_on(
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a sweep: what a new run and a resumed one have in common."""
+    """One start of a sweep: what new and resumed runs share."""
 
     plan: Plan
     engine: Engine
@@ -113,7 +113,7 @@ class Session:
     again: frozenset[str] = TRIED_AGAIN
 
     def begin(self, path: Path, cases: tuple[Case, ...], machine: Environment) -> Run:
-        """Make a run folder and fill it."""
+        """Create a run folder and measure into it."""
         self.engine.check(group_cases(cases))
         info = RunInfo(
             name=path.name,
@@ -191,12 +191,12 @@ class Session:
         return self._finish(writer, outcome)
 
     def _finish(self, writer: RunWriter, outcome: Outcome) -> Run:
-        """Write the end into the run folder, and its report."""
+        """Write the end and the report into the run folder."""
         state = "interrupted" if outcome.interrupted else "finished"
         writer.finish(state, outcome.notes)
         nothing = not (outcome.loaded or outcome.interrupted or writer.samples)
         if outcome.load_errors and nothing:
-            # No model could be loaded: that is a mistake to mend, not a result to keep.
+            # No model could be loaded: that is a mistake to fix, not a result to keep.
             writer.discard()
             raise UserError(outcome.load_errors[0], kind="not_loaded")
         run = load_run(writer.path)
@@ -231,7 +231,7 @@ class Session:
 
 
 def _left(progress: dict[Case, CaseProgress]) -> tuple[Case, ...]:
-    """The cases of which there is more to measure."""
+    """Return the cases that need more samples."""
     return tuple(case for case, known in progress.items() if not known.ended)
 
 

@@ -1,4 +1,4 @@
-"""What is asked of an engine without a run folder: verify, inspect and probe."""
+"""Engine requests without a run folder: verify, inspect and probe."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kvbench.run.machine import Caller, naming_what_is_missing, plan_cases
 __all__ = ["inspect", "probe", "verify"]
 
 _LEAST = {"max_new_tokens": 2, "generations": 3}
-"""Two tokens for one step through the cache; three generations for a slope."""
+"""Two tokens give one step through the cache; three generations give a slope."""
 
 
 def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) -> tuple[Check, ...]:
-    """Check that the strategies of a plan do the same work as no cache; see kvbench.api.verify."""
+    """Check the strategies of a plan against no cache; see kvbench.api.verify."""
     for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
         if value < _LEAST[name]:
             raise UserError(
@@ -55,13 +55,13 @@ def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) ->
 
 
 def _not_made(key: ModelKey, cache: str, reason: str) -> tuple[Check, ...]:
-    """The checks of a strategy that cannot run: the first and the last of them, for all."""
+    """Return the checks of a strategy that cannot run: only the first and the last of them."""
     names: tuple[CheckName, ...] = ("logits", "leak")
     return tuple(check_of(key, cache, name, "inconclusive", reason) for name in names)
 
 
 def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Inspection:
-    """Look at the steps of the one case of a plan; see kvbench.api.inspect."""
+    """Inspect the steps of the only case of a plan; see kvbench.api.inspect."""
     if max_new_tokens < 1:
         raise UserError(
             f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.",
@@ -70,7 +70,7 @@ def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Insp
         )
     with caller.open_engine(plan) as engine:
         planned = plan_cases(plan, environment=engine.environment())
-        # The baseline is there in any case.
+        # The baseline always runs.
         cases = [replace(case, max_new_tokens=max_new_tokens) for case in planned]
         cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
         if len(cases) != 1:
@@ -97,7 +97,7 @@ def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
 def probe(devices: Sequence[str], caller: Caller) -> tuple[Rates, ...]:
     """Measure and store the rates of devices; see kvbench.api.probe."""
     emit = caller.emit
-    # Before the seconds that a probe takes. The figures are worth having without a store, too.
+    # Check this before the probe, which takes seconds. The rates are useful without a store, too.
     problem = store_problem()
     if problem is None:
         read_rates()
@@ -116,6 +116,6 @@ def probe(devices: Sequence[str], caller: Caller) -> tuple[Rates, ...]:
                 try:
                     keep_rates(found[-1])
                 except OSError as error:
-                    # The disk may have become full meanwhile.
+                    # The disk may have filled up meanwhile.
                     emit(Notice(f"the rates of {name} were not stored: {error.strerror or error}"))
         return tuple(found)

@@ -1,4 +1,4 @@
-"""State: what a sweep knows of its cases and of its engines. The scheduler reads it."""
+"""The state of a sweep: its cases and its engines. The scheduler reads it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ _ORDERS_KEPT = 8
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a sweep is carried out.
+    """The execution settings of a sweep.
 
     Attributes:
-        rule: how many samples of a case are enough.
-        seed: of the order of the cases.
-        case_timeout_s: a case is ended once its samples have taken so long.
-        keep_going_after_oom: also measure cases that need more than one that ran out of memory.
+        rule: decides how many samples of a case are enough.
+        seed: the seed of the order of the cases.
+        case_timeout_s: a case ends once its samples have taken this long.
+        keep_going_after_oom: whether to measure cases that need more memory than one that ran out
+            of it.
         warmup: the plan's key: auto, full or a number of tokens.
-        verify: prove once for each model and strategy that the cache does the same work.
+        verify: whether to check, once per model and strategy, that cached generation matches the
+            baseline.
     """
 
     rule: StoppingRule
@@ -49,7 +51,7 @@ class Conduct:
 
 @dataclass(eq=False)
 class RoundGroup:
-    """Cases that share their rounds: they are measured on one engine, and end together.
+    """Cases that share their rounds: one engine measures them, and they end together.
 
     Attributes:
         members: in the order of the plan.
@@ -91,9 +93,10 @@ class ModelWork:
         return (one for group in self.groups for one in group.members)
 
     def place(self, group: RoundGroup, number: int) -> tuple[int, tuple[CaseProgress, ...]]:
-        """Return the place of a group in a round, and its members in the order of that round.
+        """Return the position of a group in a round, and its members in the order of that round.
 
-        The same in a resumed sweep, whatever was measured before and whichever engine measures.
+        This is the same in a resumed sweep, whatever was measured before and whichever engine
+        measures.
         """
         if number not in self._orders:
             while len(self._orders) >= _ORDERS_KEPT:
@@ -115,13 +118,13 @@ class ModelWork:
 
 @dataclass
 class SweepState:
-    """What is known of the work: thrown away at the end, since the rows say it all.
+    """What is known about the work; discarded at the end, since the rows contain it all.
 
     Attributes:
         models: in the order of the plan.
-        verified: model and strategy of what needs no further check in this sweep.
-        cut: of checks over which the process was lost: how often, and what they came to.
-        compared: ids of cases whose tokens were looked at, in this sweep or before.
+        verified: the models and strategies that need no further check in this sweep.
+        cut: the checks during which the process was lost: how often, and their results.
+        compared: ids of cases whose tokens were compared, in this sweep or before.
     """
 
     conduct: Conduct
@@ -139,7 +142,7 @@ class SweepState:
         }
 
     def group_of(self, case: Case) -> RoundGroup:
-        """Return the group that a case shares its rounds with."""
+        """Return the group in which a case shares its rounds."""
         return self._groups[case]
 
     def member(self, case: Case) -> CaseProgress:
@@ -148,7 +151,7 @@ class SweepState:
 
     @classmethod
     def of(cls, progress: Mapping[Case, CaseProgress], conduct: Conduct) -> SweepState:
-        """Return the state of a sweep that begins, or goes on, with this progress."""
+        """Return the state of a sweep that starts, or resumes, with this progress."""
         by_model: dict[ModelKey, list[Case]] = {}
         for case in progress:
             by_model.setdefault(case.model_key, []).append(case)
@@ -168,11 +171,11 @@ class SweepState:
 
 @dataclass
 class ModelSession:
-    """A model that is open in one process. Whoever loses the process throws it away whole.
+    """A model open in one process. If the process is lost, the whole record is discarded.
 
     Attributes:
         warm: the cases that the process has warmed up.
-        ran: what has run with the model in the process, in order.
+        ran: what ran with the model in the process, in order.
     """
 
     model: ModelKey
@@ -181,7 +184,7 @@ class ModelSession:
     ran: list[str] = field(default_factory=list)
 
     def remember(self, what: str) -> None:
-        """Note that something has run."""
+        """Record that something ran."""
         if what not in self.ran:
             self.ran.append(what)
 
@@ -192,8 +195,8 @@ class Turn:
 
     Attributes:
         order: the members in the order of this round.
-        taken: the cases with a sample of this round. They saw one process: when that is lost, so
-            is the turn.
+        taken: the cases with a sample of this round. They share one process: when it is lost, so is
+            the turn.
     """
 
     model: ModelKey
@@ -204,19 +207,19 @@ class Turn:
 
     @property
     def left(self) -> list[CaseProgress]:
-        """The members that are still to be measured in this round."""
+        """The members still to be measured in this round."""
         return [one for one in self.order if one.case not in self.taken and not one.ended]
 
 
 @dataclass
 class EngineState:
-    """What one engine is about.
+    """What one engine is doing.
 
     Attributes:
-        number: which of the engines, from 0.
-        busy: whether it has a step in hand.
-        model: the model that it was last given.
-        deaths: processes that were lost over loads in a row.
+        number: the number of the engine, from 0.
+        busy: whether it is working on a step.
+        model: the model last assigned to it.
+        deaths: consecutive processes lost while loading.
         barred: models that it cannot load.
     """
 
@@ -229,7 +232,7 @@ class EngineState:
     barred: set[ModelKey] = field(default_factory=set)
 
     def lose(self) -> None:
-        """Forget what was in the process that was lost, a round that it has begun too."""
+        """Forget the contents of a lost process, including a round that it started."""
         self.session = None
         if self.turn is not None and self.turn.taken:
             self.turn = None

@@ -1,4 +1,4 @@
-"""Steps: what one engine can be given to do next, as data, and how an engine is asked to do it."""
+"""Steps: what an engine can be asked to do next, as data, and how to ask it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Check the strategy of a case on the open model, at the length and batch of `reach` too."""
+    """Check a case's strategy on the open model, also at the length and batch size of `reach`."""
 
     case: Case
     reach: Case | None
@@ -32,11 +32,11 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class RunJob:
-    """Carry out a job on the open model.
+    """Run a job on the open model.
 
     Attributes:
-        limit_s: what the samples of the case may take together; None for no limit.
-        used_s: what they have taken so far.
+        limit_s: the total time limit for the samples of the case; None for no limit.
+        used_s: the time that they have used so far.
     """
 
     job: Job
@@ -51,7 +51,7 @@ class RunJob:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Look whether rounding explains that the tokens of a case are not those without a cache."""
+    """Check whether rounding explains that a case's tokens differ from those without a cache."""
 
     case: Case
 
@@ -61,7 +61,7 @@ Reply = ModelLoaded | LoadFailed | JobResult | tuple[Check, ...]
 
 
 def perform(step: Step, engine: Engine) -> Reply:
-    """Have an engine do a step, and return what it says. Nothing else is read or changed.
+    """Have an engine carry out a step, and return its answer. Nothing else is read or changed.
 
     Raises:
         Interrupted: the sweep is to stop.

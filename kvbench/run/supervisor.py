@@ -1,4 +1,4 @@
-"""The supervisor: asks a worker process to measure, and turns its loss into a failed sample."""
+"""The supervisor: ask a worker process to measure, and turn its loss into a failed sample."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _START = (
     "sys.path[:] = [home]; import kvbench; sys.path[:] = path; "
     "from kvbench.run.worker import main; main(int(sys.argv[2]))"
 )
-"""The caller's kvbench, with the caller's import path: a notebook may have found it only there.
+"""Use the caller's kvbench, with the caller's import path: a notebook may have found it only there.
 
 The current folder is left out, since it may hold files from anywhere; see kvbench.import_path.
 """
 
 _START_TIMEOUT_S = 300.0
-"""A new worker may take so long for its imports before the limit of its first request begins."""
+"""Time for a new worker's imports before the limit of its first request starts."""
 
 _POLL_S = 0.2
 _LAST_WORDS_BYTES = 16_384
@@ -57,14 +57,14 @@ _LONGEST_ERROR = 500
 
 
 class WorkerEngine:
-    """Measures in a child process, and in another one when that is lost. Imports no torch.
+    """Measure in a child process, and in a new one when that is lost. Imports no torch.
 
     Args:
-        seed: of random weights and prompt ids.
+        seed: seed of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
-        step_timeout_s: each load and each verification is ended after so many seconds; by default
+        step_timeout_s: each load and each verification is ended after this many seconds; by default
             never.
-        stop: asked while a model loads or is verified; True ends that at once.
+        stop: called while a model loads or is verified; return True to end that at once.
     """
 
     def __init__(
@@ -86,24 +86,24 @@ class WorkerEngine:
 
     @property
     def open_model(self) -> ModelKey | None:
-        """The model that is open; None again once its process was lost."""
+        """The open model; None again once its process was lost."""
         if self._worker is not None and self._worker.is_lost():
-            # Killed while it waited: that costs a start, and no sample.
+            # Killed while idle: that costs a restart, but no sample.
             self.close()
         return self._open_model
 
     @property
     def process(self) -> int:
-        """How many worker processes were started: the number of the one that measures."""
+        """The number of worker processes started so far: the number of the current one."""
         return self._started
 
     @property
     def worker_pid(self) -> int | None:
-        """The id of the process that measures, None while there is none."""
+        """The id of the measuring process; None while there is none."""
         return self._worker.process.pid if self._worker else None
 
     def environment(self) -> Environment:
-        """The machine and the software, as the worker sees them.
+        """Return the machine and the software, as the worker sees them.
 
         Raises:
             UserError: the worker cannot be started.
@@ -112,20 +112,20 @@ class WorkerEngine:
         return environment
 
     def probe(self, device: str) -> Rates:
-        """The rates of a device, measured in the worker.
+        """Measure the rates of a device in the worker.
 
         Raises:
-            UserError: the worker was lost over it.
+            UserError: the worker was lost during the probe.
         """
         self._open_model = None
         rates: Rates = self._ask_or_refuse("probe", device)
         return rates
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
-        """What the cache of a model keeps, read in the worker; see LocalEngine.shapes.
+        """Return what the cache of a model keeps, read in the worker; see LocalEngine.shapes.
 
         Raises:
-            UserError: it cannot be read, or the worker was lost over it.
+            UserError: it cannot be read, or the worker was lost during it.
         """
         shapes: Shapes = self._ask_or_refuse("shapes", dict(config))
         return shapes
@@ -134,19 +134,19 @@ class WorkerEngine:
         """Refuse what cannot be measured at all.
 
         Raises:
-            UserError: see LocalEngine.check; or the worker was lost over it.
+            UserError: see LocalEngine.check; or the worker was lost during it.
         """
         self._ask_or_refuse("check", tuple(groups))
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
-        """Load a model in the worker, in place of the one that is open."""
+        """Load a model in the worker, in place of the open one."""
         self._open_model = None
         try:
             opened: ModelLoaded | LoadFailed = self._ask(
                 "open", key, timeout_s=self._step_timeout_s
             )
         except _Lost as lost:
-            # Out of memory and time-outs are findings; another loss may be no fault of the model's.
+            # Out of memory and time-outs are results; another loss may not be the model's fault.
             hint = "; case_timeout limits loading too" if lost.status == "timeout" else ""
             return LoadFailed(
                 key, lost.status, f"{lost.error}{hint}", died=lost.status == "crashed"
@@ -162,7 +162,7 @@ class WorkerEngine:
         generations: int = 6,
         reach: Case | None = None,
     ) -> tuple[Check, ...]:
-        """Verify a strategy on the open model; not finished if the worker is lost over it."""
+        """Verify a strategy on the open model; incomplete if the worker is lost during it."""
         key = self._open_model
         if key is None:
             raise RuntimeError("no model is open")
@@ -176,10 +176,10 @@ class WorkerEngine:
         return checks
 
     def unmet(self, cache: str) -> str | None:
-        """Why a strategy cannot run on the open model, None if it can.
+        """Return why a strategy cannot run on the open model; None if it can.
 
         Raises:
-            UserError: the worker was lost over it.
+            UserError: the worker was lost during it.
         """
         try:
             reason: str | None = self._ask("unmet", cache)
@@ -188,7 +188,7 @@ class WorkerEngine:
         return reason
 
     def verify_output(self, case: Case) -> tuple[Check, ...]:
-        """Compare the outputs of a case; inconclusive if the worker is lost over it."""
+        """Compare the outputs of a case; inconclusive if the worker is lost during it."""
         try:
             checks: tuple[Check, ...] = self._ask(
                 "verify_output", case, timeout_s=self._step_timeout_s
@@ -202,7 +202,7 @@ class WorkerEngine:
         return checks
 
     def run(self, job: Job, timeout_s: float | None = None) -> JobResult:
-        """Carry out a job. A worker that is lost over it, or too slow, is a failure."""
+        """Run a job. A worker that is lost during it, or is too slow, is a failure."""
         started_at = utc_now()
         try:
             result: JobResult = self._ask("run", job, timeout_s=timeout_s, stoppable=False)
@@ -211,9 +211,9 @@ class WorkerEngine:
         return result
 
     def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
-        """What a cache strategy does to the output of the open model; see LocalEngine.quality.
+        """Return how a strategy changes the output of the open model; see LocalEngine.quality.
 
-        A worker that is lost over it leaves the reason in the row.
+        If the worker is lost during it, the row has the reason.
         """
         key = self._open_model
         if key is None:
@@ -225,10 +225,10 @@ class WorkerEngine:
         return quality
 
     def inspect(self, case: Case, layer: int) -> Inspection:
-        """Both arms of a case on the open model, step by step.
+        """Inspect a case on the open model with and without a cache.
 
         Raises:
-            UserError: see LocalEngine.inspect; or the worker was lost over it.
+            UserError: see LocalEngine.inspect; or the worker was lost during it.
         """
         try:
             inspection: Inspection = self._ask("inspect", case, layer)
@@ -239,19 +239,19 @@ class WorkerEngine:
         return inspection
 
     def take_log(self) -> str:
-        """What the last lost worker wrote at its end, once."""
+        """Return the last output of the last lost worker, once."""
         log, self._log = self._log, ""
         return log
 
     def close(self) -> None:
-        """End the worker, and with it all that it holds of the device."""
+        """End the worker, and release everything it holds of the device."""
         self._open_model = None
         if self._worker is not None:
             worker, self._worker = self._worker, None
             worker.end()
 
     def _ask_or_refuse(self, method: str, *arguments: Any) -> Any:
-        # Twice, since a process may be killed for no reason of its own.
+        # Try twice, since a process may be killed for reasons unrelated to the request.
         with contextlib.suppress(_Lost):
             return self._ask(method, *arguments)
         try:
@@ -269,9 +269,9 @@ class WorkerEngine:
         """Call a method of the worker's engine.
 
         Raises:
-            UserError: it refused.
-            Interrupted: the sweep is to stop.
-            _Lost: there is no answer, and no worker any more.
+            UserError: the worker refused the request.
+            Interrupted: the sweep should stop.
+            _Lost: there is no answer, and the worker is gone.
         """
         if self._worker is None:
             self._worker = _Worker()
@@ -284,17 +284,17 @@ class WorkerEngine:
             self._lose(lost.log)
             raise
         except BaseException:
-            # Interrupted, by the sweep or at the keyboard: what it does now nobody waits for.
+            # Interrupted by the sweep or at the keyboard: nobody waits for its current work.
             self._lose("")
             raise
         if isinstance(reply, Refused):
             raise reply.error
         if isinstance(reply, Failed):
-            # The worker is there, but what state it is in nobody knows.
+            # The worker is there, but its state is unknown.
             self._lose(reply.traceback)
             raise _Lost("crashed", _last_line(reply.traceback), reply.traceback)
         if not reply.healthy:
-            # What it measured is told; a CUDA context with a fault in it is not used again.
+            # Its result is returned; a CUDA context with a fault is not used again.
             self._lose("")
         return reply.value
 
@@ -304,7 +304,7 @@ class WorkerEngine:
 
 
 class _Lost(Exception):
-    """No answer will come: why, at which stage of a sample, and what the worker wrote last."""
+    """No answer will come: the reason, the sample's stage, and the last output of the worker."""
 
     def __init__(self, status: Status, error: str, log: str, stage: Stage | None = None) -> None:
         super().__init__(error)
@@ -319,17 +319,17 @@ class _Worker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        # Without a name, so that it is gone with the two processes that hold it.
+        # Unnamed, so it disappears with the two processes that hold it.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._started = False
         self._kills = _oom_kills()
-        # Above the standard streams, which Popen sets up in the child: where they are closed here,
-        # a new socket gets one of their numbers.
+        # Above the standard streams, which Popen sets up in the child: if they are closed here, a
+        # new socket gets one of their numbers.
         descriptor = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
         theirs.close()
         try:
             self.process = subprocess.Popen(
-                # -P: the current folder is not put in front of the import path.
+                # -P: do not put the current folder at the front of the import path.
                 [sys.executable, "-P", "-c", _START, "kvbench-worker", str(descriptor)],
                 # A pipe that is never written to: it closes when this process dies.
                 stdin=subprocess.PIPE,
@@ -337,7 +337,7 @@ class _Worker:
                 stderr=self._log,
                 pass_fds=[descriptor],
                 env=_environment(),
-                # Out of the terminal's process group: Ctrl-C is the supervisor's to deal with.
+                # Outside the terminal's process group: the supervisor handles Ctrl-C.
                 start_new_session=True,
             )
         finally:
@@ -345,7 +345,7 @@ class _Worker:
         self._connection = Connection(ours.detach())
 
     def ask(self, request: Request, timeout_s: float | None, stop: Callable[[], bool]) -> Reply:
-        # Imports take seconds, on a busy machine many; they are no part of what is asked.
+        # Imports take seconds, more on a busy machine; they do not count as part of the request.
         deadline = _deadline(timeout_s, 0.0 if self._started else _START_TIMEOUT_S)
         stage: Stage | None = None
         self._kills = _oom_kills()
@@ -366,25 +366,25 @@ class _Worker:
                 elif stop():
                     raise Interrupted
                 elif self.process.poll() is not None:
-                    # A child that a library has started may hold the socket open for it.
+                    # A child process started by a library may keep the socket open.
                     raise EOFError
         except (EOFError, OSError):
-            # The socket closes when the process ends, whatever ended it.
+            # The socket closes when the process ends, for whatever reason.
             self.process.wait()
             status, error = self._cause()
             raise _Lost(status, error, self._last_words(), stage) from None
 
     def is_lost(self) -> bool:
-        """Return whether the process has ended. Only between two requests.
+        """Return whether the process has ended. Call it only between two requests.
 
-        Until its last thread is gone, which takes a moment where it held a GPU, a killed process
-        cannot be waited for. Between requests a worker sends nothing, so that a socket with
-        something to read is one that was closed.
+        A killed process cannot be waited for until its last thread is gone, which takes a moment if
+        it held a GPU. Between requests a worker sends nothing, so a readable socket is a closed
+        one.
         """
         return self.process.poll() is not None or self._connection.poll()
 
     def end(self) -> None:
-        """Kill the process, if it still runs: it holds nothing that needs a farewell."""
+        """Kill the process if it still runs: it holds nothing that needs a clean shutdown."""
         self._connection.close()
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
@@ -418,7 +418,7 @@ def _wait_s(deadline: float | None) -> float:
 
 
 def _last_line(text: str) -> str:
-    """The line of a log that says what happened: the fatal one, else the last."""
+    """Return the line of a log that explains the end: the fatal one, else the last."""
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
     line = (fatal or lines or [""])[-1]
@@ -426,14 +426,14 @@ def _last_line(text: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of the worker, and of what libraries start in it, such as compilers."""
+    """Return the environment of the worker and of what libraries start in it, such as compilers."""
     kinds = (str, bytes, os.PathLike)
-    # What is no text cannot be imported from.
+    # Entries that are not text cannot be imported from.
     entries = [os.fsdecode(entry) for entry in sys.path if isinstance(entry, kinds)]
     path = json.dumps([program_folder(), without_current_folder(entries)])
     environment = os.environ | {_PATH_VARIABLE: path, "PYTHONSAFEPATH": "1"}
     given = environment.pop("PYTHONPATH", "")
-    # Python reads it before it reads a line of ours: `sitecustomize` would run from there.
+    # Python reads this before any of our code: `sitecustomize` would run from there.
     if kept := without_current_folder(given.split(os.pathsep)):
         environment["PYTHONPATH"] = os.pathsep.join(kept)
     return environment
@@ -448,10 +448,10 @@ def _signal_name(number: int) -> str:
 
 
 def _oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has killed for memory so far (Linux).
+    """Return how many processes the kernel has killed for memory so far (Linux).
 
-    Those of this control group, so that a neighbour's in another container are not taken for ours;
-    of the whole system where there is no group.
+    Counts only this control group, which excludes kills in other containers; without a group, the
+    whole system.
 
     Source: the kernel's documentation of control groups, version 2, `memory.events`.
     """
@@ -469,5 +469,5 @@ def _text(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
-        # Not there, as on systems that are not Linux.
+        # Missing, as on systems other than Linux.
         return ""

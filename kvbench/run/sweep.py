@@ -1,4 +1,4 @@
-"""A sweep: which steps are due, and what the answers of the engines change."""
+"""A sweep: which steps are due, and how the answers of the engines change its state."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from kvbench.run.warmup import covered, scope_of
 __all__ = ["Sweep"]
 
 _MOST_LOADS = 3
-"""So often a model is loaded whose process was lost over it; then its cases fail."""
+"""How often a model is loaded again after its process was lost; then its cases fail."""
 
 
 class Sweep:
     """The state of a sweep and its run folder: what is due, and what an answer changes.
 
-    It asks engines for nothing but whether their process is there, so that whoever drives it may
-    have several of them at work at the same time.
+    It only asks engines whether their process is alive, so a driver may keep several of them busy
+    at the same time.
     """
 
     def __init__(
@@ -63,17 +63,18 @@ class Sweep:
 
     @property
     def outcome(self) -> Outcome:
-        """What has become of the sweep so far."""
+        """The outcome of the sweep so far."""
         return self._rows.outcome
 
     def due(self) -> tuple[Assignment, ...]:
-        """Return the steps that idle engines are to take now."""
+        """Return the steps that idle engines should take now."""
         return next_jobs(self.state, self.engines)
 
     def begin(self, assignment: Assignment) -> bool:
-        """Bind a step to its engine and announce it; whether it is to be done.
+        """Bind a step to its engine and announce it; return whether to carry it out.
 
-        It is not where the rows have changed what is due, or where the process was lost in between.
+        It is not carried out if the rows have changed what is due, or if the process was lost in
+        between.
         """
         engine, step = self.engines[assignment.engine], assignment.step
         if assignment.turn.model not in self._begun:
@@ -91,7 +92,7 @@ class Sweep:
         return True
 
     def learn(self, assignment: Assignment, reply: Reply) -> None:
-        """Keep the answer to a step."""
+        """Process the answer to a step."""
         engine, step = self.engines[assignment.engine], assignment.step
         engine.busy = False
         if isinstance(step, Load):
@@ -112,7 +113,7 @@ class Sweep:
             self._rows.emit(ModelLoading(step.model))
         elif isinstance(step, RunJob):
             self._rows.emit(SampleStarted(step.job.task))
-        # Once more after a loss: what was announced goes on.
+        # Repeated after a loss: the announced work continues.
         elif isinstance(step, Compare) or (step.case.model_key, step.case.cache) not in (
             self.state.cut
         ):
@@ -139,7 +140,7 @@ class Sweep:
             engine.deaths = 0
             self._fail_to_load(engine, step.model, loaded)
             return
-        # A process may be killed while it loads for no fault of the model's: it loads again.
+        # A process may be killed while loading through no fault of the model: load again.
         arm = self.state.member(step.case)
         task = arm.task("measure", len(arm.measured), arm.case.max_new_tokens)
         lost = sample_of(task, status=loaded.status, stage="load", error=loaded.error)
@@ -150,7 +151,7 @@ class Sweep:
             self.outcome.load_errors.append(loaded.error)
         for cut in [key for key in self.state.cut if key[0] == model]:
             self._checks.keep(engine, cut, self.state.cut[cut][-1])
-        # Where another engine has the model, the groups that are not this one's are left to it.
+        # If another engine has the model, groups not bound to this engine are left to it.
         engine.barred.add(model)
         shared = any(one.session and one.session.model == model for one in self.engines)
         for group in self.state.models[model].groups:
@@ -191,7 +192,7 @@ class Sweep:
             engine.lose()
 
     def _with_context(self, engine: EngineState, sample: Sample, case: Case) -> Sample:
-        """Add what only the sweep knows: what ran before, and what was found of the strategy."""
+        """Add what only the sweep knows: what ran before, and the verification result."""
         session = engine.session
         assert session is not None
         if sample.phase == "warmup" and scope_of(case, self.state.conduct.warmup) != "short":
@@ -203,7 +204,7 @@ class Sweep:
         return with_flag(sample, VERIFY_FAILED) if failed else sample
 
     def _note_warm(self, engine: EngineState, case: Case) -> None:
-        """Note what a warm-up covers. Who owes one of its own stays cold."""
+        """Record what a warm-up covers. A case that owes its own warm-up stays cold."""
         assert engine.session is not None
         members = {
             one.case: one
@@ -218,7 +219,7 @@ class Sweep:
         return self._engines[engine.number].open_model is None
 
     def _lose_in_waiting(self, engine: EngineState, arm: CaseProgress) -> None:
-        # That costs a start and no sample; but not for ever, or the sweep would not end.
+        # This costs a restart and no sample; but not forever, or the sweep would not end.
         engine.lose()
         self._rows.keep_log(
             engine.number, f"waiting for {arm.case.label} on {arm.case.model_key.label}"
@@ -230,7 +231,7 @@ class Sweep:
                 self._rows.fail(engine.number, arm, "crashed", error=error)
 
     def _skip_after_resume(self, engine: EngineState, model: ModelKey) -> bool:
-        """What ran out of memory before is proof as well: a kill may have come before the skips."""
+        """Apply earlier out-of-memory rows too: a kill may have come before the skips."""
         if self.state.conduct.keep_going_after_oom:
             return False
         skipped = False
@@ -241,7 +242,7 @@ class Sweep:
 
     def _skip_larger(self, engine: EngineState, proof: CaseProgress, sample: Sample) -> bool:
         groups = self.state.models[proof.case.model_key].groups
-        # Another engine may have a sample of its groups in hand.
+        # Another engine may be working on a sample of its groups.
         own = [one for group in groups if group.open_to(engine.number) for one in group.members]
         larger = too_large(proof, own)
         for member in larger:

@@ -1,8 +1,8 @@
 """Warm-ups: how long one is, and which cases it covers.
 
-Sixteen tokens are enough on a CPU and in float32. On a Hopper GPU in half precision the first pass
-over each new length of keys is three to five times slower, so that a warm-up has to reach every
-length that will be timed; see docs/measuring.md.
+Sixteen tokens are enough on a CPU and in float32. On a Hopper GPU in half precision, the first pass
+over each new key length is three to five times slower, so a warm-up must reach every length that
+will be timed; see docs/measuring.md.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ SHORT_TOKENS = 16
 """New tokens of a short warm-up."""
 
 Scope = Literal["short", "shape", "length"]
-"""`short`: each case, a few tokens. `shape`: once, at full length, for all cases that differ in
-the number of new tokens alone. `length`: each case, at its full length."""
+"""`short`: each case, a few tokens. `shape`: once, at full length, for all cases that differ only
+in the number of new tokens. `length`: each case, at its full length.
+"""
 
 
 def scope_of(case: Case, warmup: str) -> Scope:
@@ -34,14 +35,14 @@ def scope_of(case: Case, warmup: str) -> Scope:
 
 
 def warmup_tokens(case: Case, warmup: str) -> int:
-    """Return the new tokens of the warm-up that is made with this case."""
+    """Return the new tokens of the warm-up that runs for this case."""
     if scope_of(case, warmup) != "short":
         return case.max_new_tokens
     return min(int(warmup) if warmup.isdecimal() else SHORT_TOKENS, case.max_new_tokens)
 
 
 def covered(case: Case, others: Iterable[Case], warmup: str) -> tuple[Case, ...]:
-    """Return those of `others` that are warm once this case is; the case itself is one of them."""
+    """Return those of `others` that are warm once this case is, including the case itself."""
     if scope_of(case, warmup) != "shape":
         return (case,)
     return tuple(
@@ -52,7 +53,7 @@ def covered(case: Case, others: Iterable[Case], warmup: str) -> tuple[Case, ...]
 
 
 def longest(case: Case, others: Sequence[Case], warmup: str) -> Case:
-    """Return the case to warm up with, so that this one is warm: itself, or a longer one."""
+    """Return the case whose warm-up makes this one warm: itself, or a longer one."""
     if scope_of(case, warmup) != "shape":
         return case
     alike = [other for other in others if _shape(other) == _shape(case)]
@@ -60,5 +61,5 @@ def longest(case: Case, others: Sequence[Case], warmup: str) -> Case:
 
 
 def _shape(case: Case) -> Case:
-    """Return what cases have in common that differ in the number of new tokens alone."""
+    """Return what cases share that differ only in the number of new tokens."""
     return replace(case, max_new_tokens=1)

@@ -1,6 +1,6 @@
-"""The worker: a process that owns the device, asked over a socket and lost without harm.
+"""The worker: a process that owns the device and serves requests; its loss does no harm.
 
-Started by `kvbench.run.supervisor` in a fresh interpreter, as multiprocessing's spawn would do, but
+`kvbench.run.supervisor` starts it in a fresh interpreter, as multiprocessing's spawn does, but
 without running the caller's script again.
 """
 
@@ -24,14 +24,14 @@ __all__ = ["main"]
 
 
 def main(descriptor: int) -> None:
-    """Answer requests over a socket until the other end is closed."""
+    """Answer requests over a socket until the other end closes it."""
     faulthandler.enable()
-    # The workers and compilers that a library may start are not to hold the socket open.
+    # Workers and compilers that a library starts must not hold the socket open.
     os.set_inheritable(descriptor, False)
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
     connection = Connection(descriptor)
     engine: LocalEngine | None = None
-    # The supervisor hung up.
+    # The supervisor closed the connection.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             request: Request = connection.recv()
@@ -43,13 +43,14 @@ def main(descriptor: int) -> None:
             except UserError as error:
                 reply = Refused(error)
             except Exception:
-                # A fault of ours or of a library's outside of what a sample may do: told whole.
+                # A fault in kvbench or a library, outside of what a sample may do: report it in
+                # full.
                 reply = Failed(traceback.format_exc())
             connection.send(reply)
 
 
 def _engine(connection: Connection, request: Request) -> LocalEngine:
-    # Seconds of imports, so that an idle worker costs nothing but a Python.
+    # Imports take seconds; an idle worker should cost no more than a Python process.
     from kvbench.measure.engine import LocalEngine
 
     return LocalEngine(
@@ -66,7 +67,7 @@ def _answer(engine: LocalEngine, request: Request) -> Reply:
 
 
 def _end_with_the_supervisor() -> None:
-    """End this process when the supervisor dies, also in the middle of a long generation.
+    """End this process when the supervisor dies, even in the middle of a long generation.
 
     Standard input is a pipe that the supervisor holds open and never writes to.
     """

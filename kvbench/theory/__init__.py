@@ -1,1 +1,1 @@
-"""What it should cost, from a model's configuration alone: pure functions, no weights, no torch."""
+"""Predict costs from a model's configuration alone: pure functions, no weights, no torch."""

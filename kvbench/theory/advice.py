@@ -1,8 +1,7 @@
-"""What would fit where a case ran out of memory: a smaller batch, or another cache strategy.
+"""Find what would fit when a case ran out of memory: a smaller batch, or another cache strategy.
 
-Out of memory is a fact about one case on one machine. What is advised follows from the
-configuration and from the room that was there, and leaves a tenth of the room for what theory does
-not count.
+Running out of memory is a fact about one case on one machine. The advice follows from the
+configuration and the available room, and leaves a tenth of the room for what theory does not count.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from kvbench.theory.layers import Attention, Experts, Kept, Layer
 __all__ = ["Fit", "needed_bytes", "what_fits"]
 
 _USABLE = 0.9
-"""The share of the room that is planned with: allocators round up, and libraries need some."""
+"""The fraction of the room to plan with: allocators round up, and libraries need some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +27,10 @@ class Fit:
     """One way to make a case fit.
 
     Attributes:
-        cache: the strategy: the same, with a smaller batch, or another at the same batch.
+        cache: the strategy: the same one with a smaller batch, or another one at the same batch.
         batch: sequences generated at once.
-        needs_bytes: what it needs on top of the weights.
-        room_bytes: what there was.
+        needs_bytes: bytes needed in addition to the weights.
+        room_bytes: bytes that were available.
     """
 
     cache: str
@@ -48,18 +47,18 @@ def what_fits(
     *,
     others: Iterable[str] = (),
 ) -> tuple[Fit, ...]:
-    """Return what would fit in place of a case that did not; nothing where nothing would.
+    """Return what would fit in place of a case that did not; empty if nothing would.
 
     The largest batch with the same strategy comes first, then the other strategies at the full
-    batch, the one that needs least first.
+    batch, the one that needs the least first.
 
     Args:
         architecture: the model.
-        work: what was to be generated.
-        cache: the strategy that it was to be generated with.
-        room_bytes: memory that was free once the weights were loaded.
-        others: strategies to try in its place; those without a cache are left out, since they keep
-            nothing and compute everything.
+        work: the intended generation.
+        cache: the intended strategy.
+        room_bytes: free memory after the weights were loaded.
+        others: alternative strategies; those without a cache are left out, since they keep nothing
+            and compute everything.
 
     Raises:
         UserError: a strategy or the dtype is unknown, or a size is less than 1.
@@ -72,9 +71,9 @@ def what_fits(
         return Fit(cache=name, batch=batch, needs_bytes=needs, room_bytes=room_bytes)
 
     if fit(cache, work.batch):
-        # It should have fitted: what was missing is nothing that theory knows of.
+        # It should have fit: theory does not know what was missing.
         return ()
-    # What is needed grows with the batch: halve the range that has the largest that fits.
+    # The need grows with the batch: bisect for the largest batch that fits.
     low, high = 0, work.batch
     while high - low > 1:
         middle = (low + high) // 2
@@ -86,12 +85,12 @@ def what_fits(
 
 
 def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
-    """Return the bytes that a generation needs on top of the weights, as far as theory knows.
+    """Return the bytes that a generation needs in addition to the weights, as far as theory knows.
 
-    - The cache at its end; twice where it grows. Each step allocates a little more than the one
-      before has freed, so an allocator may hold as much again in blocks that are too small.
+    - The cache at its end; twice if it grows. Each step allocates a little more than the one before
+      has freed, so an allocator may hold as much again in blocks that are too small.
     - One layer of it in the model's dtype: layers are copied, or dequantized, one at a time.
-    - What the prefill computes of a layer at once: two rows of the stream and three of the
+    - What the prefill computes at once in a layer: two rows of the residual stream and three of the
       feed-forward layer for each position.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A model's architecture, read from its configuration alone."""
+"""Read a model's architecture from its configuration alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvbench.theory.shapes import Shapes
 __all__ = ["FAMILIES", "TEXT_PARTS", "Architecture", "family_of"]
 
 Family = tuple[Defaults, Callable[[Fields], Body]]
-"""The values of fields that are left out, and the reader."""
+"""The defaults of missing fields, and the reader."""
 
 FAMILIES: dict[str, Family] = {
     "deepseek_v3": (latent.DEEPSEEK_V3, latent.deepseek_v3),
@@ -34,36 +34,35 @@ FAMILIES: dict[str, Family] = {
 """The families that theory can read, by Transformers' `model_type`."""
 
 TEXT_PARTS = {"gemma3": "gemma3_text", "gemma3n": "gemma3n_text", "llama4": "llama4_text"}
-"""The family of the text part of models of several kinds of input, where it does not say."""
+"""The family of the text part of multimodal models, if it does not name one."""
 
 
 class Architecture(Body):
-    """What bytes and FLOPs follow from: the layers of a model and what is around them."""
+    """The basis of bytes and FLOPs: the layers of a model and what surrounds them."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture:
         """Read a configuration as in config.json: `model_type` and the family's fields.
 
-        Of a model of several kinds of input the text part is read, from `text_config`. Fields that
-        are left out have Transformers' own defaults, except for the number and width of layers,
-        which must be there.
+        For a multimodal model, only the text part is read, from `text_config`. Missing fields get
+        Transformers' own defaults, except for the number and width of layers, which are required.
 
         Raises:
-            UserError: the family is unknown, or a field is missing, is wrong, or says what theory
-                cannot read.
+            UserError: the family is unknown, or a field is missing, is wrong, or has a value that
+                theory cannot read.
         """
         outer, inner = _model_type(config), family_of(config)
         text = config.get("text_config")
         part = config if text is None else text
         if inner not in FAMILIES:
-            # No hint: a name that is spelled nearly alike is another architecture.
+            # No suggestion: a similarly spelled name is another architecture.
             raise UserError(
                 f"model_type: theory cannot read '{clip(inner)}'; it reads {', '.join(FAMILIES)}.",
                 kind="unknown_family",
             )
         defaults, read = FAMILIES[inner]
         fields = Fields(inner, part, defaults)
-        # Layers that differ one by one: each field below would have to be asked of each.
+        # Layers that differ individually: each field below would have to be read per layer.
         fields.must_be_unset("per_layer_config")
         known = vars(read(fields))
         if text is not None:
@@ -74,9 +73,9 @@ class Architecture(Body):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> Architecture:
-        """Return what is known of a model whose cache was read off the model itself.
+        """Return the architecture of a model whose cache was read from the model itself.
 
-        Its bytes are exact. Its FLOPs are not known, since its matrices are not known one by one.
+        Its bytes are exact. Its FLOPs are unknown, since its matrices are not known one by one.
         """
         layers = tuple(Layer(mixer=kept, mlp=None, norms=0) for kept in shapes.layers)
         return cls(
@@ -96,7 +95,7 @@ class Architecture(Body):
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Return Transformers' name of the family, that of the text part where there are several.
+    """Return Transformers' name of the family, or of the text part of a multimodal model.
 
     Raises:
         UserError: the configuration names none.

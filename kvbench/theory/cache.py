@@ -1,4 +1,4 @@
-"""Bytes that a cache takes: keys, values, states."""
+"""Compute the bytes that a cache takes: keys, values, states."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def cache_bytes(
     new_tokens: int,
     dtype: str,
 ) -> int:
-    """Exact bytes of the cache after a generation; 0 without one.
+    """Return the exact bytes of the cache after a generation; 0 without one.
 
     After `n` new tokens a layer of attention has seen `p = prompt_tokens + n - 1` positions: the
-    last token was never fed. For each of `batch` sequences it keeps
+    last token is never fed. For each of `batch` sequences it keeps
 
     - what the strategy's entry says; for `dynamic`:
     - all attention: `p * kv_heads * (key_dim + value_dim)` numbers,
     - a window: the same with `min(p, window - 1)` positions,
     - latent attention: `p * (kv_lora_rank + qk_rope_head_dim)`,
     - linear attention and Mamba: a state of constant size, the recurrent one in float32,
-    - cross-attention: the positions of the prompt; beside it `p = n`, since a decoder begins with
-      one start position of its own.
+    - cross-attention: the positions of the prompt; self-attention then has `p = n`, since the
+      decoder begins with a start position of its own.
 
     Source: the layers in Transformers' cache_utils.py; a test compares with the tensors of the
     cache after real generations.
@@ -75,7 +75,7 @@ def cache_bytes(
 def _growing(
     layer: Kept, entry: CacheStrategy, seen: int, first: int, batch: int, width: int
 ) -> int:
-    """Bytes of what grows in a layer of which nothing is known but what it keeps."""
+    """Return the growing bytes of a layer of which only the kept numbers are known."""
     wide, heads = dtype_bytes("float32"), layer.kv_heads or 1
     own = KeptLayer(seen, layer.kept, layer.window, width, heads, batch, first)
     more = KeptLayer(seen, layer.other_float32, layer.window, wide, 1, batch, first)
@@ -83,11 +83,11 @@ def _growing(
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
-    """Bytes that the cache grows by per token and sequence: `2 * layers * kv_heads * head_dim * b`.
+    """Return the cache bytes per token and sequence: `2 * layers * kv_heads * head_dim * b`.
 
-    One key and one value vector of `kv_heads * head_dim` in each layer, `b` bytes a value. Layers
-    with a sliding window are counted as long as the window is not full; layers with a state of
-    constant size and cross-attention not at all.
+    Each layer adds one key and one value vector of `kv_heads * head_dim` numbers, with `b` bytes
+    per number. Layers with a sliding window count until the window is full; layers with a state of
+    constant size and cross-attention do not count.
 
     Source: the shapes `[batch, kv_heads, length, head_dim]` of keys and values in
     Transformers' DynamicCache; a test compares with the tensors of a real cache.
@@ -99,7 +99,7 @@ def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
 
 
 def per_token_bytes(architecture: Architecture, dtype: str) -> int:
-    """The same of an architecture that was read.
+    """Return the same for an architecture that was already read.
 
     Raises:
         UserError: the dtype is unknown.
@@ -114,7 +114,7 @@ def uses_cache(strategy_name: str) -> bool:
     """Return whether a step of this strategy reads the positions so far from a cache.
 
     Raises:
-        UserError: there is no such strategy, or theory does not know what its steps cost.
+        UserError: there is no such strategy, or theory has no cost model for it.
     """
     entry = strategy(strategy_name)
     if entry.attends not in ("nothing", "seen"):
@@ -125,7 +125,7 @@ def uses_cache(strategy_name: str) -> bool:
 
 
 def check_work(**sizes: int) -> None:
-    """Refuse work of no size.
+    """Refuse sizes less than 1.
 
     Raises:
         UserError: a size is less than 1.

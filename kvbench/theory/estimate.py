@@ -1,4 +1,4 @@
-"""What a generation costs by a model's configuration alone, with the formula and its numbers."""
+"""Estimate the cost of a generation from a model's configuration, and show the formula."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 T = TypeVar("T")
 
 UNBOUNDED = 1 << 40
-"""A batch or a context of this size stands for no limit."""
+"""A batch or a context of this size means no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +54,20 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFloor:
-    """Floors of both arms on one device.
+    """The lower bounds with and without a cache on one device.
 
     Attributes:
         hardware: the device.
         source: `probe` or `published`.
         read_bytes_per_s: its bandwidth.
-        flops_per_s: its arithmetic in the dtype.
-        off_s: seconds that the generation takes at least without a cache.
+        flops_per_s: its arithmetic rate in the dtype.
+        off_s: the least seconds of the generation without a cache.
         on_s: with one.
-        speedup: the ratio to be expected: that of the two, and what was probed beyond them.
-        off_limit: what most of the floor is, without a cache.
+        speedup: the expected ratio, including what was probed beyond the bounds.
+        off_limit: what dominates the lower bound without a cache.
         on_limit: with one.
-        pays_from: new tokens from which on the cache is expected to be faster by 5 %; null if it
-            is not within the work.
+        pays_from: new tokens from which the cache is expected to be 5 % faster; null if beyond the
+            work.
     """
 
     hardware: str
@@ -84,7 +84,7 @@ class DeviceFloor:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a generation costs. Null means that theory cannot tell; `notes` say why.
+    """The cost of a generation. Null means that theory cannot tell; `notes` say why.
 
     Attributes:
         model: its name.
@@ -93,21 +93,19 @@ class Estimate:
         positions: positions in the cache at the end, of a decoder without windows.
         parameters: number of weights.
         weights_bytes: their bytes.
-        cache_bytes_per_token: bytes that the cache grows by per token and sequence, windows not
-            full.
+        cache_bytes_per_token: cache growth in bytes per token and sequence, until windows are full.
         cache_bytes: bytes of the cache at the end.
-        formula: `cache_bytes` as a product with the numbers put in, a line for each kind of layer.
-        kv_projection_flops: FLOPs of making the keys and values of all positions once: what the
-            uncached arm pays again at every step.
+        formula: `cache_bytes` as a product with its numbers, one line per kind of layer.
+        kv_projection_flops: FLOPs of making the keys and values of all positions once, which
+            generation without a cache repeats at every step.
         flops_off: FLOPs of the generation without a cache.
         flops_on: with one.
-        floors: floors on each device asked about.
-        memory_bytes: the memory that was given.
-        largest_batch: sequences of this length that fit into it beside the weights; 0 if none.
-        longest_context: positions that fit at this batch size, and no more than `max_positions`;
-            0 if none.
-            `UNBOUNDED` in both stands for no limit, as with windows alone.
-        max_positions: the positions that the model was made for; null where that is not known.
+        floors: lower bounds on each requested device.
+        memory_bytes: the given memory.
+        largest_batch: sequences of this length that fit into it next to the weights; 0 if none.
+        longest_context: positions that fit at this batch size, and no more than `max_positions`; 0
+            if none. `UNBOUNDED` in both means no limit, as with windows only.
+        max_positions: the positions that the model was made for; null if unknown.
         notes: what is left out, and why; what does not fit.
     """
 
@@ -140,14 +138,14 @@ def estimate(
     memory_bytes: int | None = None,
     max_positions: int | None = None,
 ) -> Estimate:
-    """Work out what a generation costs.
+    """Estimate the cost of a generation.
 
     Args:
-        model: its name, for what is told.
-        architecture: read from its configuration.
+        model: its name, for the output.
+        architecture: the architecture read from its configuration.
         work: what is generated.
-        rates: those of the devices to give floors for.
-        memory_bytes: memory of the device, for what fits.
+        rates: the rates of the devices to compute lower bounds for.
+        memory_bytes: the memory of the device, to compute what fits.
         max_positions: the positions that the model was made for, for a note.
 
     Raises:
@@ -195,10 +193,10 @@ def estimate(
 
 
 def formula(architecture: Architecture, work: Work) -> tuple[str, ...]:
-    """The bytes of the cache at the end as products with the numbers put in.
+    """Return the bytes of the cache at the end as products with their numbers.
 
-    A line for each kind of layer: how many there are, what they keep of a position, of how many
-    positions, of how many sequences.
+    There is one line per kind of layer: the number of layers, what they keep per position, the
+    number of positions, and the number of sequences.
     """
     seen = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
     width = dtype_bytes(work.dtype)
@@ -213,16 +211,16 @@ def formula(architecture: Architecture, work: Work) -> tuple[str, ...]:
 
 
 def parse_bytes(option: str, text: str) -> int:
-    """A size such as `80GiB`, `24 GB` or `16000000000`, in bytes.
+    """Parse a size such as `80GiB`, `24 GB` or `16000000000` into bytes.
 
     Raises:
-        UserError: it is no size.
+        UserError: it is not a size.
     """
     try:
         size = TypeAdapter(ByteSize).validate_python(text)
     except ValidationError:
         size = ByteSize(0)
-    # No device has less than a MiB: the unit was forgotten.
+    # No device has less than a MiB: the unit is missing.
     if size < 1 or (text.strip().isdecimal() and size < 1 << 20):
         raise UserError(
             f"{option}: {clip(text)!r} is no size; write 80GiB or 24GB.",
@@ -234,11 +232,11 @@ def parse_bytes(option: str, text: str) -> int:
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
-    """The positions that a model was made for, if its configuration says so."""
+    """Return the positions that a model was made for, if its configuration says so."""
     text = config.get("text_config")
     parts = (text if isinstance(text, Mapping) else {}, config)
     found = [part.get(name) for part in parts for name in SPELLINGS["max_position_embeddings"]]
-    # What is left out has the family's default, as everywhere else.
+    # Missing fields have the family's default, as everywhere else.
     for part in parts:
         defaults, _ = FAMILIES.get(str(part.get("model_type")), ({}, None))
         found.append(defaults.get("max_position_embeddings"))
@@ -246,13 +244,13 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
 
 
 class _Teller:
-    """Asks theory, and keeps what it cannot tell as notes."""
+    """Query theory, and keep what it cannot compute as notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def of(self, ask: Callable[[], T]) -> T | None:
-        """The answer, or None and a note."""
+        """Return the answer, or None and a note."""
         try:
             return ask()
         except UserError as error:
@@ -260,7 +258,7 @@ class _Teller:
             return None
 
     def floors(self, architecture: Architecture, work: Work, rates: Rates) -> DeviceFloor | None:
-        """The floors on one device, or None and a note."""
+        """Return the lower bounds on one device, or None and a note."""
         return self.of(lambda: _floors(architecture, work, rates))
 
 
@@ -282,7 +280,7 @@ def _floors(architecture: Architecture, work: Work, rates: Rates) -> DeviceFloor
 
 
 def _fits(architecture: Architecture, work: Work, room: int) -> tuple[int, int]:
-    """The largest batch of this length, and the longest context of this batch."""
+    """Return the largest batch of this length, and the longest context of this batch."""
 
     def of_batch(batch: int) -> int:
         sizes = (work.prompt_tokens, work.new_tokens, work.dtype)
@@ -296,17 +294,17 @@ def _fits(architecture: Architecture, work: Work, room: int) -> tuple[int, int]:
 
 
 def _largest(size: Callable[[int], int], room: int) -> int:
-    """The largest number whose size fits; 0 if none does, `UNBOUNDED` if all do."""
+    """Return the largest number whose size fits; 0 if none does, `UNBOUNDED` if all do."""
     if room < size(1):
         return 0
     if size(UNBOUNDED) <= room:
         return UNBOUNDED
-    # Sizes grow with the number: the last that fits lies below the first that does not.
+    # Sizes grow with the number: the largest that fits is below the first that does not.
     return bisect.bisect_right(range(1, UNBOUNDED), room, key=size)
 
 
 def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:
-    """What one layer keeps, as a product and its value."""
+    """Return what one layer keeps, as a product and its value."""
     batch = f"batch {work.batch}"
     if isinstance(layer.mixer, Kept):
         yield from _terms_of_kept(layer.mixer, seen, work, width)
@@ -328,7 +326,7 @@ def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[st
 
 
 def _terms_of_kept(layer: Kept, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:
-    """The same of a layer that was read off the model itself."""
+    """Return the same for a layer that was read from the model itself."""
     batch = f"batch {work.batch}"
     held = seen if layer.window is None else min(seen, layer.window - 1)
     window = "" if layer.window is None else f" (window {layer.window} - 1)"
@@ -354,7 +352,7 @@ def _terms_of_kept(layer: Kept, seen: int, work: Work, width: int) -> Iterator[t
 
 
 def _kept(mixer: Attention) -> str:
-    """The numbers that one position adds to the cache of one layer."""
+    """Return the numbers that one position adds to the cache of one layer."""
     if mixer.latent:
         return f"({mixer.latent.rank} latent + {mixer.latent.rope_dim} rotary)"
     return _kv_heads(mixer.kv_heads, mixer.key_dim, mixer.value_dim)

@@ -1,4 +1,4 @@
-"""Reading a configuration: all spellings of a field, the family's defaults, and no guesses."""
+"""Read a configuration: all spellings of a field, the family's defaults, and no guesses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvbench.text import clip
 __all__ = ["SPELLINGS", "Defaults", "Fields"]
 
 Defaults = Mapping[str, Any]
-"""The values of fields that are left out, by the first of their spellings."""
+"""The defaults of missing fields, by the first of their spellings."""
 
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -29,17 +29,17 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     ),
     "num_experts": ("num_experts", "num_local_experts", "n_routed_experts"),
 }
-"""What models call one and the same thing; any other field has its one name."""
+"""Alternative names that models use for one field; any other field has one name."""
 
 
 class Fields:
     """The fields of one configuration.
 
-    A field that is left out has the family's default, which is Transformers' own: the model that
-    is loaded from this configuration has it too. `null` is not left out.
+    A missing field has the family's default, which is Transformers' own: the model loaded from this
+    configuration has it too. `null` is not missing.
 
     Attributes:
-        model_type: Transformers' name of the family, for what is told.
+        model_type: Transformers' name of the family, for messages.
     """
 
     def __init__(self, model_type: str, config: Mapping[str, Any], defaults: Defaults) -> None:
@@ -48,10 +48,10 @@ class Fields:
         self._defaults = defaults
 
     def get(self, name: str) -> Any:
-        """The value under any spelling, else the default, else None.
+        """Return the value under any spelling, else the default, else None.
 
         Raises:
-            UserError: two spellings say two things.
+            UserError: two spellings have different values.
         """
         spelled = [key for key in SPELLINGS.get(name, (name,)) if key in self._config]
         if not spelled:
@@ -63,10 +63,10 @@ class Fields:
         return value
 
     def integer(self, name: str, least: int = 1) -> int:
-        """A whole number of at least `least`.
+        """Return a whole number of at least `least`.
 
         Raises:
-            UserError: it is missing, no whole number or too small.
+            UserError: it is missing, not a whole number or too small.
         """
         value = self.get(name)
         if value is None:
@@ -80,11 +80,11 @@ class Fields:
         return value
 
     def optional(self, name: str, least: int = 1) -> int | None:
-        """The same, or None where the field is null or, without a default, left out."""
+        """Return the same, or None if the field is null or, without a default, missing."""
         return None if self.get(name) is None else self.integer(name, least)
 
     def flag(self, name: str) -> bool:
-        """True or false; left out or null it is false.
+        """Return true or false; false if missing or null.
 
         Raises:
             UserError: it is something else.
@@ -95,7 +95,7 @@ class Fields:
         return bool(value)
 
     def names(self, name: str, count: int) -> list[str] | None:
-        """A list of `count` words, or None where it is null or left out.
+        """Return a list of `count` words, or None if it is null or missing.
 
         Raises:
             UserError: it is something else.
@@ -110,7 +110,7 @@ class Fields:
         return list(value)
 
     def integers(self, name: str) -> list[int] | None:
-        """A list of whole numbers, or None where it is null or left out.
+        """Return a list of whole numbers, or None if it is null or missing.
 
         Raises:
             UserError: it is something else.
@@ -123,10 +123,10 @@ class Fields:
         return list(value)
 
     def share(self, name: str, by: str) -> int:
-        """One field divided by another.
+        """Return one field divided by another.
 
         Raises:
-            UserError: it does not divide without a rest.
+            UserError: there is a remainder.
         """
         whole, parts = self.integer(name), self.integer(by)
         if whole % parts:

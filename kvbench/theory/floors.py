@@ -1,9 +1,9 @@
-"""Floors: the least time that a device's bandwidth and arithmetic allow, and what follows from it.
+"""Lower bounds: the least time that a device's bandwidth and arithmetic allow, and derived values.
 
-A step takes at least the longer of two times: that of reading its bytes and that of its arithmetic.
-Bytes are the weights, read once a step (a tied embedding once, an untied one not at all: a lookup
-reads rows), and the cache as it was before the step. Activations, and what a cache's own
-bookkeeping moves, are not counted: a floor lies below what is measured.
+A step takes at least the longer of two times: reading its bytes, and doing its arithmetic. Bytes
+are the weights, read once a step (a tied embedding once, an untied one not at all: a lookup reads
+rows), and the cache as it was before the step. Activations and the cache's own bookkeeping are not
+counted: a lower bound must not exceed a measured time.
 
 Source: Williams, Waterman and Patterson, Roofline (2009); for decoding Pope et al., Efficiently
 Scaling Transformer Inference (2022), section 2.
@@ -34,28 +34,29 @@ __all__ = ["Floor", "Limit", "floor", "pays_from"]
 Limit = Literal["bandwidth", "arithmetic", "overhead"]
 
 _OVERHEAD_FROM = 3.0
-"""So many times its floor a run takes before something else than the device is what limits it."""
+"""A run that takes more than this many times its lower bound is limited by something besides the
+device.
+"""
 
 _GAIN = 1.05
-"""A cache pays where it is expected to be faster by more than this."""
+"""A cache pays if it is expected to be faster by more than this."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The floors of one generation, step by step; step 0 is the prefill.
+    """The lower bounds of one generation, step by step; step 0 is the prefill.
 
     Attributes:
         moved: bytes of weights and cache that each step reads, `[new tokens]`.
         flops: FLOPs of each step, `[new tokens]`.
-        bytes_per_s: the bandwidth it was worked out with.
-        flops_per_s: the arithmetic it was worked out with.
-        beyond: seconds that each step is expected to take beyond its floor, `[new tokens]`: what
-            a layer costs besides, and products of a decoder's sizes. Null where that was not
-            probed.
+        bytes_per_s: the bandwidth used.
+        flops_per_s: the arithmetic rate used.
+        beyond: seconds that each step is expected to take beyond its lower bound, `[new tokens]`:
+            the overhead of layers, and slower products of a decoder's sizes. Null if not probed.
         launch_s: seconds that a step's launches, and the Python around them, take on a device that
-            works while they go on. Null on others, and where that was not probed.
-        kernels: seconds that each step's work on the device takes, `[new tokens]`, at the rates
-            of products of a decoder's sizes; null where these were not probed.
+            works during launches. Null on others, and if not probed.
+        kernels: seconds that each step's work on the device takes, `[new tokens]`, at the rates of
+            products of a decoder's sizes; null if not probed.
     """
 
     moved: np.ndarray
@@ -68,50 +69,50 @@ class Floor:
 
     @cached_property
     def expected(self) -> np.ndarray:
-        """Seconds that each step is expected to take, `[new tokens]`; its floor at least."""
+        """The expected seconds of each step, `[new tokens]`; at least its lower bound."""
         return self.steps if self.beyond is None else self.steps + self.beyond
 
     @property
     def by_bandwidth(self) -> bool:
-        """Whether most of the floor is the reading of bytes, and not arithmetic."""
+        """Whether reading bytes, not arithmetic, dominates the lower bound."""
         by_bytes = self.moved / self.bytes_per_s >= self.flops / self.flops_per_s
         return bool(self.steps[by_bytes].sum() * 2 >= self.seconds)
 
     @property
     def expected_s(self) -> float:
-        """Seconds that the generation is expected to take."""
+        """The expected seconds of the generation."""
         return float(self.expected.sum())
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """Seconds that each step takes at least, `[new tokens]`."""
+        """The least seconds of each step, `[new tokens]`."""
         return np.maximum(self.moved / self.bytes_per_s, self.flops / self.flops_per_s)
 
     @property
     def seconds(self) -> float:
-        """Seconds that the generation takes at least."""
+        """The least seconds of the generation."""
         return float(self.steps.sum())
 
     @property
     def launch_bound(self) -> bool:
-        """Whether most of the time goes by while the device waits for launches, as expected."""
+        """Whether the device is expected to wait for launches most of the time."""
         if self.launch_s is None:
             return False
         waits = self.launch_s > (self.steps if self.kernels is None else self.kernels)
         return bool(self.expected[waits].sum() * 2 > self.expected_s)
 
     def mbu(self, seconds: float) -> float:
-        """Share of the bandwidth that a run of so many seconds used (model bandwidth use)."""
+        """Return the fraction of the bandwidth that a run of this duration used (MBU)."""
         return float(self.moved.sum() / self.bytes_per_s / seconds)
 
     def mfu(self, seconds: float) -> float:
-        """Share of the arithmetic that a run of so many seconds used (model FLOPs use)."""
+        """Return the fraction of the arithmetic that a run of this duration used (MFU)."""
         return float(self.flops.sum() / self.flops_per_s / seconds)
 
     def limited_by(self, seconds: float) -> Limit:
-        """What limits a run of so many seconds.
+        """Return what limits a run of this duration.
 
-        `overhead` where it takes more than three times its floor; else what most of the floor is.
+        `overhead` if it takes more than three times its lower bound; else what dominates the bound.
         """
         if seconds > _OVERHEAD_FROM * self.seconds:
             return "overhead"
@@ -127,22 +128,22 @@ def floor(
     dtype: str,
     rates: Rates,
 ) -> Floor:
-    """The floor of one generation on a device.
+    """Return the lower bound of one generation on a device.
 
-    Of a mixture of experts those are read that so many tokens choose on average if all are as
+    A mixture of experts reads the experts that these tokens select on average if all are equally
     likely: `count * (1 - (1 - per_token / count)^tokens)`.
 
     Raises:
         UserError: theory cannot count the architecture's weights or FLOPs, the strategy or the
-            dtype is unknown to it, a size is less than 1, or the device's arithmetic in this dtype
-            is not known.
+            dtype is unknown to it, a size is less than 1, or the device's rate in this dtype is
+            unknown.
     """
     if dtype not in rates.flops_per_s:
         raise UserError(
             f"{rates.hardware}: its arithmetic in {dtype} is not known.", kind="rate_unknown"
         )
     check_work(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-    # Refuses a model whose weights cannot be counted.
+    # This refuses a model whose weights cannot be counted.
     parameters(architecture)
     cached = uses_cache(strategy)
     flops = _flops(architecture, strategy, batch, prompt_tokens, new_tokens)
@@ -172,7 +173,7 @@ def floor(
     if launches is None:
         return replace(least, kernels=kernels)
     if kind_of(rates.device).queues_work:
-        # Layers are launched while the device still works on those before: the longer of the two.
+        # Layers launch while the device still works on earlier ones: take the longer of the two.
         work = least.steps if kernels is None else kernels
         beyond = np.maximum(launches, work) - least.steps
         return replace(least, beyond=beyond, launch_s=float(launches[-1]), kernels=kernels)
@@ -182,21 +183,21 @@ def floor(
 
 
 def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
-    """The number of new tokens from which on the cache is expected to be faster by 5 %.
+    """Return the number of new tokens from which the cache is expected to be 5 % faster.
 
-    Both floors are those of the longest length. A step takes what is expected of it, and no less
-    than `overhead_s`. None if it is not within that length.
+    Both bounds are for the longest length. A step takes its expected time, and at least
+    `overhead_s`. None if the number is beyond that length.
     """
     times = [np.cumsum(np.maximum(arm.expected, overhead_s)) for arm in (off, on)]
     pays = times[0] > _GAIN * times[1]
     if not pays[-1]:
         return None
-    # The first length after the last at which it does not pay.
+    # The first length after the last one at which it does not pay.
     return int(len(pays) - np.argmin(pays[::-1]) + 1) if not pays.all() else 1
 
 
 def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
-    """Weights that a forward over so many rows reads, `[steps]`."""
+    """Return the weights that a forward over this many rows reads, `[steps]`."""
     outside = (
         architecture.head.parameters
         + sum(linear.parameters for linear in architecture.adapters)
@@ -209,7 +210,7 @@ def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:
 
 
 def _launches(architecture: Architecture, new_tokens: int, rates: Rates) -> np.ndarray | None:
-    """Return the seconds of layers whatever they compute, `[new tokens]`; None if not probed."""
+    """Return the seconds of layers without arithmetic, `[new tokens]`; None if not probed."""
     if rates.layer_s is None:
         return None
     launches = np.full(new_tokens, len(architecture.layers) * rates.layer_s)
@@ -218,17 +219,17 @@ def _launches(architecture: Architecture, new_tokens: int, rates: Rates) -> np.n
 
 
 def _packing(rows: np.ndarray, weights: np.ndarray, rates: Rates) -> np.ndarray:
-    """Return the seconds that a CPU packs matrices, `[new tokens]`, where only that was probed."""
+    """Return the seconds that a CPU packs matrices, `[new tokens]`, if only that was probed."""
     return np.where(rows > 1, (rates.few_rows_s_per_byte or 0.0) * weights, 0.0)
 
 
 def _kernels(
     used: Iterable[Used], times: ProductTimes, flops: np.ndarray, cache: np.ndarray, least: Floor
 ) -> np.ndarray:
-    """Return the seconds of each step's work on the device, `[new tokens]`; its floor at least.
+    """Return the seconds of each step's work on the device, `[new tokens]`; at least its bound.
 
-    Products with weights take what was probed. The rest of the arithmetic is attention's, and the
-    rest of the bytes is the `cache`: both at the device's best rates.
+    Products with weights take the probed times. The remaining arithmetic is attention's, and the
+    remaining bytes are the `cache`: both at the device's best rates.
     """
     seconds, counted = np.zeros(len(flops)), np.zeros(len(flops))
     for linear, rows, many in used:
@@ -240,7 +241,7 @@ def _kernels(
 
 
 def _idle_experts(layer: Layer, rows: np.ndarray) -> np.ndarray | float:
-    """Weights of the experts that none of so many rows chooses, on average."""
+    """Return the weights of the experts that none of these rows selects, on average."""
     mlp = layer.mlp
     if not isinstance(mlp, Experts):
         return 0.0
@@ -251,7 +252,7 @@ def _idle_experts(layer: Layer, rows: np.ndarray) -> np.ndarray | float:
 def _flops(
     architecture: Architecture, strategy: str, batch: int, prompt_tokens: int, new_tokens: int
 ) -> np.ndarray:
-    """FLOPs of each step, from a few of them: `step_flops` of thousands would take seconds."""
+    """Return the FLOPs of each step, extrapolated: thousands of `step_flops` would take seconds."""
 
     def flops(step: int) -> int:
         return step_flops(architecture, strategy, batch, prompt_tokens, step)
@@ -259,7 +260,7 @@ def _flops(
     if uses_cache(strategy):
         rest = _piecewise(flops, _windows(architecture, prompt_tokens), new_tokens)
     else:
-        # Without a cache a step is a polynomial of the second degree of its number.
+        # Without a cache, a step is a polynomial of degree two in its number.
         steps = np.arange(new_tokens, dtype=float)
         first, second, third = flops(1), flops(2), flops(3)
         bend = third - 2 * second + first
@@ -276,7 +277,7 @@ def _kept(
     new_tokens: int,
     dtype: str,
 ) -> np.ndarray:
-    """Bytes of the cache before each step, `[new tokens]`; none before the first."""
+    """Return the bytes of the cache before each step, `[new tokens]`; none before the first."""
 
     def kept(step: int) -> int:
         return cache_bytes(architecture, strategy, batch, prompt_tokens, step, dtype)
@@ -287,7 +288,7 @@ def _kept(
 
 
 def _windows(architecture: Architecture, prompt_tokens: int) -> set[int]:
-    """Steps at which a window fills up."""
+    """Return the steps at which a window fills up."""
     start = 1 if architecture.encoder else prompt_tokens
     mixers = [layer.mixer for layer in architecture.layers]
     windows = {mixer.window for mixer in mixers if isinstance(mixer, Attention) and mixer.window}
@@ -295,7 +296,7 @@ def _windows(architecture: Architecture, prompt_tokens: int) -> set[int]:
 
 
 def _piecewise(value: Callable[[int], int], bends: Iterable[int], count: int) -> np.ndarray:
-    """A function of the step that is linear from 1 on but for bends, at all steps `[count]`."""
+    """Return a piecewise linear function of the step from 1 on, at all steps `[count]`."""
     last = max(count - 1, 1)
     knots = sorted({1, last, *(bend for bend in bends if 1 < bend < last)})
     return np.interp(np.arange(count), knots, [float(value(knot)) for knot in knots])

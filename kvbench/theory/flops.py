@@ -1,9 +1,8 @@
-"""Floating-point operations of a generation, with and without a cache, in closed form.
+"""Compute the floating-point operations of a generation, with and without a cache, in closed form.
 
-A multiplication with its addition counts as 2. What is counted is what torch's FlopCounterMode
-sees of Transformers' eager attention: all matrix products. Queries meet all keys, those that the
-mask hides too; norms, rotations, softmax and embeddings are not in it. A test compares with the
-counter.
+A multiply-add counts as 2. The count covers what torch's FlopCounterMode sees with Transformers'
+eager attention: all matrix products. Queries attend to all keys, including masked ones; norms,
+rotations, softmax and embeddings are not counted. A test compares with the counter.
 
 Decoders compute one row of logits at each step, T5 without a cache one for each position.
 """
@@ -21,13 +20,13 @@ __all__ = ["generation_flops", "kv_projection_flops", "step_flops"]
 def step_flops(
     architecture: Architecture, strategy_name: str, batch: int, prompt_tokens: int, step: int
 ) -> int:
-    """FLOPs of the forward that makes the new token number `step`; 0 is the prefill.
+    """Return the FLOPs of the forward that makes the new token number `step`; 0 is the prefill.
 
     With `T` positions so far, `T = prompt_tokens + step`, and for each of `batch` sequences:
     without a cache `T * (all matrices) + T^2 * (attention)`, with one `(all matrices) + T *
-    (attention)`, where a window has `min(T, window)` instead, and in both one row of logits.
-    Attention to one key costs a query `2 * heads * (key_dim + value_dim)`. Latent attention makes
-    the keys and values of all `T` positions anew in both.
+    (attention)`, where a window has `min(T, window)` instead; both add one row of logits. Attention
+    to one key costs a query `2 * heads * (key_dim + value_dim)`. Latent attention recomputes the
+    keys and values of all `T` positions in both.
 
     Raises:
         UserError: the architecture has parts that theory cannot count, the strategy is unknown to
@@ -45,10 +44,10 @@ def step_flops(
 def generation_flops(
     architecture: Architecture, strategy_name: str, batch: int, prompt_tokens: int, new_tokens: int
 ) -> int:
-    """FLOPs of a whole generation, the sum of `step_flops` over all steps.
+    """Return the FLOPs of a whole generation, the sum of `step_flops` over all steps.
 
-    Without a cache it grows as `n^2` in the matrices and as `n^3` in attention, with one as `n` and
-    `n^2`. The sums of the first and second powers are in closed form.
+    Without a cache it grows as `n^2` in the matrices and `n^3` in attention, with one as `n` and
+    `n^2`. The sums of first and second powers are in closed form.
 
     Raises:
         UserError: as for `step_flops`.
@@ -64,10 +63,11 @@ def generation_flops(
 
 
 def kv_projection_flops(architecture: Architecture, batch: int, positions: int) -> int:
-    """FLOPs of making the keys and values of so many positions once, in all layers.
+    """Return the FLOPs of making the keys and values of these positions once, in all layers.
 
-    `2 * batch * positions * hidden * 2 * kv_heads * head_dim` a layer: what the cache saves of each
-    position at each step, and the uncached arm pays again. Latent attention makes its vector.
+    `2 * batch * positions * hidden * 2 * kv_heads * head_dim` per layer: what the cache saves at
+    each step for each position, and what generation without a cache repeats. Latent attention makes
+    its vector.
 
     Raises:
         UserError: the architecture has parts that theory cannot count, or a size less than 1.
@@ -79,7 +79,7 @@ def kv_projection_flops(architecture: Architecture, batch: int, positions: int) 
 
 
 def _whole(architecture: Architecture, prompt: int, step: int, count: int) -> int:
-    """`count` forwards over all positions, from the one of this step on."""
+    """Return the FLOPs of `count` forwards over all positions, starting at this step."""
     first = _start(architecture, prompt) + step
     length, square = _sum(first, count), _sum_of_squares(first, count)
     rows = length if architecture.encoder else count
@@ -95,7 +95,7 @@ def _whole(architecture: Architecture, prompt: int, step: int, count: int) -> in
 
 
 def _cached(architecture: Architecture, prompt: int, first: int, count: int) -> int:
-    """`count` forwards over one position each, the first of them being position `first`."""
+    """Return the FLOPs of `count` forwards over one position each, starting at position `first`."""
     total = count * (_flops(*architecture.adapters) + architecture.head.flops)
     for layer in architecture.layers:
         expand, pair = _per_key(layer)
@@ -107,24 +107,24 @@ def _cached(architecture: Architecture, prompt: int, first: int, count: int) -> 
 
 
 def _encoder(architecture: Architecture, prompt: int) -> int:
-    """The encoder's one forward over the prompt."""
+    """Return the FLOPs of the encoder's one forward over the prompt."""
     return sum(
         _per_row(layer) * prompt + _per_key(layer)[1] * prompt**2 for layer in architecture.encoder
     )
 
 
 def _start(architecture: Architecture, prompt: int) -> int:
-    """Positions of the first forward of the decoder."""
+    """Return the positions of the first forward of the decoder."""
     return 1 if architecture.encoder else prompt
 
 
 def _per_row(layer: Layer) -> int:
-    """What one position costs by itself; cross-attention aside."""
+    """Return the cost of one position by itself, without cross-attention."""
     return _flops(*layer.mixer.linears) + (layer.mlp.flops if layer.mlp else 0)
 
 
 def _per_key(layer: Layer) -> tuple[int, int]:
-    """What one key costs: to be made from what latent attention keeps, and to meet one query."""
+    """Return the cost of one key: to expand it from latent attention, and to match one query."""
     mixer = layer.mixer
     if not isinstance(mixer, Attention):
         return 0, 0
@@ -136,7 +136,7 @@ def _pair(attention: Attention) -> int:
 
 
 def _keys(layer: Layer, first: int, count: int) -> int:
-    """Keys that the queries at so many positions meet, together."""
+    """Return the total keys that the queries at these positions attend to."""
     window = layer.mixer.window if isinstance(layer.mixer, Attention) else None
     if window is None:
         return _sum(first, count)
@@ -145,12 +145,12 @@ def _keys(layer: Layer, first: int, count: int) -> int:
 
 
 def _sum(first: int, count: int) -> int:
-    """The sum of `count` numbers in a row."""
+    """Return the sum of `count` consecutive numbers."""
     return count * (2 * first + count - 1) // 2
 
 
 def _sum_of_squares(first: int, count: int) -> int:
-    """The sum of their squares."""
+    """Return the sum of their squares."""
     return (
         count * first**2 + first * count * (count - 1) + (count - 1) * count * (2 * count - 1) // 6
     )

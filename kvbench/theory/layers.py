@@ -1,4 +1,4 @@
-"""What a model is made of, layer by layer: shapes alone, from which bytes and FLOPs follow."""
+"""The parts of a model, layer by layer: only shapes, from which bytes and FLOPs follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Linear:
 
     @property
     def flops(self) -> int:
-        """FLOPs for one row: `2 * inputs * outputs`, a multiplication and an addition a weight."""
+        """FLOPs for one row: `2 * inputs * outputs`, one multiply-add per weight."""
         return 2 * self.inputs * self.outputs
 
 
@@ -36,8 +36,8 @@ class Latent:
         rank: size of the vector that keys and values are made from.
         rope_dim: size of the part of the key that carries the position and is the same in all
             heads.
-        expand: makes the keys and values of all heads from the vector, anew at each step and for
-            all positions that are kept.
+        expand: makes the keys and values of all heads from the vector, again at each step and for
+            all kept positions.
     """
 
     rank: int
@@ -51,16 +51,16 @@ class Attention:
 
     Attributes:
         heads: heads of queries.
-        kv_heads: heads of keys and values that are kept. 1 is multi-query attention, as many as
-            `heads` multi-head, and between them grouped-query.
+        kv_heads: heads of keys and values that are kept: 1 is multi-query attention, `heads`
+            multi-head, and anything between them grouped-query.
         key_dim: size of one query and one key.
         value_dim: size of one value.
         query: the matrices that make the queries.
         key_value: the matrices that make what is kept.
         output: the matrix that joins the heads.
-        window: positions that a query sees, itself included; all of them where null.
+        window: positions that a query sees, itself included; null means all of them.
         latent: what is kept in place of keys and values, in multi-head latent attention.
-        shared: whether it uses the keys and values of another layer, and keeps none.
+        shared: whether it uses the keys and values of another layer and keeps none.
         other_parameters: norms, sinks and the like.
     """
 
@@ -87,7 +87,7 @@ class Attention:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """The matrices that each new position goes through, those of a `latent` aside."""
+        """The matrices that each new position passes through, except those of a `latent`."""
         return (*self.query, *self.key_value, self.output)
 
     @property
@@ -121,23 +121,23 @@ class State:
         return _parameters(*self.linears) + self.other_parameters
 
     def kept_bytes(self, width: int) -> int:
-        """Bytes of the state of one sequence where the dtype has `width` bytes.
+        """Return the bytes of the state of one sequence in a dtype of `width` bytes.
 
-        Source: a real cache of each kind in Transformers; its kernels hand the recurrent state
-        over in float32.
+        Source: a real cache of each kind in Transformers; its kernels return the recurrent state in
+        float32.
         """
         return prod(self.conv) * width + prod(self.recurrent) * 4
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A layer of which nothing is known but what it keeps of one sequence.
+    """A layer of which only the kept numbers of one sequence are known.
 
     Attributes:
-        kv_heads: heads of keys and values; 0 where a layer has none.
+        kv_heads: heads of keys and values; 0 if a layer has none.
         key_dim: size of one key.
         value_dim: size of one value.
-        other: further numbers that each position adds, such as the keys of an indexer.
+        other: additional numbers per position, such as the keys of an indexer.
         other_float32: those of them that are in float32 whatever the dtype.
         window: positions that a query sees, itself included; all of them where null.
         state: numbers of constant size in the model's dtype.
@@ -207,7 +207,7 @@ class Experts:
 
     Attributes:
         count: experts.
-        per_token: experts that are multiplied with one token.
+        per_token: experts multiplied with one token.
         expert: one of them.
         router: the matrix that chooses.
         shared: the expert that sees every token, if any.
@@ -239,10 +239,10 @@ class Layer:
     """One layer.
 
     Attributes:
-        mixer: what brings positions together.
-        mlp: what follows; null in a layer of Mamba.
+        mixer: what mixes positions.
+        mlp: what follows; null in a Mamba layer.
         norms: weights of its norms.
-        cross: attention to the encoder, in the decoder of an encoder-decoder.
+        cross: cross-attention, in the decoder of an encoder-decoder.
     """
 
     mixer: Attention | State | Kept
@@ -259,21 +259,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Body:
-    """A model: its layers and what is around them.
+    """A model: its layers and what surrounds them.
 
     Attributes:
         model_type: Transformers' name of the family.
-        hidden_size: width of the stream between layers.
+        hidden_size: width of the residual stream.
         vocabulary: rows of the embedding and of the output matrix.
         layers: those of the decoder.
         tied: whether the output matrix is the embedding.
         embedding_size: width of the embedding.
         encoder: layers of the encoder, in an encoder-decoder.
-        adapters: matrices between an embedding and a stream of different widths.
-        other_parameters: last norms and the like.
-        position_parameters: a learned table of positions, of which a step reads its rows alone.
-        float32_weights: how many Transformers keeps in float32 where it loads a checkpoint in
-            float16, whose range they would leave.
+        adapters: matrices between an embedding and a residual stream of different widths.
+        other_parameters: final norms and the like.
+        position_parameters: a learned table of positions, of which a step reads only its own rows.
+        float32_weights: how many Transformers keeps in float32 when it loads a float16 checkpoint,
+            because they would exceed float16's range.
         weights_unknown: why the weights cannot be counted, or null.
         flops_unknown: why the FLOPs cannot be counted, or null.
         max_positions: the positions that the model was made for; null where only its

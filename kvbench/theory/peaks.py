@@ -1,4 +1,4 @@
-"""Published peaks of GPUs, and the rates of a device: those probed, else those published."""
+"""Published peaks of GPUs, and the rates of a device: probed ones, else published ones."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from kvbench.text import clip
 __all__ = ["COMMON", "Peak", "peaks", "published", "rates_for", "rates_named", "rates_of"]
 
 COMMON = ("T4", "A100-SXM4-80GB", "H100 80GB HBM3")
-"""Boards that people often have, for those who name none."""
+"""Common boards, used when none is named."""
 
 _Figure = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Peak(BaseModel):
-    """What a vendor publishes of one board. Tensor figures are dense, accumulated in float32.
+    """The published figures of one board. Tensor core figures are dense, accumulated in float32.
 
     Attributes:
         names: torch's names of the device, without `NVIDIA` and `Tesla` in front.
         memory_gb_per_s: memory bandwidth, 1e9 bytes/s.
         fp32_tflops: float32 without tensor cores, 1e12 FLOP/s.
-        tf32_tflops, fp16_tflops, bf16_tflops: tensor cores, 1e12 FLOP/s; null where the board has
-            no such unit.
+        tf32_tflops, fp16_tflops, bf16_tflops: tensor cores, 1e12 FLOP/s; null if the board has no
+            such unit.
         source: the vendor's document and its year.
-        note: what to know of a figure, such as that it is half of a sparse one.
+        note: a remark on a figure, such as that it is half of a sparse one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,10 +53,10 @@ class Peak(BaseModel):
 
 @functools.cache
 def peaks() -> tuple[Peak, ...]:
-    """The table of published peaks, peaks.yaml, read and checked once.
+    """Return the table of published peaks, peaks.yaml, read and checked once.
 
     Raises:
-        ValueError: a key or a value in it is wrong, or two boards have one name.
+        ValueError: a key or a value in it is wrong, or two boards share a name.
     """
     text = importlib.resources.files(__package__).joinpath("peaks.yaml").read_text("utf-8")
     table = TypeAdapter(tuple[Peak, ...]).validate_python(yaml.safe_load(text))
@@ -68,19 +68,19 @@ def peaks() -> tuple[Peak, ...]:
 
 
 def published(hardware: str, device: str = "cuda") -> Rates | None:
-    """The published peaks of a device; None if its name is not known to the letter.
+    """Return the published peaks of a device; None unless its name matches exactly.
 
-    A laptop's GPU, a slice of one (MIG) and a sibling with a letter more are other devices.
+    A laptop GPU, a MIG slice and a sibling with one more letter are different devices.
 
     Args:
-        hardware: the name that torch gives the device, such as `NVIDIA H100 80GB HBM3`.
-        device: what to call it.
+        hardware: torch's name of the device, such as `NVIDIA H100 80GB HBM3`.
+        device: the name to give it.
     """
     wanted = _normal(hardware)
     for peak in peaks():
         if wanted in map(_normal, peak.names):
             figures = {
-                # torch's default: TF32 only where a program allows it.
+                # torch's default: TF32 only if the program allows it.
                 "float32": peak.fp32_tflops,
                 "bfloat16": peak.bf16_tflops,
                 "float16": peak.fp16_tflops,
@@ -99,10 +99,10 @@ def published(hardware: str, device: str = "cuda") -> Rates | None:
 
 
 def rates_for(environment: Environment, device: str) -> Rates | None:
-    """The rates of a device of a run: those probed there, else those published; None if neither.
+    """Return the rates of a run's device: those probed there, else published ones; None if neither.
 
     Args:
-        environment: of the run.
+        environment: the environment of the run.
         device: as in a case: `cpu`, `cuda`, `cuda:1`, ...
     """
     name = first_name(device)
@@ -114,23 +114,23 @@ def rates_for(environment: Environment, device: str) -> Rates | None:
 
 
 def rates_of(info: RunInfo, device: str) -> Rates | None:
-    """The rates of a device of a run; None if the run went on where they were others.
+    """Return the rates of a run's device; None if the run was resumed where they differ.
 
-    Floors of one machine beside times of another would be wrong, and look right.
+    Lower bounds of one machine next to times of another would be wrong but look right.
     """
     first, *others = (rates_for(environment, device) for environment in info.environments)
     return first if all(other == first for other in others) else None
 
 
 def rates_named(names: Iterable[str]) -> tuple[Rates, ...]:
-    """The rates of devices by name: those probed on this machine, or published.
+    """Return the rates of devices by name: those probed on this machine, or published.
 
     Args:
-        names: `cpu`, `cuda`, ... as probed here, or a published GPU such as `H100 PCIe`. None at
-            all stands for every device that was probed here, and `COMMON` ones.
+        names: `cpu`, `cuda`, ... as probed here, or a published GPU such as `H100 PCIe`. No names
+            means every device probed here, and the `COMMON` ones.
 
     Raises:
-        UserError: a name is neither, or what is stored of this machine is damaged.
+        UserError: a name is neither, or the store of this machine is damaged.
     """
     probed = read_rates()
     wanted = list(names)

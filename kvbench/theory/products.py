@@ -1,8 +1,8 @@
-"""How long the matrix products of each step take, from the times that `kvbench probe` found.
+"""Predict the time of the matrix products of each step from probed times.
 
-The rate of large square matrices is that of no decoder: few rows do not fill a device, and a
-product with a small matrix is over before all of it has work. So the probe times products of
-several numbers of rows with matrices of several widths, and what lies between is interpolated.
+A decoder does not reach the rate of large square matrices: few rows do not fill a device, and a
+product with a small matrix ends before the whole device is busy. So the probe times products of
+several numbers of rows with matrices of several widths; values in between are interpolated.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Used(NamedTuple):
 
     Attributes:
         linear: the matrix.
-        rows: rows that are multiplied with it, `[steps]`; 0 where it is not used.
-        many: how many such matrices there are, `[steps]`: of experts those that are chosen.
+        rows: rows multiplied with it, `[steps]`; 0 where it is not used.
+        many: the number of such matrices, `[steps]`: for experts, the selected ones.
     """
 
     linear: Linear
@@ -38,9 +38,9 @@ class ProductTimes:
     """Times of products in one dtype, for any number of rows and any matrix.
 
     Args:
-        products: what was probed in this dtype: each of some numbers of rows with matrices of some
-            widths. Times between two of them are interpolated on logarithmic scales. Beyond
-            them the rate stays that of the nearest.
+        products: the probed products in this dtype, for some numbers of rows and widths. Times
+            between two of them are interpolated on logarithmic scales. Beyond them, the rate of the
+            nearest one applies.
     """
 
     def __init__(self, products: Iterable[Product]) -> None:
@@ -49,8 +49,8 @@ class ProductTimes:
             self._by_width.setdefault(product.width, []).append(product)
 
     def seconds(self, linear: Linear, rows: np.ndarray) -> np.ndarray:
-        """Return the seconds of a product of so many rows with a matrix, `[steps]`; 0 of 0 rows."""
-        # A matrix counts as the square one with as many weights.
+        """Return the seconds of a product of these rows with a matrix, `[steps]`; 0 for 0 rows."""
+        # A matrix counts as the square one with the same number of weights.
         width = np.sqrt(linear.inputs * linear.outputs)
         widths = list(self._by_width)
         used = np.maximum(rows, 1e-9)
@@ -64,17 +64,17 @@ class ProductTimes:
         return np.where(rows > 0, np.exp(logs) * width**2, 0.0)
 
     def _per_weight(self, width: int, rows: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the seconds for each weight of a probed width, `[steps]`."""
+        """Return the logarithm of the seconds per weight at a probed width, `[steps]`."""
         known = self._by_width[width]
         probed = np.log([one.rows for one in known])
         times = np.log([one.seconds / width**2 for one in known])
         found = np.interp(np.log(rows), probed, times)
-        # More rows than were probed take longer by as much; fewer read the matrix all the same.
+        # More rows than were probed scale linearly; fewer still read the whole matrix.
         return np.asarray(found + np.maximum(np.log(rows) - probed[-1], 0.0))
 
 
 def product_times(products: Iterable[Product], dtype: str) -> ProductTimes | None:
-    """Return the times of products in a dtype; None where none were probed."""
+    """Return the times of products in a dtype; None if none were probed."""
     found = [product for product in products if product.dtype == dtype]
     return ProductTimes(found) if found else None
 
@@ -82,14 +82,14 @@ def product_times(products: Iterable[Product], dtype: str) -> ProductTimes | Non
 def used_products(
     architecture: Architecture, rows: np.ndarray, batch: int, prompt_rows: int, cached: bool
 ) -> Iterator[Used]:
-    """Yield each matrix of a model with the rows that it is multiplied with in each step.
+    """Yield each matrix of a model with the rows multiplied with it in each step.
 
     Args:
         architecture: the model.
         rows: rows that a layer of the decoder sees, `[steps]`.
-        batch: sequences; there are so many rows of logits.
+        batch: sequences, which is also the number of rows of logits.
         prompt_rows: rows of the prompt, which an encoder sees in the first step.
-        cached: whether keys and values of an encoder are made once.
+        cached: whether the keys and values of an encoder are made once.
     """
     first = np.zeros(len(rows))
     first[0] = prompt_rows
@@ -108,13 +108,13 @@ def used_products(
     one = np.ones(len(rows))
     for linear in architecture.adapters:
         yield Used(linear, rows, one)
-    # T5 makes all logits where it has no cache; a decoder those of the last position.
+    # T5 without a cache makes the logits of all positions; a decoder only those of the last.
     every = bool(architecture.encoder) and not cached
     yield Used(architecture.head, rows if every else np.full(len(rows), batch), one)
 
 
 def _of_layer(layer: Layer, rows: np.ndarray, one: np.ndarray) -> Iterator[Used]:
-    """Yield the matrices of layers that are alike; `one` is how many there are, `[steps]`."""
+    """Yield the matrices of layers that are alike; `one` is their number, `[steps]`."""
     for linear in layer.mixer.linears:
         yield Used(linear, rows, one)
     if isinstance(layer.mlp, Experts):

@@ -1,6 +1,6 @@
-"""What a model's own cache keeps, read off a model that was built: for families not known here.
+"""What a model's own cache keeps, read from a built model, for families unknown to theory.
 
-Plain data. Whoever builds the model is above this package and needs torch.
+This is plain data. The code that builds the model is in a higher package and needs torch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ class Shapes:
         model_type: Transformers' name of the family.
         layers: what each layer of its cache keeps.
         parameters: number of weights, tied ones once.
-        encoder_decoder: whether the prompt goes to an encoder.
-        max_positions: the positions that the model was made for, where that is known.
-        float32_weights: how many Transformers keeps in float32 where it loads a checkpoint in
-            float16.
+        encoder_decoder: whether an encoder reads the prompt.
+        max_positions: the positions that the model was made for, if known.
+        float32_weights: how many Transformers keeps in float32 when it loads a float16 checkpoint.
         weights_unknown: why the weights cannot be counted, or null.
     """
 

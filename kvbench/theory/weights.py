@@ -1,4 +1,4 @@
-"""A model's weights: how many, and how many bytes."""
+"""Count a model's weights, and their bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["parameters", "weights_bytes"]
 
 
 def parameters(architecture: Architecture) -> int:
-    """Number of weights, tied embeddings once; buffers are not among them.
+    """Return the number of weights, tied embeddings once, without buffers.
 
     Raises:
         UserError: the architecture has parts that theory does not know.
@@ -30,11 +30,11 @@ def parameters(architecture: Architecture) -> int:
 
 
 def weights_bytes(architecture: Architecture, dtype: str, *, random: bool = False) -> int:
-    """Bytes of all weights in one dtype, buffers not among them.
+    """Return the bytes of all weights in one dtype, without buffers.
 
-    A few families keep some weights in float32 in a float16 model, unless the weights are
-    `random`: Transformers does so where it loads a checkpoint, and not where it makes them.
-    Source: `_keep_in_fp32_modules` in Transformers' modeling files.
+    A few families keep some weights in float32 in a float16 model, unless the weights are `random`:
+    Transformers does so when it loads a checkpoint, but not when it creates the weights. Source:
+    `_keep_in_fp32_modules` in Transformers' modeling files.
 
     Raises:
         UserError: the architecture has parts that theory does not know, or the dtype is unknown.

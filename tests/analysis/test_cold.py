@@ -15,7 +15,7 @@ CASE = make_case()
 
 
 def found(samples: Sequence[Sample]) -> list[float | None]:
-    """The times of the cold samples; both ways of reading have to agree."""
+    """Return the times of the cold samples; both ways of reading must agree."""
     ids = cold_starts(samples)
     counted = [
         row

@@ -32,7 +32,7 @@ from kvbench.records.sample import Sample, sample_of
 from tests.fakes import LEGACY, OTHER, arm, by_column, make_case, make_task, timed_sample
 
 QUIET = [1.0, 1.01, 0.99, 1.005, 0.995, 1.002, 0.998, 1.001, 0.999, 1.003]
-"""Ten times with noise of half a per cent."""
+"""Ten times with half a percent of noise."""
 
 
 def times(factor: float = 1.0) -> list[float]:
@@ -129,7 +129,7 @@ def test_memory_is_compared_within_one_method_only() -> None:
     b = side(
         "b", arm(make_case(), [1.0] * 3, memory_method=new, **(used | {"nvml_peak_bytes": 500}))
     )
-    # What both read in the same way: torch's allocator.
+    # What both sides read in the same way: torch's allocator.
     assert only(a, b).memory_ratio == 1.0
     assert only(a, b).a_memory_bytes == 300
     without = used | {"torch_peak_allocated_bytes": None}
@@ -199,7 +199,7 @@ def test_cases_are_matched_on_all_but_the_axis(axis: str) -> None:
 
 
 def test_what_is_compared_are_the_same_cases_and_no_others(snapshot: object) -> None:
-    """Three cases a side, one in common in each of two sizes."""
+    """Three cases per side, one in common, in each of two sizes."""
     a = side("a", *(arm(make_case(max_new_tokens=n), times(n)) for n in (10, 20, 30)))
     b = side("b", *(arm(make_case(max_new_tokens=n), times(2 * n)) for n in (40, 30, 20)))
     rows, unmatched = compare(a, b)
@@ -263,7 +263,7 @@ def test_two_cases_that_were_left_out_can_be_told_apart(axis: str) -> None:
 
 
 def test_no_case_is_lost() -> None:
-    """Every case of either side stands in a row or is listed."""
+    """Every case of either side is in a row or is listed."""
     rng = np.random.default_rng(1)
     cases = [make_case(max_new_tokens=n, batch_size=b) for n in (1, 2, 3) for b in (1, 2, 3)]
 
@@ -380,7 +380,7 @@ def test_samples_needed_is_for_what_is_unclear() -> None:
 
 
 def test_what_a_thousand_samples_would_not_settle_has_no_number() -> None:
-    """A ratio on the threshold itself, with wide noise."""
+    """A ratio exactly on the threshold, with wide noise."""
     wide = [1.0, 1.5, 0.7, 1.3, 0.8, 1.1, 0.9]
     case = make_case()
     row = only(side("a", arm(case, wide)), side("b", arm(case, [1.0499 * value for value in wide])))
@@ -513,7 +513,7 @@ def test_the_mean_of_the_comparison_the_other_way_is_the_inverse() -> None:
 def powered(
     case: Case, joules: list[float | None], method: str | None = "counter", drift: float = 0.0
 ) -> list[Sample]:
-    """Samples of a second each with their energy per new token; null with the reason `method`."""
+    """Return samples of one second with their energy per token; null with the reason `method`."""
     tokens = case.batch_size * case.max_new_tokens
     return [
         timed_sample(

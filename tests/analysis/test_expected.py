@@ -107,7 +107,9 @@ def test_published_peaks_take_the_place_of_a_probe() -> None:
 
 
 def test_what_limits_each_arm() -> None:
-    """The uncached arm computes, the cached one reads; neither is far from its floor."""
+    """Without a cache arithmetic dominates, with one bandwidth; both are close to their lower
+    bound.
+    """
 
     def seconds(case: Case) -> float:
         sizes = (case.batch_size, 6, case.max_new_tokens, case.dtype)
@@ -129,7 +131,7 @@ def test_an_expectation_is_told_of_the_longest_length() -> None:
 
 
 def test_overhead_moves_the_length_from_which_it_pays() -> None:
-    """20 ms a step on a board that reads GPT-2 in half a millisecond."""
+    """20 ms per step on a board that reads GPT-2 in half a millisecond."""
     fast = rates(read_bytes_per_s=1e12, flops_per_s={"float32": 50e12})
     run = probed(grid(lambda case: 0.02 * case.max_new_tokens), rates=(fast,))
     (one,) = expectations(summarize_run(run), run.info)

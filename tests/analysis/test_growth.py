@@ -29,7 +29,7 @@ def only(cases: Iterable[CaseSummary]) -> Growth:
 
 
 def gains(*speedups: float | None, spread: float = 0.1, **fields: Any) -> list[CaseSummary]:
-    """Cached cases of 10, 20, ... new tokens with these speed-ups and their intervals."""
+    """Return cached cases of 10, 20, ... new tokens with these speedups and their intervals."""
     return [
         make_summary(
             max_new_tokens=10 * i,
@@ -63,7 +63,7 @@ def test_the_exponent_of_a_power_law_is_found(exponent: float) -> None:
 
 
 def test_the_exponent_is_fitted_over_the_upper_range() -> None:
-    """What does not grow bends the line below; above, the exponent is that of the power."""
+    """Constant costs bend the line below; above, the exponent is that of the power law."""
     growth = only(timed(lambda n: 0.5 if n < 200 else 1e-5 * n**2))
     assert growth.fitted_from == 200
     assert growth.exponent == pytest.approx(2.0)
@@ -85,7 +85,7 @@ def test_the_interval_covers_the_true_exponent_as_often_as_it_says(count: int) -
         noise = dict(zip(lengths.tolist(), rng.lognormal(0, 0.05, count), strict=True))
         growth = only(timed(lambda n, noise=noise: n**1.7 * noise[n], lengths.tolist()))
         held += growth.exponent_low <= 1.7 <= growth.exponent_high
-    # 570 are expected, give or take 5.
+    # 570 are expected, plus or minus 5.
     assert 550 <= held <= 590
 
 
@@ -123,7 +123,7 @@ def test_the_error_is_the_root_mean_square_of_the_relative_errors() -> None:
 
 
 def test_short_lengths_count_as_much_as_long_ones() -> None:
-    """The errors are relative: a short time that is 10 % off is as bad as a long one."""
+    """Errors are relative: a short time that is 10 % off is as bad as a long one."""
     exact = timed(lambda n: 0.01 + 0.02 * n)
     for index in (0, len(exact) - 1):
         off = list(exact)
@@ -183,7 +183,7 @@ def test_a_case_without_a_time_is_left_out() -> None:
         ((1.5, 2.0, 3.0), 10),
         ((0.8, 1.0, 1.05, 1.5, 2.0), 40),
         ((0.5, 0.9, 1.0), None),
-        # Faster, and then not: from the last length on that is not, it counts.
+        # Faster, and then not: the last length that is not faster decides.
         ((1.5, 0.9, 1.5, 2.0), 30),
         ((1.5, 2.0, 1.0), None),
         ((2.0,), 10),

@@ -1,4 +1,4 @@
-"""Tests of kvbench/analysis/latency.py, against a reading of tokens.csv that is written out."""
+"""Tests of kvbench/analysis/latency.py, against a plain row-by-row reading of tokens.csv."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def saved(path: Path, *cases: Case, samples: int = 6, seed: int = 0) -> Run:
 
 
 def gaps_of(run: Run, case: Case) -> np.ndarray:
-    """Gaps `[samples, new tokens - 1]`, read row by row."""
+    """Return gaps `[samples, new tokens - 1]`, read row by row."""
     stamps: dict[str, list[float]] = defaultdict(list)
     with (run.path / "tokens.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -164,7 +164,7 @@ def test_the_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
 def test_rows_in_another_order_give_no_wrong_times(
     tmp_path: Path, key: Callable[[list[str]], object]
 ) -> None:
-    """Sorted in a spreadsheet: put in order again, or left out, but no negative time."""
+    """Sorted in a spreadsheet: put back in order, or left out, but never a negative time."""
     run = saved(tmp_path, FOUR)
     before = of(run, FOUR).median.tolist()
     after = latencies(edited(run, lambda rows: [rows[0], *sorted(rows[1:], key=key)]), [FOUR.id])
@@ -232,11 +232,11 @@ def test_a_run_without_the_table_is_a_sentence(tmp_path: Path, snapshot: object)
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Seven samples of 3,001 tokens, 1 ms apart but for spikes."""
+    """Return seven samples of 3,001 tokens, 1 ms apart except for spikes."""
     case = make_case(max_new_tokens=3001)
     rng = np.random.default_rng(6)
     shared = np.full(3001, 1e-3)
-    # In all samples: these stand in the quartiles.
+    # In all samples, so the quartiles contain them.
     shared[[1, 700, 1500, 3000]] = [0.05, 0.06, 0.07, 0.08]
 
     def times(sample: Sample) -> Sequence[float]:
@@ -262,8 +262,8 @@ def test_no_spike_of_the_band_is_thinned_away(long_run: Run) -> None:
     assert found.high.max() == high.max()
     assert found.low.min() == low.min()
     spans = np.abs(np.subtract.outer(found.positions, np.arange(2, 3002))).argmin(axis=0)
-    # Each point's band holds all quartiles of the positions that are nearest to it, but for those
-    # on the border between two.
+    # Each point's band contains all quartiles of its nearest positions, except for those on the
+    # border between two.
     inside = (found.low[spans] <= low) & (high <= found.high[spans])
     assert inside.mean() > 0.9
 
@@ -272,7 +272,7 @@ def test_the_median_of_a_point_is_that_of_its_positions(long_run: Run) -> None:
     found = of(long_run, make_case(max_new_tokens=3001))
     assert np.all(found.low <= found.median)
     assert np.all(found.median <= found.high)
-    # A spike is one position of several: it does not lift the line.
+    # A spike is one position of several: it does not raise the line.
     assert np.median(found.median) == pytest.approx(1e-3, rel=0.02)
     assert found.median.max() < 2e-3
 

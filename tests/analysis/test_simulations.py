@@ -1,4 +1,4 @@
-"""The statistics against scipy, and against simulated samples whose truth is known; seeds fixed."""
+"""Tests of the statistics against scipy, and on simulations with a known truth; fixed seeds."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ _PLAIN = timed_sample(make_task(), 1.0)
 
 
 def noise(share: float) -> Draw:
-    """Times around 1 with normal noise."""
+    """Return times around 1 with normal noise."""
     return lambda rng, size: 1 + share * rng.standard_normal(size)
 
 
 def skewed(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """Times as a busy machine gives them: mostly near 1, some much longer."""
+    """Return times as on a busy machine: mostly near 1, some much longer."""
     return rng.lognormal(0.0, 0.4, size)
 
 
 def two_speeds(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """Times of a machine that has two clocks."""
+    """Return times of a machine with two clock speeds."""
     return np.where(rng.random(size) < 0.5, 1.0, 1.5) * (1 + 0.01 * rng.standard_normal(size))
 
 
 def compared(a: np.ndarray, b: np.ndarray) -> Sequence[Comparison]:
-    """Compare times `[rows, samples]`: each row is a case of its own."""
+    """Compare times `[rows, samples]`: each row is a separate case."""
     rows, unmatched = compare(_side("a", a), _side("b", b))
     assert len(rows) == len(a)
     assert unmatched == ()
@@ -64,7 +64,7 @@ def compared(a: np.ndarray, b: np.ndarray) -> Sequence[Comparison]:
 def verdicts(
     draw: Draw, calls: int, sizes: tuple[int, int], *, truth: float = 1.0, rows: int = 1
 ) -> list[list[Comparison]]:
-    """Comparisons whose B truly takes `truth` times the time of A."""
+    """Return comparisons in which B truly takes `truth` times the time of A."""
     rng = np.random.default_rng(20260102)
     return [
         list(compared(draw(rng, (rows, sizes[0])), truth * draw(rng, (rows, sizes[1]))))
@@ -92,10 +92,10 @@ def _side(name: str, times: np.ndarray) -> Side:
 
 
 def test_equal_sides_are_found_different_no_more_often_than_the_level() -> None:
-    """2,000 comparisons; the noise is far over the threshold, so that only the test protects."""
+    """2,000 comparisons; the noise is far above the threshold, so only the test protects."""
     found = counted(verdicts(skewed, 2000, (10, 10)))
     assert found["slower"] + found["faster"] <= 20
-    # Else the test would be so shy that it found nothing.
+    # Otherwise the test would be so conservative that it finds nothing.
     assert found["slower"]
     assert found["faster"]
 
@@ -115,17 +115,17 @@ def test_equal_sides_with_little_noise_are_never_found_different() -> None:
 
 
 def test_of_several_rows_none_is_found_different_more_often_than_the_level() -> None:
-    """The level is that of a whole call: 300 calls of five rows that are all equal."""
+    """The level applies to a whole call: 300 calls of five equal rows."""
     calls = verdicts(skewed, 300, (10, 10), rows=5)
     wrong = sum(any(row.verdict in ("slower", "faster") for row in rows) for rows in calls)
     assert wrong <= 3
-    # What is held back is there: each row judged on its own would be wrong more often.
+    # The correction is needed: judging each row alone would be wrong more often.
     alone = sum(any(_alone(row, rows) < 0.01 for row in rows) for rows in calls)
     assert alone > 3
 
 
 def _alone(row: Comparison, rows: list[Comparison]) -> float:
-    """Holm's smallest p-value without the correction; for the other rows no more than that."""
+    """Return Holm's smallest p-value without the correction; for the other rows at most that."""
     assert row.p_value is not None
     return row.p_value / len(rows)
 
@@ -156,7 +156,7 @@ def test_equal_sides_with_little_noise_are_the_same() -> None:
 
 
 def test_a_difference_under_the_threshold_is_never_slower() -> None:
-    """2 % with 0.3 % noise is beyond chance, and of no consequence."""
+    """2 % with 0.3 % noise is significant, but does not matter."""
     found = counted(verdicts(noise(0.003), 100, (10, 10), truth=1.02))
     assert found["same"] == found.total()
 
@@ -184,12 +184,12 @@ def test_as_many_samples_as_are_said_to_be_needed_mostly_tell(
     draw = noise(share)
     again = [compared(draw(rng, (1, n)), truth * draw(rng, (1, n)))[0].verdict for n in needed]
     settled = sum(verdict != "unclear" for verdict in again)
-    # Nine in ten if the medians stay; those that were unclear by chance do not.
+    # Nine in ten if the medians stay; rows that were unclear by chance do not reach it.
     assert settled > 0.7 * len(needed)
 
 
 def test_the_number_promised_to_few_samples_can_tell() -> None:
-    """The least exact p-value of 5 against 5 is 0.0079: of two rows Holm's is over 0.01."""
+    """The smallest exact p-value of 5 against 5 is 0.0079: with two rows, Holm's is above 0.01."""
     few = compared(np.ones((6, 3)), np.full((6, 3), 2.0))
     (needed,) = {row.samples_needed for row in few}
     assert needed is not None
@@ -265,11 +265,11 @@ def test_two_streams_are_independent() -> None:
 
 
 TABLES = 300
-"""A tenth of what docs/statistics.md reports, with bounds that are as much wider."""
+"""A tenth of what docs/statistics.md reports, with correspondingly wider bounds."""
 
 
 def bounds(low: float, high: float) -> tuple[float, float]:
-    """What 1 of 10,000 draws of `TABLES` would exceed where the true rate is the bound."""
+    """Return what 1 of 10,000 draws of `TABLES` would exceed if the true rate is the bound."""
     least, most = stats.binom.ppf([0.0001, 0.9999], TABLES, [low, high])
     return float(least / TABLES), float(most / TABLES)
 
@@ -284,7 +284,7 @@ def test_the_interval_of_a_speedup_covers_it_and_few_claims_are_false(
         cell = judge(kind, rounds, TABLES, 20260102, uneven=uneven)
         assert low <= cell.coverage <= high
         assert cell.claimed <= bounds(0.0, MOST_FALSE)[1]
-        # A first sample that is slow by chance may be taken for a cold one, and then a round lacks.
+        # A first sample that is slow by chance may count as cold, and then a round is missing.
         assert cell.intervals >= 0.95 * cell.tables
 
 
@@ -358,7 +358,7 @@ def test_the_p_value_of_many_samples_is_that_of_scipy_asymptotic() -> None:
 
 
 def test_the_p_value_is_that_of_all_arrangements() -> None:
-    """The definition: the share of the ways to split nine values that are at least as extreme."""
+    """By definition: the fraction of the ways to split nine values that are at least as extreme."""
     a, b = [1.0, 2.5, 3.0, 4.5], [2.0, 3.5, 5.0, 6.0, 7.0]
 
     def u(first: Sequence[float], second: Sequence[float]) -> float:
@@ -410,7 +410,7 @@ def test_the_geometric_mean_of_inverse_ratios_is_its_inverse() -> None:
 
 
 def test_ties_do_not_make_false_alarms() -> None:
-    """Times that a coarse clock has rounded: 1,000 equal comparisons with three values."""
+    """Times rounded by a coarse clock: 1,000 equal comparisons with three values."""
     rng = np.random.default_rng(9)
     wrong = sum(
         mann_whitney(a, b) < 0.01 for a, b in rng.choice([1.0, 1.1, 1.2], (1000, 2, 10)).tolist()
@@ -419,7 +419,7 @@ def test_ties_do_not_make_false_alarms() -> None:
 
 
 def test_a_case_of_its_own_has_a_row_of_its_own() -> None:
-    """What the simulations stand on: a row each, and the times that were drawn."""
+    """The simulations rely on this: one row per case, with the times that were drawn."""
     a, b = np.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]), np.array([[2.0] * 3, [3.0] * 3])
     rows = compared(a, b)
     assert [(row.a_total_s, row.b_total_s) for row in rows] == [(2.0, 2.0), (6.0, 3.0)]

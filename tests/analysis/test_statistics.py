@@ -101,7 +101,7 @@ def test_six_samples_a_side_are_enough() -> None:
 
 @pytest.mark.parametrize(("ratio", "spread"), [(3.0, 0.1), (1.0, 0.4)])
 def test_the_interval_holds_the_true_ratio_as_often_as_it_says(ratio: float, spread: float) -> None:
-    """300 simulations of 20 samples an arm, skewed as times are; the true ratio is known."""
+    """300 simulations of 20 samples per side, skewed as times are; the true ratio is known."""
     rng = np.random.default_rng(11)
     held = 0
     for _ in range(300):
@@ -110,7 +110,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(ratio: float, spr
         low, high = ratio_interval(above.tolist(), below.tolist()) or (0.0, 0.0)
         held += low <= ratio <= high
     assert held >= 270
-    # An interval that always holds it would be too wide to be of use.
+    # An interval that always contains it would be too wide to be useful.
     assert held < 300
 
 
@@ -162,7 +162,7 @@ def test_the_interval_ends_at_the_places_of_the_exact_distribution(count: int, p
 
 @pytest.mark.parametrize("count", [6, 9, 12])
 def test_the_confidence_of_the_interval_is_that_of_all_signs(count: int) -> None:
-    """The definition: of the 2^n ways to give the ranks a sign, as many lie within."""
+    """By definition: of the 2^n ways to sign the ranks, this fraction lies within."""
     sums = np.array(
         [sum(chosen) for chosen in itertools.product(*((0, rank) for rank in range(1, count + 1)))]
     )
@@ -175,7 +175,7 @@ def test_the_confidence_of_the_interval_is_that_of_all_signs(count: int) -> None
 
 @pytest.mark.parametrize("count", [6, 7, 10, 30, 90])
 def test_the_interval_and_the_test_agree(count: int) -> None:
-    """A ratio outside the interval is one that the test rejects at its level, and only then."""
+    """The test rejects a ratio at its level if and only if the ratio is outside the interval."""
     above, below = drawn(count)
     found = paired_ratio(above, below)
     assert found.low is not None and found.high is not None
@@ -301,7 +301,7 @@ def test_a_trend_of_very_many_times_is_found_quickly() -> None:
         ([5.0, 5.1, 1.0, 4.9, 5.05], [2]),
         ([2.6, 12.99, 2.6, 2.61], [1]),
         ([9.0, 5.0, 5.1, 5.2, 9.2, 5.1, 5.0, 5.0], [0, 4]),
-        # Far for times that lie so close, and still of little consequence.
+        # Far for times that lie so close, but still of little consequence.
         ([5.0, 5.01, 6.0, 5.0, 5.02], []),
         # Wide, as all are.
         ([1.0, 2.0, 3.0, 4.0, 6.0], []),

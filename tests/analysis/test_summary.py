@@ -25,7 +25,7 @@ def summary_of(samples: Sequence[Sample], cache: str = "dynamic") -> CaseSummary
     return found
 
 
-# One arm
+# One strategy
 
 
 def test_medians_and_quartiles_are_of_the_counted_samples() -> None:
@@ -117,7 +117,7 @@ def powered(case: Case, joules: Sequence[float | None], method: str = "counter")
 
 
 def test_the_energy_ratio_is_estimated_within_rounds() -> None:
-    """A board that warms up draws more in both strategies alike: the ratio stays."""
+    """A board that warms up draws more with both strategies alike: the ratio stays."""
     off = [200.0, 260.0, 338.0, 439.0, 571.0, 742.0, 965.0]
     on = [100.0, 135.0, 165.0, 220.0, 290.0, 360.0, 490.0]
     case = summary_of([*powered(OFF, off), *powered(ON, on)])
@@ -220,7 +220,7 @@ def test_what_was_tried_again_is_no_cold_sample() -> None:
     [
         ([5.0, 5.1, 5.0, 20.0, 5.1, 5.0], "outlier:1"),
         ([5.0, 20.0, 5.0, 20.0, 5.1, 5.0, 5.1, 5.0], "outlier:2"),
-        # The first of a process that has too few later ones to be called cold.
+        # The first sample of a process with too few later ones to be called cold.
         ([20.0, 5.0], "undersampled"),
         ([5.0, 5.1, 5.0, 5.2, 5.1, 5.0], None),
     ],
@@ -242,7 +242,7 @@ def test_a_sample_far_from_the_others_is_flagged_and_counts(
         ([1.0, 1.005, 1.01, 1.015, 1.02, 1.03], None),
         # One pair out of order: of six that may be chance (p = 0.017).
         ([1.0, 1.2, 1.1, 1.3, 1.4, 1.5], None),
-        # Of fewer than six it always may.
+        # With fewer than six, it always may be.
         ([5.93, 6.65, 7.5, 8.0, 9.0], "undersampled"),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_mismatch_is_not_a_fast_sample() -> None:
     assert (case.samples, case.total_s_min, case.status) == (2, 0.2, "mismatch")
 
 
-# Both arms
+# Both strategies
 
 
 def test_the_speed_up_is_off_over_the_strategy() -> None:
@@ -348,7 +348,7 @@ def test_a_round_that_two_processes_shared_is_no_round() -> None:
 
 
 def test_a_round_that_was_measured_again_is_compared_as_it_was_then() -> None:
-    """The strategy was lost in round 1; the whole round was taken again by the next worker."""
+    """The strategy was lost in round 1; the next worker repeated the whole round."""
     off = [*arm(OFF, [4.0] * 6), timed_sample(make_task(OFF, 1, attempt=1), 6.0, worker=1)]
     lost = sample_of(make_task(ON, 1), status="crashed", error="Killed.")
     on = [s for s in arm(ON, [2.0] * 6) if s.round != 1]
@@ -378,7 +378,7 @@ def test_only_samples_of_one_round_are_compared_round_by_round() -> None:
 
 
 def test_a_round_that_two_sessions_shared_is_no_round() -> None:
-    """The arms of a round that was broken off may be hours and a reboot apart."""
+    """The halves of an interrupted round may be hours and a reboot apart."""
     off = arm(OFF, [4.0] * 5)
     on = [dataclasses.replace(s, session=int(s.repeat > 2)) for s in arm(ON, [2.0] * 3 + [0.1] * 2)]
     case = summary_of([*off, *on])
@@ -525,7 +525,7 @@ def test_cases_are_read_by_size_with_the_baseline_first() -> None:
     ],
 )
 def test_all_but_sizes_are_in_the_order_of_the_plan(field: str, values: list[str]) -> None:
-    """Loaded models are run in the order of the plan, so that is how they are first seen."""
+    """Loaded models run in the order of the plan, so they are first seen in that order."""
     samples = [s for value in values for s in arm(make_case(**{field: value}), [1.0])]
     assert [getattr(case, field) for case in summarize_cases(samples)] == values
 

@@ -36,7 +36,7 @@ SMALL = ["sweep", "-d", "cpu", "-n", "5", "-r", "2", "--name", "run"]
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
-    """The engine that `kvbench sweep` uses in a test; runs land in an empty folder."""
+    """Return the engine that `kvbench sweep` uses in a test; runs go to an empty folder."""
     fake = FakeEngine()
     monkeypatch.setattr("kvbench.run.machine.WorkerEngine", lambda **options: fake)
     monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
@@ -54,7 +54,7 @@ def signals_are_restored() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Called:
-    """What a command left behind: its exit code and what it printed."""
+    """The result of a command: its exit code and output."""
 
     code: object
     out: str
@@ -66,7 +66,7 @@ Call = Callable[..., Called]
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the program with arguments."""
+    """Run the program with arguments."""
 
     def run(*arguments: str) -> Called:
         capsys.readouterr()
@@ -227,7 +227,7 @@ def test_verify_prints_the_checks_and_what_they_come_to(
     called = call("verify", "gpt2", "-d", "cpu")
     assert (called.code, called.err, engine.verified) == (0, "", ["dynamic"])
     assert called.out == snapshot
-    # Nothing is timed, and nothing written.
+    # Nothing is timed or written.
     assert (engine.tasks, list(Path().iterdir())) == ([], [])
     assert engine.closed
 
@@ -390,11 +390,11 @@ def interrupt(*arguments: object) -> None:
     raise Interrupted
 
 
-# Going on
+# Resuming
 
 
 def stop_after(engine: FakeEngine, count: int) -> None:
-    """Have the engine press Ctrl-C during this task from now."""
+    """Make the engine press Ctrl-C during this task from now on."""
     last = len(engine.tasks) + count
 
     def seconds(task: object) -> float:
@@ -406,7 +406,7 @@ def stop_after(engine: FakeEngine, count: int) -> None:
 
 
 def resume_command(called: Called) -> list[str]:
-    """The arguments that the program was said to be called with to go on."""
+    """Return the arguments that the program printed for resuming."""
     (line,) = (line for line in called.out.splitlines() if "--resume" in line)
     return shlex.split(line[line.index("kvbench ") :])[1:]
 
@@ -597,7 +597,7 @@ RUN_MISTAKES = [
 
 @pytest.fixture
 def mistakes(engine: FakeEngine) -> None:
-    """The files that the mistakes speak of."""
+    """Create the files that the mistakes refer to."""
     Path("results/there").mkdir(parents=True)
     Path("results/there/thesis.tex").touch()
     for name, content in {
@@ -666,7 +666,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_costs_nothing(
     assert call("sweep", "--resume", "results/run", "--quiet").code == 0
     run = load_run(Path("results/run"))
     assert run.samples[: len(before.samples)] == before.samples
-    # The disk may have been full within a round, which is then taken again.
+    # The disk may have filled up within a round, which is then repeated.
     assert Counter(s.phase for s in run.samples)["measure"] in (100, 101)
     ids = [s.sample_id for s in run.samples]
     assert len(set(ids)) == len(ids)
@@ -714,7 +714,7 @@ def test_debug_shows_where_a_mistake_was_found(
     assert str(caught.value) == snapshot
 
 
-# For real: a worker process with torch in it, started once for all of these
+# With a real worker process that loads torch, started once for all of these
 
 
 @pytest.fixture(scope="module")

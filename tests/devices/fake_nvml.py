@@ -1,4 +1,4 @@
-"""A stand-in for pynvml: the functions that kvbench calls, with settable answers."""
+"""A fake pynvml: the functions that kvbench calls, with configurable answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class NVMLError(Exception):
 
 
 class NotSupported(NVMLError):
-    """What a board or a container does not give."""
+    """What a board or a container does not provide."""
 
 
 def process(pid: int, used: int | None = 1000) -> SimpleNamespace:
@@ -20,7 +20,7 @@ def process(pid: int, used: int | None = 1000) -> SimpleNamespace:
 
 
 class FakeNvml:
-    """Give it answers by the names of pynvml's functions; an exception as an answer is raised.
+    """A fake with answers by the names of pynvml's functions; an exception as an answer is raised.
 
     `calls` notes the names that were called. A function without an answer does not exist, as in
     an older library.

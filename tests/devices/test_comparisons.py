@@ -1,4 +1,4 @@
-"""No code outside devices/ asks for a device by its name: it asks the entry of its kind."""
+"""No code outside devices/ compares device names: it asks the entry of the kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRING_METHODS = {"startswith", "endswith", "removeprefix", "partition", "find",
 
 
 def names_a_kind(node: ast.AST) -> bool:
-    """Whether a string in an expression is the name of a device."""
+    """Return whether a string in an expression is the name of a device."""
     return any(
         isinstance(child, ast.Constant)
         and isinstance(child.value, str)
@@ -30,7 +30,7 @@ def names_a_kind(node: ast.AST) -> bool:
 
 
 def asks(tree: ast.AST) -> list[int]:
-    """The lines that compare with the name of a device, or ask torch for one kind."""
+    """Return the lines that compare with a device name, or ask torch for one kind."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Compare, ast.MatchValue)):

@@ -51,7 +51,7 @@ def test_the_bytes_that_torch_was_asked_for_are_read() -> None:
     [
         RuntimeError("shape mismatch"),
         RuntimeError("CUDA error: device-side assert triggered"),
-        # Said by something that is no allocator.
+        # Raised by something other than an allocator.
         OSError("not enough memory"),
         UserError("not enough memory"),
     ],

@@ -1,4 +1,4 @@
-"""The host: the high-water mark and the poller see what was freed again; who uses the CPUs."""
+"""The host: the high-water mark and the poller see freed memory; who uses the CPUs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Loop:
 
 
 def allocate_and_free(hold_s: float = 0.0) -> None:
-    """Touch 64 MiB and give them back."""
+    """Touch 64 MiB and free them."""
     block = torch.ones(SIZE // 4)
     time.sleep(hold_s)
     assert block[-1] == 1
@@ -131,7 +131,7 @@ def test_without_vmhwm_there_is_no_high_water_mark(
 def test_holes_in_the_heap_are_given_back() -> None:
     host.release_memory()
     before = host.rss_bytes()
-    # Too small for mappings of their own; the last one holds the end of the heap.
+    # Too small for their own mappings; the last one holds the end of the heap.
     blocks = [b"x" * 60_000 for _ in range(1000)]
     last = blocks.pop()
     blocks.clear()
@@ -165,7 +165,7 @@ def test_a_busy_neighbour_shows() -> None:
         busy.wait()
     cpus = os.cpu_count() or 1
     assert others is not None
-    # One processor of all of them, less what a loaded machine keeps from it.
+    # One processor of all of them, minus what a loaded machine withholds.
     assert 0.6 / cpus < others <= 1.0
 
 

@@ -1,4 +1,4 @@
-"""Meters: what is read before and after a run, and what makes a reader doubt it."""
+"""Meters: what is read before and after a run, and what makes a sample doubtful."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def touch(mib: int) -> None:
 
 @pytest.fixture(autouse=True)
 def no_rapl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without energy counters; test_rapl.py has those with them."""
+    """A machine without energy counters; test_rapl.py covers machines with them."""
     monkeypatch.setattr(rapl, "_POWERCAP", Path("no-such-folder"))
 
 
@@ -53,7 +53,7 @@ def no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """torch.cuda without a device; the names of what was called."""
+    """Return the names of the torch.cuda functions that were called, without a device."""
     names: list[str] = []
 
     def fake(name: str, answer: Any = None) -> Callable[..., Any]:
@@ -79,7 +79,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def cuda_meter(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, seconds: float = 2.0) -> CudaMeter:
-    """A meter on a fake board, whose runs take so many seconds."""
+    """Return a meter on a fake board whose runs take this many seconds."""
     readings = iter([50.0, 50.0 + seconds])
     monkeypatch.setattr(cuda, "Nvml", lambda: Nvml(nvml))
     monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
@@ -87,7 +87,7 @@ def cuda_meter(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, seconds: float =
 
 
 def read(readings: Readings) -> dict[str, Any]:
-    """What was read, without what every machine may or may not show."""
+    """Return what was read, without readings that not every machine has."""
     fields = dataclasses.asdict(readings)
     return {k: v for k, v in fields.items() if v is not None and k not in HOST_FIELDS}
 

@@ -1,4 +1,4 @@
-"""NVML: matched by UUID, and null, never 0, for what cannot be had."""
+"""NVML: matched by UUID, and null, never 0, for unavailable readings."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_an_empty_list_of_processes_is_a_hidden_one() -> None:
     [
         (0x0, "none"),
         (0x1, "none"),  # Idle.
-        (0x2, "none"),  # Clocks that an application has set.
+        (0x2, "none"),  # Clocks set by an application.
         (0x4, "sw_power_cap"),
         (0x8, "hw_slowdown"),
         (0x10, "sync_boost"),

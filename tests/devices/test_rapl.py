@@ -1,4 +1,4 @@
-"""RAPL: a fake powercap tree with packages, parts of them, counters that wrap, and locked files."""
+"""RAPL: a fake powercap tree with packages, their parts, wrapping counters, and locked files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """A tree as of one Intel package: a control type, a zone, its parts, its copy, the platform."""
+    """Return the tree of one Intel package: a control type, a zone, its parts, its copy, the
+    platform.
+    """
     monkeypatch.setattr(rapl, "_POWERCAP", tmp_path)
     tree = Tree(tmp_path)
     (tmp_path / "intel-rapl").mkdir()
@@ -52,7 +54,7 @@ def joules(
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let a run of the meter take so many seconds."""
+    """Make a run of the meter take this many seconds."""
     ticks = iter([50.0, 50.0 + seconds])
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
     monkeypatch.setattr(cpu, "time", clock)

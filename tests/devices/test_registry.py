@@ -1,4 +1,4 @@
-"""Entries and backends: each kind has both, and what they answer fits what is asked."""
+"""Entries and backends: each kind has both, and their answers have the right form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 
 
 def bfloat16(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
-    """A GPU with or without bfloat16 of its own."""
+    """Make a GPU with or without native bfloat16."""
 
     class Entered:
         def __init__(self, device: torch.device) -> None:
@@ -77,7 +77,7 @@ def test_the_kind_is_the_first_part_of_a_name() -> None:
 
 
 def test_a_kind_that_is_not_known_is_taken_for_an_accelerator() -> None:
-    # A report on a run of a later version is still made.
+    # Reporting on a run of a later version still works.
     assert kind_of("xpu:1") == DeviceKind(name="xpu")
     assert not kind_of("xpu").is_host
     assert not is_device_name("xpu") and is_device_name("cuda:7")

@@ -1,4 +1,4 @@
-"""What this process holds of a device: the tensors that are alive, the allocator's bytes."""
+"""What this process holds on a device: live tensors and the allocator's bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Held:
 
 
 def emptied() -> Held:
-    """Return what the allocator still holds once it has given back all it can.
+    """Return what the allocator still holds after releasing everything it can.
 
     The workspaces of cuBLAS go as well: they stay where the first product found room, and keep a
     segment of any size reserved.
@@ -30,20 +30,20 @@ def emptied() -> Held:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-        # Private, so that a release of torch may be without it; then they stay, which is harmless.
+        # Private, so a release of torch may lack it; then the workspaces stay, which is harmless.
         getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
         torch.cuda.empty_cache()
     return Held(torch.cuda.memory_allocated(), torch.cuda.memory_reserved())
 
 
 def live_tensors(kind: str) -> list[str]:
-    """Return the type, shape and dtype of each tensor that is alive on devices of a kind.
+    """Return the type, shape and dtype of each live tensor on devices of a kind.
 
     Numbers are left out: libraries keep some as tensors without a shape.
     """
     return [
         f"{type(one).__name__} {tuple(one.shape)} {one.dtype}"
         for one in gc.get_objects()
-        # By its type: to ask some objects of libraries for their class imports things, or warns.
+        # Check the type: asking some library objects for their class imports modules, or warns.
         if issubclass(type(one), torch.Tensor) and one.ndim and one.device.type == kind
     ]

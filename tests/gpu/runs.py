@@ -1,4 +1,4 @@
-"""What the rows of a run say of its measuring: memory, cache bytes, cold samples."""
+"""What the rows of a run say about its measurements: memory, cache bytes, cold samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kvbench.records.sample import Sample
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes by which memory grew during a sample, as NVML and as torch's allocator have it.
+    """Bytes by which memory grew during a sample, according to NVML and to torch's allocator.
 
     `cache` is the part of the cache on the device.
     """
@@ -32,14 +32,14 @@ def growths(run: Run) -> list[Growth]:
         reserved = _difference(s.torch_peak_reserved_bytes, s.torch_reserved_before_bytes)
         allocated = _difference(s.torch_peak_allocated_bytes, s.torch_before_bytes)
         if None not in (nvml, reserved, allocated, s.kv_cache_bytes):
-            # What an offloaded cache keeps in host memory takes nothing of the device.
+            # What an offloaded cache keeps in host memory takes nothing on the device.
             here = s.kv_cache_bytes - (s.cache_host_bytes or 0)
             found.append(Growth(s.sample_id, nvml, reserved, allocated, here))
     return found
 
 
 def wrong_caches(run: Run) -> list[str]:
-    """Return the cases whose cache has other bytes than theory says, and both numbers.
+    """Return the cases whose cache bytes differ from theory, with both numbers.
 
     Raises:
         AssertionError: theory knows the cache of no case.
@@ -68,7 +68,7 @@ def cold_cases(run: Run) -> list[str]:
 
 
 def timed(run: Run) -> list[Sample]:
-    """Return the samples that count, in the order in which they were taken."""
+    """Return the samples that count, in the order they were taken."""
     return [s for s in run.samples if s.phase == "measure" and s.status == "ok"]
 
 

@@ -1,6 +1,6 @@
-"""Figures of a real GPU, each with its bound: stamps, energy, and the run that `make gpu` made.
+"""Figures of a real GPU, each with a bound: stamps, energy, and the run made by `make gpu`.
 
-They print what they find; `make gpu` shows that.
+They print what they measure; `make gpu` shows it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def meter() -> Iterator[CudaMeter]:
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    """The run that `make gpu` made before."""
+    """Return the run that `make gpu` made earlier."""
     folder = os.environ.get("KVBENCH_GPU_RUN")
     if not folder:
         pytest.skip("KVBENCH_GPU_RUN names no run; `make gpu` makes one")
@@ -48,7 +48,7 @@ def run() -> Run:
 
 
 def keep_busy(meter: CudaMeter, seconds: float, board: object = None) -> list[float]:
-    """Multiply for some seconds; the watts of a board, read every 20 ms."""
+    """Multiply for some seconds and return the watts of a board, read every 20 ms."""
     left = torch.randn(8192, 8192, device=DEVICE, dtype=torch.float16)
     watts, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -104,7 +104,7 @@ def test_a_stamp_per_token_costs_next_to_nothing() -> None:
     seconds(True), seconds(False)
     ratios = []
     for pair in range(pairs):
-        # The order swapped each time, so that drift falls on neither.
+        # Alternate the order, so that drift affects neither.
         order = (True, False) if pair % 2 else (False, True)
         times = {stamped: seconds(stamped) for stamped in order}
         ratios.append(times[True] / times[False])

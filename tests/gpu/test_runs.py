@@ -1,4 +1,4 @@
-"""What is read off the rows of runs, on runs of an H100 that are kept here; needs no GPU."""
+"""What is read from the rows of runs, on runs of an H100 that are stored here; needs no GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def changed(folder: Path, name: str, **columns: Any) -> Path:
 
 
 def test_growth_is_what_was_added_to_what_was_there(tmp_path: Path) -> None:
-    assert growths(load_run(GOLDEN / "h100-gpt2-cuda")) == []  # Of before there was the column.
+    assert growths(load_run(GOLDEN / "h100-gpt2-cuda")) == []  # From before the column existed.
     path = changed(tmp_path, "h100-gpt2-cuda", torch_reserved_before_bytes=713_031_680)
     found = growths(load_run(path))
     assert len(found) == 6

@@ -1,4 +1,4 @@
-"""What only one of the caches written by hand does, and the bytes that each copies."""
+"""What only one of the hand-written caches does, and the bytes that each copies."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Copied(TorchDispatchMode):
 
 
 def made(folder: str, name: str, inputs: Inputs | None = None, new: int = NEW) -> Cache:
-    """A new cache, as it is made for a generation of a prompt of five tokens in two rows."""
+    """Return a new cache, made as for a generation with a prompt of five tokens in two rows."""
     loaded = load(folder)
     call = Call(loaded, inputs or prompt_of(loaded), new)
-    # A body that leaves it to `generate` gets what that makes.
+    # A body that leaves it to `generate` gets what `generate` makes.
     cache = cache_options(strategy(name), call).get("past_key_values", DynamicCache())
     assert isinstance(cache, Cache)
     return cache
@@ -64,7 +64,7 @@ def states(positions: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def feed(cache: Cache, counts: Iterable[int]) -> list[Copied]:
-    """Give one layer as many positions as each count says, and return what each step copied."""
+    """Feed one layer as many positions as each count says, and return what each step copied."""
     found = []
     for seed, count in enumerate(counts):
         new = states(count, seed)
@@ -75,7 +75,7 @@ def feed(cache: Cache, counts: Iterable[int]) -> list[Copied]:
 
 
 def copied(folder: str, name: str) -> list[int]:
-    """The positions that each of eleven steps copies in one layer, after a prompt of five."""
+    """Return the positions that each of eleven steps copies in a layer, after a prompt of five."""
     steps = feed(made(folder, name), [PROMPT] + [1] * (NEW - 1))[1:]
     return [step.bytes // POSITION for step in steps]
 
@@ -86,11 +86,11 @@ def generated(folder: str, name: str, tokens: int = NEW) -> Any:
 
 
 AFTER = range(PROMPT + 1, PROMPT + NEW)
-"""Positions that there are after each step."""
+"""The number of positions after each step."""
 
 
 def assert_concat(folder: str) -> None:
-    """Each step joins one piece more, and no piece ever moves."""
+    """Each step joins one more piece, and no piece ever moves."""
     cache = made(folder, "concat")
     steps = feed(cache, [PROMPT, 1, 1])
     assert [step.joined for step in steps] == [1, 2, 3]
@@ -103,7 +103,7 @@ def assert_concat(folder: str) -> None:
 
 
 def assert_prealloc(folder: str) -> None:
-    """A step copies one position, but for those at which the buffer doubles: 5, 10, 20."""
+    """A step copies one position, except when the buffer doubles: 5, 10, 20."""
     assert copied(folder, "prealloc") == [
         1 + (after - 1 if after - 1 in (5, 10) else 0) for after in AFTER
     ]
@@ -121,7 +121,7 @@ def assert_per_head(folder: str) -> None:
 
 
 def assert_blocks(folder: str) -> None:
-    """Rows have their blocks in turn, and no more room than whole blocks."""
+    """Rows take blocks in turn, and no more room than whole blocks."""
     cache = generated(folder, "blocks:size=4")
     assert cache_layers(cache) == "BlocksLayer x2"
     layer = cache.layers[0]
@@ -144,7 +144,7 @@ LOSSY: list[str] = []
 
 
 def assert_half(folder: str) -> None:
-    """Two bytes a number, and all that comes back is rounded to them, the first step's too."""
+    """Two bytes per number, and everything returned is rounded to them, in the first step too."""
     cache = generated(folder, "half")
     assert allocated_bytes(cache) == cache_bytes(cache) == 2 * 16 * POSITION // 2
     for dtype in (torch.float16, torch.bfloat16):
@@ -162,12 +162,12 @@ LOSSY.append("half")
 
 
 def assert_tiered(folder: str) -> None:
-    """What is recent comes back to the bit; what is older is off by half a step of int8."""
+    """Recent positions come back exactly; older ones are off by half a step of int8."""
     cache = made(folder, "tiered:block=4:recent=4")
     keys = torch.cat([states(count, seed)[0] for seed, count in enumerate([PROMPT, 7, 1])], dim=2)
     feed(cache, [PROMPT, 7])
     found, _ = cache.update(*states(1, 2), 0)
-    # Of 12 positions two blocks are old, the last four are not, nor is the one that comes now.
+    # Of 12 positions two blocks are old; the last four and the new one are not.
     assert torch.equal(found[:, :, 8:], keys[:, :, 8:])
     for block in (slice(0, 4), slice(4, 8)):
         step = keys[:, :, block].abs().amax(dim=(2, 3), keepdim=True) / 127
@@ -185,7 +185,7 @@ LOSSY.append("tiered:block=4:recent=4")
 
 
 def assert_knorm(folder: str) -> None:
-    """The longest keys are gone, in each head its own, and a step costs the same for ever."""
+    """Each head drops its own longest keys, and a step always costs the same."""
     cache = made(folder, "knorm:budget=6")
     feed(cache, [PROMPT, 4])
     keys = torch.cat([states(PROMPT, 0)[0], states(4, 1)[0]], dim=2)
@@ -203,7 +203,7 @@ LOSSY.append("knorm:budget=6")
 
 
 def assert_random(folder: str) -> None:
-    """Which are kept has nothing to do with the keys, and is drawn in the same way each time."""
+    """The choice is independent of the keys, and drawn in the same way each time."""
     kept = []
     for factor in (1, 1, 5):
         cache = made(folder, "random:budget=6")
@@ -226,13 +226,13 @@ LOSSY.append("random:budget=6")
 
 
 def assert_disk(folder: str) -> None:
-    """All but the last positions are in files with room for the whole generation, without names."""
+    """All but the last positions are in unnamed files with room for the whole generation."""
     cache = generated(folder, "disk:recent=4")
     assert cache_bytes(cache) == 2 * 16 * POSITION
     assert allocated_bytes(cache) == 2 * 4 * POSITION
     assert disk_bytes(cache) == 2 * 12 * POSITION
     assert {old.shape[2] for layer in cache.layers for old in layer.on_disk} == {12}
-    # Nothing is moved while all of it is recent, and no file is made.
+    # Nothing is moved while all of it is recent, and no file is created.
     assert disk_bytes(generated(folder, "disk:recent=64")) == 0
 
 

@@ -1,4 +1,4 @@
-"""What tests of measuring share."""
+"""Fixtures that the measuring tests share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def engine() -> Iterator[LocalEngine]:
 
 @pytest.fixture
 def gpu() -> Iterator[NvmlDevice]:
-    """The first CUDA device as NVML knows it, this process's context already on it."""
+    """Return the first CUDA device as NVML knows it, with this process's context already on it."""
     try:
         nvml = Nvml()
     except NvmlUnavailable as error:

@@ -1,4 +1,4 @@
-"""The caches written by hand: what verification says of them, and what they do not take."""
+"""The hand-written caches: how verification judges them, and what they do not support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache object: its size in closed form, and what it is made of."""
+"""The cache object: its size in closed form, and its parts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FakeCache:
 
 
 class Packed(torch.Tensor):
-    """Shows four numbers a byte, as the tensors of quantizing packages do."""
+    """A tensor that packs four numbers per byte, as those of quantizing packages do."""
 
     @staticmethod
     def __new__(cls, data: torch.Tensor, scale: torch.Tensor) -> Packed:

@@ -1,4 +1,4 @@
-"""Each cache strategy really is what its name says: its class, its bytes, and what only it does."""
+"""Each cache strategy is what its name says: its class, its bytes, its special behavior."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ ON_CUDA = ["static-compiled", "offloaded", "offloaded-static", "paged-graphs"]
 
 
 def generated(folder: str, cache: str, tokens: int = NEW) -> Any:
-    """The cache object after a generation on a fresh model."""
+    """Return the cache object after a generation on a fresh model."""
     loaded = load(folder)
     return run(loaded, inputs_of(loaded, ROWS), cache, tokens).cache
 
 
-# What only one strategy does
+# Behavior of only one strategy
 
 
 def assert_static(folder: str) -> None:
@@ -116,7 +116,7 @@ def assert_static(folder: str) -> None:
 
 
 def assert_dynamic_full(folder: str) -> None:
-    """It goes on past the window, in layers that have one."""
+    """It grows past the window, in layers that have one."""
     cache = generated(folder, "dynamic-full", 40)
     assert cache_class(cache) == "DynamicCache"
     assert cache_layers(cache) == "DynamicLayer x4"
@@ -125,7 +125,7 @@ def assert_dynamic_full(folder: str) -> None:
 
 
 def assert_fp8(folder: str) -> None:
-    """A byte a number, and a later step meets other keys than were handed in."""
+    """One byte per number, and a later step sees keys that differ from those passed in."""
     loaded = load(folder)
     cache = run(loaded, inputs_of(loaded, ROWS), FP8, NEW).cache
     assert cache_class(cache) == "QuantizedCache"
@@ -140,7 +140,7 @@ def assert_fp8(folder: str) -> None:
 
 
 def assert_in_groups(name: str, layer_class: str, bits: int, most: float) -> Callable[[str], None]:
-    """Packed, with the last positions as they are: `most` is how far off a number may be."""
+    """Packed, with the last positions exact: `most` is how far off a number may be."""
 
     def check(folder: str) -> None:
         loaded = load(folder)
@@ -163,7 +163,7 @@ def assert_in_groups(name: str, layer_class: str, bits: int, most: float) -> Cal
 
 
 def assert_window(folder: str) -> None:
-    """Older positions are dropped, and steps give what a mask over those that are left gives."""
+    """Older positions are dropped, and steps match a mask over the remaining ones."""
     loaded = load(folder)
     inputs = padded_inputs(loaded)
     cache = run(loaded, inputs, WINDOW, 20).cache
@@ -183,7 +183,7 @@ def assert_sink_window(folder: str) -> None:
     assert cache.get_seq_length() == 8 + 20 - 1
     assert allocated_bytes(cache) == cache_bytes(cache) == 2 * 2 * (3 * 2 * (2 + 5) * 16 * 4)
     assert_attends_as_masked(loaded, inputs, SINKS, size=6, sink=2)
-    # Keys of the first layer do not depend on what was attended to.
+    # Keys of the first layer do not depend on attention.
     exact = run(loaded, inputs, "dynamic", 8).cache.layers[0].keys
     for row, start in enumerate([0, 3, 6]):
         kept = cache.layers[0].keys[row, :, :2]
@@ -201,7 +201,7 @@ def padded_inputs(loaded: LoadedModel) -> Inputs:
 def assert_attends_as_masked(
     loaded: LoadedModel, inputs: Inputs, name: str, size: int, sink: int
 ) -> None:
-    """Each step of a generation has the logits of one eager forward with a mask made by hand."""
+    """Each step has the logits of one eager forward with a hand-made mask."""
     made = greedy(Work(loaded, inputs, 20), strategy(name))
     tokens = made.sequences[:, :-1]
     prompt, count = inputs.tokens, tokens.shape[1]
@@ -212,7 +212,7 @@ def assert_attends_as_masked(
             for key in range(start, query + 1):
                 near = query < prompt or key > query - size
                 seen[row, 0, query, key] = near or key < start + sink
-    # A query of padding sees itself: a row without any is not a number.
+    # A padding query sees itself: a row without any key would be NaN.
     seen |= torch.eye(count, dtype=torch.bool)
     starts = prompt - inputs.attention_mask.sum(1)
     places = (torch.arange(count)[None] - starts[:, None]).clamp(min=0)
@@ -229,7 +229,7 @@ def assert_attends_as_masked(
 
 
 def assert_paged(folder: str) -> None:
-    """A pool that just holds the requests, of which each takes pages as it grows."""
+    """The pool just holds the requests, each of which takes pages as it grows."""
     loaded = load(folder)
     inputs = padded_inputs(loaded)
     used: list[int] = []
@@ -248,7 +248,7 @@ def assert_paged(folder: str) -> None:
     assert cache.occupancy == 1.0
     assert used[0] == 13 - (2 + 2 + 1) and used[-1] == 0
     assert cache_bytes(cache) == 2 * (2 * 2 * (19 + 16 + 13) * 16 * 4)
-    # Two pages more, that nothing is kept in.
+    # Two more pages, in which nothing is kept.
     assert allocated_bytes(cache) == 2 * (2 * 2 * (13 + 2) * 4 * 16 * 4)
     exact = run(loaded, inputs, "dynamic", NEW)
     assert torch.equal(output.sequences[:, 8:], exact.new_ids)
@@ -318,7 +318,7 @@ def test_theory_knows_the_bytes(tmp_path: Path, name: str, kind: str) -> None:
     architecture = Architecture.from_config(loaded.config.to_dict())
     said = expected_bytes(architecture, name, 2, 5, NEW, "float32")
     assert cache_bytes(cache) == said
-    # A growing window allocates what it was concatenated from.
+    # A growing window allocates the tensors that it was concatenated from.
     assert allocated_bytes(cache) + (disk_bytes(cache) or 0) >= said
 
 
@@ -334,7 +334,7 @@ def test_an_exact_strategy_does_the_same_work(tmp_path: Path, name: str, kind: s
     assert {row.check for row in rows} == {"tokens", "logits", "shape", "leak"}
     wrong = [(row.check, row.batch_size, row.verdict, row.detail) for row in rows]
     if name == "paged":
-        # Pages are no layers that the check of shapes could read.
+        # Pages are not layers that the shape check could read.
         assert {row.verdict for row in rows if row.check == "shape"} == {"inconclusive"}
         rows = tuple(row for row in rows if row.check != "shape")
     assert {row.verdict for row in rows} <= {"pass", "near_tie"}, wrong
@@ -347,7 +347,7 @@ LEAVING = ["off", "dynamic", "static", "dynamic-full", FP8, *GROUPED, WINDOW, SI
 
 
 def left_on(model: Any) -> dict[str, Any]:
-    """What is on the model object and its modules besides weights: names, sizes, numbers."""
+    """Return what is on the model object and its modules besides weights: names, sizes, numbers."""
     found: dict[str, Any] = {"attention": model.config._attn_implementation}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
@@ -363,7 +363,9 @@ def left_on(model: Any) -> dict[str, Any]:
 
 
 def after_long_and_short(folder: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is on a fresh model after a short generation, and after a long and a short one more."""
+    """Return what is on a fresh model after a short generation, and after one long and one more
+    short.
+    """
     loaded = load(folder)
     inputs = inputs_of(loaded, ROWS)
     run(loaded, inputs, name, 4)

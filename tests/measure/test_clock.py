@@ -14,7 +14,7 @@ from kvbench.measure.clock import TokenClock
 
 
 def fed(steps: int) -> TokenClock:
-    """A clock that was handed a prompt and so many tokens."""
+    """Return a clock that received a prompt and this many tokens."""
     clock = TokenClock()
     clock.put(torch.tensor([[5, 17, 9]]))
     for step in range(steps):
@@ -65,7 +65,7 @@ def test_the_end_adds_nothing() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("returned", [False, True])
 def test_transformers_defers_no_token_on_these_devices(device: str, returned: bool) -> None:
-    """On some it hands each token over one step late: stamps would be those of the step before."""
+    """On some it passes each token one step late: stamps would belong to the step before."""
     deferred = getattr(utils, "DeferredStopCheck", None)
     if deferred is None:
         pytest.skip("this Transformers never defers")

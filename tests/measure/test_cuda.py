@@ -42,8 +42,8 @@ pytestmark = pytest.mark.cuda
 MIB = 2**20
 PROMPT = [5, 17, 9, 300, 44]
 
-# Run in a process of its own. For each way to choose visible devices a child of it, which has not
-# met CUDA yet, prints how many there are, torch's UUID of the first, and the UUID that NVML gives
+# Run in a separate process. For each way to choose visible devices, a child of it, which has not
+# used CUDA yet, prints how many there are, torch's UUID of the first, and the UUID that NVML gives
 # for the handle found by it.
 LOOK = """
 import os, sys
@@ -74,7 +74,7 @@ for visible in sys.argv[1:]:
 
 
 class CheckedClock(TokenClock):
-    """A clock that asks at each stamp whether the device is done, and then waits for it."""
+    """A clock that checks at each stamp whether the device is done, and then waits for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def needs_nvml() -> None:
 
 @pytest.fixture
 def needs_board(needs_nvml: None) -> None:
-    """A part of a board has neither clocks nor a temperature of its own."""
+    """Skip on a part of a board, which has neither clocks nor a temperature."""
     if nvml_uuid(str(torch.cuda.get_device_properties(0).uuid)).startswith("MIG-"):
         pytest.skip("a MIG instance")
 
@@ -125,7 +125,7 @@ def measured(engine: LocalEngine, one: Case) -> Sample:
 
 
 def nvml_uuid(uuid: str) -> str:
-    """NVML's name of a device that torch knows by a UUID: of a board or of a part of one."""
+    """Return NVML's name of a device that torch knows by a UUID: of a board or of a part of one."""
     pynvml.nvmlInit()
     try:
         pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
@@ -168,7 +168,7 @@ def test_the_handle_is_that_of_the_visible_device() -> None:
     )
     said = f"{done.stdout}\n{done.stderr}"
     assert done.returncode == 0, said
-    # Libraries may print lines of their own.
+    # Libraries may print their own lines.
     seen = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("seen ")]
     expected = [
         [str(len(choice.split(","))), uuids[-1], nvml_uuid(uuids[-1])] for choice in choices
@@ -223,8 +223,8 @@ def test_a_peak_is_that_of_its_own_run(engine: LocalEngine, tmp_path: Path) -> N
     assert large.torch_peak_allocated_bytes is not None
     assert small.torch_peak_allocated_bytes is not None
     assert large.kv_cache_bytes is not None
-    # Not what was reserved: a block that lives on keeps its whole segment, with free space in it
-    # that a later run fills first.
+    # Not what was reserved: a surviving block keeps its whole segment, whose free space a later run
+    # fills first.
     freed = large.torch_peak_allocated_bytes - small.torch_peak_allocated_bytes
     assert freed >= large.kv_cache_bytes / 2
 
@@ -234,7 +234,7 @@ def test_a_stamp_marks_a_token_that_is_done(tmp_path: Path, cache: str) -> None:
     loaded = load(config_folder(tmp_path, LLAMA), device="cuda")
     clock = CheckedClock()
     out = generated(loaded, cache, 20, clock)
-    # Before any synchronisation of ours: the copy to the host has waited for it.
+    # Before our own synchronization: the copy to the host has waited for it.
     assert clock.idle == [True] * 21  # The prompt and 20 tokens.
     assert len(out.token_times) == out.new_tokens == 20
     stamps = (0.0, *out.token_times, out.total_s)
@@ -282,7 +282,7 @@ def test_out_of_memory_is_a_sample_and_the_next_one_works(
     name = config_folder(tmp_path, LLAMA)
     small = cuda_case(name, cache=cache)
     expected = measured(engine, small)
-    # 4096 rows of 120 tokens: 120 MiB for each tensor that is as wide as the model.
+    # 4096 rows of 120 tokens: 120 MiB for each tensor as wide as the model.
     large = cuda_case(name, cache=cache, batch_size=4096, prompt=Prompt.of_tokens(120))
     failed, times = run_task(engine, task(large))
     assert (failed.status, failed.stage) == ("oom", "prefill")
@@ -311,7 +311,7 @@ def test_energy_is_null_under_a_second(engine: LocalEngine, tmp_path: Path) -> N
 
 def test_closing_gives_the_memory_back(engine: LocalEngine, tmp_path: Path) -> None:
     one = cuda_case(config_folder(tmp_path, GPT2))
-    # Once before: cuBLAS keeps the workspace that it takes at its first call.
+    # Run once before: cuBLAS keeps the workspace from its first call.
     measured(engine, one)
     engine.close()
     before = torch.cuda.memory_allocated()

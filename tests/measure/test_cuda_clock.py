@@ -1,4 +1,4 @@
-"""Stamps on a real GPU against an explicit synchronise per token, where a step is long."""
+"""Stamps on a real GPU against an explicit synchronization per token, where a step is long."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH, PROMPT, TOKENS = 32, 400, 12
 
 
 class WaitingClock(TokenClock):
-    """A clock that, at each stamp, waits for the device, and notes how long that took."""
+    """A clock that waits for the device at each stamp, and records how long that took."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,10 +52,10 @@ def test_a_stamp_needs_no_synchronise_of_its_own(cache: str) -> None:
             synchronise=torch.cuda.synchronize,
         )
 
-    # Once before: while libraries and kernels are loaded it is the device that waits.
+    # Run once before: while libraries and kernels load, the device waits.
     run(TokenClock())
     clock, running = WaitingClock(), list[bool]()
-    # As the host leaves the model: a clock that were read there would time the launch.
+    # As the host leaves the model: a clock read there would time the launch.
     hook = loaded.model.register_forward_hook(
         lambda *_: running.append(not torch.cuda.current_stream().query())
     )
@@ -63,10 +63,10 @@ def test_a_stamp_needs_no_synchronise_of_its_own(cache: str) -> None:
         stamps = run(clock).token_times
     finally:
         hook.remove()
-    # A long step was still running then: without a cache each is, with one the first.
+    # A long step was still running then: without a cache each is long, with one the first.
     assert len(running) == TOKENS
     assert all(running) if cache == "off" else running[0]
-    # What waiting for the device adds to a stamp, beside the step that the stamp ends.
+    # What waiting for the device adds to a stamp, next to the step that the stamp ends.
     assert len(clock.waits) == TOKENS + 1
     assert clock.waits[1] < 0.1 * stamps[0]
     gaps = [later - earlier for earlier, later in itertools.pairwise(stamps)]

@@ -1,4 +1,4 @@
-"""NVML on a real GPU: memory that moves, energy, reasons for reduced clocks, neighbours."""
+"""NVML on a real GPU: changing memory, energy, reasons for reduced clocks, other processes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.cuda
 MIB = 2**20
 DEVICE = "cuda"
 
-# The driver hands memory out in blocks of 2 MiB; other processes are not to be there.
+# The driver allocates memory in blocks of 2 MiB; other processes must be absent.
 SLACK = 32 * MIB
 
-# A process that takes memory on the device, says so, and holds it until its input is closed.
+# A process that takes memory on the device, reports it, and holds it until its input is closed.
 NEIGHBOUR = """
 import sys, torch
 block = torch.ones(256 * 2**20, dtype=torch.uint8, device="cuda")
@@ -39,7 +39,7 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 
-# By the names of NVML's constants, so that a wrong bit in kvbench is seen.
+# Named as NVML's constants, to reveal a wrong bit in kvbench.
 REASONS = {
     "SwPowerCap": "sw_power_cap",
     "HwSlowdown": "hw_slowdown",
@@ -74,7 +74,7 @@ def measured(engine: LocalEngine, one: Case) -> Sample:
 
 
 def used(gpu: NvmlDevice) -> int:
-    """NVML's used memory; without it there is nothing to test."""
+    """Return NVML's used memory; skip without it."""
     found = gpu.used_bytes()
     if found is None:
         pytest.skip("NVML does not tell the memory in use here")
@@ -82,7 +82,7 @@ def used(gpu: NvmlDevice) -> int:
 
 
 def raw_reasons(gpu: NvmlDevice) -> int | None:
-    """The bits as pynvml gives them."""
+    """Return the bits as pynvml returns them."""
     for name in (
         "nvmlDeviceGetCurrentClocksEventReasons",
         "nvmlDeviceGetCurrentClocksThrottleReasons",
@@ -93,7 +93,7 @@ def raw_reasons(gpu: NvmlDevice) -> int | None:
 
 
 def put_to_work() -> None:
-    """Give the device some tenths of a second of work, and do not wait for it."""
+    """Give the device some tenths of a second of work without waiting for it."""
     left = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
     for _ in range(200):
         torch.mm(left, left)
@@ -106,7 +106,7 @@ def test_used_memory_moves_with_what_torch_takes_and_gives_back(gpu: NvmlDevice)
     assert torch.cuda.memory_reserved() - reserved == 512 * MIB
     assert abs(used(gpu) - before - 512 * MIB) <= SLACK
     del held
-    # Freed for torch alone.
+    # Freed only for torch.
     assert abs(used(gpu) - before - 512 * MIB) <= SLACK
     torch.cuda.empty_cache()
     assert abs(used(gpu) - before) <= SLACK
@@ -126,7 +126,7 @@ def test_a_sample_s_growth_is_that_of_the_allocator(
     assert sample.torch_before_bytes is not None
     assert sample.kv_cache_bytes == 2 * 2 * 4096 * 64 * (5 + 50 - 1) * 4
     assert sample.torch_peak_allocated_bytes - sample.torch_before_bytes >= sample.kv_cache_bytes
-    # What was reserved before has free space in it, which is used first and grows nothing.
+    # Earlier reservations have free space, which is used first and causes no growth.
     reserved = sample.torch_peak_reserved_bytes - sample.torch_reserved_before_bytes
     assert reserved >= sample.kv_cache_bytes
     assert abs(sample.nvml_peak_bytes - sample.nvml_before_bytes - reserved) <= SLACK
@@ -136,7 +136,7 @@ def test_a_neighbour_is_seen_in_memory_counted_and_flags_the_sample(
     gpu: NvmlDevice, engine: LocalEngine, tmp_path: Path
 ) -> None:
     one = case(config_folder(tmp_path, GPT2), device=DEVICE)
-    # Once before: kernels and cuBLAS's workspace come with the first call, and stay.
+    # Run once before: kernels and cuBLAS's workspace come with the first call, and stay.
     measured(engine, one)
     engine.close()
     before, reserved, alone = used(gpu), torch.cuda.memory_reserved(), gpu.other_processes()
@@ -167,7 +167,7 @@ def test_reasons_for_reduced_clocks_are_those_of_the_bits(gpu: NvmlDevice, busy:
         if before is None:
             assert reasons is None
             pytest.skip("NVML does not tell the reasons here")
-        # Between two readings that agree; they change of themselves.
+        # Between two equal readings; they change on their own.
         if before == after:
             found = [name for bit, name in sorted(known.items()) if bit & before]
             assert reasons == ("+".join(found) or "none")

@@ -1,4 +1,4 @@
-"""The cache on disk: no file outlives its process, and a sample says how much there was."""
+"""The cache on disk: no file outlives its process, and a sample records how much was on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_no_file_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
     )
     assert held.stdout is not None
     assert int(held.stdout.readline()) == 2 * 1000 * 2 * 16 * 4
-    # There while it runs, and mapped from that folder, but without a name.
+    # It exists while it runs, and is mapped from that folder, but has no name.
     maps = Path(f"/proc/{held.pid}/maps")
     if maps.exists():
         assert str(tmp_path) in maps.read_text()

@@ -1,4 +1,4 @@
-"""The engine that measures in this process: samples, failures that are samples, memory freed."""
+"""The engine in this process: samples, failures as samples, freed memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def gpt2(tmp_path: Path) -> str:
 
 
 def measure(engine: LocalEngine, one: Case, **changes: Any) -> Sample:
-    """The first timed sample of a case whose model is open."""
+    """Return the first timed sample of a case whose model is open."""
     return run_task(engine, task(one, **changes))[0]
 
 
@@ -70,7 +70,7 @@ def opened(engine: LocalEngine, one: Case) -> ModelLoaded:
 
 
 def measured(engine: LocalEngine, one: Case, **changes: Any) -> Sample:
-    """The first timed sample of a case."""
+    """Return the first timed sample of a case."""
     opened(engine, one)
     return measure(engine, one, **changes)
 
@@ -88,7 +88,7 @@ def refusal(engine: LocalEngine, *cases: Case) -> str:
 
 
 def before_each_pass(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
-    """Have GPT-2 do something before each forward pass, which is given its number, from 0."""
+    """Call a function before each forward pass of GPT-2, with the pass's number, from 0."""
     original = GPT2LMHeadModel.forward
     numbers = itertools.count()
 
@@ -101,7 +101,7 @@ def before_each_pass(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: Exception) -> None:
-    """Have one forward pass of GPT-2 raise."""
+    """Make one forward pass of GPT-2 raise."""
 
     def act(now: int) -> None:
         if now == number:
@@ -396,7 +396,7 @@ def test_out_of_memory_is_told_apart(
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "crashed", False),
         (RuntimeError("broken"), "crashed", True),
         (torch.OutOfMemoryError("CUDA out of memory."), "oom", True),
-        # Memory that is lacking is the device's word too, and does not end its context.
+        # The device may also report missing memory, which does not end its context.
         (RuntimeError("CUDA error: out of memory"), "oom", True),
     ],
 )
@@ -464,7 +464,7 @@ def test_what_a_crash_held_is_freed(
     def hold_and_raise(number: int) -> None:
         held = torch.ones(10)
         ghosts.append(weakref.ref(held))
-        # An error that its own frame knows is a loop, which only the collector frees.
+        # An error that its own frame refers to is a cycle, which only the collector frees.
         error = RuntimeError(f"broken with {held}")
         raise error
 
@@ -574,7 +574,7 @@ def test_another_cache_than_asked_for_is_flagged(
 
 
 def test_a_cache_that_holds_nothing_is_flagged(engine: LocalEngine, tmp_path: Path) -> None:
-    # This architecture ignores use_cache: it is handed a cache object and leaves it empty.
+    # This architecture ignores use_cache: it receives a cache object and leaves it empty.
     config = {"model_type": "openai-gpt", "n_layer": 1, "n_embd": 64, "n_head": 4}
     name = config_folder(tmp_path, config, vocab_size=VOCABULARY, n_positions=64)
     sample = measured(engine, case(name, attention="eager"))
@@ -628,7 +628,7 @@ def test_a_model_that_breaks_in_its_own_code_fails_to_load_as_crashed(
         raise AttributeError("no such thing")
 
     monkeypatch.setattr(GPT2LMHeadModel, "__init__", broken)
-    # It is no reason to refuse the other models of a plan.
+    # This is no reason to refuse the other models of a plan.
     engine.check([group(case(gpt2))])
     failed = engine.open(key(gpt2))
     assert isinstance(failed, LoadFailed)
@@ -668,7 +668,7 @@ def test_the_seed_makes_the_weights(gpt2: str) -> None:
 
 @pytest.fixture
 def ghosts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Weak references to the models that are loaded."""
+    """Return weak references to the loaded models."""
     found: list[Any] = []
     real = engine_module.load_model
 

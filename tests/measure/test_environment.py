@@ -1,4 +1,4 @@
-"""The environment: what the machine is, and a sentence for each thing that is missing."""
+"""The environment: facts about the machine, and a sentence for each missing thing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty folder for what is probed."""
+    """Return an empty folder for stored probes."""
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
     return tmp_path
 

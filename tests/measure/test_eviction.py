@@ -1,4 +1,4 @@
-"""Eviction by hand: the mask and the positions are right, with padding too."""
+"""Hand-written eviction: the mask and the positions are right, with padding too."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def step_logits(
 
 
 def kept_by_norm(keys: torch.Tensor, padding: int, prompt: int) -> list[list[set[int]]]:
-    """Which positions each head sees at each step, told one by one: `[step][head]`."""
+    """Return the positions that each head sees at each step, one by one: `[step][head]`."""
     # keys: [heads, all, head_dim]
     norms = keys.norm(dim=2)
     seen: list[list[set[int]]] = []
@@ -56,7 +56,7 @@ def kept_by_norm(keys: torch.Tensor, padding: int, prompt: int) -> list[list[set
 
 
 def test_eviction_is_what_an_eager_computation_with_a_mask_gives(tmp_path: Path) -> None:
-    # One layer: its keys do not depend on what attention has seen, so that one pass shows all.
+    # One layer: its keys do not depend on attention, so one pass shows all of them.
     folder = checkpoint(tmp_path, LLAMA, num_hidden_layers=1)
     loaded = load(folder, weights="pretrained", attention="eager")
     inputs = padded([9, 4, 7])
@@ -82,7 +82,7 @@ def test_eviction_is_what_an_eager_computation_with_a_mask_gives(tmp_path: Path)
                     real = [p for p in places if padding <= p <= query]
                     # Two heads of queries share one of keys.
                     allowed[row, 2 * head : 2 * head + 2, query, real] = True
-    # A row of padding attends to nothing, which must not make it not a number.
+    # A padding row attends to nothing, which must not make it NaN.
     bias = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
     with torch.no_grad():
         full = loaded.model(
@@ -94,7 +94,7 @@ def test_eviction_is_what_an_eager_computation_with_a_mask_gives(tmp_path: Path)
         )
     expected = full.logits[:, prompt - 1 :]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    # And it matters: with everything kept, the later steps are others.
+    # It matters: with everything kept, the later steps differ.
     whole, _ = step_logits(loaded, inputs, "dynamic", new)
     assert (whole[:, -1] - expected[:, -1]).abs().max() > 1e-2
 

@@ -1,4 +1,4 @@
-"""Failures: what an exception means for a sample, and the one line that it becomes."""
+"""Failures: what an exception means for a sample, and its one-line message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from kvbench.errors import UserError
 from kvbench.measure.failures import Failure, classify
 
-# More than any address space: it fails at once and takes nothing.
+# More than any address space: it fails at once and allocates nothing.
 ABSURD = 2**46
 
 
@@ -93,7 +93,7 @@ def test_a_long_error_is_clipped() -> None:
 def test_memory_is_found_in_a_long_error() -> None:
     said = " DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."
     failure = classify(RuntimeError("x" * 600 + said))
-    # The sentence is clipped in the row, and the bytes are read from all of it.
+    # The row has a clipped sentence; the bytes are read from the whole message.
     assert (failure.status, failure.oom_bytes) == ("oom", 4096)
     assert "4096" not in failure.error
 

@@ -1,4 +1,4 @@
-"""Generation: exactly so many tokens, the same ones with the cache and without."""
+"""Generation: an exact number of tokens, the same with the cache and without."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_exactly_so_many_tokens_come_out(
 def test_both_arms_say_the_same(model: LoadedModel, batch_size: int) -> None:
     without = tokens(model, "off", 40, batch_size)
     assert tokens(model, "dynamic", 40, batch_size) == without
-    assert len(set(without[0])) >= 8  # Else equality would prove nothing.
+    assert len(set(without[0])) >= 8  # Otherwise equality would prove nothing.
 
 
 def test_the_prompt_is_no_part_of_the_output(model: LoadedModel) -> None:
@@ -113,7 +113,7 @@ def test_an_early_end_of_sequence_stops_nothing(
 
 
 def stops_by_itself(name: str, count: int) -> bool:
-    """Whether the checkpoint, generating as Transformers loads it, ends before so many tokens."""
+    """Return whether the checkpoint, as Transformers loads it, stops before this many tokens."""
     seq2seq = AutoConfig.from_pretrained(name).is_encoder_decoder
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     ids = torch.tensor([PROMPT])
@@ -169,7 +169,7 @@ def test_only_without_a_cache_all_positions_are_computed_again(
 
 
 def decoder_widths(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that each forward pass adds the length of its input to."""
+    """Return a list to which each forward pass appends the length of its input."""
     widths: list[int] = []
     name = "decoder_input_ids" if model.is_encoder_decoder else "input_ids"
     original = type(model.model).forward

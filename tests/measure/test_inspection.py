@@ -1,7 +1,7 @@
 """Tests of kvbench/measure/inspection.py, observers.py and count.py, on tiny real models.
 
-What is seen is held against the configuration, against the weights of the layer that is asked for,
-and against what torch counts or the closed form says; never against another reading of it.
+Observations are compared with the configuration, with the weights of the requested layer, and with
+torch's counts or the closed form; never with another observation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.tiny import (
 
 PROMPT, NEW, BATCH = 4, 5, 2
 SEEN = PROMPT + NEW - 1
-"""Positions fed in the end: the last token that comes out is never fed."""
+"""Positions fed in total: the last new token is never fed."""
 
 PLAIN: dict[str, tuple[int, int, int]] = {
     # heads, heads of keys and values, size of each
@@ -58,7 +58,7 @@ PLAIN: dict[str, tuple[int, int, int]] = {
     "gpt_neox": (4, 4, 8),
     "opt": (4, 4, 8),
 }
-"""Families whose layers are all alike, as their configurations in tests/theory say."""
+"""Families whose layers are all alike, according to their configurations in tests/theory."""
 
 SLIDING = ("mistral", "gemma2", "gemma3", "gpt_oss", "phi3", "llama4")
 """Families with windows of WINDOW positions; in each of them layer 0 has one."""
@@ -68,7 +68,7 @@ COUNTED = [
     for name in TINY
     if not name.startswith("falcon") and name not in ("gemma3n", "mamba", "mamba2", "qwen3_next")
 ]
-"""Families for which theory and torch's counter both have a number."""
+"""Families for which both theory and torch's counter have a number."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def nothing_stays_behind() -> Iterator[None]:
 
 
 def look(model: str | LoadedModel, layer: int = 0, new: int = NEW, **changes: Any) -> Inspection:
-    """Both arms of a model on BATCH rows of PROMPT fixed ids."""
+    """Inspect both generations of a model on BATCH rows of PROMPT fixed ids."""
     loaded = load(model) if isinstance(model, str) else model
     rows = changes.pop("rows", [list(range(10, 10 + PROMPT))] * BATCH)
     one = case(loaded.key.model, max_new_tokens=new, dtype=loaded.key.dtype, **changes)
@@ -137,7 +137,7 @@ def test_the_shapes_are_those_of_the_configuration(folders: Path, name: str) -> 
 @pytest.mark.parametrize("name", SLIDING)
 def test_a_window_keeps_its_last_positions_only(folders: Path, name: str, snapshot: object) -> None:
     seen = look(tiny(folders, name))
-    # It shows a query WINDOW positions, its own among them, and keeps one less for the next.
+    # A query sees WINDOW positions including its own, and the cache keeps one less for the next.
     assert [step.keys and step.keys[2] for step in seen.cached.steps] == [4, 5, 6, 6, 6]
     assert [step.keys and step.keys[2] for step in seen.off.steps] == [4, 5, 6, 7, 8]
     kept = {one.keys and one.keys[2] for one in seen.cached.steps[-1].cache}
@@ -197,11 +197,11 @@ def test_what_does_not_use_the_interface_is_not_guessed_at(folders: Path, snapsh
     last = seen.cached.steps[-1]
     assert (last.query, last.keys, last.values) == (None, None, None)
     assert seen.off.steps[-1].made_keys is None
-    # What is handed to the cache, and the cache itself, can be seen of any model.
+    # What the cache receives, and the cache itself, can be observed for any model.
     assert last.made_keys == (BATCH, 1, 1, 8)
     assert last.cache_shape == (2, 2, BATCH, 1, SEEN, 8)
     assert seen.notes[0] == snapshot
-    # And attention that is not in products of matrices cannot be counted.
+    # Attention that is not made of matrix products cannot be counted.
     assert last.flops_counted is None
     assert last.flops == last.flops_theory is not None
 
@@ -228,7 +228,7 @@ def test_of_an_encoder_decoder_the_decoder_is_shown(
     assert seen.notes[0] == snapshot
 
 
-# It is the layer that was asked for, and nothing is changed by looking
+# It is the requested layer, and observing changes nothing
 
 
 def test_the_tensors_are_those_of_the_layer_asked_for(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_cache_that_loses_a_key_is_seen(folders: Path, monkeypatch: pytest.Mon
     path = tiny(folders, "llama")
     monkeypatch.setattr(Cache, "update", spoil)
     seen = look(path, new=2)
-    # The first token comes of a prefill that was spoilt as well.
+    # The first token comes from a corrupted prefill as well.
     assert not seen.same_tokens or (seen.largest_difference or 0) > 0.1
     monkeypatch.undo()
     assert look(path, new=2).same_tokens

@@ -1,4 +1,4 @@
-"""Pauses, on stamps made by hand."""
+"""Pauses, on hand-made stamps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PREFILL, TOKEN, END = 0.5, 0.02, 0.001
 
 
 def ticks(gaps: Sequence[float]) -> list[float]:
-    """A clock that starts anywhere."""
+    """Return the readings of a clock that starts anywhere."""
     return [5.0, *(5.0 + passed for passed in itertools.accumulate(gaps))]
 
 
 def run(tokens: int = 100, **longer: float) -> list[float]:
-    """Gaps of a run; `at7=10` adds ten seconds to the gap of that number."""
+    """Return the gaps of a run; `at7=10` adds ten seconds to the gap of that number."""
     gaps = [PREFILL, *[TOKEN] * (tokens - 1), END]
     for name, seconds in longer.items():
         gaps[int(name.removeprefix("at"))] += seconds
@@ -29,7 +29,7 @@ def run(tokens: int = 100, **longer: float) -> list[float]:
 
 
 def on_cpu(gaps: Sequence[float], threads: float = 1.0, **away: float) -> bool:
-    """Whether a run on the CPU paused that did not run for `away` seconds of some gaps."""
+    """Return whether a CPU run counts as paused that was away for some seconds of its gaps."""
     used = [gap * threads for gap in gaps]
     for name, seconds in away.items():
         used[int(name.removeprefix("at"))] -= seconds * threads
@@ -55,12 +55,12 @@ def test_a_stop_in_the_prefill_is_seen_by_the_processor_time() -> None:
 
 
 def test_a_slow_token_that_used_the_processor_is_no_pause() -> None:
-    # As where something is compiled.
+    # As when something is compiled.
     assert not on_cpu(run(at50=10.0))
 
 
 def test_a_busy_machine_is_no_pause() -> None:
-    # A third of a processor all the time, in a long prefill too.
+    # A third of a processor throughout, in a long prefill too.
     assert not on_cpu(run(at0=30.0), 0.33)
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_gets_the_same_share_throughout_has_no_pause(
     if threads >= 1 or len(gaps) > 1:
         used = [gap * threads for gap in gaps]
         even = paused(ticks(gaps), ticks(used))
-        # Where one gap is all there is, a process that got less than a processor stood still.
+        # If there is only one gap, a process that got less than a processor stood still.
         assert not even or threads < 1
 
 

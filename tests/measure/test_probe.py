@@ -1,4 +1,4 @@
-"""Tests of kvbench/measure/probe.py: how rates are made, never how fast this machine is."""
+"""Tests of kvbench/measure/probe.py: how rates are computed, never how fast this machine is."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Ticks:
 
 @pytest.fixture(scope="module")
 def rates() -> Rates:
-    """A real probe of this processor, too small to mean anything."""
+    """Return a real probe of this processor, too small to be meaningful."""
     return probe_device("cpu", SMALL)
 
 
@@ -85,7 +85,7 @@ def test_a_probe_says_what_it_was_taken_on_and_how(rates: Rates) -> None:
 
 def test_copied_bytes_count_twice_and_read_ones_once() -> None:
     rates = probe_device("cpu", SMALL, clock=Ticks())
-    # One second each: reads of the whole working set, a copy of its one half onto the other.
+    # One second each: reads of the whole working set, a copy of one half onto the other.
     assert rates.read_bytes_per_s == MIB
     assert rates.copy_bytes_per_s == MIB
     assert rates.flops_per_s["float32"] == 2 * 32**3
@@ -94,7 +94,7 @@ def test_copied_bytes_count_twice_and_read_ones_once() -> None:
 
 
 def test_a_layer_is_the_difference_of_two_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of 3 s and 2 s a layer: the 3 s are in both models."""
+    """A step takes 3 s plus 2 s per layer: the 3 s are in both models."""
     clock = Ticks(step=0.0)
     forward = module.LlamaForCausalLM.forward
 
@@ -118,7 +118,7 @@ def test_few_rows_cost_what_is_beyond_the_floor(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module.functional, "linear", slow)
     probe = module._Probe(CPU, SMALL, lambda: None, clock)
-    # A read of the whole takes 2 s, its arithmetic nothing: 3 s are left.
+    # A read of the whole takes 2 s and its arithmetic nothing: 3 s remain.
     read = module._Figure("mv", MIB, 2.0, 2.0, 2.0, 2.0, 3)
     product = module._Figure("mm", 1e30, 1.0, 1.0, 1.0, 1.0, 3)
     assert probe._few_rows(read, product) == pytest.approx(3.0 / MIB)
@@ -126,7 +126,7 @@ def test_few_rows_cost_what_is_beyond_the_floor(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_probe_keeps_to_its_time() -> None:
-    """Each run takes 20 ms, whatever it does: as many are made as the time allows, and no more."""
+    """Each run takes 20 ms whatever it does: there are as many as the time allows, and no more."""
     clock = Ticks(step=0.02)
     effort = Effort(working_set_bytes=MIB, smallest=32, product_s=0.0, launches=10)
     rates = probe_device("cpu", effort, clock=clock)
@@ -195,7 +195,7 @@ def test_products_keep_to_a_quarter_of_the_free_memory(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def no_half(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """torch.mm refuses float16, with a text that the test may change."""
+    """Make torch.mm refuse float16, with a message that the test may change."""
     words = ['"addmm" not implemented for Half.\nMore lines.']
     mm = torch.mm
 

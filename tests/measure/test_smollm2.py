@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M on the CPU: the cache changes nothing but time, and text makes sense."""
+"""The real SmolLM2-135M on the CPU: the cache changes only the time, and the text makes sense."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_sample_counts_the_states(tmp_path: Path, engine: LocalEngine) -> None
     one = case(config_folder(tmp_path, RECURRENT_GEMMA), max_new_tokens=20)
     engine.open(one.model_key)
     sample, _ = run_task(engine, task(one))
-    # Transformers #42627: 896 bytes of keys and values, and 1024 that no cache object has.
+    # Transformers #42627: 896 bytes of keys and values, and 1024 that are in no cache object.
     assert sample.kv_cache_bytes == 1920
     assert "state_not_counted" not in (sample.flags or "")
 
@@ -72,7 +72,7 @@ def test_a_model_with_all_of_it_in_its_cache_keeps_nothing_else(
 
 
 class Keeping(torch.nn.Module):
-    """Keeps what it is given under a name, as a model's block might."""
+    """Keep a value under a name, as a model's block might."""
 
     def __init__(self, **kept: Any) -> None:
         super().__init__()
@@ -152,5 +152,5 @@ def test_states_that_pile_up_on_modules_are_a_leak(
     block.register_forward_hook(lambda *_: kept.append(block.conv1d_state.clone()))
     leak = find_leak(make_work(loaded, 1, 2, 0), strategy("dynamic"), 3)
     assert leak.found
-    # Two forwards a generation, and one convolution's state each.
+    # Two forwards per generation, with the state of one convolution each.
     assert leak.tensor_bytes == 3 * 2 * CONV * 4

@@ -1,4 +1,4 @@
-"""The stopping rule, on times made by hand."""
+"""The stopping rule, on hand-made times."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_arm_that_is_behind_catches_up_first() -> None:
 
 def test_an_arm_that_may_not_go_on_ends_the_pair() -> None:
     assert RULE.done([350.0], [1.0])
-    # Even behind: it would pass its cap.
+    # Even when behind: it would exceed its limit.
     assert RULE.done([350.0], [1.0] * 2)
 
 

@@ -1,4 +1,4 @@
-"""Tests of kvbench/measure/verify: healthy models pass, planted faults are told by name."""
+"""Tests of kvbench/measure/verify: healthy models pass, planted faults are identified."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_a_window_that_keeps_too_much(tmp_path: Path, monkeypatch: pytest.Monkey
     loaded = make(tmp_path, MISTRAL)
     faults.keep_a_position_too_many(monkeypatch)
     checks = run(loaded)
-    # The mask hides the position, so that nothing else is wrong.
+    # The mask hides the position, so nothing else is wrong.
     assert verdicts(checks) == PASS | {"shape": {"fail"}}
     told = "Layer 0 after the prefill: keys are [1, 2, 8, 16], expected [1, 2, 7, 16]."
     assert one(checks, "shape").detail == told
@@ -219,7 +219,7 @@ def test_a_zeroed_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faults.zero_a_slot(monkeypatch)
     checks = run(loaded)
     assert verdicts(checks) == PASS | {
-        "tokens": verdicts(checks)["tokens"],  # They may happen to stay the same.
+        "tokens": verdicts(checks)["tokens"],  # They may stay the same by chance.
         "logits": {"fail"},
     }
     assert one(checks, "logits").rms_over_std > 1e-3
@@ -293,7 +293,7 @@ def test_what_a_model_raises_is_a_row(
     checks = run(loaded)
     *others, leak = checks
     assert {(check.verdict, check.detail) for check in others} == {(verdict, detail)}
-    # Whether something would have stayed behind is not known.
+    # Whether something would have leaked is unknown.
     assert (leak.check, leak.verdict, leak.detail) == ("leak", "inconclusive", detail)
     assert set(verdicts(checks)) == set(PASS)
 
@@ -335,7 +335,7 @@ XLNET: Config = {
 
 
 def test_a_model_with_the_logits_of_one_step_only_is_not_accused(tmp_path: Path) -> None:
-    """XLNet: one forward over all tokens gives the last logits alone (Transformers #5632)."""
+    """XLNet: one forward over all tokens returns only the last logits (Transformers #5632)."""
     checks = run(make(tmp_path, XLNET))
     assert verdicts(checks) == PASS | {"logits": {"inconclusive"}, "shape": {"inconclusive"}}
     said = "One forward gives the logits of 1 of 12 steps, which leaves nothing to compare with."
@@ -353,7 +353,7 @@ MODERNBERT: Config = SMALL | {
 
 
 def test_a_field_that_the_model_ignores_accuses_no_cache(tmp_path: Path) -> None:
-    """ModernBERT has as many heads of keys as of queries, whatever its configuration says."""
+    """ModernBERT has as many key heads as query heads, whatever its configuration says."""
     checks = run(make(tmp_path, MODERNBERT))
     assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
     assert one(checks, "shape").detail == (

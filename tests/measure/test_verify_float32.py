@@ -1,4 +1,4 @@
-"""Tests of kvbench/measure/verify/float32.py: in float32 and back, to the bit."""
+"""Tests of kvbench/measure/verify/float32.py: to float32 and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = ["bfloat16", "float16"]
 
 @pytest.fixture(params=DTYPES)
 def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
-    """GPT-2 in a coarse dtype: its output shares the weights of its input."""
+    """Return GPT-2 in a coarse dtype: its output shares the weights of its input."""
     return load(config_folder(tmp_path, GPT2), dtype=request.param)
 
 
@@ -97,7 +97,7 @@ def test_they_come_back_when_the_cast_itself_fails(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_each_number_there_is_survives(dtype: str) -> None:
-    # All 65536 bit patterns but those of NaN, which no weight is.
+    # All 65536 bit patterns except those of NaN, which no weight is.
     kind = getattr(torch, dtype)
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(kind)
     holder = torch.nn.Module()

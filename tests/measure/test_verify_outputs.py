@@ -1,4 +1,4 @@
-"""Tests of kvbench/measure/verify/outputs.py and far.py: what a short look does not reach."""
+"""Tests of kvbench/measure/verify/outputs.py and far.py: what a short check does not reach."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def loaded(tmp_path: Path) -> LoadedModel:
     return load(config_folder(tmp_path, LLAMA))
 
 
-# Where samples part
+# Where samples diverge
 
 
 def test_a_tie_in_a_sample_is_a_near_tie(loaded: LoadedModel) -> None:
@@ -88,7 +88,7 @@ def diverged(margin: float, error: float, floor: float = 1e-6) -> Divergence:
     ("margin", "error", "floor", "verdict"),
     [
         (1e-4, 1e-6, 1e-6, "near_tie"),
-        # A tie that a wrong cache decides is none.
+        # A tie that a wrong cache decides is not a tie.
         (1e-4, 5e-3, 1e-6, "fail"),
         (1e-1, 1e-6, 1e-6, "fail"),
         (1e-1, 5e-3, 1e-2, "inconclusive"),
@@ -110,7 +110,7 @@ def test_the_worst_place_decides() -> None:
     assert (outcome.verdict, outcome.fields["rms_over_std"]) == ("fail", 1e-2)
 
 
-# A long look
+# A long check
 
 
 @pytest.mark.parametrize("config", [LLAMA, T5, GPT2], ids=["llama", "t5", "gpt2"])

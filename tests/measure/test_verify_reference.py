@@ -1,4 +1,4 @@
-"""The uncached reference is made once for a model, whatever number of strategies is compared."""
+"""The uncached reference is made once per model, however many strategies are compared."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_a_window_keeps_one_less_than_it_shows(seen: int, kept: int) -> None:
 
 
 def watched(path: Path, config: Config) -> tuple[Work, list[CacheShape]]:
-    """A healthy generation of four tokens and its caches."""
+    """Return a healthy generation of four tokens and its caches."""
     work = make_work(load(config_folder(path, config)), 1, 4, 0)
     steps: list[CacheShape] = []
 
@@ -120,7 +120,7 @@ def watched(path: Path, config: Config) -> tuple[Work, list[CacheShape]]:
 
 
 def altered(steps: list[CacheShape], step: int, part: str, **changes: Any) -> list[CacheShape]:
-    """The same with another second layer at one step."""
+    """Return the same with another second layer at one step."""
     first, second = getattr(steps[step], part)
     layers = (first, dataclasses.replace(second, **changes))
     return [*steps[:step], dataclasses.replace(steps[step], **{part: layers}), *steps[step + 1 :]]

@@ -1,4 +1,4 @@
-"""Faults that are caught for `dynamic` are caught for each exact strategy that runs here."""
+"""Faults that are detected for `dynamic` are detected for each exact strategy that runs here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny import LLAMA, config_folder, load
 STRATEGIES = ["dynamic", "static", "dynamic-full", "paged"]
 SLOT, LATE_SLOT = 3, 70
 STEP = 4
-"""A step has at most so many new positions here: one for each sequence. A prompt has 8."""
+"""The most new positions of a step here: one per sequence. A prompt has 8."""
 
 States = tuple[torch.Tensor, torch.Tensor]
 Plant = Callable[[pytest.MonkeyPatch, str], None]
@@ -37,19 +37,19 @@ def wrap(
     ),
     only: int | None = None,
 ) -> None:
-    """Do something before and after keys and values are kept.
+    """Run functions before and after keys and values are kept.
 
     Args:
-        patch: of pytest.
-        name: of the strategy.
-        before: is given the layer, where there are layers, and whether this is a step.
-        after: is given what attention gets as well, and returns what it gets instead.
-        only: the layer in which it is done; all of them where null.
+        patch: pytest's fixture.
+        name: name of the strategy.
+        before: receives the layer, if there are layers, and whether this is a step.
+        after: also receives what attention gets, and returns a replacement.
+        only: the only layer to change; null means all.
     """
     kind: Any = PagedAttentionCache if name == "paged" else Cache
     update = kind.update
 
-    # By the names that attention calls it with.
+    # Under the names that attention calls it with.
     def wrapped(
         self: Any, key_states: Any, value_states: Any, layer_idx: int, *more: Any, **named: Any
     ) -> States:
@@ -67,7 +67,7 @@ def wrap(
 
 
 def drop_a_position(patch: pytest.MonkeyPatch, name: str) -> None:
-    """A position of the prompt is lost, or a new one is written over the one before it."""
+    """Lose a position of the prompt, or write a new one over the one before it."""
     if name == "paged":
         update = PagedAttentionCache.update
 
@@ -98,12 +98,12 @@ def drop_a_position(patch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def shuffle_heads(patch: pytest.MonkeyPatch, name: str) -> None:
-    """The keys of one head are read with the values of another."""
+    """Read the keys of one head with the values of another."""
     wrap(patch, name, after=lambda _, is_step, k, v: (k.flip(1) if is_step else k, v))
 
 
 def repeat_heads(patch: pytest.MonkeyPatch, name: str) -> None:
-    """Each layer keeps each head twice, and gives back what it should."""
+    """Keep each head twice in each layer, and return what is right."""
 
     def single(layer: Any, is_step: bool) -> None:
         if is_step:
@@ -119,7 +119,7 @@ def repeat_heads(patch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def zero(place: Any, *, keys_too: bool, past: int = 0) -> Plant:
-    """Something in one layer is zero from the first step on at which there are enough positions."""
+    """Zero something in one layer from the first step on with enough positions."""
 
     def plant(patch: pytest.MonkeyPatch, name: str) -> None:
         def clear(_: Any, is_step: bool, keys: torch.Tensor, values: torch.Tensor) -> States:
@@ -136,12 +136,12 @@ def zero(place: Any, *, keys_too: bool, past: int = 0) -> Plant:
 
 
 def keep_references(patch: pytest.MonkeyPatch, name: str) -> None:
-    """A list that holds every cache."""
+    """Return a list that holds every cache."""
     keep(patch, name, lambda cache: cache)
 
 
 def keep_masks(patch: pytest.MonkeyPatch, name: str) -> None:
-    """A list that holds a tensor of 1 KiB for each cache that is made, and no cache."""
+    """Return a list that holds a tensor of 1 KiB for each cache, and no cache."""
     keep(patch, name, lambda _: torch.zeros(256))
 
 
@@ -157,7 +157,7 @@ def keep(patch: pytest.MonkeyPatch, name: str, what: Callable[[Any], Any]) -> No
 
 
 def fail(patch: pytest.MonkeyPatch, name: str) -> None:
-    """The cache raises when it is asked to keep something."""
+    """Make the cache raise when it should keep something."""
 
     def refuse(*_: Any) -> None:
         raise ValueError("no such layer")
@@ -205,7 +205,7 @@ def test_a_fault_is_caught(
     checks = verify(loaded, name, new_tokens=8, generations=3, far=far)
     wrong = {(check.check, check.checked_dtype, check.new_tokens) for check in broken(checks)}
     assert kind in {check for check, _, _ in wrong}, [check.detail for check in checks]
-    # Not for another reason: an error of the fault itself.
+    # Not for another reason: an error in the fault itself.
     assert fault == "an error" or not any("Error" in check.detail for check in checks)
     if kind == "logits":
         assert {checked for check, checked, _ in wrong if check == "logits"} >= {"float32"}

@@ -1,4 +1,4 @@
-"""Tests of what kvbench/measure/verify says where tokens part: a tie, or other work."""
+"""Tests of what kvbench/measure/verify reports where tokens diverge: a tie, or different work."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.tiny import GPT2, LLAMA, T5, config_folder, load
 OFF, DYNAMIC = strategy("off"), strategy("dynamic")
 TOKENS = 12
 STEP = 5
-"""The new token, from 1, at which two logits are made equal."""
+"""The new token, from 1, at which two logits are equal."""
 
 
 @contextmanager
 def tied(loaded: LoadedModel, off_by: float) -> Iterator[tuple[int, int]]:
-    """Give another token the same logit as the one that is chosen at a step.
+    """Give another token the same logit as the chosen one at a step.
 
-    With a cache the second of the two is `off_by` higher, in standard deviations, so that the arms
-    choose differently. Both tokens, the one without a cache first.
+    With a cache the second of the two is `off_by` higher, in standard deviations, so the two
+    generations choose differently. Return both tokens, the one without a cache first.
     """
     run = greedy(make_work(loaded, 1, TOKENS, 0), OFF)
     chosen = int(run.new_ids[0, STEP - 1])

@@ -1,4 +1,4 @@
-"""Caches from elsewhere: each sample gets a new one, and what fails in foreign code is a row."""
+"""User-supplied caches: each sample gets a new one, and failures in foreign code are rows."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_encoder_decoder_needs_a_cache_for_both(tmp_path: Path) -> None:
     file.write_text(BOTH)
     assert isinstance(engine.open(case(folder).model_key), ModelLoaded)
     try:
-        # T5 would run with it and say other tokens.
+        # T5 would run with it and produce other tokens.
         one = measured(engine, folder, "transformers:DynamicCache")
         both = measured(engine, folder, f"{file}:factory")
         model = measured(engine, folder, "dynamic")
@@ -168,5 +168,5 @@ def test_a_resume_needs_the_trust_again(tmp_path: Path, folder: str, mine: str) 
         api.resume(run.path)
     again = api.resume(run.path, {"trust_remote_code": True})
     assert len(again.samples) == len(run.samples)
-    # It was given for the cache: a model's code is no more trusted than before.
+    # This was given for the cache: a model's code is trusted no more than before.
     assert load_info(run.path).plan["trust_remote_code"] is False

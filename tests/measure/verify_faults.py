@@ -1,4 +1,4 @@
-"""Faults that are planted into Transformers' caches, to be found by the verification."""
+"""Faults planted in Transformers' caches, for verification to find."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 States = tuple[torch.Tensor, torch.Tensor]
 
 SLOT = 3
-"""The position that is dropped or zeroed."""
+"""The position to drop or zero."""
 
 
 def drop_a_position(patch: pytest.MonkeyPatch) -> None:
-    """Each layer loses a position when it is fed the first token after the prefill."""
+    """Make each layer lose a position when it receives the first token after the prefill."""
     update = DynamicLayer.update
 
     def dropping(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
@@ -31,7 +31,7 @@ def drop_a_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def shuffle_heads(patch: pytest.MonkeyPatch) -> None:
-    """The cached keys of one head are read with the values of another."""
+    """Read the cached keys of one head with the values of another."""
     update = DynamicLayer.update
 
     def shuffling(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
@@ -42,7 +42,7 @@ def shuffle_heads(patch: pytest.MonkeyPatch) -> None:
 
 
 def repeat_heads(patch: pytest.MonkeyPatch) -> None:
-    """Each layer keeps each head twice, and gives back what it should."""
+    """Keep each head twice in each layer, and return what is right."""
     update = DynamicLayer.update
 
     def repeating(self: Any, keys: torch.Tensor, values: torch.Tensor, *args: Any) -> States:
@@ -57,7 +57,7 @@ def repeat_heads(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_a_position_too_many(patch: pytest.MonkeyPatch) -> None:
-    """A window keeps as many positions as it shows; what is computed stays right."""
+    """Make a window keep as many positions as it shows; the results stay right."""
 
     def update(self: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> States:
         if not self.is_initialized:
@@ -73,7 +73,7 @@ def keep_a_position_too_many(patch: pytest.MonkeyPatch) -> None:
 
 
 def zero_a_slot(patch: pytest.MonkeyPatch) -> None:
-    """One position of one layer is zero from the first step after the prefill on."""
+    """Zero one position of one layer from the first step after the prefill on."""
     update = Cache.update
 
     def zeroing(
@@ -88,11 +88,11 @@ def zero_a_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 LATE_SLOT = 70
-"""A position that a look at 40 of them does not reach."""
+"""A position that a check of 40 positions does not reach."""
 
 
 def zero_a_late_slot(patch: pytest.MonkeyPatch) -> None:
-    """One late position of one layer is zero from the step after it on."""
+    """Zero one late position of one layer from the step after it on."""
     update = Cache.update
 
     def zeroing(
@@ -109,7 +109,7 @@ def zero_a_late_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 def zero_a_number(patch: pytest.MonkeyPatch) -> None:
-    """One of the 16 numbers of the value in one slot of one head of one layer is zero."""
+    """Zero one of the 16 numbers of the value in one slot of one head of one layer."""
     update = Cache.update
 
     def zeroing(
@@ -123,7 +123,7 @@ def zero_a_number(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_references(patch: pytest.MonkeyPatch) -> None:
-    """A list that holds every cache."""
+    """Return a list that holds every cache."""
     kept: list[Any] = []
     init = DynamicCache.__init__
 
@@ -135,7 +135,7 @@ def keep_references(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_masks(patch: pytest.MonkeyPatch) -> None:
-    """A list that holds a tensor of 1 KiB for each cache that is made, and no cache."""
+    """Return a list that holds a tensor of 1 KiB for each cache, and no cache."""
     kept: list[torch.Tensor] = []
     init = DynamicCache.__init__
 
@@ -147,7 +147,7 @@ def keep_masks(patch: pytest.MonkeyPatch) -> None:
 
 
 def fail_with(error: Exception) -> Fault:
-    """The cache raises when it is asked to keep something after the prefill."""
+    """Make the cache raise when it should keep something after the prefill."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         def update(self: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> States:

@@ -1,4 +1,4 @@
-"""What a dry run can see of models without torch."""
+"""What a dry run can check about models without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: what is refused, in which words, and how far positions reach."""
+"""Configurations: what is refused, with which message, and how far positions reach."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CUSTOM = {
     "auto_map": {"AutoConfig": "code.Custom", "AutoModelForCausalLM": "code.CustomModel"},
 }
 
-# All that the hub's errors read of a response, whichever HTTP library it comes from.
+# Everything that the hub's errors read from a response, whichever HTTP library it comes from.
 RESPONSE: Any = SimpleNamespace(headers={}, request=None)
 
 
@@ -47,14 +47,14 @@ def refusal(name: str, weights: str = "random") -> str:
 
 
 def explained(error: Exception, cause: Exception) -> str:
-    """What `loading` says of an error that Transformers raised from a cause."""
+    """Return what `loading` says about an error that Transformers raised from a cause."""
     with pytest.raises(UserError) as caught, loading(ModelSource("mine", "someone/mine")):
         raise error from cause
     return str(caught.value)
 
 
 def custom_code(folder: Path) -> tuple[str, Path]:
-    """A folder whose own code leaves a file behind when it is run, and that file."""
+    """Return a folder whose own code creates a file when it runs, and that file."""
     trace = folder / "it-ran"
     name = config_folder(folder, CUSTOM)
     (folder / "code.py").write_text(
@@ -236,7 +236,7 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the hub with a model at a commit and an adapter at another."""
+    """Return a hub cache with a model at a commit and an adapter at another."""
     root = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
     config_folder(tmp_path / "model", GPT2)

@@ -1,4 +1,4 @@
-"""GGUF files that do not say how large their model is."""
+"""GGUF files that do not state the size of their model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_complete_file_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", SIZES)
 def test_a_size_that_is_not_there_is_named(tmp_path: Path, key: str, snapshot: object) -> None:
-    # Transformers would take its default: another model than the one in the file.
+    # Transformers would use its default: a different model than the one in the file.
     name = write(tmp_path / "m.gguf", {k: v for k, v in SIZES.items() if k != key})
     with pytest.raises(UserError) as caught:
         load_config(locate(name, "pretrained"))

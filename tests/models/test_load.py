@@ -38,7 +38,7 @@ MANY = 9
 
 
 class Trap:
-    """Unpickling this makes a file."""
+    """Create a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ def distinct_tokens(loaded: LoadedModel) -> int:
 
 
 def narrow(name: str) -> dict[str, Any]:
-    """A built-in architecture with all its layers, but narrow."""
+    """Return a built-in architecture with all its layers, but narrow."""
     config = dict(CATALOGUE[name].config)
     if config["model_type"] == "gpt2":
         return config | {"n_embd": 192, "n_head": 4, "vocab_size": 2003}
@@ -247,7 +247,7 @@ def test_generation_settings_of_a_checkpoint_are_not_used(
 
 
 def test_a_penalty_of_a_checkpoint_would_change_its_tokens(tmp_path: Path) -> None:
-    # What the test above holds off: greedy alone does not clear a penalty.
+    # What the test above prevents: greedy decoding alone does not clear a penalty.
     name = checkpoint(tmp_path, GPT2)
     loaded = load(name, "pretrained")
     inputs = inputs_of(loaded, PROMPT)
@@ -289,7 +289,7 @@ WIDE = LLAMA | {
 
 
 def quantized_checkpoint(path: Path) -> str:
-    """A folder whose matrices are stored in eight bits, with a scale for each block."""
+    """Return a folder whose matrices are stored in eight bits, with a scale per block."""
     name = checkpoint(path, WIDE)
     file = path / "model.safetensors"
     tensors: dict[str, torch.Tensor] = {}

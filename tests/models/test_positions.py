@@ -1,4 +1,4 @@
-"""Position limits: what a configuration says of them, held against models that run to their end."""
+"""Position limits: what a configuration states, checked against models that run to their end."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ TABLES: dict[str, Config] = {
     "xlm-roberta-xl": _DECODES,
     "xmod": _DECODES | {"default_language": "en_XX"},
 }
-"""Families with a table of positions; a new release of Transformers may bring others."""
+"""Families with a table of positions; a new release of Transformers may add others."""
 
 ENDLESS: dict[str, Config] = {
     "bloom": {},
@@ -123,17 +123,17 @@ ENDLESS: dict[str, Config] = {
     "xglm": {},
     "xlnet": {},
 }
-"""Families that run past what a field of theirs says of positions."""
+"""Families that run past what one of their fields says about positions."""
 
 WITHOUT: frozenset[str] = frozenset(
-    # Hybrids of states and attention without positions: generation of two tiny layers is a matter
-    # of their own lists of kinds of layers. None of them has a rotary module or a table.
+    # Hybrids of states and attention without positions: generating with two tiny layers depends on
+    # their own lists of layer kinds. None of them has a rotary module or a table.
     {"inkling2_text", "jamba", "kimi_linear", "musicgen", "musicgen_melody", "nemotron_h", "zamba"}
 )
 
 
 def tiny(kind: str, **changes: Any) -> PretrainedConfig:
-    """A small configuration of a family by its own spellings."""
+    """Return a small configuration of a family, in its own spellings."""
     default = AutoConfig.for_model(kind)
     known = default.to_dict()
     small = {name: size for name, size in _SIZES.items() if type(known.get(name)) is int}
@@ -142,7 +142,7 @@ def tiny(kind: str, **changes: Any) -> PretrainedConfig:
 
 
 def runs(model: Any, prompt: int, new_tokens: int) -> bool:
-    """Whether a generation comes to its end."""
+    """Return whether a generation completes."""
     ids = torch.randint(5, 90, (1, prompt), generator=torch.Generator().manual_seed(0))
     try:
         model.generate(
@@ -210,7 +210,7 @@ def test_sinusoids_of_trocr_do_not_grow_while_there_is_a_cache() -> None:
 
 
 def test_every_family_without_rotary_positions_is_known() -> None:
-    # A family that a new release brings is looked at before its limit is believed.
+    # A family from a new release is checked before its limit is trusted.
     unknown = set()
     for kind in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}:
         if kind in {*TABLES, *ENDLESS, *WITHOUT}:
@@ -218,7 +218,7 @@ def test_every_family_without_rotary_positions_is_known() -> None:
         try:
             limit = position_limit(AutoConfig.for_model(kind))
         except StrictDataclassError:
-            continue  # Its own defaults contradict each other: there is nothing to look at.
+            continue  # Its own defaults contradict each other: there is nothing to check.
         if limit.kind == "absolute":
             unknown.add(kind)
     # Not a model by its defaults; two models that are known; refused before its positions matter.

@@ -1,4 +1,4 @@
-"""Prompts: texts and fixed ids become rows of one width, with the mask that says so."""
+"""Prompts: texts and fixed ids become rows of one width, with the attention mask."""
 
 from __future__ import annotations
 

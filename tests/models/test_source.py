@@ -1,4 +1,4 @@
-"""Where a model comes from: built-in, packaged, folder, GGUF file, hub."""
+"""Where a model comes from: built-in, package, folder, GGUF file, hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kvbench.models.source import check_weights, locate
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, so that a folder of the project is never taken for a model."""
+    """Use an empty working folder, so that no folder of the project is mistaken for a model."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -26,7 +26,7 @@ def refusal(name: str) -> str:
 
 
 def packaged(monkeypatch: pytest.MonkeyPatch, package: str, file: str) -> None:
-    """Let the entry of SmolLM2 name this package."""
+    """Make the entry of SmolLM2 name this package."""
     entry = dataclasses.replace(CATALOGUE["smollm2-135m"], package=(package, file))
     monkeypatch.setitem(CATALOGUE, "smollm2-135m", entry)
 

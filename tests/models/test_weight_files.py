@@ -1,4 +1,4 @@
-"""Weights are safetensors or GGUF by their content; nothing else there is opened as such."""
+"""Weights are safetensors or GGUF by their content; nothing else is opened as weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_shards_may_be_links_as_in_the_cache_of_the_hub(tmp_path: Path) -> None:
 
 
 def trap(folder: Path, name: str) -> Path:
-    """Pickled weights that leave a trace when they are opened."""
+    """Return pickled weights that leave a trace when they are opened."""
     trace = folder / "it-was-opened"
     (folder / name).write_bytes(pickle.dumps({"lm_head.weight": Trap(trace)}))
     return trace

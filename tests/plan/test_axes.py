@@ -1,7 +1,7 @@
-"""Tests of kvbench/plan/axes.py: what is declared of an axis is found everywhere.
+"""Tests of kvbench/plan/axes.py: a declared axis appears everywhere.
 
-Three axes are declared in a copy of the package, and nothing else of it is touched: one of words,
-one of numbers whose default is not its legacy value, and one that makes another model.
+Three axes are declared in a copy of the package, and nothing else in it is changed: one of words,
+one of numbers whose default differs from its legacy value, and one that defines another model.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def declare(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     for declaration, after in ((MODEL, "ModelAxes"), (CASE, "CaseAxes")):
         head, body = text.split(f"class {after}", 1)
-        # The class ends where two lines are blank.
+        # The class ends at two blank lines.
         fields, rest = body.split("\n\n\n", 1)
         text = f"{head}class {after}{fields}\n{declaration}\n\n{rest}"
     file.write_text(text, encoding="utf-8")
 
 
-# The axes that there are
+# The existing axes
 
 
 def test_each_axis_is_a_field_a_key_and_a_column() -> None:
@@ -82,7 +82,7 @@ def test_an_axis_is_set_by_a_key_of_its_name(axis: Axis) -> None:
 
 
 def test_every_axis_but_the_first_ones_has_a_legacy_value() -> None:
-    # Otherwise the ids of cases change: with one those at it, without one all.
+    # Otherwise the ids of cases change: with one of these changes those at it, without one all.
     assert {name for name, axis in AXES.items() if not axis.is_added} == {
         *("model", "weights", "device", "dtype", "attention"),
         *("cache", "batch_size", "prompt", "max_new_tokens"),
@@ -95,7 +95,7 @@ def test_values_are_ranked_as_declared_and_unknown_ones_last() -> None:
     assert sorted([10, 9], key=AXES["batch_size"].rank) == [9, 10]
 
 
-# Axes that are declared and nothing else
+# Axes that are only declared
 
 
 def test_a_new_axis_is_a_key_of_the_plan_with_its_default(facts: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ def test_a_new_axis_counts_in_keys_unless_it_is_at_its_legacy_value(facts: dict[
     # Members of a group may differ in cups.
     assert facts["pair_keys"] == [False, True, False]
     assert facts["model_keys"] == [True, True, False]
-    # Nothing is known of how an axis changes the memory.
+    # How an axis changes the memory is unknown.
     assert facts["needs"] == [False, False, False]
     assert facts["labels"][0].endswith(", 100 new tokens, flavor spicy")
     assert facts["labels"][1].endswith(", 100 new tokens, cups 3")
@@ -141,7 +141,7 @@ def test_a_new_axis_counts_in_keys_unless_it_is_at_its_legacy_value(facts: dict[
 def test_cases_that_differ_in_a_new_axis_are_not_pooled(facts: dict[str, Any]) -> None:
     # 2 flavors and 3 lengths; in each, 2 numbers of cups by 2 strategies.
     assert facts["groups"] == 6
-    # The baseline of a case differs from it in the strategy alone.
+    # The baseline of a case differs only in the strategy.
     assert facts["pairs"] == 12
     assert facts["lines"] == 8
     assert facts["round_trip"]
@@ -166,7 +166,7 @@ def test_a_new_axis_is_in_tables_and_pages_where_it_varies(facts: dict[str, Any]
     assert facts["reordered"] == [["plain", 0], ["plain", 2], ["spicy", 0], ["spicy", 2]]
     page = facts["report"]
     assert ">flavor<" in page and ">cups<" in page and ">spicy<" in page
-    # A line of its own in charts, and a sentence of its own in the answer.
+    # Its own line in charts, and its own sentence in the answer.
     assert "cache on (dynamic), flavor spicy, cups 2:" in facts["show"]
     assert page.count("new tokens of gpt2 (flavor spicy, cups 2)") == 1
     assert ">place<" not in page

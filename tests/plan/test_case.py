@@ -38,7 +38,7 @@ def test_the_texts_of_a_file_may_come_from_an_iterator() -> None:
 
 
 def test_the_key_is_pinned(snapshot: object) -> None:
-    # A changed key gives all recorded cases new ids: runs could no longer be compared.
+    # A changed key gives all recorded cases new ids: runs would no longer be comparable.
     case = make_case()
     assert case.key == snapshot
     assert case.id == "170424f1d5"
@@ -149,7 +149,7 @@ def test_sample_ids_of_different_samples_and_attempts_differ(
     assert len(ids) == len(tasks)
 
 
-# What surely needs no less memory
+# What certainly needs no less memory
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_of_two_texts_it_is_not_known_which_is_longer() -> None:
         assert not make_case(prompt=other, batch_size=9).needs_at_least(make_case(prompt=one))
 
 
-# Few values of each, so that cases which can be compared are common.
+# Few values of each, so that comparable cases are common.
 SOME_CASES = st.builds(
     make_case,
     cache=st.sampled_from(["off", "dynamic"]),

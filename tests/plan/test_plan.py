@@ -325,7 +325,7 @@ def test_both_spellings_as_options_are_refused(tmp_path: Path, snapshot: object)
 
 @pytest.mark.parametrize("text", ["cache: off", "cache: [off, dynamic]", "cache:\n- off\n"])
 def test_off_needs_no_quotes_in_yaml(tmp_path: Path, text: str) -> None:
-    """YAML 1.1 reads a bare `off` as false, and it is the name of a strategy."""
+    """YAML 1.1 reads a bare `off` as false, but it is the name of a strategy."""
     assert load(tmp_path, text).cache[0] == "off"
 
 

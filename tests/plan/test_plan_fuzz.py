@@ -1,4 +1,4 @@
-"""Whatever is asked for, a plan is cases or one sentence, and never another exception."""
+"""Whatever the input, a plan gives cases or one sentence, and never another exception."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kvbench.plan.case import Case
 from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.plan import Plan
 
-# The same examples on each run and each machine: a failure here is never a matter of luck.
+# The same examples on each run and machine: a failure here is never a matter of luck.
 fuzz = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 
 KEYS = st.sampled_from(sorted(DESCRIPTIONS))
@@ -157,7 +157,7 @@ def test_any_mapping_of_reasonable_values(keys: dict[str, Any]) -> None:
 @fuzz
 @given(GOOD)
 def test_any_plan_comes_back_from_run_json(keys: dict[str, Any]) -> None:
-    # What a resume rests on.
+    # What a resume relies on.
     try:
         plan = Plan.parse(keys)
     except UserError:

@@ -1,4 +1,4 @@
-"""The plans in the package: found by name, each readable, each with its question."""
+"""The plans in the package: found by name, readable, each with its question."""
 
 from __future__ import annotations
 

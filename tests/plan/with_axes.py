@@ -1,4 +1,4 @@
-"""Run by test_axes.py with a kvbench that has more axes: writes down what it makes of them."""
+"""Run by test_axes.py with a kvbench that has more axes: writes down what it does with them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def printed(*arguments: str) -> str:
 
 
 def saved(out: Path, name: str, **keys: object) -> Path:
-    """Save a run of these cases as a sweep writes it, without the report."""
+    """Save a run of these cases as a sweep does, without the report."""
     plan = Plan.parse({"device": "cpu", "max_new_tokens": "10,20", "repeats": 6} | keys)
     cases = plan.cases()
     samples = [sample for case in cases for sample in samples_of(case, time_of(case), 6)]
@@ -39,7 +39,7 @@ def saved(out: Path, name: str, **keys: object) -> Path:
 
 
 def resumed(out: Path) -> dict[str, object]:
-    """Go on with a run of before the axes existed."""
+    """Resume a run that predates the axes."""
     path = shutil.copytree(GOLDEN, out / "old")
     table = path / "samples.csv"
     rows = table.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""What the tests of the records share: sentences, rows read back, a disk that is full."""
+"""Helpers for the tests of the records: sentences, rows read back, a full disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvbench.errors import UserError
 
 
 def sentence(of: Callable[[], Any]) -> str:
-    """What a user error says, which is one line that ends as a sentence does."""
+    """Return the sentence of a user error, which is one line that ends with a period."""
     with pytest.raises(UserError) as caught:
         of()
     text = str(caught.value)
@@ -25,20 +25,20 @@ def sentence(of: Callable[[], Any]) -> str:
 
 
 def rows_of(path: Path) -> list[list[str]]:
-    """The rows of a CSV file, the header first."""
+    """Return the rows of a CSV file, header first."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file, strict=True))
 
 
 def write_rows(path: Path, rows: list[list[str]]) -> None:
-    """A CSV file with these rows."""
+    """Write a CSV file with these rows."""
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
 
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """A real limit, set by the system: a write takes what still fits, and the next one fails."""
+    """Set a real system limit: a write takes what still fits, and the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,4 +1,4 @@
-"""Edits of samples.csv that each value allows, and the row, the case or run.json does not."""
+"""Edits of samples.csv, each value valid, that contradict the row, the case or run.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = list[dict[str, str]]
 
 
 def measured(rows: Rows, cache: str = "dynamic") -> dict[str, str]:
-    """A timed sample in the middle of a case: its third, of more than one token."""
+    """Return a timed sample in the middle of a case: its third, of more than one token."""
     found = [r for r in rows if (r["phase"], r["status"], r["cache"]) == ("measure", "ok", cache)]
     return next(r for r in found if r["repeat"] == "2")
 
@@ -59,7 +59,7 @@ def whole_case(**values: str) -> Callable[[Rows], None]:
 
 
 def swapped(*names: str) -> Callable[[Rows], None]:
-    """Figures of another case in the place of one's own."""
+    """Return an edit that swaps the values of two cases in these columns."""
 
     def edit(rows: Rows) -> None:
         one, other = measured(rows), measured(rows, "off")
@@ -159,7 +159,7 @@ def test_a_run_as_it_was_measured_is_read(run: Path) -> None:
 
 
 def test_what_may_differ_is_believed(tmp_path: Path) -> None:
-    # NVML's use is of all processes; the counts of the kernel are late by some pages.
+    # NVML covers all processes; the kernel's counts are late by some pages.
     def edit(rows: Rows) -> None:
         row = measured(rows)
         row["rss_peak_bytes"] = str(int(row["rss_before_bytes"]) - (1 << 20))

@@ -28,7 +28,7 @@ def encoded(rows: list[list[Any]]) -> bytes:
 
 @pytest.fixture
 def no_sync(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The disk fails to keep what was written; the inodes of the files it was asked about."""
+    """Make the disk fail to sync; return the inodes of the files that it was asked about."""
     asked: list[int] = []
 
     def fail(file: int) -> None:
@@ -131,7 +131,7 @@ def test_values_stand_as_the_columns_have_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_table_of_another_version_keeps_its_own_columns(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "table.csv"
-    # It lacks one column of ours, has one that we do not know, and another order.
+    # It lacks one of our columns, has an unknown one, and another order.
     path.write_bytes(f"{mark}b,later,a\r\n1,2,3\r\n".encode())
     table = CsvAppender(path, ["a", "b", "c"])
     table.append([("A", "B", "C"), ("x,y", None, "C")])
@@ -158,7 +158,7 @@ def test_rows_are_on_disk_when_append_returns(
     table = CsvAppender(path, HEADER)
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
     table.append(ROWS)
-    # Read as another process would; what was synced was all of it.
+    # Read as another process would; everything was synced.
     assert path.read_bytes() == encoded([HEADER, *ROWS])
     assert synced == [path.stat().st_size]
     table.close()
@@ -174,7 +174,7 @@ def test_on_a_full_disk_all_rows_are_written_or_none(tmp_path: Path) -> None:
         with files_no_larger_than(room), pytest.raises(OSError, match="File too large"):
             table.append(ROWS[1:])
         assert path.read_bytes() == before
-    # The file that could not grow has not lost its place.
+    # The file that could not grow keeps its position.
     with files_no_larger_than(len(after)):
         table.append(ROWS[1:])
     table.close()
@@ -291,7 +291,7 @@ def test_a_whole_file_is_not_touched(tmp_path: Path) -> None:
     assert path.read_bytes() == encoded([HEADER, *ROWS])
 
 
-# What quoting is about, and anything else that UTF-8 can hold.
+# The characters that quoting is about, and anything else in UTF-8.
 CELLS = st.text(st.sampled_from('"\r\n,x\x00é'), max_size=8) | st.text(max_size=8)
 TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=3), max_size=5)
 

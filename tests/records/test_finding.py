@@ -21,7 +21,7 @@ def check(name: Any, verdict: Any, session: int = 0, cache: str = "dynamic", **k
 
 
 def whole(*checks: Check) -> list[Check]:
-    """The checks, and behind them the last one that each strategy has in each session."""
+    """Return the checks, followed by each strategy's last check in each session."""
     found = []
     for one in checks:
         found += [one, dataclasses.replace(one, check="leak", verdict="pass", detail="No leak.")]
@@ -53,7 +53,7 @@ def test_without_checks_there_is_no_finding() -> None:
 
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_one_check_is_its_own_verdict(verdict: str) -> None:
-    # Older tables have one word for three: of a check that came to its end it says least.
+    # Older tables have one word for three: for a completed check it states the least.
     expected = "inconclusive" if verdict == "skipped" else verdict
     assert verdict_of(check("logits", verdict)) == expected
 
@@ -85,7 +85,7 @@ UNDECIDED = ["inconclusive", "not_asked", "skipped"]
 def test_a_check_of_the_work_that_was_not_made_has_not_passed(
     name: str, verdict: str, snapshot: object
 ) -> None:
-    """It counts for its batch, whatever came of another: any() once let one vouch for all."""
+    """It counts for its batch, whatever the result of another: any() once let one cover for all."""
     checks = [
         dataclasses.replace(check(name, verdict), batch_size=1),
         dataclasses.replace(check(name, "pass"), batch_size=4),
@@ -172,7 +172,7 @@ def test_another_strategy_of_a_later_session_does_not_replace_the_first() -> Non
     ]
 
 
-# How far it was checked
+# How far the check reached
 
 
 def sized(batch: int, tokens: int, verdict: Any = "pass", **fields: Any) -> Check:
@@ -220,6 +220,6 @@ def test_an_output_check_of_a_later_session_leaves_the_others_in_place() -> None
     first = whole(check("logits", "pass"))
     assert findings([*first, check("output", "near_tie", 1)])[0].verdict == "pass"
     assert findings([*first, check("output", "fail", 1)])[0].verdict == "fail"
-    # Verified again, the samples of before still have the tokens that they have.
+    # Verified again, the earlier samples still have their tokens.
     again = whole(check("logits", "pass", 2))
     assert findings([*first, check("output", "fail", 1), *again])[0].verdict == "fail"

@@ -17,7 +17,7 @@ from tests.report.saved import save
 
 
 def killed(path: Path) -> Path:
-    """A run whose process wrote its start and no end."""
+    """Return a run whose process wrote its start but not its end."""
     save(path, [])
     file = path / "run.json"
     file.write_text(file.read_text().replace('"state": "finished"', '"state": "running"'))
@@ -81,7 +81,7 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(
     assert bad.state == snapshot
 
 
-# What has become of a run
+# The state of a run
 
 
 def test_a_finished_run(tmp_path: Path) -> None:

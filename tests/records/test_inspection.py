@@ -1,4 +1,4 @@
-"""Tests of kvbench/records/inspection.py: what follows from the fields."""
+"""Tests of kvbench/records/inspection.py: derived values."""
 
 from __future__ import annotations
 

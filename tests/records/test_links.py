@@ -1,4 +1,4 @@
-"""A run folder from somebody else may have links in it: nothing is written where they lead."""
+"""A run folder from somebody else may contain links: nothing is written to their targets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder of the user with a file in it, and what it holds must stay."""
+    """Return a folder of the user with a file in it; its contents must stay."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "mine").write_text("keep me")

@@ -28,7 +28,7 @@ lock.release()
 
 @contextmanager
 def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds a folder until its standard input is closed or it is killed."""
+    """Start a process that holds a folder until its standard input closes or it is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
         stdin=subprocess.PIPE,
@@ -48,7 +48,7 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
         text = sentence(lambda: RunLock(tmp_path))
         assert re.search(rf"\b{holder.pid} on {re.escape(platform.node())} .*\b20\d\d-", text)
         assert is_in_use(tmp_path)
-        # Asking has not disturbed the holder.
+        # Checking does not disturb the holder.
         assert sentence(lambda: RunLock(tmp_path)) == text
 
 

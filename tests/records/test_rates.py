@@ -29,7 +29,7 @@ from tests.fakes import make_environment, make_rates, write_run
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The file of an empty store, in a folder that is yet to be made."""
+    """Return the file of an empty store, in a folder that does not exist yet."""
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     return tmp_path / "state" / "rates.json"
 

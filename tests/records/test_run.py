@@ -1,4 +1,4 @@
-"""Tests of kvbench/records/run.py: runs that are read back, whole or broken."""
+"""Tests of kvbench/records/run.py: runs that are read back, intact or broken."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ HOSTILE = [
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of two samples."""
+    """Return a run of two samples."""
     return write_run(tmp_path / "run", arm(make_case(), [0.5, 0.25]))
 
 
@@ -80,7 +80,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path, text: str) -> None:
 
 
 def test_a_very_long_prompt_comes_back(tmp_path: Path) -> None:
-    # Longer than the 131,072 characters that the csv module takes in a field by default.
+    # Longer than the csv module's default field limit of 131,072 characters.
     case = make_case(prompt=Prompt.of_text("x" * 200_000))
     samples = tuple(arm(case, [0.5]))
     assert load_run(write_run(tmp_path / "run", samples)).samples == samples
@@ -104,10 +104,10 @@ def test_every_column_comes_back_with_its_type(tmp_path: Path) -> None:
     values: dict[type, Any] = {str: "x", int: 7, float: 0.75, bool: True}
     filled = {c.name: values[c.kind] for c in columns_of(Sample)}
     filled |= {"phase": "memory", "method": "each", "status": "mismatch", "stage": "prefill"}
-    # The writer says which session it is.
+    # The writer sets the session.
     filled |= {"weights": "pretrained", "session": 0}
     samples = (Sample(**filled), sample_of(make_task(), status="oom"))
-    # As a table: no sample could be all of this.
+    # As a table: no real sample could have all of these values.
     back = as_rows(
         read_columns(write_run(tmp_path / "run", samples) / "samples.csv", Sample), Sample
     )
@@ -209,7 +209,7 @@ def test_a_wrong_value_in_verify_csv_is_told_with_line_and_column(
 
 
 def test_an_argument_that_is_not_utf8_does_not_break_run_json(tmp_path: Path) -> None:
-    # As Python reads it from the command line: `--out` may name any folder that there is.
+    # As Python reads it from the command line: `--out` may name any folder.
     info = make_info(state="running", command=("kvbench", "sweep", "--out", "r\udcff"))
     with RunWriter.create(tmp_path / "run", info) as writer:
         writer.finish("finished")
@@ -238,7 +238,7 @@ def test_a_run_shows_itself_in_a_line(run: Path) -> None:
     assert repr(load_run(run)) == f"Run(path={run!r})"
 
 
-# Reading what is broken
+# Reading broken runs
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file"])
@@ -399,7 +399,7 @@ def test_a_torn_end_is_told_with_what_mends_it(run: Path, snapshot: object) -> N
 
 
 def test_of_several_wrong_values_far_down_the_first_is_told(run: Path, snapshot: object) -> None:
-    # Past the rows that are read at a time, and in a later column than one further down.
+    # Beyond the rows read at a time, and in a later column than an error further down.
     head, row, _ = rows_of(run / "samples.csv")
     rows = [head, *([f"s{number}", *row[1:]] for number in range(600))]
     rows[401][head.index("total_s")] = "fast"
@@ -424,7 +424,7 @@ def test_a_row_of_another_length_is_told_with_its_line(
 def test_a_table_that_a_spreadsheet_has_saved_is_read(run: Path) -> None:
     before = load_run(run).samples
     table = run / "samples.csv"
-    # With a mark of the byte order, and lines that end as its system has them.
+    # With a byte-order mark, and the line ends of its system.
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\r\n", b"\n"))
     assert load_run(run).samples == before
 

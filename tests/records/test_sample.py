@@ -34,7 +34,7 @@ REQUIRED = {
     "max_new_tokens",
 }
 GIVEN: dict[str, Any] = {"method": "each", "attempt": 0, "session": 0, "worker": 0, **LEGACY}
-"""What is never null although the task need not say it."""
+"""Columns that are never null although the task need not state them."""
 
 
 def test_what_the_task_says_is_filled_in(snapshot: object) -> None:

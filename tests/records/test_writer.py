@@ -1,4 +1,4 @@
-"""Tests of kvbench/records/writer.py: a run folder that is made, torn, mended and gone on with."""
+"""Tests of kvbench/records/writer.py: a run folder is created, torn, repaired and resumed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OTHER = make_environment(cpu="Another CPU")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of two samples, without token times."""
+    """Return a run of two samples, without token times."""
     return write_run(tmp_path / "run", arm(make_case(), [0.5, 0.25]))
 
 
@@ -66,7 +66,7 @@ def test_a_row_is_on_disk_when_append_returns(tmp_path: Path) -> None:
         for count in (1, 2):
             task = make_task(repeat=count)
             writer.append(timed_sample(task, 0.5), [0.1, 0.2, 0.5])
-            # Read as another process would: through the file system, the writer still open.
+            # Read as another process would: through the file system, with the writer still open.
             assert len(rows_of(tmp_path / "run" / "samples.csv")) == 1 + count
             assert rows_of(tmp_path / "run" / "tokens.csv")[-3:] == [
                 [task.sample_id, "1", "0.1"],
@@ -82,7 +82,7 @@ def test_a_row_survives_a_crash_of_the_machine(
     with create(tmp_path / "run") as writer:
         monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
         writer.append(timed_sample(make_task(), 0.5), [0.5])
-        # Tokens first: a sample that is in samples.csv has all of its tokens.
+        # Tokens first: a sample in samples.csv has all of its tokens.
         assert synced == [
             (tmp_path / "run" / name).stat().st_ino for name in ("tokens.csv", "samples.csv")
         ]
@@ -112,7 +112,7 @@ def test_a_run_that_is_there_is_not_begun_again(run: Path, snapshot: object) -> 
     text = sentence(lambda: create(run))
     assert text == snapshot
     assert contents(run) == before
-    # And it is not held.
+    # And it is not locked.
     RunLock(run).release()
 
 
@@ -207,7 +207,7 @@ def test_a_run_that_cannot_be_read_is_refused_and_let_go(run: Path, content: str
     RunLock(run).release()
 
 
-# Going on
+# Resuming
 
 
 def test_a_run_that_goes_on_has_its_rows_and_a_further_session(run: Path) -> None:
@@ -246,7 +246,7 @@ def test_what_changes_with_a_resume_stands_in_run_json(run: Path) -> None:
     assert (info.plan, info.cases) == ({"seed": 7}, ({"device": "cuda"},))
 
 
-# Mending
+# Repairing
 
 TORN: dict[str, Callable[[bytes], bytes]] = {
     "in a number": lambda content: content + b"abc-s001,0,measure,0.1",
@@ -300,7 +300,7 @@ def test_tokens_of_a_sample_that_never_came_are_cut_off(tmp_path: Path) -> None:
         writer.append(timed_sample(kept, 0.5), [0.25, 0.5])
         whole = contents(path)
         writer.append(timed_sample(lost, 0.5), [0.125, 0.5])
-    # As a kill between the two files leaves it.
+    # As left by a kill between the two files.
     (path / "samples.csv").write_bytes(whole["samples.csv"])
     with reopen(path) as writer:
         assert (path / "tokens.csv").read_bytes() == whole["tokens.csv"]
@@ -345,7 +345,7 @@ def test_a_run_that_was_killed_anywhere_goes_on(tmp_path: Path) -> None:
         assert len(run.tokens_table) == 5
 
 
-# Checks and findings
+# Checks and results
 
 
 def test_checks_stand_in_verify_csv_and_findings_in_run_json(tmp_path: Path) -> None:
@@ -401,11 +401,11 @@ def test_a_finding_holds_as_long_as_the_environment_does(run: Path) -> None:
     assert verdict(OTHER) is None
     assert verdict(OTHER, "near_tie") is None
     assert verdict(OTHER) == "near_tie"
-    # Back in the first one: what was found there may not hold for what was changed and undone.
+    # Back in the first environment: a result from there may not hold after changes.
     assert verdict(None) is None
 
 
-# What a worker wrote last
+# The last output of a worker
 
 
 def test_what_a_lost_worker_wrote_is_kept_under_its_title(tmp_path: Path, snapshot: object) -> None:
@@ -423,7 +423,7 @@ def test_what_a_lost_worker_wrote_is_kept_under_its_title(tmp_path: Path, snapsh
 
 @contextmanager
 def full_after(path: Path, room: int) -> Iterator[None]:
-    """No file may grow by more than `room` bytes over the largest table."""
+    """Limit every file to `room` bytes more than the largest table."""
     sizes = [(path / name).stat().st_size for name in ("samples.csv", "tokens.csv")]
     with files_no_larger_than(max(sizes) + room):
         yield
@@ -473,7 +473,7 @@ def test_a_disk_that_is_full_at_the_start_is_told_and_holds_nothing(
     with files_no_larger_than(200):
         assert sentence(lambda: create(path)) == snapshot
     assert contents(path) == {}
-    # And once there is room, the same name can be taken.
+    # Once there is room, the same name is available again.
     with create(path) as writer:
         writer.finish("finished")
 
@@ -577,7 +577,7 @@ def test_a_folder_that_disappears_is_said_with_the_next_row(
             path.rename(tmp_path / "elsewhere")
         if how == "replaced":
             shutil.copytree(tmp_path / "elsewhere", path)
-        # The files are still open, and a write to them would succeed.
+        # The files are still open, and writing to them would succeed.
         writer.append(timed_sample(make_task(make_case(), 1), 1.0), [0.5, 1.0])
     assert str(caught.value) == snapshot
 

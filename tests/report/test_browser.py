@@ -29,7 +29,7 @@ _OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    # Whatever is asked for from elsewhere fails, and stands in the log as an error.
+    # Requests to anywhere else fail, and appear in the log as errors.
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 
@@ -38,7 +38,7 @@ PHONE, DESK = (390, 844), (1280, 900)
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """One browser for all tests of this file."""
+    """Return one browser for all tests of this file."""
     if importlib.util.find_spec("selenium") is None:
         pytest.skip("no Selenium here: pip install selenium")
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
@@ -58,10 +58,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page with all that a report can have, under hostile names."""
+    """Return a page with everything that a report can have, under hostile names."""
 
     def time(case: Any) -> float:
-        # In text order these would stand otherwise: 0.09, 1.0, 12.0 and more.
+        # Text order would differ: 0.09, 1.0, 12.0 and more.
         return time_of(case) * (0.9 if case.model == "gpt2" else 12)
 
     failed = sample_of(
@@ -88,7 +88,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def shown(browser: Chrome, page: str) -> Chrome:
-    """The page, opened anew on a desk in daylight."""
+    """Open the page again, on a desktop in light mode."""
     look(browser, DESK, "light")
     browser.get_log("browser")
     browser.get(page)
@@ -107,7 +107,7 @@ def ask(browser: Chrome, script: str, *arguments: object) -> Any:
 
 
 def column(browser: Chrome, head: str) -> list[str]:
-    """The cells of a column as they are shown, from top to bottom."""
+    """Return the cells of a column as shown, from top to bottom."""
     at = heads(browser).index(head)
     script = "[...document.querySelectorAll('#cases tbody tr')].map(r => r.cells[arguments[0]]"
     return [str(text) for text in ask(browser, f"{script}.textContent)", at)]
@@ -128,7 +128,7 @@ def problems(browser: Chrome) -> list[dict[str, Any]]:
 
 
 def luminance(colour: str) -> float:
-    """Of `rgb(r, g, b)`, between 0 and 1; after WCAG 2."""
+    """Return the luminance of `rgb(r, g, b)`, between 0 and 1; after WCAG 2."""
     inside = colour[colour.index("(") + 1 : colour.index(")")]
     parts = [float(part) / 255 for part in inside.split(",")[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
@@ -146,13 +146,13 @@ def contrast(browser: Chrome, selector: str) -> float:
 def test_the_page_opens_without_an_error_and_without_a_network(shown: Chrome) -> None:
     assert problems(shown) == []
     assert ask(shown, "document.readyState") == "complete"
-    # Nothing was fetched: not even tried.
+    # Nothing was fetched, or even tried.
     assert ask(shown, "performance.getEntriesByType('resource').length") == 0
     assert len(heads(shown)) > 10
 
 
 def test_an_error_would_be_seen(shown: Chrome) -> None:
-    """What the test above stands on."""
+    """The test above relies on this."""
     ask(shown, "void setTimeout(() => { throw new Error('seen') })")
     ask(shown, "new Promise(done => setTimeout(done, 50))")
     assert any("seen" in entry["message"] for entry in problems(shown))
@@ -194,12 +194,12 @@ def test_a_click_sorts_numbers_as_numbers_both_ways(shown: Chrome) -> None:
     assert known != sorted(known, key=str)
     click(shown, "time")
     back = [seconds_of(text) for text in column(shown, "time")]
-    # What is not known stands last, whichever way.
+    # Unknown values come last in either direction.
     assert back == [*reversed(known), None]
 
 
 def seconds_of(text: str) -> float | None:
-    """`900 ms ±3%` in seconds; None for a case without a time."""
+    """Return `900 ms ±3%` in seconds; None for a case without a time."""
     if text in ("oom", "-"):
         return None
     number, unit = text.split()[:2]
@@ -275,7 +275,7 @@ def test_the_page_is_no_wider_than_the_screen(shown: Chrome, width: int) -> None
     look(shown, (width, 844), "light")
     assert ask(shown, "innerWidth") == width
     assert ask(shown, "document.documentElement.scrollWidth") <= width
-    # What is wider, the table, can be moved in its frame.
+    # Wider content, such as the table, scrolls in its frame.
     frame = "document.querySelector('.scroll')"
     assert ask(shown, f"{frame}.clientWidth") < width
     if width < 1000:

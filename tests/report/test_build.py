@@ -1,4 +1,4 @@
-"""Tests of kvbench/report/build.py: what is derived from runs, and that it comes back the same."""
+"""Tests of kvbench/report/build.py: what is derived from runs, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two lengths with hostile names."""
+    """Return the folder of a run of two lengths with hostile names."""
     samples = grid(model=("gpt2", HOSTILE), max_new_tokens=(10, 20), repeats=2)
     made = tmp_path_factory.mktemp("runs") / "first"
     return save(made, samples, findings=(make_finding(),), notes=("A note.",))
@@ -199,7 +199,7 @@ def test_what_was_measured_is_not_touched(folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    """Other processes, another seed of hashes, another folder, another day and language."""
+    """Other processes, another hash seed, another folder, another day and language."""
     for number, zone in (("1", "Asia/Tokyo"), ("2", "America/Lima")):
         out = tmp_path / number
         out.mkdir()

@@ -146,7 +146,7 @@ def test_rows_stand_in_the_order_that_a_summary_has() -> None:
 
 
 def test_the_p_values_of_several_runs_are_corrected_over_all_rows() -> None:
-    """The caption says: corrected over the rows. A call with ten runs has ten times the chances."""
+    """As the caption says: corrected over the rows. Ten runs per call have ten times the chance."""
     factors = {"a": 1.0, "b": 1.1, "c": 2.0}
     runs = [run_of(slower_by(f, max_new_tokens=(10,)), name) for name, f in factors.items()]
     alone = [
@@ -205,7 +205,7 @@ def test_another_gpu_matters_only_where_a_case_ran_on_it(snapshot: object) -> No
 
 
 def test_another_seed_is_told(snapshot: object) -> None:
-    """It makes other weights and prompts, and is in no case."""
+    """It changes weights and prompts, but is not part of a case."""
     runs = [run_of(grid(), name, plan={"seed": seed}) for name, seed in (("a", 0), ("b", 7))]
     assert compare_runs(runs).differences == snapshot
 
@@ -374,7 +374,7 @@ def test_a_format_that_there_is_not_is_a_sentence(snapshot: object) -> None:
 
 
 def test_what_is_slower_past_the_limit_is_a_line(snapshot: object) -> None:
-    """Whatever the threshold of the verdict is: 2 % beyond chance are over 1 %."""
+    """Whatever the verdict's threshold: a significant 2 % exceeds 1 %."""
     result = result_of(
         row(ratio=1.3, p_value=0.001, verdict="slower", cache="off"),
         row(ratio=1.02, p_value=0.001, verdict="same", cache="dynamic"),
@@ -396,7 +396,7 @@ def test_a_median_past_the_limit_of_too_few_samples_does_not_hold(snapshot: obje
     assert regressions(result_of(enough, *[row(p_value=1.0)] * 5), 0.1, None)[0] == snapshot
     within = row(ratio=1.05, p_value=0.1, a_samples=3, b_samples=3)
     assert regressions(result_of(within), 0.1, None) == []
-    # The least p-value of n rounds is 2 / 2^n: of seven it is 0.0156.
+    # The smallest p-value of n rounds is 2 / 2^n: for seven it is 0.0156.
     paired = row(ratio=1.3, p_value=0.02, a_samples=9, b_samples=9, rounds=7)
     assert regressions(result_of(paired), 0.1, None) == snapshot
     assert regressions(result_of(dataclasses.replace(paired, rounds=8)), 0.1, None) == []
@@ -409,7 +409,7 @@ def test_ten_times_the_time_never_passes_for_want_of_samples(samples: int) -> No
 
 
 def test_a_p_value_of_zero_is_beyond_chance_too() -> None:
-    """Of thousands of samples a side the smallest p-values are 0 in floating point."""
+    """With thousands of samples per side, the smallest p-values are 0 in floating point."""
     assert len(regressions(result_of(row(ratio=1.3, p_value=0.0)), 0.1, None)) == 1
 
 
@@ -525,7 +525,7 @@ def test_a_chart_of_nothing_is_a_sentence(tmp_path: Path, snapshot: object) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-# What a wrong value does to the others
+# How a wrong value affects the others
 
 
 def test_a_case_that_failed_is_listed_and_does_not_spoil_the_others(snapshot: object) -> None:
@@ -540,7 +540,7 @@ def test_a_case_that_failed_is_listed_and_does_not_spoil_the_others(snapshot: ob
 
 
 def powered(joules: float, method: str | None = "counter", **axes: Any) -> list[Sample]:
-    """Samples with so many joules per new token, and half of them with the cache."""
+    """Return samples with this many joules per new token, and half of them with the cache."""
     found = []
     for s in grid(**axes):
         cached = 0.5 if s.cache != "off" else 1.0

@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def told(**fields: object) -> list[str]:
-    # Ten times as slow as usual: not below its floor.
+    # Ten times as slow as usual: not below its lower bound.
     known = {"samples": grid(lambda case: 10 * time_of(case))} | fields
     run = probed(**known)  # type: ignore[arg-type]
     return expectation_sentences(summarize_run(run), run.info)
@@ -60,7 +60,7 @@ def test_prompts_are_told_apart() -> None:
 
 
 def on_a_gpu(**fields: object) -> list[str]:
-    """20 ms a step with and without the cache, of which launches take 12."""
+    """Return 20 ms per step with and without the cache, 12 of them for launches."""
     gpu = rates(
         device="cuda",
         read_bytes_per_s=1e12,
@@ -100,7 +100,7 @@ def test_strategies_without_a_lower_bound_of_their_own_are_named_too() -> None:
 
 @pytest.mark.parametrize("name", ["h100-gpt2-cuda", "h100-gpt2-both", "h100-llama-7b"])
 def test_what_the_rates_recorded_on_an_h100_allow(name: str) -> None:
-    """They lack products of a decoder's sizes: the least speed-up, and no more, follows from them.
+    """They lack products of a decoder's sizes: only the smallest speedup follows from them.
 
     The measured range is widened by 15 %.
     """

@@ -1,4 +1,4 @@
-"""Tests of kvbench/report/figures: the data that are drawn, not the pixels."""
+"""Tests of kvbench/report/figures: the plotted data, not the pixels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def drawn(*runs: Run) -> set[str]:
 
 
 def lines_of(axes: Axes) -> dict[str, Line2D]:
-    """The lines that stand in a legend, by label."""
+    """Return the lines in a legend, by label."""
     bars = {
         str(bar.get_label()): bar.lines[0]
         for bar in axes.containers
@@ -74,7 +74,7 @@ def points(line: Line2D) -> list[Any]:
 
 
 def band(collection: PolyCollection) -> dict[float, tuple[float, float]]:
-    """The ends of a band at each x."""
+    """Return the ends of a band at each x."""
     ends: dict[float, list[float]] = {}
     for x, y in collection.get_paths()[0].vertices:
         ends.setdefault(float(x), []).append(float(y))
@@ -103,7 +103,7 @@ def style(line: Line2D) -> tuple[Any, ...]:
 
 
 def numbers(figure: Figure) -> Iterator[float]:
-    """Every coordinate that is drawn."""
+    """Return every plotted coordinate."""
     for axes in figure.axes:
         for line in axes.get_lines():
             yield from np.ravel(np.asarray(line.get_data(), dtype=float))
@@ -242,7 +242,7 @@ def test_one_length_has_no_logarithmic_panel() -> None:
 
 def test_the_logarithmic_axis_has_ticks_at_the_measured_lengths() -> None:
     axes = draw("total_time", run_of(grid(max_new_tokens=(10, 50, 55, 100)))).axes[1]
-    # 55 has no room beside 50.
+    # 55 has no room next to 50.
     assert axes.get_xticks().tolist() == [10, 50, 100]
 
 
@@ -250,7 +250,7 @@ def test_the_logarithmic_axis_has_ticks_at_the_measured_lengths() -> None:
 
 
 def test_token_latency_is_milliseconds_against_position(tmp_path: Path, snapshot: object) -> None:
-    """A run whose n-th token takes n ms, and in half of the samples 2 ms more."""
+    """The n-th token of a run takes n ms, and 2 ms more in half of the samples."""
 
     def times(sample: Sample) -> list[float]:
         late = 2 * (sample.repeat % 2)
@@ -339,7 +339,7 @@ def test_memory_is_the_peak_the_cache_and_the_weights(snapshot: object) -> None:
     assert points(shown[OFF]) == points(shown[ON]) == [(n, 600) for n in (10, 50, 100)]
     assert list(shown["weights"].get_ydata()) == pytest.approx([4_000_000 / 2**20] * 2)
     assert points(lines_of(caches)[ON]) == [(n, 73_728 * (5 + n) / 2**20) for n in (10, 50, 100)]
-    # What there is not is not drawn as zero.
+    # Missing data is not drawn as zero.
     assert OFF not in lines_of(caches)
     assert peaks.get_ylabel() == "Peak (MiB)"
     assert caches.get_ylabel() == snapshot
@@ -463,7 +463,7 @@ def test_devices_of_a_sweep_over_prompt_lengths_are_drawn_along_them(snapshot: o
 
 
 def test_nothing_is_drawn_along_prompts_that_are_texts(snapshot: object) -> None:
-    # Two of one length would stand above each other.
+    # Two of one length would be drawn on top of each other.
     texts = ["one", "two"]
     figure = draw("total_time", run_of(grid(prompt=texts, max_new_tokens=(20,))))
     assert len(lines_of(figure.axes[0])) == 4
@@ -504,7 +504,7 @@ def test_the_map_has_the_speedup_in_each_cell(snapshot: object) -> None:
     assert [t.get_text() for t in axes.get_yticklabels()] == ["1", "8"]
     assert axes.get_xlabel() == snapshot
     assert axes.get_ylabel() == snapshot
-    # The first row is the lower one.
+    # The first row is the lowest one.
     assert axes.get_ylim()[0] < axes.get_ylim()[1]
 
 
@@ -628,7 +628,7 @@ def test_devices_of_two_runs_are_put_together() -> None:
 
 
 def spans(axes: Axes) -> list[tuple[float, float]]:
-    """The bars from left to right."""
+    """Return the bars from left to right."""
     bars = axes.patches
     return sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars)  # type: ignore[attr-defined]
 
@@ -674,7 +674,7 @@ def test_the_strategy_of_a_bar_is_told_in_the_colour_that_it_has_elsewhere() -> 
         assert isinstance(patch, Patch)
         assert patch.get_facecolor() == bar.get_facecolor() == to_rgba(shown[label].get_color())
         assert patch.get_hatch() == bar.get_hatch()
-    # In grey too.
+    # In grayscale too.
     assert bars[0].get_hatch() != bars[1].get_hatch()
 
 
@@ -719,7 +719,7 @@ def test_energy_is_joules_per_new_token_of_the_batch(snapshot: object) -> None:
 
 
 def halved(samples: Sequence[Sample], method: str | None = "nvml-total-energy") -> list[Sample]:
-    """Samples whose energy is half with a cache, and rises from round to round."""
+    """Return samples with half the energy with a cache, rising from round to round."""
     return [
         dataclasses.replace(
             s,
@@ -823,14 +823,14 @@ def test_nothing_runs_out_of_the_picture(everything: Run, name: str) -> None:
 
 
 def rendered(figure: Figure) -> Any:
-    """The renderer of a figure in which all has its place."""
+    """Return the renderer of a figure after layout."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # type: ignore[no-untyped-call]
     return canvas.get_renderer()  # type: ignore[no-untyped-call]
 
 
 def tick_labels(axes: Axes) -> list[Text]:
-    """The numbers at the axes, without those beyond their ends, which are not drawn."""
+    """Return the numbers on the axes, without those beyond the ends, which are not drawn."""
     found = []
     for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
@@ -840,7 +840,7 @@ def tick_labels(axes: Axes) -> list[Text]:
 
 
 def outside(figure: Figure) -> list[str]:
-    """Texts that stand in part outside the picture."""
+    """Return texts that are partly outside the picture."""
     renderer = rendered(figure)
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
     texts: list[Text] = [
@@ -943,7 +943,7 @@ def test_a_case_alone_is_drawn(tmp_path: Path) -> None:
 
 
 def test_no_name_is_read_as_a_formula_or_makes_a_warning() -> None:
-    """Warnings are errors here: a glyph that the font lacks would give one."""
+    """Warnings are errors here: a missing glyph in the font would raise one."""
     here = machine(" ".join(HARD_NAMES))
     axes = {"prompt": HARD_NAMES, "max_new_tokens": (10,), "repeats": 2}
     run = run_of(grid(**axes), " ".join(HARD_NAMES), environment=here)
@@ -1029,7 +1029,7 @@ def test_as_many_lines_as_there_are_looks_have_one_of_their_own(cache: tuple[str
     samples = grid(batch_size=range(1, most + 3), cache=cache, repeats=1, max_new_tokens=(1, 2))
     lines = Material((run_of(samples),)).lines()
     assert len({line.look for line in lines[: most * len(cache)]}) == most * len(cache)
-    # The colour is that of the strategy as long as there is one.
+    # The color is the strategy's as long as there is one.
     first = [line.look.colour for line in lines[: 2 * len(cache)]]
     assert first == ([0, 1, 0, 1] if len(cache) == 2 else [1, 2])
 
@@ -1072,7 +1072,7 @@ LONG = "an-organisation/a-model-with-a-long-name-of-many-words-Instruct-v0.3"
 
 
 def crowd(name: str) -> list[Run]:
-    """Runs whose names are long, or whose lines are many."""
+    """Return runs with long names, or with many lines."""
     default = [f"gpt2-2026112{day}-093012" for day in (1, 2, 3)]
     newer = [f"2026-11-2{day}-Llama-3.2-1B-Instruct+1-a1b2c3" for day in (1, 2)]
     models = ("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -1108,7 +1108,7 @@ def crowd(name: str) -> list[Run]:
     ],
 )
 def test_many_lines_and_long_names_leave_the_panels_their_room(name: str) -> None:
-    """Warnings are errors here: a layout that does not work would give one."""
+    """Warnings are errors here: a failing layout would raise one."""
     for figure in figures(*crowd(name)):
         assert outside(figure) == []
         renderer = rendered(figure)
@@ -1124,7 +1124,7 @@ def test_many_lines_and_long_names_leave_the_panels_their_room(name: str) -> Non
 
 
 def overlap(a: BboxBase, b: BboxBase) -> bool:
-    """Whether two boxes share more than an edge."""
+    """Return whether two boxes share more than an edge."""
     shared = BboxBase.intersection(a, b)
     return shared is not None and shared.width > 2 and shared.height > 2
 
@@ -1134,7 +1134,7 @@ def test_long_labels_are_broken_and_not_cut(name: str) -> None:
     figure = draw("total_time", *crowd(name))
     labels = {label for axes in figure.axes for label in lines_of(axes)}
     shown = [" ".join(text.split()) for text in legend_texts(figure)]
-    # A label may be broken behind a hyphen, where there is no space.
+    # A label may break after a hyphen, where there is no space.
     assert {text.replace("- ", "-") for text in shown} == labels
     assert len(shown) == len(set(shown))
 

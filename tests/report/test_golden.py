@@ -1,8 +1,8 @@
-"""Real runs that were kept: a change of the format must not silently misread them.
+"""Real runs that are stored here: a change of the format must not silently misread them.
 
-tests/golden/gpt2-cpu is a whole small sweep on a machine that others were busy on. gpt2-faults had
-8 GB of address space and 40 s a case, and its worker was killed; it was interrupted and resumed.
-Nothing in them was edited. What is asserted are values that were read off the files by hand.
+tests/golden/gpt2-cpu is a whole small sweep on a busy machine. gpt2-faults had 8 GB of address
+space and 40 s per case, and its worker was killed; it was interrupted and resumed. Nothing in them
+was edited. The asserted values were read from the files by hand.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def test_the_summary_of_the_sweep(cpu: Run) -> None:
 
 
 def test_the_medians_are_those_of_the_file(cpu: Run) -> None:
-    """Read again without any of kvbench."""
+    """Computed again without kvbench."""
     header, *rows = rows_of(cpu.path / "samples.csv")
     at = {name: i for i, name in enumerate(header)}
     times: dict[str, list[float]] = {}
@@ -191,7 +191,7 @@ def test_the_summary_of_the_faults(faults: Run, snapshot: object) -> None:
 
 def test_the_report_of_the_faults(faults: Run, tmp_path: Path, snapshot: object) -> None:
     build([faults], tmp_path, formats=("markdown", "html"), charts=("total_time",))
-    # Of off and dynamic two rounds are whole; the medians of two and five say nothing.
+    # Two rounds of off and dynamic are complete; medians of two and five mean nothing.
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == snapshot
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "RuntimeError" in page
@@ -272,5 +272,5 @@ def test_drift_of_a_gpu_is_not_in_the_ratio(snapshot: object) -> None:
     (row,) = compare_runs([run], "cache", metric="energy").rows
     assert row.ratio == pytest.approx(1 / on.energy_ratio)
     assert (row.verdict, row.rounds) == ("unclear", 3)
-    # A trend takes six samples to be told from chance.
+    # A trend needs six samples to be distinguishable from chance.
     assert {case.flags for case in cases.values()} == {"undersampled"}

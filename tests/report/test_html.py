@@ -26,7 +26,7 @@ _VOID = {"meta", "link", "img", "br", "hr", "input", "use", "path"}
 
 
 class Page(HTMLParser):
-    """What stands in a page: elements with their attributes, and the text of each kind."""
+    """The contents of a page: elements with their attributes, and the text of each kind."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def page(*runs: Run, charts: tuple[str, ...] = ()) -> Page:
 
 
 def told(*runs: Run) -> str:
-    """What the page of these runs says and that of a plain run does not."""
+    """Return what the page of these runs says and that of a plain run does not."""
     return added(page(*runs).lines, page(run_of(grid())).lines)
 
 
@@ -82,7 +82,7 @@ def heads(of: Page) -> list[str]:
 
 
 def rows(text: str) -> list[list[tuple[str, str]]]:
-    """The cells of the table of cases: sort key and text."""
+    """Return the cells of the table of cases: sort key and text."""
     body = text[text.index("<tbody>") : text.index("</tbody>")]
     return [
         re.findall(r'<td[^>]*data-sort="([^"]*)">([^<]*)</td>', row)
@@ -91,7 +91,7 @@ def rows(text: str) -> list[list[tuple[str, str]]]:
 
 
 def two_devices(case: Case) -> float:
-    """The speed-ups of the GPU are no multiple of those of the CPU."""
+    """Return two devices; the GPU's speedups are not a multiple of the CPU's."""
     if case.device == "cpu":
         return time_of(case)
     return 0.05 if case.cache == "dynamic" else 0.05 + case.max_new_tokens**2 / 1e5
@@ -99,7 +99,7 @@ def two_devices(case: Case) -> float:
 
 @pytest.fixture(scope="module")
 def drawn() -> str:
-    """A page of two devices with charts."""
+    """Return a page of two devices with charts."""
     samples = grid(two_devices, device=("cpu", "cuda"), batch_size=(1, 2), repeats=5)
     names = ("total_time", "speedup", "memory", "speedup_map", "devices", "phases")
     return source(run_of(samples), charts=names)
@@ -312,7 +312,7 @@ def test_what_makes_the_figures_doubtful_stands_out(info: dict[str, Any], snapsh
     assert bad == snapshot
 
 
-# Names that would be something else
+# Names that would be interpreted
 
 
 def hostile_run(name: str) -> Run:
@@ -334,7 +334,7 @@ def hostile_run(name: str) -> Run:
 def hostile() -> str:
     runs = [hostile_run(HOSTILE), hostile_run("'\"<b>&amp;")]
     text = source(*runs)
-    # So many lines of such long names have no room in a chart.
+    # This many lines with such long names do not fit in a chart.
     few = run_of(grid(model=(HOSTILE, "x")), HOSTILE, environment=machine(HOSTILE))
     charts = source(few, charts=("total_time", "speedup", "phases"))
     return text + charts
@@ -355,7 +355,7 @@ def test_no_markup_of_a_name_is_left_unescaped(hostile: str) -> None:
     assert "<script>alert" not in hostile
     assert "<img" not in hostile
     assert "{{ 7 * 7 }}" in hostile
-    # What is in quotes does not end them.
+    # The quotation marks in it do not end the quotation.
     for key in re.findall(r'data-sort="([^"]*)"', hostile):
         assert "<" not in key
         assert ">" not in key
@@ -376,7 +376,7 @@ def test_a_note_with_control_characters_stays_one_line() -> None:
 
 
 def test_a_report_needs_no_installed_kvbench(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may run from its repository, as on a GPU box: nothing is asked of what is installed."""
+    """It may run from its repository, as on a GPU machine, without an installed package."""
 
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)

@@ -36,7 +36,7 @@ def test_long_texts_that_differ_in_the_middle_show_where_they_differ() -> None:
         (["??", "??"], ["prompt 1: ??", "prompt 2: ??"]),
         (["a", "??", "b", "??"], ["a", "prompt 2: ??", "b", "prompt 4: ??"]),
         (["a b", " a  b "], ["prompt 1: a b", "prompt 2: a b"]),
-        # One that looks like a number that was given.
+        # One that looks like an assigned number.
         (["??", "??", "prompt 1: ??"], ["prompt 1: ??", "prompt 2: ??", "prompt 3: prompt 1: ??"]),
     ],
 )
@@ -45,7 +45,7 @@ def test_texts_that_are_equal_have_their_number(texts: list[str], expected: list
 
 
 def test_no_two_labels_are_ever_equal() -> None:
-    """All texts of a few pieces, of which many are alike where they are not cut."""
+    """All combinations of a few pieces, many of which are equal where they are not cut."""
     pieces = ("", "x" * 30, "??", "y", " ", "prompt 1: ")
     texts = ["".join(parts) for parts in itertools.product(pieces, repeat=4)]
     assert len(set(distinct(texts, "prompt"))) == len(texts)

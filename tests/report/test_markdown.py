@@ -49,7 +49,7 @@ def parsed(text: str) -> list[Token]:
 
 
 def inlines(text: str) -> Iterator[str]:
-    """The text of each block as a reader sees it; anything but plain text is a failure."""
+    """Return the text of each block as a reader sees it; anything but plain text is a failure."""
     for token in parsed(text):
         assert token.type != "html_block", token.content
         if token.type == "inline":

@@ -12,7 +12,7 @@ from tests.report.saved import grid, run_of, time_of
 
 
 def gain(**by_length: float) -> list[str]:
-    """The bars of a run with these speed-ups, by length."""
+    """Return the bars of a run with these speedups, by length."""
     wanted = {int(name[1:]): value for name, value in by_length.items()}
 
     def time(case: Case) -> float:

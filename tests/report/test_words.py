@@ -208,7 +208,7 @@ def test_a_run_that_was_not_verified_says_so(snapshot: object) -> None:
 
 
 def test_what_was_found_goes_over_what_was_planned() -> None:
-    # Verified at first, and gone on with --no-verify.
+    # Verified at first, and resumed with --no-verify.
     info = make_info(plan={"verify": False}, findings=(make_finding(),))
     assert proofs(info) == [proof(make_finding())]
 
@@ -222,7 +222,7 @@ def test_what_was_not_verified_is_named_next_to_what_was(snapshot: object) -> No
 
 @pytest.mark.parametrize("plan", [{}, {"verify": True}])
 def test_where_nothing_was_found_nothing_is_said(plan: dict[str, Any]) -> None:
-    # A run without a cached arm, or one that was stopped before.
+    # A run without a cached strategy, or one that was stopped before it.
     assert proofs(make_info(plan=plan)) == []
 
 
@@ -230,7 +230,7 @@ def test_where_nothing_was_found_nothing_is_said(plan: dict[str, Any]) -> None:
 
 
 def with_energy(ratio: float, low: float | None, high: float | None, **fields: Any) -> str:
-    """The end of the answer about a case with this energy ratio."""
+    """Return the end of the answer about a case with this energy ratio."""
     energy = {
         "energy_ratio": ratio,
         "energy_ratio_ci95_low": low,

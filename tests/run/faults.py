@@ -1,11 +1,11 @@
 """Faults in real processes: a worker without torch, and kvbench as a program that is killed.
 
-The light worker is the real one, process and socket and all, around an engine that does what a
-script says: it starts in a third of a second. The script is JSON in the environment.
+The light worker is the real one, including process and socket, around an engine that follows a
+script: it starts in a third of a second. The script is JSON in the environment.
 
 As a program (`python -m tests.run.faults`) this is kvbench with its events written to a pipe; or a
-server that forks such a kvbench again and again, kills each at the next of many moments, and looks
-at what that leaves.
+server that repeatedly forks such a kvbench, kills each at the next of many moments, and checks what
+remains.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from kvbench.run.messages import Reached, Request
 
 ROOT = Path(__file__).parents[2]
 
-# How long a test waits for what must come. Only a fault takes so long.
+# How long a test waits for what must happen. Only a failure takes this long.
 PATIENCE_S = 120.0
 
 _SCRIPT, _DRIVE, _MARK = "KVBENCH_TEST_SCRIPT", "KVBENCH_TEST_DRIVE", "KVBENCH_TEST_MARK"
@@ -88,7 +88,7 @@ class Script:
 
 
 class LightEngine:
-    """An engine as LocalEngine is one, by a script. It really takes the time that it says."""
+    """A scripted replacement for LocalEngine. It really takes the time that the script says."""
 
     healthy = True
 
@@ -167,7 +167,7 @@ class LightEngine:
 
 
 def start(main: Callable[[int], None]) -> str:
-    """The line that starts a worker, with another function of this module as its program."""
+    """Return the command that starts a worker, with another function of this module to run."""
     old = "from kvbench.run.worker import main"
     assert old in supervisor._START
     # The folder of the tests may be the current one, which is not on the path of a worker.
@@ -176,7 +176,7 @@ def start(main: Callable[[int], None]) -> str:
 
 
 def light_main(descriptor: int) -> None:
-    """The worker around a light engine."""
+    """Run the worker around a light engine."""
 
     def engine(connection: Connection, request: Request) -> Any:
         return LightEngine(lambda stage: connection.send(Reached(stage)))
@@ -186,7 +186,7 @@ def light_main(descriptor: int) -> None:
 
 
 def slow_main(descriptor: int) -> None:
-    """The worker around a light engine, which takes seconds for its imports."""
+    """Run the worker around a light engine that takes seconds for its imports."""
 
     def engine(connection: Connection, request: Request) -> Any:
         time.sleep(3)
@@ -197,7 +197,7 @@ def slow_main(descriptor: int) -> None:
 
 
 def device_fault_main(descriptor: int) -> None:
-    """The worker, in which GPT-2 meets what looks like a fault of a GPU when it runs."""
+    """Run the worker so that GPT-2 fails with what looks like a GPU fault."""
     from transformers import GPT2LMHeadModel
 
     def forward(*arguments: Any, **keywords: Any) -> None:
@@ -211,25 +211,25 @@ def device_fault_main(descriptor: int) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """The ids of the living processes that were started with a mark in their environment."""
+    """Return the ids of the living processes that were started with a mark in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         except psutil.Error:
-            # Gone in between, or another person's.
+            # Gone in between, or another user's.
             continue
     return [pid for pid in found if pid != os.getpid()]
 
 
 def mark_environment(mark: str, script: Script | None = None) -> dict[str, str]:
-    """Variables for a process whose workers are to be found by a mark."""
+    """Return variables for a process whose workers are to be found by a mark."""
     return {_MARK: mark, _SCRIPT: (script or Script()).text}
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:
-    """Wait for what must come about."""
+    """Wait for something that must happen."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not after {PATIENCE_S:g} s"
@@ -237,7 +237,7 @@ def wait_until(holds: Callable[[], object], what: str) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
+    """Return whether a process has ended, even if nobody has waited for it yet."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -267,7 +267,7 @@ class Drive:
 
 
 class Program:
-    """kvbench in a process of its own. A context manager that leaves no process behind."""
+    """kvbench in a separate process. A context manager that leaves no process behind."""
 
     def __init__(
         self,
@@ -296,7 +296,7 @@ class Program:
             | mark_environment(mark, script)
             | {"PYTHONPATH": str(ROOT), _DRIVE: _drive_text(Drive(events=write, **drive))},
             pass_fds=[write],
-            # A process group, and with a terminal a session, of its own.
+            # Its own process group, and with a terminal its own session.
             start_new_session=True,
             preexec_fn=_take_terminal if terminal else lambda: [os.close(fd) for fd in closed],
         )
@@ -307,13 +307,13 @@ class Program:
         self._pending = b""
 
     def wait_for(self, event: str, count: int = 1) -> None:
-        """Wait until an event has come so many times more."""
+        """Wait until an event has occurred this many more times."""
         for _ in range(count):
             while self.next_event() != event:
                 pass
 
     def next_event(self) -> str:
-        """The name of the next event."""
+        """Return the name of the next event."""
         while b"\n" not in self._pending:
             ready, _, _ = select.select([self._read], [], [], PATIENCE_S)
             read = os.read(self._read, 4096) if ready else b""
@@ -323,20 +323,20 @@ class Program:
         return line.decode()
 
     def close_pipe(self) -> None:
-        """No longer read what it writes to standard output."""
+        """Stop reading what it writes to standard output."""
         assert self.process.stdout is not None
         self.process.stdout.close()
 
     def workers(self) -> list[int]:
-        """The ids of its workers."""
+        """Return the ids of its workers."""
         return [pid for pid in marked(self.mark) if pid != self.process.pid]
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Return its exit code."""
         return self.process.wait(PATIENCE_S)
 
     def text(self) -> str:
-        """What it wrote."""
+        """Return its output."""
         self.output.seek(0)
         return self.output.read().decode("utf-8", "replace")
 
@@ -351,7 +351,7 @@ class Program:
         if self.master >= 0:
             os.close(self.master)
         if not error[0]:
-            # In the same moment that the supervisor is gone its workers notice.
+            # Its workers notice the moment that the supervisor is gone.
             wait_until(lambda: not self.workers(), "the end of the workers")
         self.output.close()
 
@@ -367,7 +367,7 @@ class Program:
 
 
 def program_main() -> None:
-    """kvbench with the differences of a Drive."""
+    """Run kvbench with the differences of a Drive."""
     drive = _drive_of(os.environ.pop(_DRIVE))
     if drive.file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (drive.file_bytes, resource.RLIM_INFINITY))
@@ -444,7 +444,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Death:
-    """What a killed supervisor left.
+    """What a killed supervisor left behind.
 
     Attributes:
         last: the last event that came from it.
@@ -469,9 +469,9 @@ class Deaths:
 def kill_supervisors(
     arguments: Sequence[str], folder: Path, mark: str, script: Script, moments: Sequence[Moment]
 ) -> Deaths:
-    """Run a sweep and kill its supervisor at each of the moments, going on with it in between.
+    """Run a sweep and kill its supervisor at each of the moments, resuming it in between.
 
-    A moment that a sweep does not live to see is for the next sweep. At the end all are finished.
+    A moment that a sweep does not reach is for the next sweep. At the end all are finished.
     """
     job = {
         "arguments": list(arguments),
@@ -496,8 +496,8 @@ def kill_supervisors(
 
 
 def server_main() -> None:
-    """Do what `kill_supervisors` asks."""
-    # Once, and forked from then on. Threads would not live through that: none are started.
+    """Do what `kill_supervisors` asks for."""
+    # Import once, and fork from then on. Threads would not survive that: none are started.
     import matplotlib.pyplot as plt
 
     import kvbench.api
@@ -527,14 +527,14 @@ def server_main() -> None:
 
 
 def _arguments(arguments: Sequence[str], name: str, number: int) -> list[str]:
-    # By both roads to a resumed run, where there is one.
+    # In both ways to resume a run, if there is one.
     if number % 2 and (Path("results") / name / "run.json").exists():
         return ["sweep", "--resume", f"results/{name}"]
     return [*arguments, "--name", name]
 
 
 def _run_and_kill(arguments: Sequence[str], moment: Moment | None) -> tuple[int, str, str]:
-    """Run kvbench in a fork and kill it: how it ended, its last event, what it wrote."""
+    """Run kvbench in a fork and kill it; return how it ended, its last event, and its output."""
     read, write = os.pipe()
     derived = moment is not None and moment.derived
     with tempfile.TemporaryFile() as output:
@@ -554,7 +554,7 @@ def _run_and_kill(arguments: Sequence[str], moment: Moment | None) -> tuple[int,
         seen = b""
         if moment is not None and not moment.fsync:
             seen = _wait_for_moment(read, moment)
-            # A child that has ended by itself is not waited for yet: the id is its own.
+            # A child that ended by itself has not been waited for yet: the id is still its own.
             os.kill(pid, signal.SIGKILL)
         while more := os.read(read, 4096):
             seen += more
@@ -621,7 +621,7 @@ class Target:
 
 
 class Killer:
-    """A listener that kills workers at moments given, one after another, from its own thread.
+    """A listener that kills workers at given moments, one after another, from its own thread.
 
     Attributes:
         deaths: the targets that were hit.
@@ -653,7 +653,7 @@ class Killer:
     def _kill_all(self) -> None:
         last = None
         for target in self._targets:
-            # One that has ended, or was exchanged in between, was not killed by us: once more.
+            # It ended or was replaced in between, so we did not kill it: try once more.
             while not self._closed.is_set():
                 pid = self._wait_for(target, last)
                 if pid is not None and pid == self._pid() and not is_gone(pid):
@@ -686,7 +686,7 @@ class Killer:
 
 
 if __name__ == "__main__":
-    # Under its own name, which the line that starts a worker has in it.
+    # Under its own name, which is in the command that starts a worker.
     from tests.run import faults
 
     if _DRIVE in os.environ:

@@ -1,6 +1,6 @@
-"""Workers on a real GPU: out of memory is a row, and a killed one gives its memory back.
+"""Workers on a real GPU: out of memory is a row, and a killed worker frees its memory.
 
-A worker takes some ten seconds to start there, so that one start serves several assertions.
+A worker takes some ten seconds to start there, so one start serves several assertions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def engine() -> Iterator[WorkerEngine]:
 
 
 def free() -> int:
-    """Bytes that nobody holds of the device; needs no NVML."""
+    """Return the free bytes of the device; needs no NVML."""
     return int(torch.cuda.mem_get_info(0)[0])
 
 
@@ -64,7 +64,7 @@ def test_a_killed_worker_gives_the_memory_of_the_device_back(
     wait_until(lambda: engine.open_model is None, "the loss is seen")
     assert is_gone(first)
     wait_for_memory(before)
-    # Another one takes its place on the same device.
+    # Another one replaces it on the same device.
     second = opened(engine, short)
     assert second != first
     sample, times = run_task(engine, task(short))
@@ -83,7 +83,7 @@ def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
 ) -> None:
     monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
     before = free()
-    # The logits alone are half as much again as the device has: one allocation that must fail.
+    # The logits alone need one and a half times the device's memory: one allocation that must fail.
     total, batch = torch.cuda.get_device_properties(0).total_memory, 32_768
     vocabulary = math.ceil(1.5 * total / (4 * batch))
     plan = Plan(
@@ -101,7 +101,7 @@ def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
     for cache in ("off", "dynamic"):
         rows = [sample for sample in latest(run.samples) if sample.cache == cache]
         small = [sample for sample in rows if sample.batch_size == 1]
-        # A warm-up and two samples, the last of them in the round after memory ran out.
+        # A warm-up and two samples, the last one in the round after memory ran out.
         assert [sample.status for sample in small] == ["ok"] * 3
         large = {sample.batch_size: sample for sample in rows if sample.status != "ok"}
         assert set(large) == {batch, batch + 1}
@@ -113,7 +113,7 @@ def test_out_of_memory_on_the_whole_device_is_a_row_and_the_sweep_goes_on(
             assert "out of memory" in (sample.error or "")
             assert (sample.oom_bytes or 0) > total
             assert (sample.total_s, sample.kv_cache_bytes) == (None, None)
-    # A failed allocation is no fault of the device: nothing was lost over it, not even a worker.
+    # A failed allocation is not a device fault: nothing was lost, not even a worker.
     assert not [sample for sample in run.samples if sample.status == "crashed"]
     assert not (run.path / "worker.log").exists()
     # The sweep has closed its engine.

@@ -1,8 +1,8 @@
 """Whole sweeps in real processes with faults in them: kills, memory, disks, time, signals.
 
-Most workers here are light ones, which need no torch (tests/run/faults.py says how); that the real
-one does the same is shown once for each kind of fault. Kills are by process id, and all random
-moments come from seeds.
+Most workers here are light ones, which need no torch (see tests/run/faults.py); each kind of fault
+is also shown once with the real one. Kills are by process id, and all random moments come from
+seeds.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and lim
 # Six cases of two samples each, with warm-ups and passes for memory.
 GRID = {"device": "cpu", "max_new_tokens": [2, 3, 4], "repeats": 2, "prompt_tokens": 5}
 OPTIONS = ["sweep", "-d", "cpu", "-n", "2,3,4", "-r", "2", "-p", "5"]
-# Long enough to be hit, short enough to be waited for.
+# Long enough to be hit, short enough to wait for.
 STEPS = Script(environment_s=0.02, check_s=0.02, load_s=0.05, verify_s=0.02)
 
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Light:
-    """Makes workers that are started in this process light ones; gives their mark."""
+    """Make workers started in this process light ones; return their mark."""
     mark = uuid.uuid4().hex
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(supervisor, "_START", start(light_main))
@@ -91,7 +91,7 @@ def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Light:
 
 @dataclass(frozen=True)
 class Called:
-    """What a command left behind: its exit code and what it printed."""
+    """The result of a command: its exit code and output."""
 
     code: object
     out: str
@@ -99,7 +99,7 @@ class Called:
 
     @property
     def sentence(self) -> str:
-        """What a person can mend, as the only line on standard error."""
+        """Return the user error that is the only line on standard error."""
         assert self.code == 2, self
         (line,) = self.err.splitlines()
         return line
@@ -111,7 +111,7 @@ Light = Callable[[Script], str]
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the program in this process."""
+    """Run the program in this process."""
 
     def run(*arguments: str) -> Called:
         capsys.readouterr()
@@ -124,7 +124,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 
 @pytest.fixture
 def listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Event], object]], None]:
-    """Has a function called with each event of the program, before the program draws it."""
+    """Call a function with each event of the program, before the program draws it."""
 
     def add(listener: Callable[[Event], object]) -> None:
         for view in (views.LineView, views.LiveView, views.QuietView):
@@ -141,7 +141,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Event], objec
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small disk of its own; called again, it mounts that one with other options."""
+    """Mount a small disk; when called again, remount it with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
@@ -161,11 +161,11 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-# What any run must be, whatever it has been through
+# What holds for any run, whatever happened to it
 
 
 def rows_of(path: Path) -> list[list[str]]:
-    """The rows of a CSV file, each of which is whole."""
+    """Return the rows of a CSV file, each of which is whole."""
     raw = path.read_bytes()
     assert raw.endswith(b"\r\n")
     rows = list(csv.reader(io.StringIO(raw.decode(), newline=""), strict=True))
@@ -174,7 +174,7 @@ def rows_of(path: Path) -> list[list[str]]:
 
 
 def assert_sound(run: Run) -> None:
-    """Whole rows, each sample once, and the tokens of those that have some."""
+    """Check for whole rows, each sample once, and complete tokens where there are any."""
     ids = [row[0] for row in rows_of(run.path / "samples.csv")]
     assert ids == [sample.sample_id for sample in run.samples]
     assert len(set(ids)) == len(ids)
@@ -189,7 +189,7 @@ def assert_sound(run: Run) -> None:
 
 
 def measured(run: Run) -> Counter[tuple[str, int]]:
-    """How often each sample was measured that counts, by case and repeat."""
+    """Return how often each counted sample was measured, by case and repeat."""
     return Counter((s.case_id, s.repeat) for s in run.samples if s.phase == "measure" and ok(s))
 
 
@@ -198,7 +198,7 @@ def ok(sample: Sample) -> bool:
 
 
 def shared_rounds(run: Run) -> dict[tuple[object, ...], int]:
-    """How many rounds the arms of each pair share that have not failed."""
+    """Return how many rounds the members of each group share that have not failed."""
     failed = {s.case_id for s in latest(run.samples) if not ok(s)}
     arms: dict[tuple[object, ...], dict[str, set[tuple[int, int, int]]]] = {}
     for s in run.samples:
@@ -209,7 +209,7 @@ def shared_rounds(run: Run) -> dict[tuple[object, ...], int]:
 
 
 def statuses(run: Run) -> dict[str, set[str]]:
-    """How the samples of each case ended at last."""
+    """Return the final status of each case's samples."""
     found: dict[str, set[str]] = {}
     for s in latest(run.samples):
         found.setdefault(s.case_id, set()).add(s.status)
@@ -217,14 +217,14 @@ def statuses(run: Run) -> dict[str, set[str]]:
 
 
 def outcome(run: Run) -> dict[tuple[str, str, int], str]:
-    """How each sample of the cases ended at last."""
+    """Return the final status of each sample of the cases."""
     return {(s.case_id, s.phase, s.repeat): s.status for s in latest(run.samples)}
 
 
 def assert_same(run: Run, whole: Run, *, proofs: bool = True) -> None:
-    """A run has what another one has that nothing happened to.
+    """Check that a run has everything that an undisturbed run has.
 
-    Beside that it may have samples of rounds that were broken off, and of more rounds.
+    It may also have samples of interrupted rounds, and of additional rounds.
     """
     assert_sound(run)
     assert [case["case_id"] for case in run.info.cases] == [c["case_id"] for c in whole.info.cases]
@@ -242,7 +242,7 @@ def assert_same(run: Run, whole: Run, *, proofs: bool = True) -> None:
 
 
 def worker_targets(rng: random.Random) -> list[Target]:
-    """Thirty moments in all that a worker does: it starts, loads, is asked for proof, generates."""
+    """Return thirty moments in everything a worker does: start, load, verify, generate."""
     targets = [
         *(Target(delay_s=rng.uniform(0, 0.4)) for _ in range(8)),
         *(Target("ModelLoading", delay_s=rng.uniform(0, 0.08)) for _ in range(6)),
@@ -264,13 +264,13 @@ def test_worker_killed_at_thirty_moments(light: Light) -> None:
             assert len(runs) < 60, killer.deaths
             runs.append(sweep_to_the_end(plan, f"run{len(runs)}", engine, killer))
     for run in runs:
-        # Of what becomes of proofs there are tests at the end of this file.
+        # Tests of what becomes of verification are at the end of this file.
         assert_same(run, whole)
     assert not marked(mark)
 
 
 def sweep_to_the_end(plan: Plan, name: str, engine: WorkerEngine, listener: Any) -> Run:
-    """A sweep that is gone on with until nothing is left of it."""
+    """Run a sweep, resuming until nothing is left of it."""
     for _ in range(40):
         try:
             run = api.sweep(plan, name=name, engine=engine, listener=listener)
@@ -287,7 +287,7 @@ def test_real_worker_killed_while_it_loads_and_while_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
-    # Large enough that it still loads when it is killed.
+    # Large enough to be still loading when it is killed.
     model = config_folder(tmp_path / "slow", GPT2, vocab_size=400_000)
     plan = real_plan(tmp_path, model=model)
     engine = WorkerEngine(seed=plan.seed)
@@ -297,7 +297,7 @@ def test_real_worker_killed_while_it_loads_and_while_it_measures(
         assert killer.done
     run = load_run(path)
     assert_sound(run)
-    # A load is made again, and a sample; what is left to do is nothing.
+    # A load and a sample are repeated; nothing is left to do.
     assert next(s.stage for s in run.samples if s.status == "crashed") == "load"
     assert [s.status for s in run.samples if s.status != "ok"] == ["crashed"] * 2
     assert set(outcome(run).values()) == {"ok"}
@@ -318,7 +318,7 @@ def real_plan(folder: Path, **keys: Any) -> Plan:
 
 
 def supervisor_moments(rng: random.Random) -> list[Moment]:
-    """Thirty moments in all that a supervisor does.
+    """Return thirty moments in everything a supervisor does.
 
     While it and its first worker start, and the folder is made; some time after an event, which is
     while a model loads or a sample is taken; around the writing of rows, of run.json, and of what
@@ -375,7 +375,7 @@ def test_real_worker_ends_with_its_supervisor_in_the_middle_of_a_long_generation
 
 
 class Limited(WorkerEngine):
-    """Leaves a worker so much more memory than it has when its model is open."""
+    """Give a worker a limited amount of additional memory once its model is open."""
 
     spare_bytes = 400 << 20
 
@@ -394,7 +394,7 @@ def test_memory_that_runs_out_costs_the_case_and_larger_ones(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kvbench.run.machine.WorkerEngine", Limited)
     monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
-    # A relative name, since the order of the cases comes from the model's name as well.
+    # A relative name, since the order of the cases depends on the model's name too.
     model = config_folder(Path("tiny"), GPT2)
     # Of a batch of 65,536 sequences of 32 tokens one activation of 64 features has 512 MiB.
     sizes = ["-b", "1,65536,131072,262144", "-p", "32", "-n", "2", "-r", "1"]
@@ -413,7 +413,7 @@ def test_memory_that_runs_out_costs_the_case_and_larger_ones(
 
 
 def assert_ran_out(rows: list[Sample], spare_bytes: int) -> None:
-    """Each case ran out of memory once, or was skipped for a smaller one that had done so."""
+    """Check that each case ran out of memory once, or was skipped because of a smaller one."""
     assert len({row.batch_size for row in rows}) == len(rows) == 3
     least = None
     for row in rows:
@@ -428,7 +428,7 @@ def assert_ran_out(rows: list[Sample], spare_bytes: int) -> None:
 
 @pytest.fixture
 def small_cgroup() -> Iterator[Path]:
-    """A memory cgroup under our own that holds 128 MiB."""
+    """Return a memory cgroup under our own that holds 128 MiB."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     entries = {line.split(":")[1]: line.split(":")[2] for line in lines}
     first = "memory" in entries
@@ -475,7 +475,7 @@ def test_the_kernels_out_of_memory_killer_is_told_from_a_kill(
 # Disks
 
 
-# Of what a refused resume leaves open there is a test at the end of this file.
+# A test of what a refused resume leaves open is at the end of this file.
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -489,11 +489,11 @@ def test_a_full_disk_is_said_and_loses_nothing(
     assert re.search(r"(samples|tokens)\.csv .*No space left on device", said)
     assert f"--resume {folder}/run" in said
     full = load_run(folder / "run")
-    # What was measured before is whole. Tokens are there before the sample that they are of.
+    # Earlier measurements are intact. Tokens are written before their sample.
     assert 50 < len(rows_of(folder / "run" / "samples.csv")) == len(full.samples)
     ids = {row[0] for row in rows_of(folder / "run" / "tokens.csv")}
     assert len(ids - {sample.sample_id for sample in full.samples}) <= 1
-    # Still full: no other words, and no harm.
+    # Still full: the same message, and no harm.
     assert "No space left on device" in call(*command, "--out", str(folder)).sentence
     assert load_run(folder / "run").samples == full.samples
     gc.collect()
@@ -525,7 +525,7 @@ def test_a_disk_that_fills_up_before_the_end_is_written(
     listen(fill)
     said = call(*OPTIONS, "--out", str(folder), "--name", "run").sentence
     assert "run.json" in said and "No space left on device" in said
-    # The old one is whole, and says that nobody has finished.
+    # The old one is intact, and says that the run is not finished.
     full = load_run(folder / "run")
     assert full.info.state == "running"
     assert_sound(full)
@@ -545,7 +545,7 @@ def test_files_that_may_not_grow_are_a_full_disk(tmp_path: Path, file_bytes: int
         assert program.wait() == 2
         (said,) = program.text().splitlines()
     assert "File too large" in said
-    # There is a whole run.json or none, and the same command goes on or begins.
+    # There is a whole run.json or none, and the same command resumes or starts.
     path = tmp_path / "results" / "run"
     assert not list(path.glob("*.part"))
     before = load_run(path).samples if (path / "run.json").exists() else ()
@@ -594,7 +594,7 @@ def test_a_folder_that_cannot_be_written(
 
 
 def stop_after(out: Path, plan: Plan, samples: int) -> Run:
-    """A sweep that is stopped after so many samples."""
+    """Run a sweep that stops after this many samples."""
     seen: list[Event] = []
 
     def listener(event: Event) -> None:
@@ -639,7 +639,7 @@ def test_the_first_interrupt_finishes_the_sample_in_flight(
     script, mark = Script(hold=str(hold)), uuid.uuid4().hex
     command = [*OPTIONS, "--name", "a run"]
     with Program(command, tmp_path, mark, script, terminal=how == "keyboard") as program:
-        # After a warm-up and a pass for memory of each arm.
+        # After a warm-up and a memory pass of each strategy.
         program.wait_for("SampleStarted", 5)
         interrupt(program, how)
         wait_until(lambda: "Ctrl-C" in program.text(), "the answer")
@@ -655,7 +655,7 @@ def test_the_first_interrupt_finishes_the_sample_in_flight(
     run = load_run(path)
     assert_sound(run)
     assert run.info.state == "interrupted"
-    # The signal reached no worker: the sample in flight ended as it would have without.
+    # The signal reached no worker: the current sample ended normally.
     assert [sample.status for sample in run.samples] == ["ok"] * 5
     light(Script())
     assert call(*shlex.split(go_on[1])).code == 0
@@ -701,7 +701,7 @@ def test_an_interrupt_waits_for_nothing_but_a_sample(tmp_path: Path, step: str) 
             program.wait_for({"load": "ModelLoading", "verify": "Verifying"}[step])
         else:
             wait_until(program.workers, "a worker")
-            # Its handlers stand by the time that it starts one.
+            # Its handlers are installed by the time that it starts a worker.
         program.process.send_signal(signal.SIGINT)
         assert program.wait() == 130
         said = program.text()
@@ -724,7 +724,7 @@ def test_a_step_that_hangs_is_ended_and_is_charged_to_no_case(
     assert_sound(run)
     assert not marked(mark)
     if step == "load":
-        # A finding about the model: it is not loaded once more, and each case says so.
+        # A result about the model: it is not loaded again, and each case reports it.
         assert called.code == 1
         found = Counter((s.phase, s.status, s.stage) for s in run.samples)
         assert found == {("measure", "timeout", "load"): 6}
@@ -753,7 +753,7 @@ def test_a_case_that_takes_too_long_is_ended_and_the_sweep_goes_on(
     assert {sample.stage for sample in late} == {"decode"}
     assert len(measured(run)) == 8
     assert not marked(mark)
-    # It is a finding: only asked for is it measured again.
+    # It is a result: it is measured again only on request.
     light(Script())
     assert "nothing left" in call(*OPTIONS, "--name", "run", "--case-timeout", "1").out
     assert call("sweep", "--resume", "results/run", "--retry-failed").code == 0
@@ -779,7 +779,7 @@ def test_a_torn_last_row_is_cut_off_and_measured_again(
     for number in range(10):
         path = tmp_path / "results" / f"run{number}"
         shutil.copytree(killed, path)
-        # A row goes into tokens.csv first: where that one is torn, the sample is not there.
+        # A row goes into tokens.csv first: if that one is torn, the sample is missing.
         if number % 2:
             tear(path / "samples.csv", lambda size: 0)
         name = "tokens.csv" if number % 2 else "samples.csv"
@@ -792,7 +792,7 @@ def test_a_torn_last_row_is_cut_off_and_measured_again(
 
 
 def tear(path: Path, keep: Callable[[int], int]) -> int:
-    """Leave of the last row of a file as many bytes as `keep` says of its length."""
+    """Keep the fraction `keep` of the bytes of a file's last row."""
     raw = path.read_bytes()
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerow(rows_of(path)[-1])
@@ -803,13 +803,13 @@ def tear(path: Path, keep: Callable[[int], int]) -> int:
     return left
 
 
-# Faults that were found while these tests were written
+# Faults found while writing these tests
 
 
 def killed_at(
     moment: Moment, folder: Path, mark: str, script: Script | None = None, *options: str
 ) -> list[str]:
-    """Kill a supervisor at one moment and go on to the end; what went wrong."""
+    """Kill a supervisor at one moment and resume to the end; return what went wrong."""
     killed = kill_supervisors([*OPTIONS, *options], folder, mark, script or Script(), [moment])
     assert len(killed.deaths) == 1
     return killed.failures
@@ -832,7 +832,7 @@ def test_a_kill_between_the_proof_that_memory_runs_out_and_what_follows_from_it(
     mark = light(script)
     whole = api.sweep(Plan.parse(GRID | {"seed": 1}), name="whole")
     assert [s.status for s in whole.samples] == ["oom", "skipped_oom", "skipped_oom"] * 2
-    # Behind the header, the row with `oom` has just reached the disk.
+    # After the header, the row with `oom` has just reached the disk.
     moment = Moment(fsync="samples.csv", count=2, side="after")
     assert killed_at(moment, tmp_path, mark, script, "--seed", "1") == []
     assert_same(load_run("results/run0"), whole)
@@ -885,7 +885,7 @@ def test_samples_that_an_editor_has_saved_with_its_own_line_ends_are_not_cut_off
     file.write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
     before = file.read_bytes()
     called = call("sweep", "--resume", "results/run")
-    # Read as it is, or refused; not thrown away.
+    # Read unchanged, or refused; not thrown away.
     assert file.read_bytes().startswith(before) or called.code == 2
     assert file.read_bytes().replace(b"\r\n", b"\n").startswith(before)
 
@@ -909,7 +909,7 @@ def test_a_resume_that_is_refused_leaves_no_file_open(light: Light) -> None:
     file.write_bytes(
         file.read_bytes().replace(b",measure,", b",sideways,").replace(b",warmup,", b",,")
     )
-    # While the exception lives, so does all that it was raised over.
+    # While the exception lives, so does everything that its frames refer to.
     with pytest.raises(UserError, match=r"samples\.csv line 2") as refused:
         api.resume(run.path)
     assert refused.value.__traceback__
@@ -936,7 +936,7 @@ def test_a_case_in_run_json_that_is_none_is_told_in_a_sentence(
     change(info["cases"][0])
     (run.path / "run.json").write_text(json.dumps(info))
     assert "run.json" in call("sweep", "--resume", "results/run").sentence
-    # Nothing was measured that could not be read again.
+    # Everything measured can be read again.
     assert load_run(run.path).samples == run.samples
 
 

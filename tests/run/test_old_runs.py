@@ -1,4 +1,4 @@
-"""Runs of older versions: read for as long as the project lives, and resumed."""
+"""Runs of older versions are readable for the life of the project, and can be resumed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_old_run_is_resumed_in_its_own_columns(tmp_path: Path, name: str) -> 
     assert header == rows[0].strip().split(",")
     assert {len(row) for row in values} == {len(header)}
     assert run.samples[: len(before.samples)] == before.samples
-    # The plan says what it meant before the key existed, which is not today's default.
+    # The plan has the meaning from before the key existed, which is not today's default.
     assert run.info.plan["warmup"] == "16"
     assert Plan().warmup == "auto"
 
@@ -79,7 +79,7 @@ def test_another_version_of_kvbench_goes_on_with_a_run(tmp_path: Path) -> None:
 
 
 def forced(path: Path) -> Path:
-    """A run as version 0.1 left it that was forced onto another machine, then another plan."""
+    """Return a version 0.1 run that was forced onto another machine, then another plan."""
     shutil.copytree(GOLDEN / "gpt2-cpu", path)
     info = json.loads((path / "run.json").read_text(encoding="utf-8"))
     other = info["environment"] | {"cpu": "Another CPU"}

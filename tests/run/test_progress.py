@@ -1,4 +1,4 @@
-"""Tests of kvbench/run/progress.py: what the rows of earlier starts come to."""
+"""Tests of kvbench/run/progress.py: the state derived from the rows of earlier starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of(*samples: Sample, again: Any = TRIED_AGAIN) -> CaseProgress:
 
 
 def next_ids(progress: CaseProgress) -> tuple[str, str]:
-    """The ids of the next warm-up and of the next counted sample, without the case's."""
+    """Return the ids of the next warm-up and counted sample, without the case's part."""
     tasks = (progress.task("warmup", 0, 16), progress.task("measure", len(progress.measured), 100))
     first, second = (task.sample_id.removeprefix(CASE.id) for task in tasks)
     return first, second
@@ -150,7 +150,7 @@ def test_the_arms_of_a_pair_end_together() -> None:
         found = progress_of([off, CASE, alone], samples, rule)
         return [found[case].ended for case in (off, CASE, alone)]
 
-    # Two slow samples would be enough; the quick arm needs four.
+    # Two slow samples would be enough; the fast strategy needs four.
     assert ended(2, 2) == [False, False, True]
     assert ended(4, 3) == [False, False, True]
     assert ended(4, 4) == [True, True, True]
@@ -170,7 +170,7 @@ def test_rows_of_cases_that_are_no_longer_planned_are_passed_over() -> None:
     assert list(progress_of([CASE], arm(make_case(batch_size=7), [0.5]), THREE)) == [CASE]
 
 
-# As a sweep goes on
+# During a sweep
 
 
 def test_a_task_has_the_shape_that_was_asked_for() -> None:
@@ -250,7 +250,7 @@ def test_a_cold_round_is_one_too_few() -> None:
     progress = of(*cold)
     assert [sample.repeat for sample in progress.counted] == [1, 2]
     assert not progress.ended
-    # It took its time all the same.
+    # It took time nevertheless.
     assert progress.used_s == 3.0
 
 
@@ -262,7 +262,7 @@ def test_the_task_of_a_round_has_its_number() -> None:
 
 
 def test_a_case_does_not_end_on_a_row_that_waits_for_another_attempt() -> None:
-    # Its partner failed for good, and without it there are rounds enough.
+    # Its partner failed, and without it there are enough rounds.
     off = make_case(cache="off")
     alone = taken(CASE, *((0, n, n) for n in range(3)))
     gone = sample_of(make_task(off), status="oom")

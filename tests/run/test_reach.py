@@ -39,7 +39,7 @@ def test_the_largest_case_is_verified_where_it_costs_less_than_the_samples() -> 
 
 
 def test_a_small_plan_is_verified_less_far() -> None:
-    # One cached sample alone: looking at all of it costs two more passes over its tokens.
+    # One cached sample only: checking all of it costs two more passes over its tokens.
     alone = grid((1000,), (8,), caches=("dynamic",))
     assert size(reach_of(alone, "dynamic", 1)) == (8, 500)
     assert size(reach_of(alone, "dynamic", 2)) == (8, 1000)
@@ -88,7 +88,7 @@ def test_exact_strategies_with_other_tokens_are_looked_at() -> None:
     assert names(differing(members(off="a", dynamic="b", static="a"))) == ["dynamic"]
     assert names(differing(members(off="a", dynamic="b", static="b"))) == ["dynamic", "static"]
     assert names(differing(members(off="a", dynamic=("a", "b")))) == ["dynamic"]
-    # Without a baseline nobody knows which of the two it is.
+    # Without a baseline it is unknown which of the two it is.
     assert names(differing(members(dynamic="a", static="b"))) == ["dynamic", "static"]
 
 

@@ -1,4 +1,4 @@
-"""Tests of kvbench/run/resume.py: what has changed since a run began, in words."""
+"""Tests of kvbench/run/resume.py: what has changed since a run started, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of kvbench/run/rounds.py: which rounds are whole, and which count."""
+"""Tests of kvbench/run/rounds.py: which rounds are complete, and which count."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_what_counts_is_complete_and_little_is_left_out(
     for session in (0, 1):
         left_out = [one for one in complete if one[0] == session and one not in counted]
         assert len(left_out) <= MOST_COLD_ROUNDS
-        # Nothing but the first of a process.
+        # Only the first of a process.
         for one in left_out:
             assert any(
                 one == round_of(next(s for s in samples if round_of(s)[:2] == one[:2]))
@@ -125,7 +125,7 @@ def test_rounds_that_are_kept_up_to_date_are_those_of_all_samples(
     )
     so_far: list[list[Sample]] = [[], []]
     rounds = SharedRounds(so_far)
-    # As they are taken: one round after another, and in a round one member after another.
+    # In execution order: round after round, and within a round member after member.
     for sample in sorted((s for samples in whole for s in samples), key=round_of):
         so_far[sample.cache == "dynamic"].append(sample)
         if data.draw(st.booleans()):

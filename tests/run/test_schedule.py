@@ -1,4 +1,4 @@
-"""Tests of kvbench/run/schedule.py: several engines, whose answers come in any order."""
+"""Tests of kvbench/run/schedule.py: several engines whose answers arrive in any order."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_warmup_that_covers_others_binds_their_group_as_well() -> None:
     engines = [opened(0, cases[0]), opened(1, cases[0])]
     found = next_jobs(state, engines)
     assert all(isinstance(one.step, RunJob) for one in found)
-    # The longest of what is not bound yet: never the same one twice.
+    # The longest of the unbound ones: never the same one twice.
     assert found[0].step.case.max_new_tokens == 100
     assert found[1].step.case != found[0].step.case
     assert state.group_of(found[0].step.case) in found[0].groups
@@ -126,7 +126,7 @@ class Pooled(FakeEngine):
 
     deadly: random.Random | None = None
     share = 0.0
-    # From this batch size on, this share of the tasks of `dynamic` runs out of memory.
+    # From this batch size on, this fraction of the tasks of `dynamic` runs out of memory.
     full_at, full_share = 99, 0.0
 
     def too_little_memory(self, task: Task) -> Failure | None:
@@ -157,7 +157,7 @@ class Pooled(FakeEngine):
 
 
 def killed(task: Task) -> Failure:
-    """The process is lost over the task."""
+    """Lose the process during the task."""
     return "crashed", "decode", "Killed."
 
 
@@ -221,7 +221,7 @@ class Swept:
 
 
 def assert_whole(swept: Swept) -> None:
-    """Nothing lost, nothing doubled, no group on two engines, no round in two processes."""
+    """Check: nothing lost or duplicated, no group on two engines, no round in two processes."""
     ids = [row.sample_id for row in swept.rows]
     assert len(set(ids)) == len(ids)
     given_ = [task.sample_id for _, _, task in swept.taken]
@@ -232,14 +232,14 @@ def assert_whole(swept: Swept) -> None:
     for engine, _, task in swept.taken:
         homes.setdefault(task.case.pair_key, set()).add(engine)
     assert all(len(engines) == 1 for engines in homes.values())
-    # What counts of a round was taken by one process, whether the round is complete or not.
+    # The counted samples of a round come from one process, whether it is complete or not.
     seen: dict[tuple[str, int], set[tuple[int, int]]] = {}
     by_id = {row.sample_id: row for row in swept.rows}
     for engine, process, task in swept.taken:
         if task.phase == "measure" and by_id[task.sample_id].status == "ok":
             seen.setdefault((task.case.pair_key, task.round), set()).add((engine, process))
     assert all(len(one) == 1 for one in seen.values())
-    # A number of a worker is that of one process of one engine.
+    # A worker number identifies one process of one engine.
     of_worker: dict[int, set[tuple[int, int]]] = {}
     for engine, process, task in swept.taken:
         of_worker.setdefault(by_id[task.sample_id].worker, set()).add((engine, process))
@@ -293,7 +293,7 @@ def test_each_round_takes_the_groups_in_the_order_of_the_seed(tmp_path: Path, co
                 found.setdefault((task.case.pair_key, task.round), []).append(task.case.cache)
         return found
 
-    # Which engine measures does not matter.
+    # The choice of engine does not matter.
     assert arms(swept) == arms(one)
 
 
@@ -306,7 +306,7 @@ def test_an_engine_that_cannot_load_a_model_leaves_it_to_the_others(tmp_path: Pa
     engines = [*pool(2), Small(seconds=seconds)]
     swept = Swept(tmp_path / "run", grid("a", lengths=(10, 20, 30, 40)), engines)
     assert_whole(swept)
-    # It costs the group that it was given, and no other.
+    # It costs only the group that it had.
     failed = {row.max_new_tokens for row in swept.rows if row.status == "oom"}
     assert len(failed) == 1 and len(engines[2].opened) == 1
     assert {row.status for row in swept.rows if row.max_new_tokens not in failed} == {"ok"}
@@ -359,7 +359,7 @@ def test_where_memory_runs_out_in_a_pool_no_sample_is_lost_or_doubled(
     assert_whole(swept)
     last = latest(swept.rows)
     assert {row.cache for row in last if row.status in ("oom", "skipped_oom")} <= {"dynamic"}
-    # Nothing is skipped without a proof.
+    # Nothing is skipped without evidence.
     proofs = {row.sample_id for row in swept.rows if row.status == "oom"}
     for row in last:
         if row.status == "skipped_oom":

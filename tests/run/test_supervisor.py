@@ -1,6 +1,6 @@
 """Tests of kvbench/run/supervisor.py with real workers: asked, killed, stopped, left alone.
 
-Where it does not matter what is measured the worker is a light one; tests/run/faults.py says how.
+If it does not matter what is measured, the worker is a light one; see tests/run/faults.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.tiny import GPT2, case, config_folder, group, task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits as Linux has")
 
-# Long enough that it is never seen to end.
+# Too long ever to end.
 FOREVER_S = 10 * PATIENCE_S
 KILLED = "the worker process was killed by SIGKILL"
 
@@ -62,7 +62,7 @@ def engine() -> Iterator[WorkerEngine]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[WorkerEngine]:
-    """A real worker for tests that leave it as it was: it takes seconds to start."""
+    """Return a shared worker for tests that leave it unchanged: it takes seconds to start."""
     engine = WorkerEngine()
     yield engine
     engine.close()
@@ -70,13 +70,13 @@ def shared() -> Iterator[WorkerEngine]:
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """A case of a tiny model."""
+    """Return a case of a tiny model."""
     return case(config_folder(tmp_path_factory.mktemp("models") / "gpt2", GPT2))
 
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """A case whose generation takes hours."""
+    """Return a case whose generation takes hours."""
     folder = tmp_path_factory.mktemp("models") / "endless"
     return case(config_folder(folder, GPT2, n_positions=1_000_000), max_new_tokens=900_000)
 
@@ -86,7 +86,7 @@ Light = Callable[[Script], str]
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> Light:
-    """Makes the next workers light ones that follow a script; gives their mark."""
+    """Make the next workers light ones that follow a script; return their mark."""
     mark = uuid.uuid4().hex
     monkeypatch.setattr(supervisor, "_START", start(light_main))
 
@@ -100,7 +100,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> Light:
 
 
 def opened(engine: WorkerEngine, one: Case) -> int:
-    """Open the model of a case; the id of the worker."""
+    """Open the model of a case; return the id of the worker."""
     loaded = engine.open(one.model_key)
     assert isinstance(loaded, ModelLoaded), loaded
     assert engine.open_model == one.model_key
@@ -109,7 +109,7 @@ def opened(engine: WorkerEngine, one: Case) -> int:
 
 
 def measured_over(engine: WorkerEngine, one: Case, fault: Callable[[int], object]) -> Sample:
-    """The sample during whose decoding something befell the worker, and which it did not end."""
+    """Return the unfinished sample during whose decoding something happened to the worker."""
     sample, times = measured_while(engine, one, fault)
     assert times == ()
     return sample
@@ -118,7 +118,7 @@ def measured_over(engine: WorkerEngine, one: Case, fault: Callable[[int], object
 def measured_while(
     engine: WorkerEngine, one: Case, fault: Callable[[int], object]
 ) -> tuple[Sample, tuple[float, ...]]:
-    """A sample during whose decoding something befalls the worker."""
+    """Return a sample during whose decoding something happens to the worker."""
     worker, pid, decoding = engine._worker, engine.worker_pid, threading.Event()
     assert worker is not None and pid is not None
     receive = worker._connection.recv
@@ -264,7 +264,7 @@ def test_killed_while_it_waits_it_is_lost_before_it_can_be_waited_for(
 ) -> None:
     pid = opened(engine, case("gpt2"))
     assert engine._worker is not None
-    # As long as another thread of the process is still being ended.
+    # Until another thread of the process has ended.
     monkeypatch.setattr(engine._worker.process, "poll", lambda: None)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: engine.open_model is None, "word of its end")
@@ -285,7 +285,7 @@ def test_killed_while_it_measures_it_costs_the_sample(
     assert name in error
     log = engine.take_log()
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
-        # What faulthandler writes: the fatal error, and where every thread was.
+        # The output of faulthandler: the fatal error, and where every thread was.
         assert "Fatal Python error" in log and "in run" in log
         assert log.splitlines()[0] in error
     else:
@@ -467,7 +467,7 @@ def test_a_load_past_its_time_is_a_timeout_and_its_worker_is_gone(
         if stopped:
             os.kill(pid, signal.SIGSTOP)
         key = case("gpt2").model_key
-        # No fault that another try would mend.
+        # Not a fault that another try would fix.
         error = "no result after 0.5 s; case_timeout limits loading too"
         assert engine.open(key) == LoadFailed(key, "timeout", error, died=False)
         assert engine.open_model is None and is_gone(pid)
@@ -496,7 +496,7 @@ def test_the_start_of_a_worker_is_no_part_of_a_limit(
     monkeypatch.setattr(supervisor, "_START", start(slow_main))
     engine = WorkerEngine(step_timeout_s=1)
     try:
-        # The first request is the load, as after a worker was lost.
+        # The first request is the load, as after losing a worker.
         opened(engine, case("gpt2"))
     finally:
         engine.close()
@@ -675,7 +675,7 @@ def test_an_engine_that_is_forgotten_takes_its_worker_along(light: Light) -> Non
     del engine
     gc.collect()
     wait_until(lambda: is_gone(pid), "the end of the worker")
-    # Here and now, and not in the next test, where its warnings would be faults.
+    # Here and now, not in the next test, where its warnings would be errors.
     subprocess._cleanup()  # type: ignore[attr-defined]
     gc.collect()
 
@@ -729,7 +729,7 @@ def test_a_worker_ends_with_its_supervisor(light: Light, tmp_path: Path, when: s
 
 
 def system(root: Path, **files: str) -> Path:
-    """A root with these files; `__` is a slash and `_` a dot."""
+    """Create a root with these files; `__` is a slash and `_` a dot."""
     for name, text in files.items():
         path = root / name.replace("__", "/").replace("_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)

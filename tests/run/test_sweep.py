@@ -48,7 +48,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 LENGTHS = (10, 50, 100)
 THREE = StoppingRule(repeats=3)
 
-# Each example is a sweep: what fails is shown as it is, and not made smaller for minutes.
+# Each example is a sweep: failures are reported without minutes of shrinking.
 NO_SHRINK = (Phase.explicit, Phase.generate)
 
 
@@ -88,7 +88,7 @@ def start(
     environment: Environment | None = None,
     **conduct: Any,
 ) -> Swept:
-    """Begin a run, or go on with the one that is there, and read the folder back."""
+    """Start or resume a run, and read the folder back."""
     engine, events = engine or FakeEngine(), list[Event]()
     resume = Resume(started_at="now", environment=environment)
     begun = (path / "run.json").exists()
@@ -111,7 +111,7 @@ def start(
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    """Runs cases on an engine, each time in a new folder."""
+    """Run cases on an engine, each time in a new folder."""
     counter = iter(range(1000))
 
     def run(*arguments: Any, **options: Any) -> Swept:
@@ -225,7 +225,7 @@ def test_models_are_opened_one_after_another_in_the_order_of_the_plan(sweep: Swe
 
 
 def quarter_or_eighth(task: Task) -> float:
-    # Sums of these are exact, so the counts that follow are too.
+    # Sums of these are exact, and so are the counts that follow.
     return 0.25 if task.case.cache == "off" else 0.125
 
 
@@ -236,7 +236,7 @@ def test_the_rule_decides_for_each_pair_on_its_own(sweep: Sweep) -> None:
     rule = StoppingRule(min_repeats=5, max_repeats=100, min_seconds=3.0, max_spread=0.05)
     swept = sweep(grid(), FakeEngine(seconds=seconds), rule=rule)
     counts = Counter((sample.cache, sample.max_new_tokens) for sample in swept.measured)
-    # As many as the quicker arm needs.
+    # As many as the faster strategy needs.
     assert counts == {
         (cache, tokens): 12 if tokens == LENGTHS[-1] else 24
         for tokens in LENGTHS
@@ -404,7 +404,7 @@ def test_stop_after_the_very_last_sample_is_no_interruption(sweep: Sweep) -> Non
 
 
 class Cutting(FakeEngine):
-    """An engine that is interrupted while it does what is not worth waiting for."""
+    """An engine that is interrupted during something not worth waiting for."""
 
     cut_in = ""
 
@@ -476,7 +476,7 @@ def test_a_notice_is_told_once_however_many_models_there_are(sweep: Sweep) -> No
 def test_the_share_of_verification_is_told_at_the_end(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The whole takes from the first reading to the last, verification from the second to the third.
+    # The total runs from the first reading to the last, verification from the second to the third.
     readings = iter([100.0, 110.0, 115.0, 120.0])
     monkeypatch.setattr("kvbench.run.driver.monotonic", lambda: next(readings))
     swept = sweep(grid())
@@ -560,7 +560,7 @@ def batches(**fields: Any) -> list[Case]:
 
 
 def no_memory_from(size: int, **of: Any) -> Callable[[Task], Failure | None]:
-    """Fails where a batch is at least so large and the task has these fields."""
+    """Fail if the batch is at least this large and the task has these fields."""
     return failing(
         lambda task: (
             task.case.batch_size >= size
@@ -571,7 +571,7 @@ def no_memory_from(size: int, **of: Any) -> Callable[[Task], Failure | None]:
 
 
 def statuses(swept: Swept, **fields: Any) -> dict[int, str]:
-    """What became of each batch size: the status of its last row."""
+    """Return the final status of each batch size."""
     return {
         row.batch_size: row.status
         for row in swept.rows
@@ -585,7 +585,7 @@ def test_what_needs_more_than_what_ran_out_of_memory_is_skipped(sweep: Sweep) ->
         swept = sweep(batches(), FakeEngine(failure=no_memory_from(2)), seed=seed)
         tried = [task.case.batch_size for task in swept.engine.tasks if task.case.batch_size > 1]
         first.add(tried[0])
-        # Whichever comes first: 4 says nothing of 2, and 2 says all of 4.
+        # Whichever comes first: 4 says nothing about 2, and 2 says everything about 4.
         assert tried == ([2] if tried[0] == 2 else [4, 2])
         assert statuses(swept) == {
             1: "ok",
@@ -597,7 +597,7 @@ def test_what_needs_more_than_what_ran_out_of_memory_is_skipped(sweep: Sweep) ->
 
 
 def skipping(sweep: Sweep, cases: Sequence[Case], **options: Any) -> Swept:
-    """A sweep in which batch 2 fails before batch 4 is begun."""
+    """Return a sweep in which batch 2 fails before batch 4 starts."""
     for seed in range(20):
         swept = sweep(cases, FakeEngine(failure=no_memory_from(2)), seed=seed, **options)
         if next(t.case.batch_size for t in swept.engine.tasks if t.case.batch_size > 1) == 2:
@@ -742,7 +742,7 @@ def test_interruptions_do_not_use_up_the_time_of_a_case(sweep: Sweep) -> None:
 
 
 class Lossy(FakeEngine):
-    """An engine whose process dies while it loads: the first so many times."""
+    """An engine whose process dies during its first loads."""
 
     deaths = 0
 
@@ -769,7 +769,7 @@ def crash_once(at: Case, **of: Any) -> Callable[[Task], Failure | None]:
 
 
 def once(at: Case, **of: Any) -> Callable[[Task], Failure | None]:
-    """Loses the process over the first attempt at a sample."""
+    """Lose the process during the first attempt at a sample."""
     return crash_once(at, attempt=0, **of)
 
 
@@ -800,7 +800,7 @@ def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(
     assert [(len(event.measured), event.failure) for event in ended] == [(3, None)] * 6
     notices = [event.text for event in swept.events if isinstance(event, Notice)]
     assert notices == snapshot
-    # Of the sweep, not of the device: run.json keeps none of it.
+    # About the sweep, not the device: run.json does not keep it.
     assert swept.outcome.notes == []
 
 
@@ -819,7 +819,8 @@ def test_a_round_that_a_loss_broke_is_measured_again_by_all(
         for case in (off, dynamic)
     }
     assert set(rounds[off]) >= set(rounds[bad]) and set(rounds[dynamic]) >= set(rounds[bad])
-    # Three rounds are shared. If the other one came first, its sample of the broken round is kept.
+    # Three rounds are shared. If the other one came first, its sample of the interrupted round is
+    # kept.
     assert len(rounds[bad]) == 3
     other = rounds[dynamic if bad is off else off]
     assert len(other) == len(set(other)) in (3, 4)
@@ -831,7 +832,7 @@ def test_a_process_that_is_lost_in_waiting_breaks_the_round_as_well(sweep: Sweep
         def run(self, *arguments: Any) -> JobResult:
             result = super().run(*arguments)
             if len(self.tasks) == 3:
-                # Behind the first sample that counts.
+                # After the first sample that counts.
                 self.lose()
             return result
 
@@ -854,7 +855,7 @@ def test_a_round_that_a_stop_broke_is_measured_again_by_all(sweep: Sweep, after:
         for case in cases
     ]
     assert len(rounds[0] & rounds[1]) == 3
-    # What was taken of the broken round stays.
+    # What was taken of the interrupted round stays.
     assert len(again.measured) == 6 + after % 2
     assert again.rows[: len(swept.rows)] == swept.rows
 
@@ -887,7 +888,7 @@ def test_samples_say_which_process_took_them(sweep: Sweep) -> None:
 
 
 def cold_first(*processes: int, rounds: int = 1) -> Callable[[Task], float]:
-    """Makes the first counted samples of each case three times as slow."""
+    """Make the first counted samples of each case three times as slow."""
     return lambda task: 3.0 if task.phase == "measure" and task.repeat < rounds else 1.0
 
 
@@ -896,7 +897,7 @@ def test_a_round_with_a_cold_sample_is_measured_again(sweep: Sweep) -> None:
     swept = sweep(cases, FakeEngine(seconds=cold_first()))
     assert Counter(row.case_id for row in swept.measured) == {case.id: 4 for case in cases}
     ended = [event for event in swept.events if isinstance(event, CaseEnded)]
-    # Kept as rows; what counts are the others.
+    # Kept as rows; only the others count.
     assert [[s.total_s for s in event.measured] for event in ended] == [[1.0] * 3] * 2
     # A resume has nothing to add.
     assert start(swept.path, cases).engine.tasks == []
@@ -926,7 +927,7 @@ def test_where_every_process_starts_cold_two_rounds_are_measured_again(sweep: Sw
         taken[task.case, engine.process] += 1
         return 3.0 if taken[task.case, engine.process] == 1 else 1.0
 
-    # Every process is lost over its fourth round.
+    # Every process is lost during its fourth round.
     engine.seconds = seconds
     engine.failure = failing(
         lambda task: task.phase == "measure" and taken[task.case, engine.process] == 3,
@@ -948,7 +949,7 @@ def ok(row: Sample) -> bool:
 def test_the_rule_sees_the_rounds_that_count_alone(sweep: Sweep) -> None:
     rule = StoppingRule(min_repeats=3, max_repeats=9, min_seconds=0.0, max_spread=0.05)
     swept = sweep(grid(lengths=(10,)), FakeEngine(seconds=cold_first()), rule=rule)
-    # With the cold one the spread would keep it going to the most.
+    # With the cold one, the spread would keep it going to the maximum.
     assert Counter(row.cache for row in swept.measured) == {"off": 4, "dynamic": 4}
 
 
@@ -1019,7 +1020,7 @@ def test_losses_far_apart_do_not_add_up(sweep: Sweep) -> None:
 def test_a_model_that_raises_is_not_tried_again(sweep: Sweep) -> None:
     class Raising(FakeEngine):
         def lose(self) -> None:
-            """Stay: the model raised, its process lives."""
+            """Keep the process: the model raised, but its process lives."""
 
     failure = failing(lambda task: task.case.cache == "off", ("crashed", "decode", "KeyError: 3"))
     swept = sweep(grid(lengths=(10,)), Raising(failure=failure))
@@ -1047,14 +1048,14 @@ def test_three_deaths_in_a_row_while_loading_fail_all_cases(sweep: Sweep) -> Non
     }
     assert [key.model for key in swept.engine.opened] == ["a", "a", "a", "b"]
     assert swept.outcome.failed == 6
-    # A person cannot mend it: the run is kept.
+    # The user cannot fix it: the run is kept.
     assert swept.outcome.load_errors == []
 
 
 def test_deaths_with_a_load_between_them_are_not_in_a_row(sweep: Sweep) -> None:
     class Now(Lossy):
         def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
-            # All loads die but the third and the sixth.
+            # All loads die except the third and the sixth.
             self.deaths = len(self.opened) + (len(self.opened) not in (2, 5))
             return super().open(key)
 
@@ -1072,7 +1073,7 @@ def test_stop_is_asked_between_two_loads(sweep: Sweep) -> None:
     swept = sweep(grid(), engine, stop=lambda: len(engine.opened) > 0)
     assert (len(engine.opened), swept.outcome.interrupted) == (1, True)
     assert [row.status for row in swept.rows] == ["crashed"]
-    # The row was no end.
+    # The row was not an end.
     assert Counter(row.status for row in latest(start(swept.path, grid()).measured)) == {"ok": 18}
 
 
@@ -1123,7 +1124,7 @@ def test_a_case_that_losses_ended_is_tried_again_by_a_resume(sweep: Sweep) -> No
         ("-s001-4", 1),
         ("-s002", 1),
     ]
-    # Its partner goes along: rounds of its own would be compared with those of another hour.
+    # Its partner goes along: separate rounds would be compared with those of another time.
     shared = Counter((row.session, row.worker, row.round) for row in again.measured if ok(row))
     assert sorted(shared.values())[-3:] == [2, 2, 2]
 
@@ -1313,13 +1314,13 @@ def test_a_death_while_loading_does_not_leave_the_model_unverified(sweep: Sweep)
 
 # Interrupted and gone on with
 
-# Sums of these are exact, and none is so far from the others that it would be called cold.
+# Sums of these are exact, and none is far enough from the others to count as cold.
 TIMES = (0.25, 0.3125, 0.28125, 0.34375, 0.25, 0.296875)
 
 
 def time_of(task: Task) -> float:
     digits = int(task.case.id, 16)
-    # So that the rule wants more of some pairs than of others.
+    # The rule then requires more samples of some groups than of others.
     return TIMES[(digits + task.repeat) % len(TIMES)] * (2 if task.case.max_new_tokens > 10 else 1)
 
 
@@ -1330,12 +1331,12 @@ RULES = {
 
 
 def timed(swept: Swept) -> list[tuple[str, int, int, int]]:
-    """The counted samples in their order."""
+    """Return the counted samples in order."""
     return [(row.case_id, row.round, row.repeat, row.attempt) for row in swept.measured]
 
 
 def assert_done(swept: Swept, cases: Sequence[Case], rule: StoppingRule) -> None:
-    """No id twice, all tokens, and rounds that are shared: as many as the rule wants, no more."""
+    """Check: unique ids, all tokens, and shared rounds: as many as the rule requires, no more."""
     run = load_run(swept.path)
     ids = [row.sample_id for row in swept.rows]
     assert len(set(ids)) == len(ids)
@@ -1355,7 +1356,7 @@ def assert_done(swept: Swept, cases: Sequence[Case], rule: StoppingRule) -> None
             shared = [key for key in rounds[0] if all(key in one for one in rounds)]
             times = [[one[key] for key in shared] for one in rounds]
             assert rule.done(*times)
-            # Where an arm failed, the others may have had rounds without it by then.
+            # If a strategy failed, the others may have had rounds without it by then.
             assert len(arms) < len(pair) or not rule.done(*(one[:-1] for one in times))
 
 
@@ -1394,7 +1395,7 @@ def test_a_sweep_interrupted_after_any_sample_has_in_the_end_the_rounds_it_shoul
         again = start(cut.path, cases, FakeEngine(seconds=time_of), **options)
         assert_done(again, cases, RULES[rule])
         assert again.rows[:count] == cut.rows
-        # Between two rounds it costs nothing; in the midst of one, what was taken of that one.
+        # Between two rounds it costs nothing; within one, what was taken of that round.
         if len(cut.measured) % 2 == 0:
             assert timed(again) == timed(whole)
         elif rule == "fixed":
@@ -1430,18 +1431,18 @@ def test_a_sweep_interrupted_again_and_again_has_in_the_end_the_rounds_it_should
     assert_done(swept, cases, RULES[rule])
     assert {row.status for row in swept.rows} == {"ok"}
     if rule == "fixed":
-        # Each stop costs one sample at the most.
+        # Each stop costs at most one sample.
         assert 0 <= len(swept.measured) - len(whole.measured) <= len(counts)
 
 
 class Unlucky(FakeEngine):
-    """Has a script of mishaps, one for each load or task; when it is over, the last goes on."""
+    """An engine with a script of failures, one per load or task; the last one repeats."""
 
     script: Sequence[str] = ()
     steps = 0
 
     def mishap(self, *kinds: str) -> str:
-        """What happens now; nothing where that is none of these kinds."""
+        """Return the next failure of the script; empty if it is not one of these kinds."""
         kind = self.script[min(self.steps, len(self.script) - 1)]
         self.steps += 1
         return kind if kind in kinds else ""
@@ -1502,7 +1503,7 @@ def test_whatever_happens_to_its_workers_a_sweep_ends_and_its_rounds_are_whole(
     # broken, and each process takes a warm-up and a pass for memory of both.
     rounds = 3 * (RULES[rule].repeats or RULES[rule].max_repeats) + 6
     assert len(swept.rows) <= rounds * 6 * 10
-    # What losses have ended is measured at last.
+    # Cases ended by losses are measured at last.
     healthy = FakeEngine(seconds=time_of, memory_pass=memory_pass)
     again = start(folder / "run", cases, healthy, **options)
     assert_done(again, cases, RULES[rule])
@@ -1540,7 +1541,7 @@ def test_a_sweep_whose_workers_die_now_and_then_lacks_nothing_in_the_end(
 
 
 def recorded(name: str) -> dict[str, list[float]]:
-    """The times of a run that was kept, by strategy, in the order of the rounds."""
+    """Return the times of a stored run, by strategy, in the order of the rounds."""
     found: dict[str, list[float]] = {}
     for sample in load_run(GOLDEN / name).samples:
         if sample.phase == "measure" and sample.total_s is not None:
@@ -1549,7 +1550,7 @@ def recorded(name: str) -> dict[str, list[float]]:
 
 
 def replaying(times: dict[str, list[float]], beyond: Callable[[list[float], int], float]) -> Any:
-    """Play recorded times of each strategy, and `beyond` them what follows from them."""
+    """Replay recorded times of each strategy, and then the times from `beyond`."""
 
     def seconds(task: Task) -> float:
         if task.phase != "measure":
@@ -1561,12 +1562,12 @@ def replaying(times: dict[str, list[float]], beyond: Callable[[list[float], int]
 
 
 def as_warm(times: list[float], number: int) -> float:
-    """The later samples again, in turn."""
+    """Repeat the later samples in turn."""
     return times[1 + (number - 1) % (len(times) - 1)]
 
 
 def as_rising(times: list[float], number: int) -> float:
-    """Slower by as much in each round as in the rounds that were recorded."""
+    """Continue the recorded increase from round to round."""
     return times[-1] + (number - len(times) + 1) * (times[-1] - times[0]) / (len(times) - 1)
 
 
@@ -1592,7 +1593,7 @@ def test_the_cold_round_of_a_gpu_is_in_no_estimate(sweep: Sweep) -> None:
     off, on = summarize_cases(swept.rows)
     assert (off.cold_starts, on.cold_starts) == (1, 1)
     assert on.speedup_rounds == on.samples - 1 >= 6
-    # The times were close; the first round alone made 0.486 of them.
+    # The times were close; the first round alone gave 0.486.
     assert on.speedup is not None and 0.92 < on.speedup < 0.99
     assert max(off.total_s_max or 99, on.total_s_max or 99) < 7
 
@@ -1616,12 +1617,12 @@ def test_a_gpu_that_grows_slower_and_slower_ends_at_its_bound_as_a_trend(
     off, on = summarize_cases(swept.rows)
     assert off.samples == on.samples
     if most is None:
-        # One more sample like the median would have gone past the seconds of its case.
+        # Another sample of the median length would exceed the case's time limit.
         spent = [row.total_s or 0.0 for row in swept.measured if row.cache == "off"]
         assert rule.max_seconds < sum(spent) + statistics.median(spent)
         assert sum(spent[:-1]) + statistics.median(spent[:-1]) <= rule.max_seconds
     else:
         assert off.samples == most
     assert ["trend" in (case.flags or "").split() for case in (off, on)] == [True, True]
-    # Both rise, and the ratio within rounds is that of one round and not of the whole hour.
+    # Both rise, and the ratio within rounds is that of one round, not of the whole hour.
     assert on.speedup_round_min == pytest.approx(6.98 / 5.93, abs=0.01)

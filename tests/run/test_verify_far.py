@@ -1,4 +1,4 @@
-"""Sweeps of tiny models with faults that only a long generation shows."""
+"""Sweeps of tiny models with faults that show only in a long generation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny import GPT2, LLAMA, config_folder
 
 
 class InProcess(LocalEngine):
-    """A LocalEngine with what the supervisor adds to it."""
+    """A LocalEngine with the methods that the supervisor adds."""
 
     @property
     def open_model(self) -> ModelKey | None:
@@ -37,7 +37,7 @@ class InProcess(LocalEngine):
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts take longer than all else here."""
+    """Charts take longer than everything else here."""
     monkeypatch.setattr("kvbench.run.session.build", lambda *_: None)
 
 
@@ -60,7 +60,7 @@ def test_a_slot_that_is_zeroed_late_is_found(
     run = sweep(tmp_path, batch_size=[4])
     (finding,) = run.info.findings
     assert finding.verdict == "fail"
-    # What is looked at in any case does not reach it.
+    # The standard check does not reach it.
     short, far = (
         {check.verdict for check in load_checks(run.path) if is_far(check) is far}
         for far in (False, True)
@@ -77,7 +77,7 @@ def is_far(check: Any) -> bool:
 def test_where_it_is_not_looked_at_the_tokens_of_the_samples_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hashes of the samples differ: the case goes through the logits at that place."""
+    """The hashes of the samples differ: the case's logits are checked at that place."""
     faults.zero_a_late_slot(monkeypatch)
     monkeypatch.setattr("kvbench.run.schedule.reach_of", lambda *_: None)
     run = sweep(tmp_path, batch_size=[4], repeats=2)

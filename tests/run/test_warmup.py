@@ -1,4 +1,4 @@
-"""Warm-ups cover what is timed: on a GPU in half precision every length of keys."""
+"""Warm-ups cover what is timed: on a GPU in half precision, every key length."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def test_the_plan_refuses_anything_else(given: object) -> None:
 
 @dataclass
 class ColdEngine(FakeEngine):
-    """A GPU that plans for each new length of keys, per strategy and batch, as cuDNN does.
+    """A GPU that plans for each new key length, per strategy and batch, as cuDNN does.
 
     Attributes:
-        lost_after: the process is lost at these counts of tasks.
+        lost_after: the process is lost at these task counts.
         seen: what this process has planned for.
     """
 

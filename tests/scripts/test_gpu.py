@@ -1,4 +1,4 @@
-"""scripts/gpu.py: steps that pass, fail, hang and will not end; a machine without a GPU."""
+"""scripts/gpu.py: steps that pass, fail, hang and refuse to end; a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {HANG}
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, which is in no package; nothing is waited for long."""
+    """Return the script, which is in no package, with short waits."""
     spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

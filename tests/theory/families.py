@@ -1,4 +1,4 @@
-"""A tiny configuration of each family that theory reads, and what is measured on it."""
+"""A tiny configuration of each family that theory reads, and measurements of it."""
 
 from __future__ import annotations
 
@@ -163,15 +163,15 @@ TINY: dict[str, Config] = {
 
 
 def architecture(name: str) -> Architecture:
-    """What theory reads of it."""
+    """Return what theory reads from it."""
     return Architecture.from_config(TINY[name])
 
 
 def loaded(path: Path, name: str, dtype: str = "float32", attention: str = "auto") -> LoadedModel:
-    """The model with random weights."""
+    """Return the model with random weights."""
     return load(config_folder(path, TINY[name]), dtype=dtype, attention=attention)
 
 
 def prompt(model: LoadedModel, batch: int, tokens: int) -> Any:
-    """So many rows of so many ids."""
+    """Return this many rows of ids."""
     return inputs_of(model, [list(range(10, 10 + tokens))] * batch)

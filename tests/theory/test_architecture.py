@@ -21,7 +21,7 @@ from tests.tiny import Config, checkpoint, load
 
 COUNTED = [name for name in TINY if name != "gemma3n"]
 GEMMA_3_4B: Config = {
-    # As published: what is left out has its default.
+    # As published: missing fields have their defaults.
     "model_type": "gemma3",
     "vision_config": {"model_type": "siglip_vision_model"},
     "text_config": {
@@ -119,7 +119,7 @@ def test_bytes_are_those_of_the_loaded_weights(tmp_path: Path, name: str, dtype:
     ],
 )
 def test_all_that_transformers_says_reads_the_same(config: Config) -> None:
-    # Transformers writes out what it makes of the fields that were left out.
+    # Transformers writes out the values that it fills in for missing fields.
     told = AutoConfig.for_model(**config).to_dict()
     assert Architecture.from_config(told) == Architecture.from_config(config)
 

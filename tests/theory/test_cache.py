@@ -39,7 +39,7 @@ def test_known_architectures_have_their_known_bytes(name: str, expected: int) ->
 
 
 def test_gpt2_agrees_with_what_was_measured() -> None:
-    # DESIGN.md, section 5: 1000 new tokens after a prompt of 6, batch 1: 70.2 MiB or thereabouts.
+    # DESIGN.md, section 5: 1000 new tokens after a prompt of 6, batch 1: about 70.2 MiB.
     size = 1000 * cache_bytes_per_token(CATALOGUE["gpt2"].config, "float32") / 2**20
     assert size == pytest.approx(70.3, abs=0.2)
 

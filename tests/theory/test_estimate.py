@@ -35,7 +35,7 @@ def of(name: str, *, work: Work | None = None, **more: Any) -> Estimate:
 
 
 def test_the_worked_case_of_llama_7b(snapshot: object) -> None:
-    """Batch 2, length 4096, float16: the arithmetic stands in docs/theory.md."""
+    """Batch 2, length 4096, float16: the arithmetic is in docs/theory.md."""
     work = Work(batch=2, prompt_tokens=1, new_tokens=4096, dtype="float16")
     found = of("llama-2-7b", work=work)
     assert found.positions == 4096
@@ -68,7 +68,7 @@ def test_the_formula_comes_to_the_bytes_of_the_cache(name: str, dtype: str) -> N
 
 
 def _product(text: str) -> int:
-    """What the numbers of a formula come to: sums in brackets, windows are remarks."""
+    """Evaluate the numbers of a formula: sums in brackets, windows are remarks."""
     text = re.sub(r" \(window[^)]*\)", "", text).replace(",", "")
     total = 1
     for factor in text.split(" x "):

@@ -30,7 +30,7 @@ RATES = Rates(
 
 
 POSITIONS = 1024 * 768
-"""Numbers in GPT-2's table of positions, of which a step reads its rows alone."""
+"""Numbers in GPT-2's table of positions, of which a step reads only its own rows."""
 
 
 def of(known: Architecture, strategy: str = "dynamic", **sizes: Any) -> Floor:
@@ -45,7 +45,7 @@ def gpt2() -> Architecture:
 @pytest.mark.parametrize("name", COUNTED)
 @pytest.mark.parametrize("strategy", ["off", "dynamic"])
 def test_the_flops_of_each_step_are_those_of_theory(name: str, strategy: str) -> None:
-    """All steps are worked out from a few: below, at and past a window."""
+    """All steps are computed from a few: below, at and past a window."""
     known, new = architecture(name), 3 * WINDOW
     for prompt in (1, WINDOW - 2, WINDOW + 3):
         found = of(known, strategy, batch=2, prompt_tokens=prompt, new_tokens=new)
@@ -54,7 +54,7 @@ def test_the_flops_of_each_step_are_those_of_theory(name: str, strategy: str) ->
 
 
 def _reads_the_same_weights(name: str) -> bool:
-    """In both arms: of experts more rows choose more, and an encoder's decoder begins at 1."""
+    """Return whether both strategies read the same: no experts to choose, no encoder."""
     known = architecture(name)
     return not known.encoder and not any(isinstance(one.mlp, Experts) for one in known.layers)
 
@@ -125,7 +125,7 @@ def test_what_limits_a_run(flops: float, seconds: float, limit: str) -> None:
 
 
 def test_the_weights_of_gpt2_set_the_floor_of_its_cached_decode() -> None:
-    """498 MB at 1 TB/s: half a millisecond a token, and the cache on top of it."""
+    """498 MB at 1 TB/s: half a millisecond per token, plus the cache."""
     found = of(gpt2(), prompt_tokens=6, new_tokens=1000)
     weights = (weights_bytes(gpt2(), "float32") - 4 * POSITIONS) / 1e12
     assert found.steps[1] == pytest.approx(weights, rel=0.01)
@@ -153,7 +153,7 @@ def test_of_experts_those_are_read_that_so_many_tokens_choose() -> None:
     one = experts.expert.parameters * len(known.layers) * 4
     alone, many = (of(known, batch=n, prompt_tokens=1, new_tokens=2) for n in (1, 10_000))
     cache = cache_bytes(known, "dynamic", 1, 1, 1, "float32")
-    # One token reads its own; ten thousand all.
+    # One token reads its own experts; ten thousand read all.
     idle = experts.count - experts.per_token
     more = many.moved[1] - 10_000 * cache - (alone.moved[1] - cache)
     assert more == pytest.approx(idle * one)
@@ -209,7 +209,7 @@ def test_a_layer_costs_what_was_probed_in_every_step() -> None:
 
 
 def test_a_gpu_works_while_layers_are_launched() -> None:
-    """So that a step takes the longer of the two, not both."""
+    """A step takes the longer of the two, not both."""
     quick, slow = (
         dataclasses.replace(RATES, device="cuda", layer_s=seconds, few_rows_s_per_byte=1e-10)
         for seconds in (1e-9, 1.0)
@@ -236,7 +236,7 @@ def test_what_was_not_probed_is_not_expected() -> None:
 
 
 def test_overhead_of_layers_makes_a_cache_pay_later() -> None:
-    """A small model on a fast device: as with launches on a GPU."""
+    """A small model on a fast device, as with launches on a GPU."""
     slow = dataclasses.replace(RATES, layer_s=1e-3)
     plain, probed = (
         [floor(gpt2(), n, 1, 6, 1000, "float32", rates) for n in ("off", "dynamic")]

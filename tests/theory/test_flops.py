@@ -1,4 +1,4 @@
-"""Tests of kvbench/theory/flops.py: what torch counts is what the closed form says."""
+"""Tests of kvbench/theory/flops.py: the closed form equals torch's count."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTED = [name for name in TINY if name not in REFUSED]
 
 
 def counted_steps(model: LoadedModel, batch: int, tokens: int, new: int, cache: str) -> list[int]:
-    """What torch counts of each forward of the decoder, the encoder with the first."""
+    """Return torch's count for each forward of the decoder, with the encoder in the first."""
     counts: list[int] = []
     counter = FlopCounterMode(display=False)
     sums = [0]
@@ -45,7 +45,7 @@ def counted_steps(model: LoadedModel, batch: int, tokens: int, new: int, cache: 
 
 
 def eager(path: Path, name: str) -> LoadedModel:
-    """The model with the kernels that the counter sees into."""
+    """Load the model with kernels that the counter can see."""
     model = loaded(path, name, attention="eager")
     if hasattr(model.model, "set_experts_implementation"):
         model.model.set_experts_implementation("eager")

@@ -88,7 +88,7 @@ def test_the_table_is_of_dense_figures_that_fit_together() -> None:
         assert 5 <= peak.fp32_tflops <= 200
         assert peak.fp16_tflops is not None
         assert peak.bf16_tflops in (None, peak.fp16_tflops)
-        # Tensor cores came with float16 alone; the others came together.
+        # Tensor cores came with float16 only; the others came together.
         assert (peak.tf32_tflops is None) == (peak.bf16_tflops is None)
         if peak.tf32_tflops is not None:
             assert peak.fp16_tflops / peak.tf32_tflops == pytest.approx(2, rel=0.03)
@@ -105,7 +105,7 @@ def test_boards_that_may_be_confused_are_kept_apart() -> None:
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A file to be read in place of peaks.yaml."""
+    """Return a file to read in place of peaks.yaml."""
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     monkeypatch.setattr(module, "peaks", peaks.__wrapped__)
     return tmp_path / "peaks.yaml"
@@ -150,7 +150,7 @@ def test_what_was_probed_goes_before_what_is_published() -> None:
 def test_rates_are_those_of_the_device_that_was_asked_for() -> None:
     machine = make_environment(rates=(make_rates(),))
     assert rates_for(machine, "cpu") == make_rates()
-    # A GPU that nobody published anything of, and one that is not there.
+    # A GPU without published figures, and one that is absent.
     assert rates_for(machine, "cuda") is None
     assert rates_for(machine, "cuda:7") is None
 
@@ -160,7 +160,7 @@ def test_a_processor_that_was_not_probed_has_no_rates() -> None:
 
 
 def test_of_a_run_on_two_machines_no_rates_are_told() -> None:
-    """Else the times of the second would stand beside the floors of the first."""
+    """Otherwise times of the second would be compared with bounds of the first."""
     here, same = (make_environment(rates=(make_rates(),), cpu=cpu) for cpu in ("One", "Two"))
     faster = make_environment(rates=(make_rates(read_bytes_per_s=4e11),))
     unknown = make_environment(rates=())

@@ -1,4 +1,4 @@
-"""Tests of kvbench/theory/products.py, and of what lower bounds make of it."""
+"""Tests of kvbench/theory/products.py, and of the lower bounds derived from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RATES = make_rates(
 
 
 def probed(share: float, *, of: tuple[int, ...] = WIDTHS) -> tuple[Product, ...]:
-    """Products that reach a share of the best rates, with a matrix of whatever width."""
+    """Return products that reach a fraction of the best rates, at any width."""
     return tuple(
         Product(
             dtype="float32",
@@ -94,7 +94,7 @@ def of(strategy: str, share: float | None, tokens: int = 1000, device: str = "cu
 
 
 def test_each_step_takes_the_longer_of_its_launches_and_its_kernels() -> None:
-    """With a cache launches outlast all kernels; without one kernels do from some step on."""
+    """With a cache, launches outlast all kernels; without one, kernels do from some step on."""
     off, on = of("off", 0.4), of("dynamic", 0.4)
     launches = 12 * LAUNCH
     assert off.kernels is not None
@@ -102,7 +102,7 @@ def test_each_step_takes_the_longer_of_its_launches_and_its_kernels() -> None:
     assert off.kernels[0] < launches < off.kernels[-1]
     assert on.expected.tolist() == pytest.approx([launches] * 1000)
     assert off.expected_s / on.expected_s > 1.05
-    # At the rate of large products a step without a cache hides behind its launches.
+    # At the rate of large products, a step without a cache is hidden by its launches.
     assert of("off", None).expected_s == pytest.approx(of("dynamic", None).expected_s)
 
 

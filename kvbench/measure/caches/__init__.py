@@ -1,7 +1,7 @@
 """The bodies of the cache strategies: each makes the cache for one generation.
 
-A body is a function from a `Call` to keyword arguments of `generate`, or to a driver that generates
-in its place. It is found by the name that the entry gives, and makes a new cache for each call.
+A body is a function from a `Call` to keyword arguments of `generate`, or to a driver that replaces
+it. The entry names it, and it makes a new cache for each call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Body", "Call", "Driven", "Driver", "Look", "make_cache", "situation_
 def make_cache(strategy: CacheStrategy, call: Call) -> dict[str, Any] | Driver:
     """Return the keyword arguments of `generate` that make it use a strategy's cache.
 
-    A strategy that does not go through `generate` gives the driver that takes its place.
+    A strategy that does not use `generate` returns the driver that replaces it.
     """
     module, _, name = strategy.body.partition(":")
     body = cast("Body", getattr(importlib.import_module(module), name))
@@ -31,20 +31,20 @@ def make_cache(strategy: CacheStrategy, call: Call) -> dict[str, Any] | Driver:
 
 
 _PAGED_ATTENTION = ("eager", "sdpa", "flash_attention", "paged|eager")
-"""What `switch_to_cb_friendly_attn` in Transformers lets pass."""
+"""What `switch_to_cb_friendly_attn` in Transformers accepts."""
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    # Asked before every sample, and the same for as long as the process lives.
+    # Cached: it is asked before every sample and cannot change during the process.
     return installed(PACKAGES)
 
 
 def situation_of(loaded: LoadedModel) -> Situation:
-    """Return what a strategy's needs are held against, for a loaded model."""
+    """Return what a strategy's needs are checked against, for a loaded model."""
     text = loaded.config.get_text_config(decoder=True)
     kinds = getattr(text, "layer_types", None) or ()
-    # Older configurations have one window for all layers and no list of kinds.
+    # Older configurations have one window for all layers and no list of layer types.
     window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
     windows = any("sliding" in kind or "chunked" in kind for kind in kinds)
     model: Any = loaded.model
@@ -65,7 +65,7 @@ def situation_of(loaded: LoadedModel) -> Situation:
 
 
 def _key_numbers(text: Any) -> int | None:
-    """Return how many numbers the keys of a position have in a layer; None if it is not plain."""
+    """Return how many numbers the keys of a position have in a layer; None if uncertain."""
     if getattr(text, "kv_lora_rank", None):
         return None
     heads = getattr(text, "num_attention_heads", None)

@@ -21,10 +21,11 @@ def make(call: Call) -> dict[str, Any]:
 
 
 class BlocksLayer(HandLayer):
-    """Paged memory, as an operating system has it: the pool is in no order, the table is.
+    """Paged memory, as in an operating system: the pool is unordered, the table is ordered.
 
-    A sequence never needs one long piece of memory, never moves when it grows, and wastes less
-    than one block. A kernel made for it reads through the table; ours gathers a copy first.
+    A sequence never needs one contiguous piece of memory, never moves when it grows, and wastes
+    less than one block. A dedicated kernel reads through the table; this layer gathers a copy
+    first.
     """
 
     def __init__(self, size: int) -> None:
@@ -32,7 +33,7 @@ class BlocksLayer(HandLayer):
         self.size = size
         # A block is [2, kv_heads, size, head_dim]: keys and values. `pool` has their filled parts.
         self.pool: list[torch.Tensor] = []
-        # For each sequence, where its blocks are in the pool, the oldest first.
+        # For each sequence, the indices of its blocks in the pool, oldest first.
         self.table: list[list[int]] = []
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +44,8 @@ class BlocksLayer(HandLayer):
         while done < both.shape[3]:
             start = (self.seen + done) % self.size
             count = min(self.size - start, both.shape[3] - done)
-            # All sequences in turn, as they arrive in a server: in the pool their blocks alternate.
+            # Take sequences in turn, as requests arrive in a server: their blocks alternate in the
+            # pool.
             for row, table in zip(both, self.table, strict=True):
                 self.write(table, start, row[:, :, done : done + count])
             done += count
@@ -54,13 +56,13 @@ class BlocksLayer(HandLayer):
         return gathered[:, 0], gathered[:, 1]  # each [batch, kv_heads, all, head_dim]
 
     def write(self, table: list[int], start: int, new: torch.Tensor) -> None:
-        """Put positions into a sequence's last block, or into a new one where that is full."""
+        """Write positions into a sequence's last block, or into a new one when that is full."""
         two, heads, count, size = new.shape
         if start == 0:
             table.append(len(self.pool))
             self.pool.append(new.new_empty(two, heads, self.size, size))
         block = self.pool[table[-1]]
-        # The filled part is a view of the whole block, whose room lies behind it.
+        # The filled part is a view of the whole block, which has room behind it.
         whole = block.as_strided((two, heads, self.size, size), block.stride())
         whole[:, :, start : start + count] = new
         self.pool[table[-1]] = whole[:, :, : start + count]

@@ -1,4 +1,4 @@
-"""A call: what a body of a cache strategy is given for one generation."""
+"""A call: the input of a cache strategy's body for one generation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Body", "Call", "Driven", "Driver", "Look"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One generation that is about to begin.
+    """One generation that is about to start.
 
     Attributes:
         loaded: the model.
@@ -35,33 +35,33 @@ class Call:
 
     @property
     def config(self) -> PretrainedConfig:
-        """The configuration that a cache object is made of: the decoder's, of text."""
+        """The configuration that a cache object is built from: the decoder's, for text."""
         return self.loaded.model.config.get_text_config(decoder=True)
 
     @property
     def prompt_tokens(self) -> int:
-        """Length of the prompt, padding included."""
+        """The length of the prompt, padding included."""
         return self.inputs.tokens
 
     @property
     def positions(self) -> int:
-        """Positions that the decoder is fed: the last new token never is."""
+        """The positions fed to the decoder: the last new token is never fed."""
         start = 1 if self.loaded.is_encoder_decoder else self.prompt_tokens
         return start + self.new_tokens - 1
 
 
 Look = Callable[[torch.Tensor], None]
-"""Is shown the logits of each step, `[batch, vocabulary]`."""
+"""Receives the logits of each step, `[batch, vocabulary]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """What came out of a driver.
+    """The output of a driver.
 
     Attributes:
         sequences: the decoder's tokens, prompt included, `[batch, prompt + new]`.
-        cache: what held the keys and values; None without a cache.
-        logits: float32, before any processor, `[batch, new, vocabulary]`; null where not wanted.
+        cache: the object that held the keys and values; None without a cache.
+        logits: float32, before any processor, `[batch, new, vocabulary]`; null if not requested.
     """
 
     sequences: torch.Tensor
@@ -70,7 +70,7 @@ class Driven:
 
 
 class Driver(Protocol):
-    """Carries out one generation that was prepared."""
+    """Runs one prepared generation."""
 
     def run(
         self,
@@ -80,20 +80,20 @@ class Driver(Protocol):
         along: torch.Tensor | None = None,
         look: Look | None = None,
     ) -> Driven:
-        """Generate; this is what is timed.
+        """Generate; this is the timed part.
 
         Args:
             clock: stamps each token.
             keep_logits: return the logits of each step.
-            along: the new tokens to go along, whatever the logits say, `[batch, new]`.
-            look: is shown the logits of each step instead.
+            along: new tokens to force, whatever the logits say, `[batch, new]`.
+            look: receives the logits of each step instead.
         """
         ...
 
     def close(self) -> None:
-        """Put away what was prepared; not timed."""
+        """Clean up what was prepared; not timed."""
         ...
 
 
 Body = Callable[[Call], "dict[str, Any] | Driver"]
-"""Returns keyword arguments of `generate`, or what drives the generation in its place."""
+"""Returns keyword arguments of `generate`, or the driver that replaces it."""

@@ -14,26 +14,27 @@ __all__ = ["make"]
 
 
 def make(call: Call) -> dict[str, Any]:
-    """Return a cache that keeps what each forward brought as a piece of its own."""
+    """Return a cache that keeps the output of each forward as a separate piece."""
     return {"past_key_values": Cache(layer_class_to_replicate=ConcatLayer)}
 
 
 class ConcatLayer(HandLayer):
     """The first cache that anyone writes. What is stored is never moved.
 
-    The price is paid on reading: attention wants one tensor, so every step copies all positions
-    into a new one and drops it afterwards.
+    The cost comes on reading: attention needs one tensor, so every step copies all positions into a
+    new one and drops it afterwards.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # The prompt's piece is [batch, kv_heads, prompt, head_dim], each later one has 1 position.
+        # The prompt's piece is [batch, kv_heads, prompt, head_dim]; each later piece has 1
+        # position.
         self.key_pieces: list[torch.Tensor] = []
         self.value_pieces: list[torch.Tensor] = []
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add a piece to each list, and return the pieces joined."""
-        # Copies, since some models hand over a part of a tensor that has the queries in it too.
+        """Append a piece to each list, and return the pieces joined."""
+        # Copy, since some models pass a slice of a tensor that also holds the queries.
         self.key_pieces.append(keys.clone())
         self.value_pieces.append(values.clone())
         # [batch, kv_heads, all, head_dim]

@@ -28,13 +28,14 @@ def make(call: Call) -> dict[str, Any]:
 def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Return a tensor in a new file in the folder of temporary files (TMPDIR).
 
-    The file has no name from the start, so that the system removes it as soon as the tensor is
-    gone, or the process, however that ends. The tensor keeps the map.
+    The file is unlinked at once, so the system removes it when the tensor goes away or the process
+    ends, however that happens. The tensor keeps the mapping.
     """
     size = math.prod(shape) * dtype.itemsize
     with tempfile.TemporaryFile() as file:
         if hasattr(os, "posix_fallocate"):
-            # Asked for now, since a full disk would kill the process that writes into a map.
+            # Allocate now: a full disk would otherwise kill the process when it writes to the
+            # mapping.
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
@@ -42,9 +43,7 @@ def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 class DiskLayer(HandLayer):
-    """More positions than memory holds. Each step reads the files again, if only from the
-    system's own cache of pages.
-    """
+    """More positions than fit in memory. Each step reads the files, perhaps from the page cache."""
 
     def __init__(self, recent: int, room: int) -> None:
         super().__init__()
@@ -71,13 +70,13 @@ class DiskLayer(HandLayer):
                 written(old, self.room, one[:, :, :moved])
                 for old, one in zip(self.on_disk, new, strict=True)
             ]
-        # A copy, so that what went to disk is freed.
+        # A copy, so the memory of the positions on disk is freed.
         self.in_memory = [one[:, :, moved:].clone() for one in new]
         return found[0], found[1]
 
 
 def written(old: torch.Tensor, room: int, new: torch.Tensor) -> torch.Tensor:
-    """Return the filled part of a file, once new positions are written behind the old ones."""
+    """Return the filled part of a file, after writing new positions behind the old ones."""
     end = old.shape[2] + new.shape[2]
     whole = old.as_strided((*old.shape[:2], room, old.shape[3]), old.stride())
     whole[:, :, old.shape[2] : end] = new

@@ -1,4 +1,4 @@
-"""`knorm` and `random`: keep no more than a budget of positions, and forget the others."""
+"""`knorm` and `random`: keep at most a budget of positions and forget the others."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from kvbench.measure.caches.layer import HandLayer
 __all__ = ["at_random", "by_key_norm"]
 
 Score = Callable[[torch.Tensor], torch.Tensor]
-"""From keys `[batch, kv_heads, new, head_dim]` to `[batch, kv_heads, new]`: the highest goes."""
+"""Scores keys: `[batch, kv_heads, new, head_dim]` to `[batch, kv_heads, new]`. Highest is evicted.
+"""
 
 
 def by_key_norm(call: Call) -> dict[str, Any]:
-    """Return a cache that forgets the longest keys: those of much attention are mostly short."""
+    """Return a cache that forgets the longest keys: keys with much attention tend to be short."""
 
     def norm(keys: torch.Tensor) -> torch.Tensor:
         norms: torch.Tensor = torch.linalg.vector_norm(keys.float(), dim=3)
@@ -29,7 +30,7 @@ def by_key_norm(call: Call) -> dict[str, Any]:
 
 
 def at_random(call: Call) -> dict[str, Any]:
-    """Return the control: any other choice has to beat it. Each layer draws from its own seed."""
+    """Return the control that any other choice has to beat. Each layer draws from its own seed."""
     seeds = itertools.count()
 
     def drawing() -> Score:
@@ -40,24 +41,24 @@ def at_random(call: Call) -> dict[str, Any]:
 
 
 def evicting(call: Call, new_score: Callable[[], Score]) -> dict[str, Any]:
-    """Return a cache with a budget; it needs to know how much padding each row begins with."""
+    """Return a cache with a budget; it needs the padding at the start of each row."""
     padding = (call.inputs.attention_mask == 0).sum(dim=1)  # [batch]
     budget = int(call.settings["budget"])
 
     def new_layer() -> EvictingLayer:
         return EvictingLayer(budget, padding, new_score())
 
-    # Transformers calls it for each layer, as it would a class.
+    # Transformers calls it for each layer, as it would call a class.
     layer: Any = new_layer
     return {"past_key_values": Cache(layer_class_to_replicate=layer)}
 
 
 class EvictingLayer(HandLayer):
-    """Each head keeps its own choice of positions, in the order of time.
+    """Each head keeps its own choice of positions, in order of time.
 
-    Keys carry the rotation of the position that they had, and the next position's number is the
-    count of all, so that distances stay true. Only the mask needs care: Transformers masks the
-    first `padding - forgotten` of the kept positions of a row. That is right if padding goes
+    Keys keep the rotation of their original position, and the next position's number counts all
+    positions, so distances stay correct. Only the mask needs care: Transformers masks the first
+    `padding - forgotten` of the kept positions of a row. That is correct if padding is evicted
     first, so its score is infinite until it is gone.
     """
 
@@ -68,7 +69,7 @@ class EvictingLayer(HandLayer):
         self.kept: tuple[torch.Tensor, ...] = ()
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what was kept and what is new; only then forget, so that all new ones are seen."""
+        """Return the kept and the new positions; evict only then, so that all new ones are seen."""
         numbers = torch.arange(self.seen, self.seen + keys.shape[2], device=keys.device)
         is_padding = numbers < self.padding.to(keys.device)[:, None, None]  # [batch, 1, new]
         new = (keys, values, self.score(keys).masked_fill(is_padding, torch.inf))
@@ -79,9 +80,9 @@ class EvictingLayer(HandLayer):
         return held[0], held[1]
 
     def choose(self, *held: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the lowest scores of each head, and keep the order of time."""
+        """Select the lowest scores of each head, keeping the order of time."""
         keys, values, scores = held
-        # Stable, so that of the padding the first positions go first.
+        # Stable, so the first padding positions are evicted first.
         order = scores.argsort(dim=2, descending=True, stable=True)
         places = order[:, :, -self.budget :].sort(dim=2).values  # [batch, kv_heads, budget]
         wide = places[..., None]

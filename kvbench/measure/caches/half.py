@@ -35,13 +35,13 @@ class HalfLayer(HandLayer):
         self.half_values: torch.Tensor | None = None
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Round what is new, and return everything as it was rounded."""
+        """Round the new positions, and return everything as rounded."""
         self.half_keys = self.joined(self.half_keys, keys)
         self.half_values = self.joined(self.half_values, values)
-        # The first step, too, sees rounded keys: the error does not depend on how a prompt is cut.
+        # The first step also sees rounded keys: the error must not depend on how a prompt is split.
         return self.half_keys.to(keys.dtype), self.half_values.to(values.dtype)
 
     def joined(self, kept: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
-        """Return what was kept with the new positions behind it, in 16 bits."""
+        """Return the kept positions followed by the new ones, in 16 bits."""
         rounded = new.to(self.dtype)
         return rounded if kept is None else torch.cat([kept, rounded], dim=2)

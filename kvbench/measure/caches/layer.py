@@ -1,4 +1,4 @@
-"""What Transformers asks of one layer of a cache, answered once for the caches written by hand."""
+"""The layer interface of Transformers, implemented once for the hand-written caches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["HandLayer"]
 
 
 class HandLayer(CacheLayerMixin):
-    """One layer that counts the positions it was given. A strategy adds `append`.
+    """A layer that counts the positions it receives. A strategy adds `append`.
 
-    A model calls `update` once per layer and forward with the keys and values of the new
-    positions, each `[batch, kv_heads, new, head_dim]`, and attends to what comes back, each
-    `[batch, kv_heads, all, head_dim]`. Before that it asks for the sizes of the mask.
+    A model calls `update` once per layer and forward with the keys and values of the new positions,
+    each `[batch, kv_heads, new, head_dim]`, and attends to the result, each `[batch, kv_heads, all,
+    head_dim]`. Before that it asks for the mask sizes.
     """
 
     def __init_subclass__(cls, **more: Any) -> None:
-        # Typed again here, so that each strategy is spared it.
+        # Declared again here to spare each strategy the typing.
         super().__init_subclass__(**more)  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class HandLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do what `append` does, and count."""
+        """Call `append`, and count the positions."""
         found = self.append(key_states, value_states)
         self.seen += key_states.shape[-2]
         return found
 
     def get_seq_length(self) -> int:
-        """Return how many positions were given, also where some are forgotten: the next one's."""
+        """Return how many positions were received, forgotten ones too: the next one's number."""
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many positions come back from `update`, and the first one's number."""
+        """Return how many positions `update` returns, and the number of the first."""
         return self.seen + query_length, 0
 
     def get_max_length(self) -> int:
@@ -52,4 +52,4 @@ class HandLayer(CacheLayerMixin):
         return -1
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Do nothing: what a layer needs is made by the first `append`."""
+        """Do nothing: the first `append` creates what a layer needs."""

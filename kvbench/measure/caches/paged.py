@@ -1,4 +1,4 @@
-"""Continuous batching: keys and values in the pages of a pool, and a driver of its own."""
+"""Continuous batching: keys and values in the pages of a pool, with a dedicated driver."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kvbench.measure.clock import TokenClock
 __all__ = ["PagedCache", "eager", "graphs"]
 
 _WAIT_S = 1.0
-"""How long to wait for a result before looking whether the thread that makes them still lives."""
+"""Seconds to wait for a result before checking whether the generating thread is alive."""
 
 
 def eager(call: Call) -> ContinuousBatching:
-    """Return the driver that runs each step as it is."""
+    """Return the driver that runs each step eagerly."""
     return ContinuousBatching(call, use_cuda_graph=False, use_async_batching=False)
 
 
@@ -32,14 +32,14 @@ def graphs(call: Call) -> ContinuousBatching:
 
 @dataclass(frozen=True, eq=False)
 class PagedCache:
-    """What a continuous batch kept.
+    """The cache of a continuous batch.
 
     Attributes:
         pool: all pages, bytes, `[1, size]`.
         page_size: positions of a page.
-        pages: of the pool that requests can have, for all layers together.
-        used_pages: that the requests had in the end.
-        kv_cache_bytes: of the positions that a step attends to.
+        pages: pages of the pool that requests can use, for all layers together.
+        used_pages: pages that the requests used in the end.
+        kv_cache_bytes: bytes of the positions that a step attends to.
     """
 
     pool: torch.Tensor
@@ -50,15 +50,15 @@ class PagedCache:
 
     @property
     def occupancy(self) -> float:
-        """Share of the pages that were in use."""
+        """The fraction of pages in use."""
         return self.used_pages / self.pages
 
 
 class ContinuousBatching:
-    """One request for each sequence, all there from the start, in a pool that just holds them.
+    """One request per sequence, all present from the start, in a pool that just holds them.
 
     The pool is allocated and graphs are recorded before anything is timed, as in a server. Requests
-    have no padding, and equal prompts share no pages: each is computed for itself.
+    have no padding, and equal prompts share no pages: each is computed separately.
 
     Args:
         call: the generation.
@@ -85,14 +85,14 @@ class ContinuousBatching:
             "max_requests_per_batch": len(self._prompts),
             "allow_block_sharing": False,
             "auto_switch_to_flash": False,
-            # All requests in the first batch, also those that take the last pages.
+            # Put all requests in the first batch, including those that take the last pages.
             "safety_margin": 0.0,
             **options,
         }
         greedy: dict[str, Any] = {
             "max_new_tokens": call.new_tokens,
             "do_sample": False,
-            # No token has this number: nothing ends early.
+            # No token has this id: nothing ends early.
             "eos_token_id": -1,
         }
         self._manager = self._model.init_continuous_batching(
@@ -108,8 +108,8 @@ class ContinuousBatching:
     def _blocks(self) -> int:
         """Return how many pages the pool needs, for all layers together.
 
-        Layers with a window have pages of another size, and one of theirs may be begun by each
-        request.
+        Layers with a window have pages of another size, and each request may leave one of them
+        partly filled.
         """
         text = self._call.config
         windows = getattr(text, "sliding_window", None) is not None
@@ -123,10 +123,10 @@ class ContinuousBatching:
         along: torch.Tensor | None = None,
         look: Look | None = None,
     ) -> Driven:
-        """Generate, as `Driver.run` says.
+        """Generate, as described in `Driver.run`.
 
         Raises:
-            RuntimeError: a request failed; the message is what it failed with.
+            RuntimeError: a request failed; the message is its error.
         """
         kept: list[torch.Tensor] = []
 
@@ -141,7 +141,7 @@ class ContinuousBatching:
         if clock is not None:
             clock.put(None)
         with watching:
-            # Before the thread starts, so that all are in the first batch.
+            # Before the thread starts, so all requests are in the first batch.
             names = self._manager.add_requests(
                 self._prompts, max_new_tokens=self._call.new_tokens, record_timestamps=True
             )
@@ -150,7 +150,7 @@ class ContinuousBatching:
         outputs = [results[name] for name in names]
         if clock is not None:
             stamps = zip(*(output.timestamps for output in outputs), strict=True)
-            # A token is there once all sequences have theirs.
+            # A token counts once all sequences have theirs.
             clock.note([max(step) for step in stamps])
         new_ids = torch.tensor([output.generated_tokens for output in outputs])
         ids = self._call.inputs.input_ids
@@ -163,7 +163,7 @@ class ContinuousBatching:
         self._manager.stop(block=True)
         self._manager.destroy()
         if self._model.config._attn_implementation != self._attention:
-            # It puts that back only where its thread has run.
+            # The library restores this only if its thread has run.
             self._model.set_attn_implementation(self._attention)
 
     def _results(self, count: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class ContinuousBatching:
         while len(results) < count:
             result = self._manager.get_result(timeout=_WAIT_S)
             if result is not None and result.error is not None:
-                # The only place where an error shows.
+                # Errors show only here.
                 raise RuntimeError(result.error)
             if result is not None and result.is_finished():
                 results[result.request_id] = result
@@ -191,14 +191,15 @@ class ContinuousBatching:
 
     @contextlib.contextmanager
     def _watching(self, see: Look, along: torch.Tensor | None) -> Iterator[None]:
-        """Show the logits of each step, and choose the given tokens whatever they say."""
+        """Pass on the logits of each step, and select the given tokens whatever the logits say."""
         step = 0
 
         def hook(_module: Any, _args: Any, options: dict[str, Any], output: Any) -> Any:
             nonlocal step
             logits = output.logits
             if logits.shape[1] != len(self._prompts):
-                # The model gives the logits of all positions, the last of each request among them.
+                # The model returns the logits of all positions; the last one of each request is
+                # among them.
                 logits = logits[:, options["logits_indices"]]
             see(logits[0])
             if along is not None:
@@ -216,9 +217,9 @@ class ContinuousBatching:
 def _led(
     logits: torch.Tensor, requests: int, chosen: torch.Tensor, options: dict[str, Any]
 ) -> torch.Tensor:
-    """Return logits, `[1, positions, vocabulary]`, of which the largest are the chosen tokens'.
+    """Return logits, `[1, positions, vocabulary]`, that are largest for the chosen tokens.
 
-    New ones: changed in place they would change what was shown.
+    They are copies: changing them in place would change what was passed on.
     """
     whole = torch.full_like(logits[0], -torch.inf)
     places = torch.arange(requests, device=logits.device)
@@ -229,14 +230,14 @@ def _led(
 
 
 def _page_word() -> str:
-    """Return the word for the size of a page: Transformers has changed it in 5.17."""
+    """Return the option name for the size of a page: Transformers renamed it in 5.17."""
     known = inspect.signature(ContinuousBatchingConfig).parameters
     return "page_size" if "page_size" in known else "block_size"
 
 
 def _attended_bytes(call: Call, lengths: list[int]) -> int:
     """Return the bytes of the keys and values of all positions that a step attends to."""
-    # Not above: verification builds on this package.
+    # Imported here, since verification builds on this package.
     from kvbench.measure.verify.expected import decoder_layers
 
     width = torch.finfo(call.loaded.model.dtype).bits // 8

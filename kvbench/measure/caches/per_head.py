@@ -19,10 +19,10 @@ def make(call: Call) -> dict[str, Any]:
 
 
 class PerHeadLayer(HandLayer):
-    """How attention is often explained: each head is a small object with a cache of its own.
+    """The cache as attention is often explained: each head is a small object with its own cache.
 
-    The kernels want all heads in one tensor. So each step copies everything twice, to grow each
-    head and to stack them, and starts `2 * kv_heads + 2` kernels where one large one would do.
+    Kernels need all heads in one tensor. So each step copies everything twice, to grow each head
+    and to stack them, and launches `2 * kv_heads + 2` kernels where one large kernel would do.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class PerHeadLayer(HandLayer):
         self.head_values: list[torch.Tensor] = []
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Grow each head by its own positions, and return the heads stacked."""
+        """Grow each head by its new positions, and return the heads stacked."""
         self.head_keys = grow(self.head_keys, keys)
         self.head_values = grow(self.head_values, values)
         # [batch, kv_heads, all, head_dim]
@@ -40,7 +40,7 @@ class PerHeadLayer(HandLayer):
 
 
 def grow(heads: list[torch.Tensor], new: torch.Tensor) -> list[torch.Tensor]:
-    """Return each head with its part of `new`, `[batch, kv_heads, new, head_dim]`."""
+    """Return each head extended by its part of `new`, `[batch, kv_heads, new, head_dim]`."""
     parts = new.unbind(dim=1)
     if not heads:
         return [part.clone() for part in parts]

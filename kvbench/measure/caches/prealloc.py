@@ -19,19 +19,19 @@ def make(call: Call) -> dict[str, Any]:
 
 
 class Buffer:
-    """Room for more positions than are there: `[batch, kv_heads, room, head_dim]`."""
+    """A buffer with spare room: `[batch, kv_heads, room, head_dim]`."""
 
     def __init__(self, first: torch.Tensor) -> None:
         self.room = first.clone(memory_format=torch.contiguous_format)
         self.used = first.shape[2]
 
     def append(self, new: torch.Tensor) -> torch.Tensor:
-        """Write new positions behind the others, and return a view of all that are there."""
+        """Write new positions after the others, and return a view of all of them."""
         end = self.used + new.shape[2]
         if end > self.room.shape[2]:
             batch, heads, room, size = self.room.shape
             larger = new.new_empty(batch, heads, max(2 * room, end), size)
-            # The one copy of everything. The next one comes after as many steps as positions.
+            # The only full copy. The next one comes after as many steps as there are positions now.
             larger[:, :, : self.used] = self.room[:, :, : self.used]
             self.room = larger
         self.room[:, :, self.used : end] = new
@@ -40,7 +40,7 @@ class Buffer:
 
 
 class PreallocLayer(HandLayer):
-    """What a Python list does: it grows rarely, and by a lot. A step writes one position."""
+    """The growth of a Python list: rarely, and by a lot. A step writes one position."""
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write into the buffers, and return views of their filled part: nothing is copied."""

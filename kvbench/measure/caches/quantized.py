@@ -14,10 +14,10 @@ _THEIR_NAMES = {"nbits": "nbits", "q_group_size": "group", "residual_length": "r
 
 
 def quantized(call: Call) -> dict[str, Any]:
-    """Return Transformers' QuantizedCache with the backend that the settings name.
+    """Return Transformers' QuantizedCache with the backend named in the settings.
 
-    fp8 keeps one scale for each layer's keys and one for its values, fixed by the first update:
-    how well it does depends on the prompt. The others quantize in groups along the positions.
+    fp8 keeps one scale for each layer's keys and one for its values, fixed by the first update, so
+    its quality depends on the prompt. The others quantize in groups along the positions.
     """
     settings = call.settings
     options: dict[str, Any] = {

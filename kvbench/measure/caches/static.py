@@ -11,14 +11,14 @@ from kvbench.measure.caches.call import Call
 __all__ = ["compiled", "eager", "make_static", "offloaded"]
 
 _COMPILATIONS = 256
-"""More batch sizes and lengths than a sweep has."""
+"""More combinations of batch size and length than a sweep has."""
 
 
 def eager(call: Call) -> dict[str, Any]:
     """Return a static cache that is not compiled.
 
-    On CUDA `generate` compiles the model by itself as soon as it sees such a cache, so that it has
-    to be told not to: the strategy means the same on every device.
+    On CUDA `generate` compiles the model by itself when it gets such a cache. That is turned off
+    here: the strategy means the same on every device.
     """
     return {"past_key_values": make_static(call), "disable_compile": True}
 
@@ -26,8 +26,8 @@ def eager(call: Call) -> dict[str, Any]:
 def compiled(call: Call) -> dict[str, Any]:
     """Return a static cache and let `generate` compile the decoding steps (CUDA graphs).
 
-    Each batch size and length is compiled for itself. Past torch's limit of recompilations, 8, it
-    would run without compiling and say nothing.
+    Each batch size and length is compiled separately. Past torch's limit of 8 recompilations, it
+    would silently run without compiling.
     """
     import torch._dynamo
 
@@ -36,20 +36,20 @@ def compiled(call: Call) -> dict[str, Any]:
 
 
 def offloaded(call: Call) -> dict[str, Any]:
-    """Return a static cache whose layers are in host memory, the next one fetched ahead."""
+    """Return a static cache whose layers are in host memory, with the next layer fetched ahead."""
     return {"past_key_values": make_static(call, offloading=True), "disable_compile": True}
 
 
 def make_static(call: Call, **options: Any) -> StaticCache | EncoderDecoderCache:
-    """Return a new static cache that has room for exactly this call's positions.
+    """Return a new static cache with room for exactly this call's positions.
 
     Keys and values are `[batch, kv_heads, positions, head_dim]` in each layer, or a window's
     positions. `cache_implementation="static"` would make it as long as the longest that this model
-    object ever had (`_previous_max_cache_length`), which every later step then attends to.
+    object has ever used (`_previous_max_cache_length`), which every later step then attends to.
     """
     cache = StaticCache(config=call.config, max_cache_len=call.positions, **options)
     if not call.loaded.is_encoder_decoder:
         return cache
-    # The encoder's positions are all there from the start.
+    # All positions of the encoder exist from the start.
     cross = StaticCache(config=call.config, max_cache_len=call.prompt_tokens, **options)
     return EncoderDecoderCache(cache, cross)

@@ -1,4 +1,4 @@
-"""`tiered`: recent positions exact, older ones in blocks of int8."""
+"""`tiered`: keep recent positions exact and older ones in int8 blocks."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ class CacheTier:
         found = torch.cat([*(code * scale for code, scale in self.old), recent], dim=2)
         while recent.shape[2] >= self.limit + self.block:
             oldest = recent[:, :, : self.block]
-            # The largest number of each head becomes 127. Zeros alone must not divide by zero.
+            # Scale the largest number of each head to 127. All zeros must not divide by zero.
             scale = oldest.abs().amax(dim=(2, 3), keepdim=True).clamp(min=1e-12) / 127
             self.old.append(((oldest / scale).round().to(torch.int8), scale))
             recent = recent[:, :, self.block :]
-        # A copy, so that what moved down is freed.
+        # A copy, so the memory of the moved positions is freed.
         self.recent = recent.clone(memory_format=torch.contiguous_format)
         return found
 
 
 class TieredLayer(HandLayer):
-    """Attention mostly looks at what is near; what is far may be coarse. A quarter of the bytes."""
+    """Recent positions exact, distant ones coarse, in a quarter of the bytes."""
 
     def __init__(self, recent: int, block: int) -> None:
         super().__init__()
         self.cached = {"keys": CacheTier(recent, block), "values": CacheTier(recent, block)}
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return everything, old blocks as int8 has them."""
+        """Return everything, with the old blocks as stored in int8."""
         return self.cached["keys"].append(keys), self.cached["values"].append(values)

@@ -1,4 +1,4 @@
-"""Caches of the last positions, with or without the first ones; older keys and values are lost."""
+"""Caches of the last positions, optionally with the first ones; older keys and values are lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ States = tuple[torch.Tensor, torch.Tensor]
 def window(call: Call) -> dict[str, Any]:
     """Return a cache whose layers keep the last positions, and the first ones as sinks.
 
-    Layers with a window of the model's own are left as they are.
+    Layers with a window of their own are left unchanged.
     """
     size, sink = int(call.settings["size"]), int(call.settings.get("sink", 0))
     padding = call.inputs.attention_mask.shape[1] - call.inputs.attention_mask.sum(1)
     most = int(padding.max())
     cache = DynamicCache(config=call.config)
     cache.layers = [
-        # Not a derived class: it has a window, or a state next to the keys.
+        # Exclude subclasses: they have a window, or a state next to the keys.
         WindowLayer(size, sink, padding, most) if type(layer) is DynamicLayer else layer
         for layer in cache.layers
     ]
@@ -35,22 +35,22 @@ def window(call: Call) -> dict[str, Any]:
 class WindowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values of the first `sink` and the last `size - 1` positions of each sequence.
 
-    A step attends to these and to its own position, so to `sink + size`. The prompt is read in one
-    pass that sees all of it; what is too old is dropped afterwards.
+    A step attends to these and to its own position, `sink + size` in total. The prompt is read in
+    one pass that sees all of it; older positions are dropped afterwards.
 
-    Keys keep the rotation of the position at which they were made, and positions go on counting:
-    StreamingLLM instead rotates keys anew by their place in the cache.
+    Keys keep the rotation of their original position, and positions keep counting. StreamingLLM
+    instead rotates keys by their place in the cache.
 
     While there are fewer real positions than slots, a padded sequence keeps its padding, which the
-    mask hides; its first positions are the first real ones. So the slots are, for the mask, the
-    last positions: it hides those that are padding, and a kept position that is older is as real
-    as the one in whose place it is.
+    mask hides; its first positions are the first real ones. The mask treats the slots as the last
+    positions and hides those that are padding; an older kept position is as real as the one whose
+    slot it has.
 
     Args:
-        size: positions that a step sees at the end, its own included.
-        sink: positions that it sees at the beginning.
-        padding: of each sequence, on the left, `[batch]`.
-        most_padding: the largest of them; known here, so that no step waits for the device.
+        size: recent positions that a step sees, its own included.
+        sink: first positions that a step sees.
+        padding: left padding of each sequence, `[batch]`.
+        most_padding: the largest padding, passed as a number so that no step waits for the device.
     """
 
     is_croppable = False
@@ -64,7 +64,7 @@ class WindowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._most_padding = most_padding
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any) -> States:
-        """Return the keys and values that this step attends to, and drop one position too old.
+        """Return the keys and values that this step attends to, then drop one position.
 
         Args:
             key_states: of the new positions, `[batch, kv_heads, new, head_dim]`.
@@ -87,7 +87,7 @@ class WindowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if not self.sink:
             return states[:, :, extra:]
         last = self.sink + extra
-        # Padded slots that are still in front of the longest-padded row.
+        # Padded slots still in front of the row with the most padding.
         if self._most_padding <= self.cumulative_length - length:
             return torch.cat([states[:, :, : self.sink], states[:, :, last:]], dim=-2)
         first = (self._padding - (self.cumulative_length - length)).clamp(0, extra)
@@ -97,16 +97,16 @@ class WindowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return states.take_along_dim(kept[:, None, :, None], dim=-2)
 
     def get_seq_length(self) -> int:
-        """Return how many positions were fed, which is where the next one is counted from."""
+        """Return how many positions were fed, which is the number of the next one."""
         return self.cumulative_length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many positions a step attends to, and which the first of them is."""
+        """Return how many positions a step attends to, and the number of the first."""
         kept = min(self.cumulative_length, self.slots)
         return kept + query_length, self.cumulative_length - kept
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse: what was dropped cannot come back.
+        """Refuse: dropped positions cannot come back.
 
         Raises:
             RuntimeError: always.

@@ -1,4 +1,4 @@
-"""Caches from elsewhere: a factory of an installed package or of a file, called for each cache."""
+"""User-supplied caches: a factory from an installed package or a file, called for each cache."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["make"]
 
 
 def make(call: Call) -> dict[str, Any]:
-    """Return a new cache of the factory that the settings name.
+    """Return a new cache from the factory that the settings name.
 
-    The factory gets the parameters that were written, and of `config` (the decoder's), `model`,
-    `batch_size` and `positions` (how many will be fed) those that it names. What it raises is the
-    sample's error.
+    The factory receives the given parameters, and those of `config` (the decoder's), `model`,
+    `batch_size` and `positions` (how many will be fed) that its signature names. An exception that
+    it raises becomes the sample's error.
 
     Raises:
-        UserError: the file has changed, or the factory gives no new cache of Transformers.
+        UserError: the file has changed, or the factory does not return a new Transformers cache.
     """
     settings = dict(call.settings)
     source, name = str(settings.pop(SOURCE)), str(settings.pop(FACTORY))
@@ -47,7 +47,7 @@ def make(call: Call) -> dict[str, Any]:
             kind="not_a_cache",
         )
     if call.loaded.is_encoder_decoder and not isinstance(cache, EncoderDecoderCache):
-        # Models such as T5 take any cache and compute something else with it.
+        # Models such as T5 accept any cache, but compute something different with it.
         raise UserError(
             f"{source}:{name} returned {type(cache).__name__}; an encoder-decoder model needs an "
             "EncoderDecoderCache.",
@@ -60,7 +60,7 @@ def make(call: Call) -> dict[str, Any]:
             "time.",
             kind="cache_reused",
         )
-    # As kvbench's own eager caches: `generate` would compile some kinds by itself on a GPU.
+    # As for kvbench's own eager caches: `generate` would compile some kinds by itself on a GPU.
     return {"past_key_values": cache, "disable_compile": True}
 
 
@@ -68,12 +68,12 @@ def _names(factory: Callable[..., Any]) -> tuple[str, ...]:
     try:
         return tuple(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
-        # Some that are written in C do not say.
+        # Some factories written in C have no signature.
         return ()
 
 
 def _value(text: str) -> int | float | bool | str:
-    """Return the number, `true` or `false` that a text means, or the text."""
+    """Return the number or boolean that a text means, or the text itself."""
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
@@ -86,7 +86,7 @@ def _value(text: str) -> int | float | bool | str:
 
 @functools.cache
 def _module(source: str) -> ModuleType:
-    """Return an installed module, or the module that a file with a digest is."""
+    """Return an installed module, or the module of a file with a digest."""
     if "/" not in source:
         return importlib.import_module(source)
     path, _, digest = source.partition("#")
@@ -96,11 +96,11 @@ def _module(source: str) -> ModuleType:
             f"{path} has changed: it is not the file that the cache was named from.",
             kind="file_changed",
         )
-    # What was read is what runs: the import system might take compiled code that lies next to it.
+    # Run the text that was read: the import system might use compiled code next to the file.
     name = f"kvbench_cache_{digest}"
     module = ModuleType(name)
     module.__file__ = path
-    # Where dataclasses and the like look their module up.
+    # Dataclasses and similar code look their module up here.
     sys.modules[name] = module
     exec(compile(code, path, "exec"), module.__dict__)
     return module

@@ -1,4 +1,4 @@
-"""Verification: that generating with a cache is the same work as without, on the timed path."""
+"""Check that generating with a cache matches generating without one, on the timed path."""
 
 from __future__ import annotations
 

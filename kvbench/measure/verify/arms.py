@@ -1,4 +1,4 @@
-"""Both arms of a batch in one dtype, the forward they are held against."""
+"""Generate with and without the cache in one dtype, with one forward as the reference."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = ["Arms", "Exact", "run_arms", "run_exact"]
 
 @dataclass(frozen=True)
 class Arms:
-    """Both arms of one batch in one dtype, and one forward over the same tokens.
+    """Both generations of one batch in one dtype, and one forward over the same tokens.
 
     Attributes:
-        off: the uncached generation; its tokens are the ones that the logits go along.
+        off: the uncached generation; the logits follow its tokens.
         cached: the cached generation.
-        along: logits of the cached path along the tokens of `off`, `[batch, new, vocabulary]`, or
-            why there are none.
+        along: logits of the cached path forced along the tokens of `off`, `[batch, new,
+            vocabulary]`, or why there are none.
         full: logits of one forward over the same tokens, of the same shape, or why there are none.
         shapes: the cache after each forward of `cached`.
     """
@@ -50,16 +50,16 @@ class Arms:
 
     @functools.cached_property
     def error(self) -> Distance:
-        """The cached steps against one forward; not a number where there is nothing to compare."""
+        """The distance of the cached steps from one forward; NaN if there is nothing to compare."""
         if isinstance(self.along, Outcome) or isinstance(self.full, Outcome):
             return UNKNOWN
         return distance(self.along, self.full, self.full)
 
     @functools.cached_property
     def floor(self) -> Distance:
-        """The uncached steps against one forward: what rounding alone does to this model.
+        """The distance of the uncached steps from one forward: the model's own rounding.
 
-        Not a number where there is no forward to compare with.
+        NaN if there is no forward to compare with.
         """
         if isinstance(self.full, Outcome):
             return UNKNOWN
@@ -71,9 +71,9 @@ class Exact:
     """A batch in float32.
 
     Attributes:
-        arms: both arms, along tokens of their own.
+        arms: both generations, along their own tokens.
         full_of_timed: logits of one forward over the tokens of the timed dtype, or why there are
-            none; null where that is float32 itself.
+            none; null if that dtype is float32.
     """
 
     arms: Arms
@@ -81,10 +81,10 @@ class Exact:
 
 
 def run_arms(work: Work, arm: CacheStrategy) -> Arms | Outcome:
-    """Generate without the cache and with it, in the dtype that the model is in.
+    """Generate without the cache and with it, in the model's current dtype.
 
-    Each comparison stands by itself: where one cannot be made, the others can. What has no cache is
-    the same for all strategies, and made once.
+    The comparisons are independent: if one cannot be made, the others still can. The uncached parts
+    are the same for all strategies and made once.
     """
     off = uncached(work)
     if isinstance(off, Outcome):
@@ -101,7 +101,7 @@ def run_arms(work: Work, arm: CacheStrategy) -> Arms | Outcome:
 
 
 def _watched(work: Work, arm: CacheStrategy, shapes: list[CacheShape]) -> Run:
-    """The cached generation; `shapes` gets the cache after each of its forwards."""
+    """Return the cached generation; `shapes` receives the cache after each of its forwards."""
     with noting_what_is_handed_over() as handed:
 
         def look(output: Any) -> None:
@@ -119,9 +119,9 @@ def run_exact(
     timed: Sequence[Arms | Outcome],
     far: Work | None = None,
 ) -> tuple[list[Exact | Outcome], Far | Outcome | None]:
-    """The same in float32, for each batch; the model is in the timed dtype again afterwards.
+    """Do the same in float32 for each batch; the model is in the timed dtype again afterwards.
 
-    With it comes the look at a long generation, if one is wanted and memory suffices.
+    This includes the check of a long generation, if requested and if memory suffices.
     """
     loaded = works[0].loaded
     if loaded.key.dtype == "float32":
@@ -130,8 +130,8 @@ def run_exact(
     try:
         return _run_in_float32(works, arm, timed, far)
     except RuntimeError as error:
-        # Nothing else is raised here but on the way back, and then nothing can be measured with
-        # such a model. A device that has given up is told: its rows follow anyway.
+        # Otherwise only the conversion back can raise, and then nothing can be measured with the
+        # model. A failed device is reported: its rows follow anyway.
         if not is_device_fault(error):
             raise
         return [Outcome("inconclusive", classify(error).error)] * len(works), None

@@ -1,4 +1,4 @@
-"""What a check came to, and how an exception comes to it."""
+"""The outcome of a check, and how an exception becomes one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict, a sentence, and the numbers that go with them, by the names of their columns.
+    """A verdict, a sentence, and the numbers that go with it, by column name.
 
-    `out_of_memory` says that there is no verdict for want of memory.
+    `out_of_memory` means that there is no verdict because memory ran out.
     """
 
     verdict: Verdict
@@ -31,16 +31,15 @@ class Outcome:
 
 
 def attempt(work: Callable[[], T], *, blame_cache: bool = False) -> T | Outcome:
-    """Do something with a model. Whatever it raises becomes an outcome.
+    """Run an action on a model, and turn any exception into an outcome.
 
-    A check that could not be made accuses nobody: it is inconclusive. Only with `blame_cache`,
-    where the same work without a cache went well, is an error a failure of the strategy, unless it
-    is the machine's.
+    A check that could not be made is inconclusive. Only with `blame_cache`, when the same work
+    succeeded without a cache, is an error a failure of the strategy, unless it is the machine's.
     """
     try:
         return work()
     except Exception as error:
-        # A model may fail in its own code or in the device's; the row says how.
+        # A model may fail in its own code or in the device's; the row reports how.
         failure = classify(error)
         of_the_machine = failure.status == "oom" or is_device_fault(error)
         blamed = blame_cache and not of_the_machine
@@ -49,8 +48,8 @@ def attempt(work: Callable[[], T], *, blame_cache: bool = False) -> T | Outcome:
             failure.error,
             out_of_memory=failure.status == "oom",
         )
-    # Only now: while it was handled, the exception held what was made so far.
-    # After a fault of the device there may be nothing left to free.
+    # Only now: until it was handled, the exception kept the work so far alive. After a device fault
+    # there may be nothing left to free.
     with contextlib.suppress(RuntimeError):
         release_memory()
     return outcome

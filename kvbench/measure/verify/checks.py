@@ -1,4 +1,4 @@
-"""The four checks of a cache strategy on a loaded model, in the order in which they are made."""
+"""The four checks of a cache strategy on a loaded model, in order."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ __all__ = ["verify", "verify_output"]
 T = TypeVar("T")
 
 _BATCHES = ((1, 1), (4, 4))
-"""Batch size, and what the new tokens are divided by: the uncached arm takes longest in batch 4."""
+"""Batch size, and the divisor of the new tokens: the uncached generation takes longest in batch 4.
+"""
 
 _COMPILED_BATCHES = _BATCHES[1:]
-"""Each shape takes tens of seconds to compile: one batch, padded, and the leaks at the same shape.
+"""Each shape takes tens of seconds to compile: use one padded batch, and check leaks at the same
+shape.
 """
 
 _LEAK_TOKENS = 2
@@ -49,19 +51,19 @@ def verify(
     seed: int = 0,
     far: Work | None = None,
 ) -> tuple[Check, ...]:
-    """Check that a cache strategy does the same work as no cache, through the path that is timed.
+    """Check that a cache strategy matches the no-cache baseline, on the timed path.
 
-    What a model raises becomes a row. Its weights are in float32 for a while if they are timed in
-    another dtype, and come back to the bit.
+    An exception from the model becomes a row. If the weights are timed in another dtype, they are
+    converted to float32 temporarily and restored bit for bit.
 
     Args:
         loaded: the model.
         cache: name of a strategy other than `off`.
         new_tokens: tokens per sequence in batch 1, a quarter of them in batch 4, and two at least.
             A model with few positions gets fewer.
-        generations: in a row, to see whether something stays behind.
-        seed: of the prompts' ids.
-        far: a long generation whose last positions are looked at too.
+        generations: how many to run in a row, to detect leaks.
+        seed: seed of the prompts' ids.
+        far: a long generation whose last positions are checked too.
 
     Returns:
         Rows in the order of the checks: tokens, logits, shape, leak.
@@ -79,7 +81,7 @@ def verify(
         make_work(loaded, batch_size, new_tokens // divisor, seed)
         for batch_size, divisor in (_COMPILED_BATCHES if arm.compiles else _BATCHES)
     ]
-    # Now, as a device that fails on the way takes no more tensors.
+    # Read it now: a device that fails during the checks accepts no more tensors.
     leak_work = works[-1] if arm.compiles else make_work(loaded, 1, _LEAK_TOKENS, seed)
     timed = [run_arms(work, arm) for work in works]
     exact, seen_far = run_exact(works, arm, timed, far)
@@ -112,7 +114,7 @@ def _far_row(far: Work, arm: CacheStrategy, seen: Far | Outcome) -> Check:
     outcome = _judged(seen, lambda it: judge_logits(it, arm.lossy))
     if isinstance(seen, Outcome):
         return _row(far, arm, "logits", "float32", outcome)
-    # Memory may not have sufficed for all that was asked for.
+    # Memory may not have sufficed for everything that was requested.
     positions = seen.along.shape[1]
     if positions < seen.work.new_tokens:
         outcome.fields["positions"] = positions
@@ -120,12 +122,12 @@ def _far_row(far: Work, arm: CacheStrategy, seen: Far | Outcome) -> Check:
 
 
 def verify_output(work: Work, cache: str, case_id: str) -> Check:
-    """Whether rounding explains that samples of a case have other tokens than without a cache.
+    """Check whether rounding explains that a case's tokens differ from those without a cache.
 
     Args:
-        work: what the case generates; the model is in float32.
+        work: the generation of the case; the model is in float32.
         cache: name of the strategy.
-        case_id: of the case.
+        case_id: the id of the case.
     """
     arm = strategy(cache)
     outcome = attempt(lambda: judge_output(compare_outputs(work, arm)))
@@ -134,7 +136,7 @@ def verify_output(work: Work, cache: str, case_id: str) -> Check:
 
 
 def _judged(seen: T | Outcome, judge: Callable[[T], Outcome]) -> Outcome:
-    """The judgement of what was seen, or what prevented that."""
+    """Return the verdict on the observations, or what prevented them."""
     return seen if isinstance(seen, Outcome) else attempt(lambda: judge(seen))
 
 

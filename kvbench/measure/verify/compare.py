@@ -1,4 +1,4 @@
-"""How far two runs are apart: where their tokens part, and the distance of their logits."""
+"""Compare two runs: where their tokens diverge, and the distance of their logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 _MASKED = 1e30
-"""Models that rule tokens out give them the lowest number of the dtype: no logit to reckon with."""
+"""Models that exclude tokens give them the lowest number of the dtype: not a real logit."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Distance:
 
 
 UNKNOWN = Distance(math.nan, math.nan)
-"""There is nothing to compare with."""
+"""The distance when there is nothing to compare."""
 
 
 @dataclass(frozen=True)
 class Parting:
-    """Where the tokens of one row first differ.
+    """The first difference in the tokens of one sequence.
 
     Attributes:
-        row: of the batch, from 0.
-        at: which new token, from 1.
+        row: the sequence in the batch, from 0.
+        at: the new token, from 1.
         token_off: without the cache.
         token_cached: with the cache.
         margin: between the logits of these two tokens, without the cache.
@@ -57,12 +57,12 @@ class Parting:
 
 
 def agreement(off: Run, cached: Run) -> float:
-    """Share of equal tokens."""
+    """Return the fraction of equal tokens."""
     return float((off.new_ids == cached.new_ids).double().mean())
 
 
 def partings(off: Run, cached: Run) -> list[Parting]:
-    """Where each row that parts does so, in the order in which it happens."""
+    """Return where each diverging sequence does so, earliest first."""
     found = []
     for row, (left, right) in enumerate(
         zip(off.new_ids.tolist(), cached.new_ids.tolist(), strict=True)
@@ -75,10 +75,10 @@ def partings(off: Run, cached: Run) -> list[Parting]:
 
 
 def distance(one: torch.Tensor, other: torch.Tensor, reference: torch.Tensor) -> Distance:
-    """How far `one` is from `other`, in standard deviations of `reference`.
+    """Return the distance of `one` from `other`, in standard deviations of `reference`.
 
     The standard deviation is taken over the vocabulary at each position, and its root mean square
-    over the positions: logits may be shifted by a constant without meaning anything else.
+    over the positions: shifting logits by a constant does not change their meaning.
 
     Args:
         one: logits, `[batch, steps, vocabulary]`.
@@ -96,8 +96,9 @@ def distance(one: torch.Tensor, other: torch.Tensor, reference: torch.Tensor) ->
 
 
 def parting_at(logits: torch.Tensor, row: int, step: int, off: int, cached: int) -> Parting:
-    """What is known of a parting from the uncached logits there, `[vocabulary]`."""
-    # Not of the two highest: a token from far down is no tie, however close the second one is.
+    """Return the details of a divergence from the uncached logits there, `[vocabulary]`."""
+    # Not between the two highest: a token from far down is not a tie, however close the second one
+    # is.
     margin = float(logits[off] - logits[cached])
     return Parting(row, step + 1, off, cached, margin, margin / _std(logits, _usable(logits)))
 

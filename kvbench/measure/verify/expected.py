@@ -1,4 +1,4 @@
-"""What a cache must look like, layer by layer, from the model's configuration alone."""
+"""Derive the expected layers of a cache from the model's configuration alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS: dict[str, Kind] = {
 """Transformers' names of layer types. Any other is `unknown`."""
 
 _LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-"""Fields of models whose cached vectors have a size of their own making."""
+"""Fields of models whose cached vectors have a size of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class LayerPlan:
     Attributes:
         kind: `full` keeps all positions, `window` the last ones, `state` none (it has a state of
             constant size), `none` nothing at all, for layers without attention or with another
-            layer's keys and values; `unknown` is for layers that the configuration does not tell
-            of.
+            layer's keys and values; `unknown` is for layers that the configuration does not
+            describe.
         window: positions that a query sees, itself included, of a `window` layer.
-        kv_heads: heads of keys and values; null where the configuration does not say it plainly.
+        kv_heads: heads of keys and values; null if the configuration does not state it plainly.
         head_dim: size of one key or value, or null.
     """
 
@@ -52,10 +52,11 @@ class LayerPlan:
 
 
 def decoder_layers(config: PretrainedConfig) -> tuple[LayerPlan, ...]:
-    """The layers of the cache of a decoder, or of the self-attention of an encoder-decoder."""
+    """Return the cache layers of a decoder, or of the self-attention of an encoder-decoder."""
     text = config.get_text_config(decoder=True)
     count = getattr(text, "num_decoder_layers", None) or text.num_hidden_layers
-    # Some models differ from layer to layer in more than their type; asking the whole then raises.
+    # Some models have layers that differ in more than their type; the whole configuration then
+    # raises.
     layers = text.per_layer_config if getattr(text, "is_heterogeneous", False) else [text] * count
     names = getattr(text, "layer_types", None)
     shared = _shared(text, count)
@@ -68,7 +69,7 @@ def decoder_layers(config: PretrainedConfig) -> tuple[LayerPlan, ...]:
 
 
 def cross_layers(config: PretrainedConfig) -> tuple[LayerPlan, ...]:
-    """The layers of the cache of an encoder-decoder's cross-attention: all see all there is."""
+    """Return the cache layers of an encoder-decoder's cross-attention: each sees everything."""
     return tuple(
         LayerPlan("full", kv_heads=layer.kv_heads, head_dim=layer.head_dim)
         for layer in decoder_layers(config)
@@ -76,8 +77,7 @@ def cross_layers(config: PretrainedConfig) -> tuple[LayerPlan, ...]:
 
 
 def _layer(config: Any, name: str | None) -> LayerPlan:
-    # Without a list of types a window, where there is one, is every layer's: Transformers reads it
-    # in this way.
+    # Without a list of types, a window applies to every layer: Transformers reads it this way.
     window = getattr(config, "sliding_window", None)
     chunk = getattr(config, "attention_chunk_size", None)
     if name is None:
@@ -92,7 +92,7 @@ def _layer(config: Any, name: str | None) -> LayerPlan:
 
 
 def _shared(text: Any, count: int) -> set[int]:
-    """Layers that use the keys and values of another one."""
+    """Return the layers that use the keys and values of another one."""
     modes = getattr(text, "kv_sharing_modes", None)
     if modes is not None:
         return {index for index, mode in enumerate(modes) if mode == "reuse"}

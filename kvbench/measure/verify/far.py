@@ -1,4 +1,4 @@
-"""A look at a long generation: its last positions, against one forward over all its tokens."""
+"""Check a long generation: its last positions, against one forward over all its tokens."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ __all__ = ["Far", "look_far"]
 
 _POSITIONS = 64
 _MOST_BYTES = 256 * 2**20
-"""Of logits that are kept: what is wrong in a cache shows in the last positions, which attend to
-all before them."""
+"""The most bytes of logits to keep: an error in a cache shows in the last positions, which attend
+to all before them.
+"""
 
 _LEAST_TOKENS = 32
 _TRIES = 6
@@ -31,11 +32,11 @@ class Far:
     """A cached generation at its full length, and one forward over the same tokens.
 
     Attributes:
-        work: what was generated; smaller than asked for where memory did not suffice.
+        work: what was generated; smaller than requested if memory did not suffice.
         along: logits of the last steps through the cache, `[batch, positions, vocabulary]`.
         full: the same from one forward without a cache.
         near: the same from a forward that ends at one of them, `[batch, 1, vocabulary]`.
-        at: which of the positions that is.
+        at: the index of that position.
     """
 
     work: Work
@@ -46,21 +47,21 @@ class Far:
 
     @functools.cached_property
     def error(self) -> Distance:
-        """The cached steps against one forward."""
+        """The distance of the cached steps from one forward."""
         return distance(self.along, self.full, self.full)
 
     @functools.cached_property
     def floor(self) -> Distance:
-        """An uncached step against one forward over more tokens: the model's own rounding."""
+        """The distance of an uncached step from a longer forward: the model's own rounding."""
         full = self.full[:, self.at : self.at + 1]
         return distance(self.near, full, full)
 
 
 def look_far(work: Work, arm: CacheStrategy) -> Far | Outcome | None:
-    """Generate with the cache, and run one forward without it over what came out.
+    """Generate with the cache, and run one forward without it over the result.
 
-    No uncached generation is made: that would cost as much as the slowest sample. Where memory does
-    not suffice, fewer sequences and tokens are taken; None if even a few are too many.
+    There is no uncached generation, which would cost as much as the slowest sample. If memory does
+    not suffice, fewer sequences and tokens are used; None if even a few are too many.
     """
     for smaller in _shrinking(work):
         found = attempt(functools.partial(_look, smaller, arm))
@@ -96,7 +97,7 @@ def _look(work: Work, arm: CacheStrategy) -> Far:
     sequences = generate_ids(work, arm, look=look)
     new_ids = sequences[:, work.decoder_prompt :]
     full = last_logits(work, sequences, count)
-    # In the middle: near enough to the end, and not the very same forward.
+    # In the middle: near enough to the end, but not the same forward.
     at = count - count // 2 - 1
     cut = new_ids.shape[1] - count + at + 1
     near = last_logits(work, sequences[:, : work.decoder_prompt + cut], 1)

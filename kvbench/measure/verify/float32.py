@@ -1,4 +1,4 @@
-"""A model in float32 for a while: its weights cast in place, and cast back without a trace."""
+"""Convert a model to float32 temporarily: its weights are cast in place, and restored exactly."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from kvbench.devices.registry import backend_of, release_memory
 __all__ = ["in_float32"]
 
 _MARGIN = 1.1
-"""Room for more than the weights: on the CPU a process that runs out is killed, not told."""
+"""Require more room than the weights take: on the CPU a process that runs out is killed without an
+error.
+"""
 
 
 @contextlib.contextmanager
 def in_float32(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Hold the parameters and floating buffers of type `dtype` in float32 inside the block.
+    """Hold the parameters and floating-point buffers of type `dtype` in float32 inside the block.
 
-    Tensors of any other type stay as they are, float32 ones such as rotary frequencies too.
-    bfloat16 and float16 to float32 and back is exact, so that what was there comes back to the bit,
-    also after an error; weights that were tied stay tied.
+    Tensors of any other type stay as they are, including float32 ones such as rotary frequencies.
+    Converting bfloat16 and float16 to float32 and back is exact, so the tensors are restored bit
+    for bit, also after an error; tied weights stay tied.
 
     Raises:
-        MemoryError: the device has not enough memory free.
+        MemoryError: the device does not have enough free memory.
     """
     if dtype == torch.float32:
         yield
@@ -35,14 +37,14 @@ def in_float32(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
         _cast(storages, torch.float32)
         yield
     finally:
-        # A cast that ran out of memory half-way has left the rest untouched.
+        # A cast that ran out of memory half-way leaves the rest untouched.
         _cast([group for group in storages if group[0].dtype == torch.float32], dtype)
-        # A measurement after this one is to find memory as it would like to.
+        # The next measurement should find memory as it was.
         release_memory()
 
 
 def _storages(model: torch.nn.Module, dtype: torch.dtype) -> list[list[torch.Tensor]]:
-    """The tensors of one type, those of one storage together: tied weights, views of a buffer."""
+    """Return the tensors of one type grouped by storage: tied weights, views of a buffer."""
     groups: dict[int, list[torch.Tensor]] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.dtype == dtype and tensor.numel():
@@ -52,7 +54,7 @@ def _storages(model: torch.nn.Module, dtype: torch.dtype) -> list[list[torch.Ten
 
 @torch.no_grad()
 def _cast(storages: list[list[torch.Tensor]], dtype: torch.dtype) -> None:
-    # One storage at a time, so that old and new lie side by side for one of them only.
+    # One storage at a time, so old and new coexist for only one of them.
     for group in storages:
         storage = group[0].untyped_storage()
         length = storage.nbytes() // group[0].element_size()
@@ -67,12 +69,13 @@ def _check_room(storages: list[list[torch.Tensor]]) -> None:
     sizes = [(group[0].untyped_storage().nbytes(), group[0]) for group in storages]
     if not sizes:
         return
-    # What float32 takes more, and the last old storage that still lies beside its new one.
+    # The additional bytes of float32, and the last old storage that still coexists with its new
+    # one.
     grown = sum(size * 4 // tensor.element_size() - size for size, tensor in sizes)
     needed = int(_MARGIN * (grown + max(size for size, _ in sizes)))
     device = storages[0][0].device
     backend = backend_of(device)
-    # What torch keeps for itself and does not use is free too.
+    # Memory that torch holds but does not use is free too.
     available = backend.free_bytes(device) + backend.reusable_bytes(device)
     if needed > available:
         raise MemoryError(

@@ -1,4 +1,4 @@
-"""The verdicts: what was seen, and the limits that it is held to, each with its reason."""
+"""The verdicts: compare the observations with limits, each with its reason."""
 
 from __future__ import annotations
 
@@ -39,31 +39,34 @@ MAX_LIMIT = 1e-3
 """
 
 FLOOR_FACTOR = 10
-"""A model may round more coarsely than most: its own floor, times this, is allowed too."""
+"""A model may round more coarsely than most: its own rounding, times this, is allowed too."""
 
 SMALLEST_FAULT = 2e-3
-"""But where the floor would let pass what a wrong cache does, there is no verdict."""
+"""There is no verdict if the model's own rounding would let pass what a wrong cache does."""
 
 TIMED_FACTOR = 2
-"""In a coarser dtype each arm is off float32 by about as much, in directions of its own."""
+"""In a coarser dtype each generation differs from float32 by about as much, in independent
+directions.
+"""
 
 NEAR_TIE = MAX_LIMIT
-"""What the limit on single logits lets pass may decide between two of them."""
+"""What the limit on single logits allows may decide between two of them."""
 
 NEAR_TIE_ROUNDINGS = 6
-"""A margin has two logits and there are two arms, so that four roundings meet in the difference of
-the margins: twice the RMS of one, and six is three standard deviations of that."""
+"""A margin has two logits and there are two generations, so four roundings enter the difference of
+the margins: twice the RMS of one, and six is three standard deviations of that.
+"""
 
 
 def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcome:
-    """Whether greedy tokens are equal, and if not, whether rounding explains it.
+    """Judge whether greedy tokens are equal, and if not, whether rounding explains it.
 
-    Rows are generated independently, so that each may part once. The parting that is reported is
-    the first that is no near-tie, else the first.
+    Sequences are generated independently, so each may diverge once. The reported divergence is the
+    first that is not a near-tie, else the first.
 
     Args:
-        arms: both arms.
-        dtype: that they are in.
+        arms: both generations.
+        dtype: their dtype.
         lossy: whether the strategy may change tokens.
         rounding: RMS of what rounding does to a logit in this dtype, over the standard deviation.
     """
@@ -78,14 +81,14 @@ def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcom
     parting = (clear or found)[0]
     fields |= _parted(parting)
     verdict, why = _why_parted(bool(clear), dtype, lossy, limit)
-    # Not a number, where there is no forward to compare with, is not small either.
+    # NaN, if there is no forward to compare with, does not count as small either.
     if dtype == "float32" and verdict != "exempt" and not arms.floor.rms <= SMALLEST_FAULT:
         verdict, why = "inconclusive", _no_floor(arms)
     return Outcome(verdict, f"{_told(parting)}: {why}.", fields)
 
 
 def judge_logits(arms: Arms | Far, lossy: bool) -> Outcome:
-    """The verdict, in float32: the cached steps against one forward over the same tokens."""
+    """Judge, in float32, the cached steps against one forward over the same tokens."""
     for logits in (arms.full, arms.along):
         if isinstance(logits, Outcome):
             return logits
@@ -107,9 +110,9 @@ def judge_logits(arms: Arms | Far, lossy: bool) -> Outcome:
 
 
 def judge_output(outputs: Outputs) -> Outcome:
-    """Whether rounding explains each place where a row of a case parts, in float32.
+    """Judge whether rounding explains each place where a sequence diverges, in float32.
 
-    What is reported is the first place that rounding does not explain, else the first one.
+    The reported place is the first that rounding does not explain, else the first one.
     """
     fields: dict[str, Any] = {"agreement": outputs.agreement}
     if not outputs.divergences:
@@ -136,10 +139,10 @@ _OUTPUT_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "near_tie")
 
 
 def _verdict_at(one: Divergence) -> Verdict:
-    # Infinite where the model gives no numbers without a cache either.
+    # Infinite if the model gives no numbers without a cache either.
     if one.floor.rms > SMALLEST_FAULT:
         return "inconclusive"
-    # In the prefill there is no step before to take the floor from; nothing is cached yet either.
+    # The prefill has no earlier step to measure rounding with; nothing is cached yet either.
     rounding = NEAR_TIE_ROUNDINGS * one.floor.rms if math.isfinite(one.floor.rms) else 0.0
     ties = all(it.margin_over_std <= max(NEAR_TIE, rounding) for it in one.partings)
     return "near_tie" if ties and one.error.rms <= _rms_limit(one.floor) else "fail"
@@ -150,10 +153,10 @@ def _rms_limit(floor: Distance) -> float:
 
 
 def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
-    """The looser look in the timed dtype, against how far that dtype itself is off float32."""
+    """Judge the timed dtype loosely, against its own distance from float32."""
     if exact.full_of_timed is None:
         raise ValueError("there is no forward in float32 over the tokens of the timed dtype")
-    # One measure for all of it, so that the two sides of the limit can be compared.
+    # Use one measure throughout, to make the two sides of the limit comparable.
     for logits in (timed.full, timed.along, exact.full_of_timed):
         if isinstance(logits, Outcome):
             return logits
@@ -172,17 +175,17 @@ def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
     if not math.isfinite(floor.rms):
         why = "without a cache they are no better, which would hide a wrong cache"
         return Outcome("inconclusive", f"{_differ(error)}; {why}.", fields)
-    # Not numbers, in either, must not pass.
+    # NaN in either must not pass.
     passed = math.isfinite(limit) and error.rms <= limit
     return Outcome("pass" if passed else "fail", f"{detail}.", fields)
 
 
 def rounding_of(timed: Arms, exact: Exact | Outcome) -> float:
-    """RMS of what rounding does to a logit in the timed dtype, over the standard deviation.
+    """Return the RMS of the rounding of a logit in the timed dtype, over the standard deviation.
 
     In a coarse dtype it is the distance of one forward from the same in float32. In float32, or
-    where there is no such forward, it is the floor, which is smaller: what both computations round
-    alike does not show in it. Not a number where there is no forward at all.
+    without such a forward, it is the model's own rounding, which is smaller: rounding that both
+    computations share does not show in it. NaN if there is no forward at all.
     """
     if isinstance(exact, Outcome) or not isinstance(exact.full_of_timed, torch.Tensor):
         return timed.floor.rms
@@ -192,7 +195,7 @@ def rounding_of(timed: Arms, exact: Exact | Outcome) -> float:
 
 
 def judge_shape(work: Work, arm: CacheStrategy, arms: Arms) -> Outcome:
-    """Whether the cache grew as it should, layer by layer and step by step."""
+    """Judge whether the cache grew as it should, layer by layer and step by step."""
     if not arms.shapes:
         why = "the model has none or keeps it to itself"
         return Outcome("inconclusive", f"No cache came out of any forward: {why}.")
@@ -214,7 +217,7 @@ def judge_shape(work: Work, arm: CacheStrategy, arms: Arms) -> Outcome:
 
 
 def judge_leak(leak: Leak, generations: int) -> Outcome:
-    """Whether anything stayed behind."""
+    """Judge whether generations left anything behind."""
     fields = {"generations": generations, "leaked_bytes": leak.leaked_bytes}
     if not leak.found:
         detail = f"Nothing is left of {leak.made} caches after {generations} generations."
@@ -241,7 +244,7 @@ def _why_parted(clear: bool, dtype: str, lossy: bool, limit: float) -> tuple[Ver
         return "near_tie", f"a tie within rounding, {_number(limit)}"
     if dtype == "float32":
         return "fail", f"rounding explains no more than {_number(limit)}"
-    # Many roundings add up in a coarse dtype, and nobody knows how far: the logits judge.
+    # Many roundings add up in a coarse dtype by an unknown amount: the logits decide.
     return "exempt", f"more than {_number(limit)}, but {dtype} is not judged by its tokens"
 
 

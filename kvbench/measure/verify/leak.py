@@ -1,4 +1,4 @@
-"""Whether generations leave something behind: caches, tensors, memory that nobody can name."""
+"""Detect what generations leave behind: caches, tensors, unattributed memory."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["Leak", "find_leak", "rss_growth", "tensor_bytes"]
 _CERTAINTY = 0.99
 _SHARE = 0.1
 _LEAST_BYTES = 64 * 1024
-"""Below this growth a generation the resident set says nothing: pages come and go by the dozen."""
+"""Below this growth per generation the resident set is not informative: pages come and go."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """What was left after some generations. All bytes are what they grew by together.
+    """What remained after some generations. All byte counts are the total growth.
 
     Attributes:
         kept: cache objects that are still referenced.
-        made: different cache objects that there were.
-        tensor_bytes: live tensors that Python knows of.
+        made: distinct cache objects that were created.
+        tensor_bytes: bytes of live tensors that Python knows of.
         device_bytes: what torch has allocated on the GPU; null on the CPU.
-        rss_bytes: the resident set, only where it certainly grows; null on a GPU.
-        state_bytes: state that stays on the model's modules after each generation and takes the
-            place of that before.
+        rss_bytes: growth of the resident set, only if it is certain; null on a GPU.
+        state_bytes: state that stays on the model's modules after each generation and replaces the
+            previous state.
     """
 
     kept: int
@@ -50,12 +50,12 @@ class Leak:
 
     @property
     def leaked_bytes(self) -> int:
-        """The largest of the three, which count the same memory in different ways."""
+        """The largest of the three counts, which measure the same memory in different ways."""
         return max(self.tensor_bytes, self.device_bytes or 0, self.rss_bytes or 0)
 
     @property
     def where(self) -> str:
-        """What it was that grew most."""
+        """Which of the counts grew most."""
         if self.tensor_bytes == self.leaked_bytes:
             return "the tensors that Python knows of"
         if self.device_bytes == self.leaked_bytes:
@@ -64,7 +64,7 @@ class Leak:
 
     @property
     def found(self) -> bool:
-        """Whether this is a leak. One object that serves each generation is none."""
+        """Whether this is a leak. One object that serves all generations is not."""
         return self.leaked_bytes > 0 or (self.kept > 0 and self.made > 1)
 
 
@@ -78,10 +78,10 @@ class _Level:
 
 
 def find_leak(work: Work, arm: CacheStrategy, generations: int) -> Leak:
-    """Generate several times in a row, after once to warm up, and see what stays.
+    """Generate several times in a row, after one warm-up, and find what remains.
 
-    A cache is gone if nothing refers to it after garbage was collected. Bytes count as leaked if
-    they rose in more than one generation: what is made once and kept is no leak.
+    A cache is gone if nothing refers to it after garbage collection. Bytes count as leaked if they
+    rose in more than one generation: what is made once and kept is not a leak.
     """
     _generate(work, arm)
     levels = [_level(work.loaded.device)]
@@ -90,7 +90,7 @@ def find_leak(work: Work, arm: CacheStrategy, generations: int) -> Leak:
     for _ in range(generations):
         size, state, references = _generate(work, arm)
         levels.append(_level(work.loaded.device))
-        # The one object of a static cache comes again, and so does its reference.
+        # The one object of a static cache is reused, and so is its reference.
         if not any(_are_same(references, earlier) for earlier in seen):
             seen.append(references)
     rss = [level.rss for level in levels if level.rss is not None]
@@ -106,11 +106,11 @@ def find_leak(work: Work, arm: CacheStrategy, generations: int) -> Leak:
 
 
 def rss_growth(levels: Sequence[int], cache_size: int) -> int:
-    """Bytes that the resident set certainly grew by, over all generations; 0 if it is not certain.
+    """Return the certain growth of the resident set over all generations; 0 if it is not certain.
 
-    A line is fitted through the levels after each generation. It counts when the lower end of its
-    slope's one-sided 99 % interval is over a tenth of a cache a generation: pages come and go, and
-    a leak of caches takes a whole one each time.
+    A line is fitted to the levels after each generation. It counts if the lower end of its slope's
+    one-sided 99 % interval is over a tenth of a cache per generation: pages come and go, and a leak
+    of caches takes a whole one each time.
     """
     if len(levels) < 3:
         return 0
@@ -121,22 +121,22 @@ def rss_growth(levels: Sequence[int], cache_size: int) -> int:
 
 
 def tensor_bytes() -> int:
-    """Bytes of all tensors that Python's garbage collector knows of, each storage once."""
+    """Return the bytes of all tensors known to Python's garbage collector, each storage once."""
     sizes: dict[int, int] = {}
     for item in gc.get_objects():
-        # isinstance would ask lazy modules and proxies for their class, which wakes them.
+        # isinstance would ask lazy modules and proxies for their class, which loads them.
         if issubclass(type(item), torch.Tensor):
             try:
                 storage = item.untyped_storage()
                 sizes[storage.data_ptr()] = storage.nbytes()
             except (NotImplementedError, RuntimeError):
-                # Sparse and fake tensors have none.
+                # Sparse and fake tensors have no storage.
                 continue
     return sum(sizes.values())
 
 
 def _generate(work: Work, arm: CacheStrategy) -> tuple[int, ModuleState, list[weakref.ref[Any]]]:
-    """The bytes that a generation keeps, those on modules, and references that keep no cache."""
+    """Return a generation's bytes, those on modules, and weak references to its cache."""
     output = generate(
         work.loaded, work.inputs, arm, work.new_tokens, clock=None, synchronise=lambda: None
     )
@@ -147,12 +147,12 @@ def _generate(work: Work, arm: CacheStrategy) -> tuple[int, ModuleState, list[we
     try:
         return size, state, [weakref.ref(output.cache)]
     except TypeError:
-        # A plain tuple or list cannot be referred to weakly, its tensors can.
+        # A plain tuple or list has no weak references; its tensors do.
         return size, state, [weakref.ref(tensor) for tensor in cache_tensors(output.cache)]
 
 
 def _are_same(some: list[weakref.ref[Any]], others: list[weakref.ref[Any]]) -> bool:
-    # By identity: equality would ask the tensors, element by element.
+    # Compare by identity: equality would compare tensors element by element.
     return [id(one) for one in some] == [id(other) for other in others]
 
 

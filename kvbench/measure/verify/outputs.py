@@ -1,4 +1,4 @@
-"""Where a generation with a cache has other tokens than one without, and what the logits say."""
+"""Find where cached generation has other tokens than uncached, and compare the logits there."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from kvbench.measure.verify.runs import Work, forced_logits, generate_ids, last_
 __all__ = ["Divergence", "Outputs", "compare_outputs"]
 
 _MOST_STEPS = 8
-"""Rows may part at as many different steps; each costs a forward over all tokens before it."""
+"""Sequences may diverge at as many different steps; each costs a forward over all tokens before it.
+"""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """A step at which rows part.
+    """A step at which sequences diverge.
 
     Attributes:
-        partings: those of the rows.
-        error: the cached step against an uncached one over the same tokens, all rows.
-        floor: one forward against another over one token more: the model's own rounding.
+        partings: the divergences of the sequences.
+        error: the distance of the cached step from an uncached one over the same tokens, all
+            sequences.
+        floor: the distance of one forward from another over one more token: the model's own
+            rounding.
     """
 
     partings: tuple[Parting, ...]
@@ -33,22 +36,22 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Both generations of a case: the share of equal tokens, and where rows part."""
+    """Both generations of a case: the fraction of equal tokens, and where sequences diverge."""
 
     agreement: float
     divergences: tuple[Divergence, ...]
 
 
 def compare_outputs(work: Work, arm: CacheStrategy) -> Outputs:
-    """Generate without the cache and with it, and look at each step where a row first differs.
+    """Generate with and without the cache, and check each step where a sequence first differs.
 
-    Up to there its tokens are the same in both, so that what differs is what the cache gave.
+    Up to there its tokens are the same in both, so any difference comes from the cache.
     """
     off = generate_ids(work, strategy(BASELINE))
     cached = generate_ids(work, arm)
     differ = (off != cached)[:, work.decoder_prompt :]
     rows = differ.any(1).nonzero().flatten().tolist()
-    # argmax finds the first of equal numbers.
+    # argmax returns the first of equal numbers.
     first = {row: int(differ[row].int().argmax()) for row in rows}
     steps = sorted(set(first.values()))[:_MOST_STEPS]
     divergences = []
@@ -70,8 +73,8 @@ def _diverged(
     along: torch.Tensor,
 ) -> Divergence:
     end = work.decoder_prompt + step + 1
-    # The step itself and, where there is one, the step before it: that one has a forward of its
-    # own as well, which shows how the model rounds.
+    # The step itself and, if there is one, the step before it: a separate forward there shows how
+    # the model rounds.
     full = last_logits(work, off[:, :end], min(step + 1, 2))
     floor = UNKNOWN
     if step:

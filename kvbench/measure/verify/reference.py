@@ -1,4 +1,4 @@
-"""What all strategies of a model are compared with, made once: the uncached generation."""
+"""The shared reference of all strategies of a model, made once: the uncached generation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["forward_over", "uncached"]
 T = TypeVar("T")
 
 _KNOWN: weakref.WeakKeyDictionary[torch.nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
-"""By the model, so that they go with it, then by dtype, attention and what is generated."""
+"""Keyed by the model, to be freed with it, then by dtype, attention and what is generated."""
 
 
 def uncached(work: Work) -> Run | Outcome:
-    """Return the generation without a cache, in the dtype that the model is in now."""
+    """Return the generation without a cache, in the model's current dtype."""
     return _once(work, "uncached", work.inputs.input_ids, lambda: greedy(work, strategy(BASELINE)))
 
 
 def forward_over(work: Work, run: Run) -> torch.Tensor | Outcome:
-    """Return the logits of one forward over all tokens of a run, in the dtype of the model now."""
+    """Return the logits of one forward over all tokens of a run, in the model's current dtype."""
     return _once(work, "forward", run.sequences, lambda: one_forward(work, run))
 
 
@@ -34,7 +34,7 @@ def _once(work: Work, kind: str, ids: torch.Tensor, make: Callable[[], T]) -> T 
     model: Any = work.loaded.model
     key = (
         kind,
-        # The weights are in float32 for a while.
+        # The weights are temporarily in float32.
         model.dtype,
         model.config._attn_implementation,
         work.new_tokens,
@@ -45,7 +45,7 @@ def _once(work: Work, kind: str, ids: torch.Tensor, make: Callable[[], T]) -> T 
     known = _KNOWN.setdefault(model, {})
     if key not in known:
         made = attempt(make)
-        # What could not be made, for want of memory say, is tried again for the next strategy.
+        # Do not store failures, such as out of memory: the next strategy tries again.
         if isinstance(made, Outcome):
             return made
         known[key] = made

@@ -1,4 +1,4 @@
-"""The generations that are compared: greedy, forced along given tokens, and one forward."""
+"""Run the generations to compare: greedy, forced along given tokens, and as one forward."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _PROMPT_TOKENS = 8
-"""Short, since the uncached arm pays for each token of it at each step."""
+"""Short, since the uncached generation pays for each of its tokens at each step."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Work:
 
     @property
     def batch_size(self) -> int:
-        """Sequences generated at once."""
+        """The number of sequences generated at once."""
         return self.inputs.input_ids.shape[0]
 
     @property
     def decoder_prompt(self) -> int:
-        """Positions that the decoder starts from: its start token where there is an encoder."""
+        """The positions that the decoder starts from: a start token if there is an encoder."""
         return 1 if self.loaded.is_encoder_decoder else self.inputs.tokens
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came out of a generation.
+    """The output of a generation.
 
     Attributes:
         sequences: the decoder's tokens, prompt included, `[batch, prompt + new]`.
@@ -71,15 +71,15 @@ class Run:
 
 
 def make_work(loaded: LoadedModel, batch_size: int, new_tokens: int, seed: int) -> Work:
-    """Fixed pseudo-random prompts, each row shorter than the one before, within the positions.
+    """Return fixed pseudo-random prompts within the positions, each row shorter than the last.
 
-    A table of positions that is too short for the prompt and `new_tokens` takes from both.
+    If the table of positions is too short for the prompt and `new_tokens`, both are shortened.
     """
     limit = position_limit(loaded.config)
     prompt = _PROMPT_TOKENS
     if limit.kind == "absolute" and limit.positions is not None:
         prompt = min(prompt, max(limit.positions // 4, 1))
-        # The last token that comes out is never fed back.
+        # The last new token is never fed back.
         first = 1 if loaded.is_encoder_decoder else prompt
         new_tokens = min(new_tokens, limit.positions - first + 1)
     lengths = [max(prompt - row * prompt // batch_size, 1) for row in range(batch_size)]
@@ -87,13 +87,13 @@ def make_work(loaded: LoadedModel, batch_size: int, new_tokens: int, seed: int) 
 
 
 def work_of(loaded: LoadedModel, inputs: Inputs, new_tokens: int, least: int = 1) -> Work | None:
-    """What a case generates, cut where a table of positions ends; None if it is too short."""
+    """Return what a case generates, cut where a table of positions ends; None if too short."""
     limit = position_limit(loaded.config)
     if limit.kind == "absolute" and limit.positions is not None:
         if inputs.tokens > limit.positions:
             return None
         first = 1 if loaded.is_encoder_decoder else inputs.tokens
-        # The last token that comes out is never fed back.
+        # The last new token is never fed back.
         new_tokens = min(new_tokens, limit.positions - first + 1)
     return Work(loaded, inputs, new_tokens) if new_tokens >= least else None
 
@@ -101,7 +101,7 @@ def work_of(loaded: LoadedModel, inputs: Inputs, new_tokens: int, least: int = 1
 def _inputs(loaded: LoadedModel, lengths: list[int], seed: int) -> Inputs:
     rows, width = torch.tensor(lengths)[:, None], max(lengths)
     places = torch.arange(width)[None]
-    # As Encoder pads: a decoder goes on from the last position.
+    # Pad as Encoder does: a decoder continues from the last position.
     mask = places < rows if loaded.is_encoder_decoder else places >= width - rows
     vocabulary = loaded.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(seed)
@@ -111,25 +111,25 @@ def _inputs(loaded: LoadedModel, lengths: list[int], seed: int) -> Inputs:
 
 
 def greedy(work: Work, arm: CacheStrategy) -> Run:
-    """The generation that is timed, with its logits."""
+    """Run the timed generation, and return its logits."""
     return _generate(work, arm)
 
 
 def forced(work: Work, arm: CacheStrategy, new_ids: torch.Tensor) -> Run:
-    """The same path through `generate`, led along `new_ids` whatever the logits say."""
+    """Run the same path through `generate`, forced along `new_ids` whatever the logits say."""
     return _generate(work, arm, new_ids)
 
 
 def generate_ids(
     work: Work, arm: CacheStrategy, along: torch.Tensor | None = None, look: Look | None = None
 ) -> torch.Tensor:
-    """The tokens of the generation that is timed, prompt included; its logits are not kept.
+    """Return the tokens of the timed generation, prompt included, without keeping its logits.
 
     Args:
         work: what is generated.
         arm: the strategy.
-        along: new tokens to go along, whatever the logits say.
-        look: is shown the logits of each step, `[batch, vocabulary]`.
+        along: new tokens to force, whatever the logits say.
+        look: receives the logits of each step, `[batch, vocabulary]`.
     """
     with _driver(work, arm) as driver:
         return driver.run(along=along, look=look).sequences
@@ -138,7 +138,7 @@ def generate_ids(
 def forced_logits(
     work: Work, arm: CacheStrategy, new_ids: torch.Tensor, steps: Collection[int]
 ) -> dict[int, torch.Tensor]:
-    """The logits of some steps, counted from 0, of a generation that is led along `new_ids`.
+    """Return the logits of some steps, from 0, of a generation forced along `new_ids`.
 
     Returns:
         float32 on the CPU, each `[batch, 1, vocabulary]`.
@@ -156,33 +156,33 @@ def forced_logits(
 
 
 def one_forward(work: Work, run: Run) -> torch.Tensor:
-    """The logits of the steps of a run, from one forward over all its tokens without a cache.
+    """Return the logits of a run's steps, from one forward over all its tokens without a cache.
 
     Returns:
         float32 on the CPU, `[batch, new, vocabulary]`.
 
     Raises:
-        UserError: the model gives the logits of fewer positions.
+        UserError: the model returns the logits of fewer positions.
     """
     return last_logits(work, run.sequences, run.new_ids.shape[1])
 
 
 def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor:
-    """The logits that the last `steps` tokens come from, from one forward without a cache.
+    """Return the logits that predict the last `steps` tokens, from one forward without a cache.
 
-    It is the prefill of a generation of one token that has these tokens as its prompt, so that
-    positions and masks are those that `generate` makes.
+    The forward is the prefill of a one-token generation with these tokens as its prompt, so
+    positions and masks are those of `generate`.
 
     Args:
-        work: whose prompt the sequences begin with.
+        work: the work whose prompt the sequences begin with.
         sequences: the decoder's tokens, prompt included, `[batch, tokens]`.
-        steps: how many of them, at the end.
+        steps: how many tokens, at the end.
 
     Returns:
         float32 on the CPU, `[batch, steps, vocabulary]`.
 
     Raises:
-        UserError: the model gives the logits of fewer positions.
+        UserError: the model returns the logits of fewer positions.
     """
     loaded = work.loaded
     options = generate_options(loaded, strategy(BASELINE), 1)
@@ -211,7 +211,7 @@ def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor
 
 @contextlib.contextmanager
 def watching(model: torch.nn.Module, look: Callable[[Any], None]) -> Iterator[None]:
-    """Show the output of each forward to `look` while the block runs."""
+    """Pass the output of each forward to `look` while the block runs."""
 
     def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
         look(output)
@@ -225,10 +225,10 @@ def watching(model: torch.nn.Module, look: Callable[[Any], None]) -> Iterator[No
 
 @contextlib.contextmanager
 def _keeping_logits(model: torch.nn.Module, count: int) -> Iterator[None]:
-    """Have each forward give its last `count` logits; generate would have the last one only."""
+    """Make each forward return its last `count` logits; generate would return only the last one."""
 
     def hook(_module: torch.nn.Module, args: Any, options: dict[str, Any]) -> Any:
-        # Last of all, since some models overwrite the word while they prepare their inputs.
+        # Set last, since some models overwrite the argument while they prepare their inputs.
         return args, options | ({"logits_to_keep": count} if "logits_to_keep" in options else {})
 
     handle = model.register_forward_pre_hook(hook, with_kwargs=True)
@@ -242,7 +242,7 @@ def _generate(work: Work, arm: CacheStrategy, along: torch.Tensor | None = None)
     with _driver(work, arm) as driver:
         output = driver.run(keep_logits=True, along=along)
     assert output.logits is not None
-    # On the host, so that several runs can be kept.
+    # On the host, to hold several runs at once.
     return Run(output.sequences, output.sequences[:, work.decoder_prompt :], output.logits)
 
 
@@ -251,6 +251,6 @@ def _driver(work: Work, arm: CacheStrategy) -> contextlib.closing[Driver]:
 
 
 def _call(loaded: LoadedModel, **options: Any) -> Any:
-    # PreTrainedModel gets the method from a mixin that its type does not tell of.
+    # PreTrainedModel gets the method from a mixin that its type does not declare.
     run: Callable[..., Any] = loaded.model.generate  # type: ignore[assignment]
     return run(**options)

@@ -1,4 +1,4 @@
-"""The cache after each step, and whether it is what the configuration says."""
+"""Record the cache after each step, and check it against the configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "wrong_shape",
 ]
 
-# Where an output has its cache; state-space models have a name of their own for it.
+# The attribute of an output that holds its cache; state-space models have their own name for it.
 _NAMES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
 Shape = tuple[int, ...]
@@ -36,14 +36,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What attention has handed to one layer of a cache so far: the truth about the model.
+    """What attention has passed to one layer of a cache so far: the truth about the model.
 
     A configuration may have fields that the model ignores.
 
     Attributes:
         keys: shape of one position's keys, `(batch, kv_heads, head_dim)`.
-        values: the same of its values.
-        positions: how many there were.
+        values: the same for its values.
+        positions: how many positions there were.
     """
 
     keys: Shape
@@ -52,10 +52,10 @@ class Handed:
 
 
 Keeps = Callable[[int, int | None], int]
-"""How many positions a layer keeps: of how many seen, under which window."""
+"""Returns how many positions a layer keeps, from how many were seen and the model's window."""
 
 HandedOver = dict[tuple[int, int], Handed]
-"""By the identity of the cache and the number of the layer."""
+"""Keyed by the identity of the cache and the number of the layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ class LayerShape:
     """One layer of a cache after a step.
 
     Attributes:
-        keys: `(batch, kv_heads, positions, head_dim)`, or null where the layer has none.
+        keys: `(batch, kv_heads, positions, head_dim)`, or null if the layer has none.
         values: the same.
-        length: positions fed so far, as the layer says itself; null where it does not say.
+        length: positions fed so far, as reported by the layer; null if it does not report them.
         fixed: whether keys and values are a buffer made for the longest length.
         states: shapes of the states that do not grow.
-        window: positions that a query sees, as the layer says itself; null where it has no window.
-        handed: what attention has handed over so far; null where nobody looked.
+        window: positions that a query sees, as reported by the layer; null if it has no window.
+        handed: what attention has passed so far; null if it was not observed.
     """
 
     keys: Shape | None
@@ -94,16 +94,16 @@ class CacheShape:
 
 
 def cache_of(output: Any) -> Any:
-    """The cache in the output of a forward; None without one."""
+    """Return the cache in the output of a forward; None without one."""
     caches = (getattr(output, name, None) for name in _NAMES)
     return next((cache for cache in caches if cache is not None), None)
 
 
 @contextlib.contextmanager
 def noting_what_is_handed_over() -> Iterator[HandedOver]:
-    """Note the shapes of all keys and values that caches are given while the block runs."""
+    """Record the shapes of all keys and values passed to caches while the block runs."""
     handed: HandedOver = {}
-    # An update of a class may call that of its base: it is one update all the same.
+    # An update of a class may call its base class's update: that is still one update.
     inside: set[tuple[int, int]] = set()
 
     def noting(update: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +112,7 @@ def noting_what_is_handed_over() -> Iterator[HandedOver]:
             self: Any, keys: Any, values: Any, layer_idx: int, *more: Any, **named: Any
         ) -> Any:
             key = (id(self), layer_idx)
-            # Compiled code must not change anything that lies outside of it.
+            # Compiled code must not change outside state.
             if torch.compiler.is_compiling() or key in inside:
                 return update(self, keys, values, layer_idx, *more, **named)
             _note(handed, key, keys, values)
@@ -124,7 +124,7 @@ def noting_what_is_handed_over() -> Iterator[HandedOver]:
 
         return wrapped
 
-    # Before anything is changed: the class that a method belongs to is where it must go back.
+    # Look this up before changing anything: a method must be restored on its own class.
     updates = [(kind, vars(kind)["update"]) for kind in _kinds(Cache) if "update" in vars(kind)]
     try:
         for kind, update in updates:
@@ -136,7 +136,7 @@ def noting_what_is_handed_over() -> Iterator[HandedOver]:
 
 
 def _kinds(kind: Any) -> list[Any]:
-    """A class and all that are derived from it, each once."""
+    """Yield a class and all its subclasses, each once."""
     found = {kind: None}
     for derived in kind.__subclasses__():
         found |= dict.fromkeys(_kinds(derived))
@@ -152,11 +152,11 @@ def _note(handed: HandedOver, key: tuple[int, int], keys: Any, values: Any) -> N
 
 
 def read_shape(cache: Any, handed: HandedOver | None = None) -> CacheShape:
-    """What a cache looks like now. Only numbers are kept, so that it can be freed.
+    """Return the current shape of a cache. Only numbers are kept, so the cache can be freed.
 
     Args:
-        cache: of the output of a forward.
-        handed: what caches were given so far.
+        cache: the cache in the output of a forward.
+        handed: what caches have received so far.
     """
     cross = getattr(cache, "cross_attention_cache", None)
     own = getattr(cache, "self_attention_cache", cache)
@@ -182,7 +182,7 @@ def _read_layer(layer: Any) -> LayerShape:
         for state in getattr(layer, name, {}).values()
     ]
     return LayerShape(
-        # A quantised layer's keys are the few that are not packed yet.
+        # A quantized layer's keys are the few that are not packed yet.
         keys=None if packed else _shape(getattr(layer, "keys", None)),
         values=None if packed else _shape(getattr(layer, "values", None)),
         length=None if length is None else int(length),
@@ -203,18 +203,17 @@ def _shape(tensor: Any) -> Shape | None:
 
 
 def wrong_shape(work: Work, arm: CacheStrategy, steps: Sequence[CacheShape]) -> str | None:
-    """The first thing in the cache of a generation that is not as it should be.
+    """Return the first thing in a generation's cache that is wrong.
 
-    Layers, heads and windows follow from the configuration, how many positions are kept of them
-    from the strategy.
+    Layers, heads and windows follow from the configuration, the number of kept positions from the
+    strategy.
 
     Args:
         work: what was generated.
-        arm: the strategy that it was generated with.
+        arm: the strategy of the generation.
         steps: the cache after each forward, the prefill first.
 
-    Returns:
-        One sentence without a full stop, or null if all is right.
+    Returns: One sentence without a period, or null if everything is right.
     """
     config = work.loaded.config
     plans = decoder_layers(config)
@@ -226,7 +225,7 @@ def wrong_shape(work: Work, arm: CacheStrategy, steps: Sequence[CacheShape]) -> 
         )
         where = "layer"
         if wrong is None:
-            # The encoder's positions are all there from the start.
+            # All positions of the encoder exist from the start.
             wrong = _wrong_layers(
                 cross, steps[0].cross, shape.cross, work.batch_size, work.inputs.tokens, _all
             )
@@ -238,18 +237,18 @@ def wrong_shape(work: Work, arm: CacheStrategy, steps: Sequence[CacheShape]) -> 
 
 
 def saw_what_was_handed_over(steps: Sequence[CacheShape]) -> bool:
-    """Whether it is known what each layer with keys was handed."""
+    """Return whether it is known what each layer with keys received."""
     layers = [layer for step in steps for layer in (*step.layers, *step.cross) if layer.keys]
     return all(layer.handed is not None for layer in layers)
 
 
 def contradicts_itself(arm: CacheStrategy, steps: Sequence[CacheShape]) -> bool:
-    """Whether a cache is not what it was handed: then it is wrong whatever the configuration says.
+    """Return whether a cache differs from what it received: it is then wrong in any case.
 
-    Where nobody saw what it was handed, there is nothing to hold it to.
+    If its input was not observed, there is nothing to compare it with.
 
     Args:
-        arm: the strategy that it was generated with.
+        arm: the strategy of the generation.
         steps: the cache after each forward, the prefill first.
     """
     own: Keeps = arm.positions_kept
@@ -263,7 +262,7 @@ def contradicts_itself(arm: CacheStrategy, steps: Sequence[CacheShape]) -> bool:
 
 
 def _all(seen: int, _window: int | None) -> int:
-    """Return all positions: cross-attention keeps what the encoder has made."""
+    """Return all positions: cross-attention keeps the encoder's whole output."""
     return seen
 
 
@@ -276,7 +275,7 @@ def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape, keeps: Keep
     if layer.length is not None and layer.length != handed.positions:
         return True
     if layer.keys is None and layer.values is None:
-        # Packed where it says its length, and that is right; else it has lost all.
+        # Packed if it reports its length, and that is right; otherwise it has lost everything.
         return not layer.length
     kept = keeps(handed.positions, layer.window)
     for found, start, of_one in (
@@ -290,7 +289,7 @@ def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape, keeps: Keep
 
 
 def describe_shapes(work: Work, steps: Sequence[CacheShape]) -> str:
-    """What was found right, in one sentence without a full stop."""
+    """Return what was found right, in one sentence without a period."""
     plans = decoder_layers(work.loaded.config)
     text = f"layers are as the configuration says ({len(plans)} of them, {len(steps)} steps)"
     final = next((layer.keys for layer in reversed(steps[-1].layers) if layer.keys), None)
@@ -313,7 +312,7 @@ def _wrong_layers(
 ) -> tuple[int, str] | None:
     nothing = LayerShape(None, None, None, False, ())
     for index in range(max(len(plans), len(layers))):
-        # Past the last layer of the configuration, and past that of the cache, there is nothing.
+        # Past the last layer of the configuration or of the cache, there is nothing.
         plan = plans[index] if index < len(plans) else LayerPlan("none")
         layer = layers[index] if index < len(layers) else nothing
         start = first[index] if index < len(first) else nothing
@@ -346,13 +345,13 @@ def _wrong_tensors(
     plan: LayerPlan, first: LayerShape, layer: LayerShape, batch_size: int, positions: int | None
 ) -> str | None:
     if layer.keys is None and layer.values is None and layer.length:
-        # Quantised: what there is to see is the length, and that was right.
+        # Quantized: only the length is visible, and that was right.
         return None
     for name in ("keys", "values"):
         found = getattr(layer, name)
         if found is None or len(found) != 4:
             return f"it has no {name}" if found is None else f"{name} are {list(found)}"
-        # What the configuration does not state must at least stay what it was.
+        # What the configuration does not state must at least stay constant.
         start = getattr(first, name) or found
         length = found[2] if positions is None else positions
         if layer.fixed:

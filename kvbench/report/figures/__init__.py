@@ -1,4 +1,4 @@
-"""The charts: one function each in one registry, drawn only where their data exist."""
+"""The charts: one function each in one registry, drawn only if their data exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU against GPU: bars with their ratio, and the lines together."""
+"""CPU against GPU: bars with their ratio, and lines in one chart."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["devices"]
 
 _WORK = tuple(name for name in AXES if name not in ("device", "cache"))
-"""What is the same work, on whichever device."""
+"""What defines the same work, on any device."""
 _KIND = tuple(name for name in _WORK if not AXES[name].is_size)
 _BAR = 0.54
-"""Inches of a bar, which the number above it fits into."""
+"""Width of a bar in inches, with room for the number above it."""
 
 
 def devices(material: Material) -> Figure | None:
-    """Time on each kind of device at the longest length that they share, and against length."""
+    """Draw time on each kind of device: bars at the longest shared length, and lines by length."""
     compared = _compared(material.entries)
     if compared is None:
         return None
@@ -49,9 +49,9 @@ def devices(material: Material) -> Figure | None:
 
 
 def _compared(entries: Sequence[Entry]) -> list[Entry] | None:
-    """The entries of one case: of those timed on most devices the longest, all its strategies.
+    """Return the entries of the longest case timed on most devices, for all its strategies.
 
-    A CPU and a GPU have to be among the devices.
+    The devices must include a CPU and a GPU.
     """
     by_work: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
@@ -70,7 +70,7 @@ def _kind(entry: Entry) -> str:
 
 
 def _by_place(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """Entries by device and hardware."""
+    """Return entries by device and hardware."""
     found: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         found.setdefault((entry.case.device, entry.hardware), []).append(entry)
@@ -78,7 +78,7 @@ def _by_place(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
 
 
 def _lines_through(material: Material, example: Entry) -> list[Line]:
-    """The lines of all devices and strategies that are like an entry in all but a size."""
+    """Return the lines of all devices and strategies that match an entry except in a size."""
 
     def is_like(entry: Entry, fields: Sequence[str]) -> bool:
         return all(entry.value(field) == example.value(field) for field in fields)
@@ -98,7 +98,7 @@ def _draw_bars(
     labels = {entry: line.label for line in lines for entry in line.entries}
     entries = [entry for members in places.values() for entry in members]
     slowest = max(entry.case.total_s_median or 0.0 for entry in entries)
-    # One width for all, and room between the devices for one bar.
+    # One width for all, with a gap of one bar between the devices.
     width = 1 / (max(map(len, places.values())) + 1)
     for number, members in enumerate(places.values()):
         for rank, entry in enumerate(members):

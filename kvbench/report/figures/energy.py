@@ -1,4 +1,4 @@
-"""What a token costs in energy, and how much of it the cache saves."""
+"""Energy per token, and how much of it the cache saves."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _METHODS = {
     "nvml-total-energy": "NVML's energy counter of the whole board",
     "rapl-package": "RAPL's counters of the processor packages",
 }
-"""What ways of reading are called in a caption; others by their names."""
+"""The names of reading methods in a caption; others appear as they are."""
 
 _BAR = 1.0
-"""Inches of a bar, which the text above it and below it fits into."""
+"""Width of a bar in inches, with room for the text above and below it."""
 
 
 def energy(material: Material) -> Figure | None:
-    """Joules per new token of each strategy, and the ratio to those without a cache.
+    """Draw joules per new token of each strategy, and the ratio to the baseline.
 
-    Lines along a size; bars where there is one size alone.
+    Lines along a size; bars if there is only one size.
     """
     lines = material.lines(lambda entry: entry.case.energy_j_per_token is not None)
     if not lines:
@@ -76,7 +76,7 @@ def _lines(lines: Sequence[Line]) -> Figure:
 
 
 def _bars(lines: Sequence[Line]) -> Figure:
-    """One bar a line, a panel a device, with its joules and its ratio above it."""
+    """Draw one bar per line, one panel per device, with joules and ratio above each bar."""
     devices = list(dict.fromkeys(line.device for line in lines))
     by_device = [[line for line in lines if line.device == device] for device in devices]
     width = max(5.0, 0.8 + _BAR * max(map(len, by_device)))
@@ -101,7 +101,7 @@ def _bars(lines: Sequence[Line]) -> Figure:
             "; below the joules: those without the cache over these, with the 95 % interval"
             f"{_few(entries)}"
         )
-    # The bars have their names below them.
+    # The names are below the bars.
     finish(figure, [], entries, marks)
     return figure
 
@@ -138,7 +138,7 @@ def _draw_ratio(axes: Axes, line: Line) -> None:
 
 
 def _errors(entries: Sequence[Entry]) -> tuple[list[float], list[float]]:
-    """How far the smallest and the largest reading are from the median."""
+    """Return the distances of the smallest and the largest reading from the median."""
     low, high = [], []
     for entry in entries:
         case, middle = entry.case, entry.case.energy_j_per_token or 0.0

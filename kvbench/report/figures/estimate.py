@@ -1,4 +1,4 @@
-"""Memory against length: the weights, and what the cache adds to them."""
+"""Memory against length: the weights, and what the cache adds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _POINTS = 60
 
 
 def write_estimate_chart(architecture: Architecture, found: Estimate, path: Path) -> None:
-    """Draw memory against length, to a .png or .svg.
+    """Draw memory against length to a .png or .svg.
 
     Raises:
         UserError: the file is neither, or the weights cannot be counted.
@@ -40,7 +40,7 @@ def write_estimate_chart(architecture: Architecture, found: Estimate, path: Path
 
 
 def estimate_chart(architecture: Architecture, found: Estimate) -> Figure:
-    """GiB against positions, both logarithmic: cache, weights, their sum and the memory given.
+    """Draw GiB against positions, both logarithmic: cache, weights, sum, and the given memory.
 
     Raises:
         UserError: the weights cannot be counted.
@@ -51,7 +51,7 @@ def estimate_chart(architecture: Architecture, found: Estimate) -> Figure:
         )
     figure, grid = panels(1)
     axes, work = grid[0][0], found.work
-    # To eight times the length asked for: the cache of a longer talk is what people want to see.
+    # Draw up to eight times the requested length: people want to see the cache of longer contexts.
     positions = np.unique(np.geomspace(1, 8 * max(found.positions, 128), _POINTS).astype(int))
     prompt = work.prompt_tokens if architecture.encoder else 1
     cache = np.array(

@@ -1,4 +1,4 @@
-"""What the cache buys: speed-up against length and batch, and throughput."""
+"""What the cache buys: speedup against length and batch, and throughput."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAPS_IN_A_ROW = 3
 
 
 def speedup(material: Material) -> Figure | None:
-    """Speed-up against new tokens, one line per batch size, with the line at 1."""
+    """Draw speedup against new tokens, one line per batch size, with a reference line at 1."""
     lines = material.lines(has_pair)
     if not lines:
         return None
@@ -53,12 +53,12 @@ def speedup(material: Material) -> Figure | None:
 
 
 def throughput(material: Material) -> Figure | None:
-    """Tokens per second of the whole batch against batch size, at the longest length."""
+    """Draw tokens per second of the whole batch against batch size, at the longest length."""
     sweeps = [line for line in material.lines(along="batch_size") if len(line.entries) > 1]
     chosen = set(_longest(sweeps))
     if not chosen:
         return None
-    # Once more, so that a length is in the labels only where lines differ in it.
+    # Repeat this, so a length is in the labels only if lines differ in it.
     lines = material.lines(chosen.__contains__, "batch_size")
     shown = device_panels(lines, ("New tokens of the batch per second",))
     for (axes,), here in shown.columns:
@@ -70,21 +70,22 @@ def throughput(material: Material) -> Figure | None:
 
 
 def speedup_map(material: Material) -> Figure | None:
-    """A heat map of the speed-up over batch size and new tokens, the numbers in the cells."""
+    """Draw a heat map of the speedup over batch size and new tokens, with numbers in the cells."""
     from matplotlib.colors import LogNorm
 
-    # A map of one row is a line, and has a chart of its own.
+    # A map with one row is a line, which has its own chart.
     maps = [(head, cells) for head, cells in material.grids(has_pair) if min(_sides(cells)) > 1]
     if not maps:
         return None
     entries = [entry for _, cells in maps for entry in cells]
     rows = math.ceil(len(maps) / _MAPS_IN_A_ROW)
     batches, lengths = map(max, zip(*(_sides(cells) for _, cells in maps), strict=True))
-    # A number has the room that it needs, whatever the size of the grid.
+    # Cells fit their numbers, whatever the size of the grid.
     width, height = max(4.5, 0.7 + 0.55 * lengths), max(3.0, 0.9 + 0.3 * batches)
     figure, grid = panels(math.ceil(len(maps) / rows), rows, width=width, height=height)
     values = [entry.case.speedup for entry in entries if entry.case.speedup is not None]
-    # Ratios: twice as fast is as far from 1 as half as fast. One norm, so that maps compare.
+    # Ratios are symmetric on a log scale: twice as fast is as far from 1 as half as fast. One norm
+    # makes maps comparable.
     least, most = min(values), max(values)
     norm = LogNorm(least, most)
     for axes, (head, cells) in zip(grid.flat, maps, strict=False):
@@ -107,10 +108,10 @@ def _draw_gain(axes: Axes, line: Line) -> None:
 
 
 def _longest(lines: Sequence[Line]) -> list[Entry]:
-    """Of lines along the batch size those of the longest length; all lengths would be a thicket.
+    """Return the lines along the batch size at the longest length; all would be cluttered.
 
-    What differs in the strategy alone is shown at the longest length that all strategies have, or,
-    where there is none, each at its own.
+    Lines that differ only in the strategy use the longest length that all strategies have, or,
+    without one, each its own longest.
     """
     found: list[Line] = []
     alike: dict[tuple[object, ...], list[Line]] = {}
@@ -133,7 +134,7 @@ def _length(line: Line) -> int:
 
 
 def _sides(cells: Sequence[Entry]) -> tuple[int, int]:
-    """How many batch sizes and how many lengths there are."""
+    """Return the numbers of batch sizes and of lengths."""
     batches = {entry.case.batch_size for entry in cells}
     return len(batches), len({entry.case.max_new_tokens for entry in cells})
 

@@ -1,4 +1,4 @@
-"""What a value is called in a chart: short, drawable, and never like another value."""
+"""Name values in a chart: short, drawable, and always distinct."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kvbench.text import printable, shorten
 __all__ = ["FONT", "LENGTH", "distinct", "drawable", "named"]
 
 FONT = "DejaVu Sans"
-"""Comes with matplotlib, so that it is the same everywhere."""
+"""Ships with matplotlib, so it is the same everywhere."""
 
 LENGTH = 48
-"""Characters of one value in a label."""
+"""The most characters of one value in a label."""
 
 _NAMES = {"off": "cache off", "dynamic": "cache on (dynamic)"}
 
@@ -28,10 +28,10 @@ def _text(field: str, value: object) -> str:
 
 
 def named(field: str, values: Iterable[object], shown: Callable[[str], str]) -> dict[object, str]:
-    """A text for each value of a field, told apart by their numbers in this order if need be.
+    """Return a text for each value of a field, numbered in this order if needed to tell them apart.
 
-    `shown` is what becomes of a text where it is written: the font of charts lacks most scripts, a
-    terminal does not.
+    `shown` converts a text for its medium: the font of charts lacks most scripts, a terminal does
+    not.
     """
     known = list(dict.fromkeys(values))
     texts = [shown(_text(field, value)) for value in known]
@@ -39,11 +39,11 @@ def named(field: str, values: Iterable[object], shown: Callable[[str], str]) -> 
 
 
 def distinct(texts: Sequence[str], word: str, length: int = LENGTH) -> list[str]:
-    """The texts, long ones shortened, so that no two are equal.
+    """Return the texts, shortened if long, with no two equal.
 
-    Those that are equal even so have their number before them: `prompt 2: text:??`.
+    Texts that are still equal get their number as a prefix: `prompt 2: text:??`.
     """
-    # Spaces at an end of a line are not seen.
+    # Spaces at the end of a line are invisible.
     whole = [" ".join(text.split()) for text in texts]
     short = [shorten(text, length) for text in whole]
     for text in _repeated(short):
@@ -54,12 +54,12 @@ def distinct(texts: Sequence[str], word: str, length: int = LENGTH) -> list[str]
     numbered = [f"{word} {number}: {text}" for number, text in enumerate(short, start=1)]
     repeated = _repeated(short)
     mixed = [n if s in repeated else s for n, s in zip(numbered, short, strict=True)]
-    # A text may look like a number that was given here.
+    # A text may look like a number that was assigned here.
     return numbered if _repeated(mixed) else mixed
 
 
 def drawable(text: str) -> str:
-    """The text with `?` for what the font has no glyph for, such as Chinese."""
+    """Return the text with `?` for characters without a glyph in the font, such as Chinese."""
     return "".join(c if ord(c) in _glyphs() else "?" for c in printable(text))
 
 
@@ -68,8 +68,8 @@ def _repeated(texts: Iterable[str]) -> set[str]:
 
 
 def _by_end(texts: Sequence[str], length: int) -> list[str]:
-    """Texts that are alike when shortened, from where they begin to differ."""
-    # The end of what they share leads on to what they do not.
+    """Return texts that are alike when shortened, starting where they begin to differ."""
+    # Keep the end of the shared part, which leads up to the difference.
     shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
     begin = max(len(list(shared)) - 4, 0)
     return [f"{text[:12]}...{shorten(text[begin:], length - 15)}" for text in texts]

@@ -1,4 +1,4 @@
-"""Where the parts of a figure stand: panels, and below them the legend and the caption."""
+"""Lay out a figure: panels, and below them the legend and the caption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 _LEGEND_SIZE = 8
 _CAPTION_SIZE = 7.5
 _HANDLE = 0.9
-"""Inches of a column of the legend that are not text."""
+"""Inches of a legend column besides its text."""
 
 _FIRM_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -41,12 +41,12 @@ _GAP = 0.08
 """Inches between the panels, the legend, the caption and the edges."""
 
 _LINE = 1.5 / 72
-"""Inches of a line of text for each point of its size."""
+"""Inches per line of text, for each point of its size."""
 
 
 @dataclass(frozen=True)
 class Panels:
-    """A figure with a column of axes for each device.
+    """A figure with one column of axes per device.
 
     Attributes:
         columns: for each device its axes from top to bottom, and its lines.
@@ -60,9 +60,9 @@ class Panels:
 def device_panels(
     lines: Sequence[Line], labels: Sequence[str], bottom: str | None = None, *, height: float = 4.0
 ) -> Panels:
-    """Axes for lines: a column a device, a row for each label of a y axis.
+    """Return axes for lines: one column per device, one row per y-axis label.
 
-    The x axis is that of the lines, unless `bottom` says what else it is.
+    The x axis is that of the lines, unless `bottom` says otherwise.
     """
     devices = list(dict.fromkeys(line.device for line in lines))
     figure, grid = panels(len(devices), len(labels), height=height, sharex="row")
@@ -80,21 +80,21 @@ def device_panels(
 
 
 def from_zero(panels: Panels) -> None:
-    """Begin all axes at zero, once everything is drawn."""
+    """Start all axes at zero; call it after drawing everything."""
     from matplotlib.ticker import MaxNLocator
 
     for axes in panels.grid.flat:
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-        # There is no half of a token, nor of a sequence.
+        # There is no half token or half sequence.
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
 
 
 def panels(
     columns: int, rows: int = 1, *, height: float = 4.0, width: float = 5.0, **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure and its grid of axes, `[rows][columns]`, of so many inches each."""
-    # No pyplot: no global state, and no window is ever opened.
+    """Return a figure and its grid of axes, `[rows][columns]`, each of the given size in inches."""
+    # Without pyplot: no global state, and no window ever opens.
     from matplotlib.figure import Figure
 
     size = (1.5 + width * columns, 0.2 + height * rows)
@@ -103,22 +103,22 @@ def panels(
 
 
 def finish(figure: Figure, axes: Iterable[Axes], entries: Sequence[Entry], marks: str) -> None:
-    """Put the legend of some axes below the panels, and a caption of what was measured and how.
+    """Add the legend of some axes below the panels, and a caption of what was measured and how.
 
     Args:
-        figure: what was drawn.
-        axes: those whose labels stand in the legend.
-        entries: the cases that are drawn, for the caption.
-        marks: what the marks mean.
+        figure: the drawn figure.
+        axes: the axes whose labels go in the legend.
+        entries: the drawn cases, for the caption.
+        marks: the meaning of the marks.
     """
     finish_with(figure, axes, drawable(_caption(entries, marks)))
 
 
 def finish_with(figure: Figure, axes: Iterable[Axes], text: str) -> None:
-    """Put the legend of some axes and a caption below the panels, and make room for them.
+    """Add the legend of some axes and a caption below the panels, and make room for them.
 
-    Each label stands in the legend once. The figure grows by what legend, caption and titles of
-    several lines need, so that the panels keep their size.
+    Each label is in the legend once. The figure grows by the height of legend, caption and
+    multi-line titles, and the panels keep their size.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -129,7 +129,7 @@ def finish_with(figure: Figure, axes: Iterable[Axes], text: str) -> None:
     caption = figure.supxlabel(
         text, fontsize=_CAPTION_SIZE, x=left, y=0, ha="left", va="bottom", color="0.3"
     )
-    # Constrained layout knows nothing of what stands below the panels but how high it is.
+    # Constrained layout knows only the height of what is below the panels.
     caption.set_in_layout(False)
     top = 2 * _GAP + caption.get_window_extent(renderer).height / figure.dpi
     legend, bottom = _legend(figure, axes), top
@@ -146,21 +146,21 @@ def finish_with(figure: Figure, axes: Iterable[Axes], text: str) -> None:
 
 
 def inches(text: str, size: float) -> float:
-    """The width of one line of text, of a size in points, at most."""
+    """Return an upper bound of the width of one line of text, for a size in points."""
     return math.fsum(_advance(character, size) for character in text)
 
 
 def fold(text: str, width: float, size: float) -> str:
-    """A text broken into lines of at most so many inches."""
+    """Return a text wrapped to this many inches."""
     whole = inches(text, size)
     if whole <= width:
         return text
-    # A number stays with its word: batch 8.
+    # Keep a number with its word: batch 8.
     text = re.sub(r" (?=\d+(,|$))", _FIRM_SPACE, text)
-    # Letters differ in their width: a guess, and then fewer of them until all lines fit.
+    # Letters differ in width: guess, then use fewer per line until all lines fit.
     characters = max(int(len(text) * width / whole) + 4, 5)
     while True:
-        # At a hyphen only where a word has no room in a line: many names have some.
+        # Break at a hyphen only if a word does not fit on a line: many names contain hyphens.
         hyphens = max(map(len, text.split())) > characters
         lines = textwrap.wrap(text, characters, break_on_hyphens=hyphens)
         if characters == 5 or all(inches(line, size) <= width for line in lines):
@@ -179,7 +179,7 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> Legend | None:
     if not entries:
         return None
     width = figure.get_figwidth() - 2 * _GAP
-    # As many columns as the width has room for, if the legend is the lower for it.
+    # Use as many columns as fit, if that makes the legend lower.
     candidates = []
     for columns in range(1, min(len(entries), 6) + 1):
         room = width / columns - _HANDLE
@@ -201,7 +201,7 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> Legend | None:
 
 
 def _height(labels: Sequence[str], columns: int) -> int:
-    """The lines of text of the highest column; a legend is filled column by column."""
+    """Return the lines of text in the tallest column; a legend is filled column by column."""
     rows, more = divmod(len(labels), columns)
     lines, place, highest = [label.count("\n") + 1 for label in labels], 0, 0
     for column in range(columns):
@@ -212,7 +212,7 @@ def _height(labels: Sequence[str], columns: int) -> int:
 
 
 def _title_room(figure: Figure) -> float:
-    """Inches that titles need beyond their first line."""
+    """Return the inches that titles need beyond their first line."""
     rows: dict[int, float] = {}
     for axes in figure.axes:
         more = axes.get_title().count("\n") * float(axes.title.get_fontsize()) * _LINE
@@ -224,11 +224,11 @@ def _title_room(figure: Figure) -> float:
 
 @functools.cache
 def _advance(character: str, size: float) -> float:
-    """Inches from a letter to the next."""
+    """Return the inches from one letter to the next."""
     from matplotlib.ft2font import LoadFlags
 
     font, widths = _font(), []
-    # A PNG's letters begin at whole pixels, 100 or 150 to the inch; an SVG's anywhere.
+    # A PNG's letters start at whole pixels, 100 or 150 to the inch; an SVG's start anywhere.
     hinted, free = LoadFlags.FORCE_AUTOHINT, LoadFlags.NO_HINTING
     for dots, flags in ((100, hinted), (150, hinted), (100, free)):
         font.set_size(size, dots)

@@ -1,4 +1,4 @@
-"""The cases of runs as lines that differ in one size alone, each with a label and a look."""
+"""Group the cases of runs into lines that differ in one size, each with a label and a look."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 KINDS = 7
-"""How many colours, markers and dashes there are, of each."""
+"""The number of colors, markers and dashes, each."""
 
 Along = Literal["max_new_tokens", "batch_size", "prompt_tokens"]
 """The size that lines run along."""
 
 
 class Size(NamedTuple):
-    """A size: the field by which cases that differ in it are different cases, and its name."""
+    """A size that distinguishes cases, as a field and its name."""
 
     field: str
     label: str
@@ -56,18 +56,18 @@ SIZES: dict[Along, Size] = {
 """What lines may run along."""
 
 Texts = dict[str, dict[object, str]]
-"""By field and value what the value is called: different values have different texts."""
+"""The text of each value, by field and value: different values have different texts."""
 
 FIELDS = ("run", *(axis.name for axis in TABLE_ORDER))
-"""What makes another entry."""
+"""What distinguishes entries."""
 
 SERIES = tuple(name for name in FIELDS if name not in ("batch_size", "max_new_tokens"))
-"""What makes another grid over batch sizes and lengths."""
+"""What distinguishes grids over batch sizes and lengths."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One case of one run. An entry is like itself alone."""
+    """One case of one run. An entry is equal only to itself."""
 
     run: str
     info: RunInfo
@@ -79,13 +79,13 @@ class Entry:
         return self.info.environment.hardware(self.case.device)
 
     def value(self, field: str) -> object:
-        """A field of the case, or the run's name."""
+        """Return a field of the case, or the run's name."""
         return self.run if field == "run" else getattr(self.case, field)
 
 
 @dataclass(frozen=True, order=True)
 class Look:
-    """Numbers of a colour, a marker and a dash, each below `KINDS`."""
+    """The numbers of a color, a marker and a dash, each below `KINDS`."""
 
     colour: int
     marker: int
@@ -94,13 +94,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Line:
-    """Entries that differ in one size alone, in its order.
+    """Entries that differ only in one size, in its order.
 
     Attributes:
         along: that size.
-        label: the strategy, and of the rest only what differs between the lines of the chart. Two
-            lines of one panel never have the same.
-        look: told apart from all other labels of the chart, up to 343 of them.
+        label: the strategy, plus whatever else differs between the lines of the chart. No two lines
+            of a panel share a label.
+        look: distinct from the look of all other labels in the chart, up to 343.
     """
 
     entries: tuple[Entry, ...]
@@ -124,18 +124,18 @@ class Line:
         return [int(getattr(entry.case, self.along)) for entry in self.entries]
 
     def values(self, field: str, factor: float = 1.0) -> list[float]:
-        """A figure of each case, times a factor; NaN where it is not known."""
+        """Return a value of each case, times a factor; NaN if unknown."""
         found = (getattr(entry.case, field) for entry in self.entries)
         return [math.nan if value is None else value * factor for value in found]
 
 
 def timed(run: str, info: RunInfo, cases: Iterable[CaseSummary]) -> list[Entry]:
-    """The cases of a run that were timed."""
+    """Return the cases of a run that were timed."""
     return [Entry(run, info, case) for case in cases if case.total_s_median is not None]
 
 
 def texts_of(entries: Sequence[Entry], shown: Callable[[str], str]) -> Texts:
-    """What each value of these entries is called, after `shown` has made it fit to be written."""
+    """Return the text of each value in these entries, after conversion by `shown`."""
     return {
         field: named(field, (*_planned(entries, field), *(e.value(field) for e in entries)), shown)
         for field in FIELDS
@@ -143,9 +143,9 @@ def texts_of(entries: Sequence[Entry], shown: Callable[[str], str]) -> Texts:
 
 
 def along_of(entries: Sequence[Entry]) -> Along:
-    """New tokens; another size where each line along new tokens would be a point above a point.
+    """Return new tokens; or another size if new tokens would give lines of a single point.
 
-    That is the batch size, or else the length of the prompt where that is all that prompts are.
+    The other size is the batch size, or the length of the prompt if prompts are only lengths.
     """
     alongs: list[Along] = ["max_new_tokens", "batch_size"]
     if all(entry.case.prompt.startswith("tokens:") for entry in entries):
@@ -160,10 +160,10 @@ def along_of(entries: Sequence[Entry]) -> Along:
 def lines_of(
     entries: Sequence[Entry], along: Along, texts: Texts, *, across_devices: bool = False
 ) -> list[Line]:
-    """Entries as lines along a size; see `Material.lines`."""
+    """Return entries as lines along a size; see `Material.lines`."""
     fields = _across(along)
     varied = _varied(entries, fields)
-    # Panels are by device, unless there is one for all; the strategy is always told.
+    # Panels are by device, unless one panel has all; the strategy is always named.
     device = ("device",) if across_devices and "device" in varied else ()
     rest = [field for field in varied if field not in ("device", "cache")]
     told = (*device, "cache", *rest)
@@ -181,7 +181,7 @@ def lines_of(
 
 
 def grids_of(entries: Sequence[Entry], texts: Texts) -> list[tuple[str, tuple[Entry, ...]]]:
-    """Entries over both sizes, with what each grid is called."""
+    """Return entries over both sizes, with the name of each grid."""
     told = [field for field in _varied(entries, SERIES) if field not in ("device", "cache")]
     grids = _grouped(entries, SERIES)
     labels = [label_of(members[0], ("cache", *told), texts) for members in grids]
@@ -190,22 +190,22 @@ def grids_of(entries: Sequence[Entry], texts: Texts) -> list[tuple[str, tuple[En
 
 
 def label_of(entry: Entry, told: Iterable[str], texts: Texts) -> str:
-    """What these fields of an entry are called."""
+    """Return the label of these fields of an entry."""
     return ", ".join(texts[field][entry.value(field)] for field in told)
 
 
 def entries_of(lines: Iterable[Line]) -> list[Entry]:
-    """The entries of several lines."""
+    """Return the entries of several lines."""
     return [entry for line in lines for entry in line.entries]
 
 
 def has_pair(entry: Entry) -> bool:
-    """Whether a case has a speed-up: it is cached, and its uncached partner was timed."""
+    """Return whether a case has a speedup: it is cached, and its baseline was timed."""
     return entry.case.cache != BASELINE and entry.case.speedup is not None
 
 
 def _across(along: Along) -> tuple[str, ...]:
-    """The fields in which the entries of a line are all alike."""
+    """Return the fields in which the entries of a line are all equal."""
     return tuple(field for field in FIELDS if field != SIZES[along].field)
 
 
@@ -221,7 +221,7 @@ def _varied(entries: Sequence[Entry], fields: Iterable[str]) -> list[str]:
 
 
 def _planned(entries: Iterable[Entry], field: str) -> Iterator[object]:
-    """The values of a field in the order of the plans, as far as they were measured."""
+    """Return the measured values of a field, in the order of the plans."""
     measured = {entry.value(field) for entry in entries}
     for info in {entry.run: entry.info for entry in entries}.values():
         for case in info.cases:
@@ -236,12 +236,12 @@ def _without_cache(key: tuple[object, ...], told: Sequence[str]) -> tuple[object
 
 
 def _looks(lines: Sequence[tuple[str, tuple[object, ...]]]) -> list[Look]:
-    """A look of its own for each line, given by its strategy and the rest; up to 343 lines.
+    """Return a distinct look for each line, from its strategy and other fields; up to 343 lines.
 
-    The strategy is told by the colour and the marker, the rest by the dash, and by other markers
-    when all dashes are taken. With one strategy alone the colour tells the rest too.
+    Color and marker encode the strategy, the dash encodes the rest, and so do other markers when
+    all dashes are taken. With only one strategy, the color encodes the rest too.
     """
-    # `off` and `dynamic` have their colors in all charts, whatever else is drawn; there are more
+    # `off` and `dynamic` have the same colors in all charts, whatever else is drawn; there are more
     # strategies than colors.
     caches = list(dict.fromkeys([*list(STRATEGIES)[:2], *(cache for cache, _ in lines)]))
     drawn = len({cache for cache, _ in lines})
@@ -257,7 +257,7 @@ def _looks(lines: Sequence[tuple[str, tuple[object, ...]]]) -> list[Look]:
             numbers = number, number + number // KINDS + drawn * (other // KINDS), other
         wanted = Look(*(n % KINDS for n in numbers))
         if wanted not in free:
-            # The nearest in colour; when all are taken, the same again.
+            # Take the nearest free color; when all are taken, reuse the same one.
             wanted = min(free, key=lambda look: abs(look.colour - wanted.colour), default=wanted)
         free.pop(wanted, None)
         found.append(wanted)

@@ -1,4 +1,4 @@
-"""What charts are drawn from: the cases of one or more runs, and views on them."""
+"""The data of charts: the cases of one or more runs, and views of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Material"]
 
 @dataclass(frozen=True)
 class Material:
-    """The runs of a report, and views on their cases."""
+    """The runs of a report, and views of their cases."""
 
     runs: tuple[Run, ...]
 
@@ -58,20 +58,20 @@ class Material:
         *,
         across_devices: bool = False,
     ) -> list[Line]:
-        """The entries with a property as lines, along `along_of` them unless it is given.
+        """Return the entries with a property as lines, along `along_of` them by default.
 
-        Lines are for panels of one device each; or `across_devices`, for one panel with all.
+        Lines are for panels of one device each, or with `across_devices` for one panel with all.
         """
         entries = [entry for entry in self.entries if having(entry)]
         along = along or along_of(entries)
         return lines_of(entries, along, self.texts, across_devices=across_devices)
 
     def grids(self, having: Callable[[Entry], bool]) -> list[tuple[str, tuple[Entry, ...]]]:
-        """The entries with a property, over both sizes, with what each grid is called."""
+        """Return the entries with a property, over both sizes, with the name of each grid."""
         return grids_of([e for e in self.entries if having(e)], self.texts)
 
     def latencies(self, entries: Iterable[Entry]) -> dict[tuple[str, str], Latency]:
-        """The latencies of these entries, by run and case id; none of a run without token times."""
+        """Return the latencies of these entries by run and case id; none without token times."""
         wanted: dict[str, list[str]] = {}
         for entry in entries:
             wanted.setdefault(entry.run, []).append(entry.case.case_id)
@@ -84,7 +84,7 @@ class Material:
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        """The runs' names, told apart by their numbers if need be."""
+        """The runs' names, numbered if needed to tell them apart."""
         names = [run.info.name for run in self.runs]
         if len(set(names)) == len(names):
             return tuple(names)

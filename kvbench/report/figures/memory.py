@@ -1,4 +1,4 @@
-"""What the cache costs in memory."""
+"""Memory cost of the cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["memory"]
 
 
 def memory(material: Material) -> Figure | None:
-    """Peak memory with the weights as a base line above, exact cache bytes below."""
+    """Draw peak memory with the weights as a base line above, exact cache bytes below."""
     lines = material.lines(lambda entry: _peak(entry.case) is not None)
     if not lines:
         return None
@@ -49,12 +49,12 @@ def memory(material: Material) -> Figure | None:
 
 
 def _peak(case: CaseSummary) -> int | None:
-    """Return what the tensors took at most: on a GPU, weights and cache and nothing else."""
+    """Return the peak bytes of tensors: on a GPU, only weights and cache."""
     return case.memory_allocated_bytes or case.memory_peak_bytes
 
 
 def _weights(material: Material, entries: Sequence[Entry]) -> dict[int, str]:
-    """The sizes of the weights, and whose they are where there are several."""
+    """Return the sizes of the weights, with the model's name if there are several."""
     owners: dict[int, dict[str, None]] = {}
     for entry in entries:
         if entry.case.weights_bytes is not None:

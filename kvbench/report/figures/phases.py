@@ -1,4 +1,4 @@
-"""Prefill against decode: the first token, and the time between the others."""
+"""Prefill against decode: time to first token, and time between tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["phases"]
 
 
 def phases(material: Material) -> Figure | None:
-    """Time to first token above, mean time between tokens below, against new tokens."""
+    """Draw time to first token above, mean time between tokens below, against new tokens."""
     lines = material.lines(lambda entry: entry.case.itl_s_median is not None)
     if not lines:
         return None

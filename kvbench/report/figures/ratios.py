@@ -30,13 +30,13 @@ _WIDTH = 5.0
 """Inches of the panel."""
 
 _LABEL_WIDTH = 3.5
-"""Inches of a line of the labels beside it."""
+"""Inches per line of the labels next to it."""
 
 
 def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: float) -> Figure:
-    """One line a case: the ratio, B over A, its interval, the threshold as a band.
+    """Draw one line per case: the ratio, B over A, its interval, and the threshold as a band.
 
-    Of more than 60 cases those furthest from 1 are drawn.
+    With more than 60 cases, only those farthest from 1 are drawn.
     """
     from matplotlib.figure import Figure
 
@@ -78,7 +78,7 @@ def _head(rows: Sequence[Comparison]) -> str:
 
 
 def _key(verdicts: Sequence[str | None], threshold: float) -> str:
-    """What the marks mean that are drawn."""
+    """Return the meaning of the marks that are drawn."""
     found = [verdict for verdict in (*_MARKS, "unclear") if verdict in verdicts]
     signs = (f"{_SIGNS[_MARKS.get(verdict, _OTHER)[0]]} {verdict}" for verdict in found)
     return "; ".join((f"grey: less than {100 * threshold:.3g} % either way", *signs))

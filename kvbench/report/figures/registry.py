@@ -1,4 +1,4 @@
-"""The registry of charts, and what writes them to files."""
+"""The registry of charts, and the code that writes them to files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ __all__ = [
 
 
 _DIGITS = 9
-"""Of a figure of ten inches the ninth digit is less than a millionth of a point."""
+"""In a figure of ten inches, the ninth digit is less than a millionth of a point."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: its file name, its title, the question it answers, and what draws it.
+    """A chart: its file name, its title, the question it answers, and its drawing function.
 
-    `draw` returns None where the data of the chart do not exist.
+    `draw` returns None if the chart has no data.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Chart:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A chart that was drawn: its figure, and the images of it, each of which is made once."""
+    """A drawn chart: its figure, and its images, each made once."""
 
     chart: Chart
     figure: Figure
     _images: dict[str, bytes] = field(default_factory=dict)
 
     def image(self, kind: str) -> bytes:
-        """The figure as `png` or `svg`."""
+        """Return the figure as `png` or `svg`."""
         if kind not in self._images:
             self._images[kind] = to_bytes(self.figure, kind)
         return self._images[kind]
@@ -112,27 +112,27 @@ CHARTS: dict[str, Chart] = {
 
 
 def check_charts(names: Iterable[str]) -> None:
-    """Refuse names of charts that there are not.
+    """Refuse unknown chart names.
 
     Raises:
-        UserError: there is no chart of one of these names.
+        UserError: a chart name is unknown.
     """
     for name in names:
         check_choice("--chart", "chart", name, CHARTS)
 
 
 def draw_charts(material: Material, names: Sequence[str] | None = None) -> Iterator[Drawing]:
-    """Draw the charts whose data exist, or those of the names given, each once.
+    """Draw the charts whose data exist, or those of the given names, each once.
 
     Raises:
-        UserError: there is no chart of that name.
+        UserError: a chart name is unknown.
     """
     check_charts(names or ())
     for name in dict.fromkeys(names or CHARTS):
         with chart_settings():
             figure = CHARTS[name].draw(material)
             if figure is not None:
-                # Room is found for everything once, and not again for each image.
+                # Lay out everything once, not again for each image.
                 engine = figure.get_layout_engine()
                 if engine is not None:
                     engine.execute(figure)
@@ -144,9 +144,9 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
 
 
 def _round_positions(figure: Figure) -> None:
-    """Leave out the last digits of where axes are: the solver that found it adds in any order.
+    """Round away the last digits of axes positions: the solver adds in varying order.
 
-    The names of clip paths in an SVG are made of all digits, and would be others now and then.
+    An SVG names its clip paths from all digits, and the names would change now and then.
     """
     from matplotlib.transforms import Bbox
 
@@ -170,7 +170,7 @@ def write_charts(
 
 
 def image_kind(option: str, path: Path) -> str:
-    """`png` or `svg`, by a file's name.
+    """Return `png` or `svg`, from a file's name.
 
     Raises:
         UserError: it is neither.
@@ -184,8 +184,8 @@ def image_kind(option: str, path: Path) -> str:
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as `png` or `svg`."""
-    # No date and no version of the library, which would change the bytes.
+    """Return a figure as `png` or `svg`."""
+    # Leave out the date and the library version, which would change the bytes.
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
     with chart_settings():

@@ -1,4 +1,4 @@
-"""The roofline: arithmetic that was reached, against FLOPs per byte, below what a device allows."""
+"""The roofline: achieved arithmetic against FLOPs per byte, below what a device allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TERA = 1e12
 
 
 def roofline(material: Material) -> Figure | None:
-    """TFLOP/s of each case against its FLOPs per byte, and the roof of its device and dtype.
+    """Draw TFLOP/s of each case against its FLOPs per byte, and the roof of its device and dtype.
 
     Source: Williams, Waterman and Patterson, Roofline (2009).
     """
@@ -55,7 +55,7 @@ def _reached(line: Line) -> list[float]:
 
 
 def _draw_roofs(axes: Axes, entries: Sequence[Entry]) -> None:
-    """One roof for each device and dtype, over the intensities that were measured and beyond."""
+    """Draw one roof for each device and dtype, over the measured intensities and beyond."""
     roofs: dict[tuple[float, float], str] = {}
     for entry in entries:
         rates = rates_of(entry.info, entry.case.device)

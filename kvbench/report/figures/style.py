@@ -1,4 +1,4 @@
-"""How all charts look: colours, markers, dashes, hatches and axes."""
+"""The look of all charts: colors, markers, dashes, hatches and axes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "x_label",
 ]
 
-# Okabe and Ito's colours: told apart by colour-blind people, and, with the markers, in grey.
+# Okabe and Ito's colors: distinguishable by color-blind people, and, with the markers, in gray.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = (
@@ -42,26 +42,26 @@ _DASHES: tuple[Any, ...] = (
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "OO")
 
 RC: dict[Any, Any] = {
-    "svg.hashsalt": "kvbench",  # The same bytes each time.
+    "svg.hashsalt": "kvbench",  # The same bytes every time.
     "svg.fonttype": "path",
     "font.size": 10,
     "font.family": FONT,
-    "text.parse_math": False,  # A dollar sign in a name begins no formula.
+    "text.parse_math": False,  # A dollar sign in a name does not start a formula.
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.8,
-    "legend.handlelength": 5.0,  # The longest dash is seen once as a whole.
+    "legend.handlelength": 5.0,  # Long enough to show the longest dash once as a whole.
 }
 
 
 @contextlib.contextmanager
 def chart_settings() -> Iterator[None]:
-    """Draw with our settings and matplotlib's own, whatever a `matplotlibrc` says.
+    """Draw with our settings and matplotlib's own, ignoring any `matplotlibrc`.
 
-    Matplotlib reads one in the current folder before that of the user. It could run LaTeX, and the
-    same data would not give the same bytes.
+    Matplotlib reads one in the current folder before the user's. It could run LaTeX, and the same
+    data would not give the same bytes.
     """
     import matplotlib as mpl
 
@@ -72,7 +72,7 @@ def chart_settings() -> Iterator[None]:
 
 
 def x_label(lines: Sequence[Line]) -> str:
-    """What lines run along; where that is not the length, the length too if they share one."""
+    """Return the label of the size along lines, plus the shared length if it is another size."""
     along = lines[0].along
     lengths = {entry.case.max_new_tokens for entry in entries_of(lines)}
     shared = along != "max_new_tokens" and len(lengths) == 1
@@ -80,10 +80,10 @@ def x_label(lines: Sequence[Line]) -> str:
 
 
 def plain_log(axes: Axes, name: Literal["x", "y"], ticks: Sequence[float] | None = None) -> None:
-    """A logarithmic axis with plain numbers: mathematical text is switched off.
+    """Give a logarithmic axis plain numbers, without mathematical text.
 
-    To be called when all is drawn. Without `ticks`, the numbers are closer together than powers of
-    ten where the axis is short.
+    Call it after drawing everything. Without `ticks`, a short axis gets numbers closer together
+    than powers of ten.
     """
     from matplotlib.ticker import AutoLocator, FuncFormatter, NullFormatter, NullLocator
 
@@ -107,7 +107,7 @@ def plain_log(axes: Axes, name: Literal["x", "y"], ticks: Sequence[float] | None
 
 
 def line_style(line: Line) -> dict[str, Any]:
-    """Colour, marker, dash and label of a line."""
+    """Return the color, marker, dash and label of a line."""
     return {
         "color": COLOURS[line.look.colour],
         "marker": _MARKERS[line.look.marker],
@@ -118,10 +118,10 @@ def line_style(line: Line) -> dict[str, Any]:
 
 
 def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
-    """Colour, hatch and label of the bars that stand for cases of lines, by the label."""
+    """Return the color, hatch and label of the bars for cases of lines, by label."""
     colours = {line.label: line.look.colour for line in lines}
     used: dict[int, int] = {}
-    # Other hatches for other colours, as far as there are enough, for those who see no colour.
+    # Use a different hatch per color, as long as there are enough, for people who see no color.
     step = len(set(colours.values())) % KINDS or 1
     styles = {}
     for label, colour in colours.items():
@@ -137,12 +137,12 @@ def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
 
 
 def level_style(number: int) -> dict[str, Any]:
-    """A grey line without markers across a panel, the so many-th of its kind."""
+    """Return the style of the n-th gray line without markers across a panel."""
     return {"color": "0.35", "linewidth": 1, "linestyle": _DASHES[(2 + number) % KINDS]}
 
 
 def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool:
-    """Draw what theory says of a line's figure, in thin short dashes; whether it says anything."""
+    """Draw the theory of a line's values in thin short dashes; return whether there is any."""
     values = line.values(field, factor)
     known = not all(math.isnan(value) for value in values)
     if known:
@@ -152,6 +152,6 @@ def draw_theory(axes: Axes, line: Line, field: str, factor: float = 1.0) -> bool
 
 
 def few_samples(entries: Iterable[Entry]) -> bool:
-    """Whether some case has too few samples for quartiles and intervals."""
+    """Return whether some case has too few samples for quartiles and intervals."""
     warm = (entry.case.samples - entry.case.cold_starts for entry in entries)
     return min(warm) < MIN_FOR_INTERVAL

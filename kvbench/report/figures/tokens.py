@@ -1,4 +1,4 @@
-"""Per-token latency against position: the uncached arm rises, the cached arm stays flat."""
+"""Per-token latency against position: it rises without a cache, and stays flat with one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["token_latency"]
 
 
 def token_latency(material: Material) -> Figure | None:
-    """Milliseconds from the token before, against position, of each line's longest case."""
+    """Draw milliseconds since the previous token against position, for each line's longest case."""
     lines = material.lines(lambda entry: entry.case.max_new_tokens > 1, "max_new_tokens")
     found = material.latencies(line.entries[-1] for line in lines)
     drawn = [line for line in lines if _key(line) in found]
@@ -27,7 +27,7 @@ def token_latency(material: Material) -> Figure | None:
     for (axes,), here in panels.columns:
         for line in here:
             latency = found[_key(line)]
-            # A marker a token would hide the line.
+            # One marker per token would hide the line.
             style = line_style(line) | {"markevery": max(1, len(latency.positions) // 8)}
             axes.plot(latency.positions, latency.median * 1000, linewidth=1.2, **style)
             low, high = latency.low * 1000, latency.high * 1000

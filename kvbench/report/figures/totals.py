@@ -1,4 +1,4 @@
-"""Total time against new tokens, both arms together."""
+"""Total time against new tokens, all strategies together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LABEL = "Time of the whole generation (s)"
 
 
 def total_time(material: Material) -> Figure | None:
-    """Seconds of a whole generation against new tokens: linear above, log-log below."""
+    """Draw seconds of a whole generation against new tokens: linear above, log-log below."""
     lines = material.lines()
     if not lines:
         return None
@@ -57,7 +57,7 @@ def _draw(axes: Axes, line: Line, few: bool) -> None:
 
 
 def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
-    """Quartiles; smallest and largest in a chart that has too few samples for quartiles."""
+    """Return quartiles; or smallest and largest in a chart with too few samples for quartiles."""
     middle = case.total_s_median or 0.0
     low = case.total_s_min if few else case.total_s_q1
     high = case.total_s_max if few else case.total_s_q3
@@ -65,9 +65,9 @@ def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
 
 
 def _ticks(lines: Sequence[Line]) -> list[int]:
-    """The measured sizes, as far as their numbers have room on a logarithmic axis."""
+    """Return the measured sizes whose numbers fit on a logarithmic axis."""
     sizes = sorted({size for line in lines for size in line.sizes})
-    # Shares of an axis of about 4 inches.
+    # Fractions of an axis of about 4 inches.
     room = (0.1 + 0.1 * len(str(sizes[-1]))) / 4
     least = max(1.25, (sizes[-1] / sizes[0]) ** room)
     shown: list[int] = []

@@ -1,1 +1,1 @@
-"""How each family of models reads its configuration."""
+"""Read the configuration of each family of models."""

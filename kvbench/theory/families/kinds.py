@@ -1,4 +1,4 @@
-"""Which layers see all positions, which a window, and which keep a state."""
+"""Find which layers see all positions, which have a window, and which keep a state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Pattern = Callable[[Fields, int], list[str]]
-"""The kinds of so many layers, where the configuration does not list them."""
+"""The kinds of this many layers, if the configuration does not list them."""
 
 FULL, SLIDING, CHUNKED, LINEAR = (
     "full_attention",
@@ -36,7 +36,7 @@ _WINDOWS = {SLIDING: "sliding_window", CHUNKED: "attention_chunk_size"}
 
 
 def layer_kinds(fields: Fields, pattern: Pattern, known: tuple[str, ...]) -> list[str]:
-    """The kind of each layer by Transformers' names, from `layer_types` or else the pattern.
+    """Return the kind of each layer by Transformers' names, from `layer_types` or the pattern.
 
     Raises:
         UserError: a kind is not one of `known`.
@@ -50,10 +50,10 @@ def layer_kinds(fields: Fields, pattern: Pattern, known: tuple[str, ...]) -> lis
 
 
 def window_of(fields: Fields, kind: str) -> int | None:
-    """Positions that a query sees in a layer of this kind, itself included; None for all.
+    """Return the positions that a query sees in this kind of layer, itself included; None for all.
 
     Raises:
-        UserError: there is no size, or one of 1, of which Transformers' cache loses count.
+        UserError: there is no size, or it is 1, which Transformers' cache miscounts.
     """
     if kind == SLIDING and fields.get("use_sliding_window") is False:
         fields.refuse("use_sliding_window", "false, and layer_types has sliding layers")
@@ -61,7 +61,7 @@ def window_of(fields: Fields, kind: str) -> int | None:
 
 
 def by_default(fields: Fields, count: int) -> list[str]:
-    """All layers alike: sliding where there is a window, chunked where there is a chunk size.
+    """Make all layers alike: sliding if there is a window, chunked if there is a chunk size.
 
     Source: `get_layer_types_and_kwargs` in Transformers' cache_utils.py.
     """
@@ -72,12 +72,12 @@ def by_default(fields: Fields, count: int) -> list[str]:
 
 
 def if_used(fields: Fields, count: int) -> list[str]:
-    """All layers alike: sliding where `use_sliding_window` is true and there is a window."""
+    """Make all layers alike: sliding if `use_sliding_window` is true and there is a window."""
     return by_default(fields, count) if fields.flag("use_sliding_window") else [FULL] * count
 
 
 def every(interval: str | None, default: int, others: str) -> Pattern:
-    """A full layer at every so many, `others` between them; a field may say how many."""
+    """Return a pattern of `others` with a full layer at an interval, which a field may set."""
 
     def pattern(fields: Fields, count: int) -> list[str]:
         size = (fields.optional(interval) if interval else None) or default
@@ -87,19 +87,19 @@ def every(interval: str | None, default: int, others: str) -> Pattern:
 
 
 def alternating(fields: Fields, count: int) -> list[str]:
-    """A sliding layer, a full one, and so on."""
+    """Alternate sliding and full layers."""
     return [FULL if index % 2 else SLIDING for index in range(count)]
 
 
 def from_layer(fields: Fields, count: int) -> list[str]:
-    """Full layers up to `max_window_layers`, then sliding ones if `use_sliding_window`."""
+    """Use full layers up to `max_window_layers`, then sliding ones if `use_sliding_window`."""
     windowed = fields.flag("use_sliding_window") and fields.get("sliding_window") is not None
     first = fields.integer("max_window_layers", least=0) if windowed else count
     return [SLIDING if index >= first else FULL for index in range(count)]
 
 
 def rope_layers(fields: Fields, count: int) -> list[str]:
-    """Chunked layers, and full ones where `no_rope_layers` has a 0: those without rotation."""
+    """Use chunked layers, and full ones without rotation where `no_rope_layers` has a 0."""
     interval = fields.integer("no_rope_layer_interval")
     listed = fields.integers("no_rope_layers") or [
         int((index + 1) % interval != 0) for index in range(count)

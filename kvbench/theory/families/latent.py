@@ -29,7 +29,7 @@ DEEPSEEK_V3: Defaults = {
 
 
 def deepseek_v3(fields: Fields) -> Body:
-    """DeepSeek-V3 and R1, without the layers that predict further tokens: they are not loaded.
+    """Read DeepSeek-V3 and R1, without the multi-token prediction layers: they are not loaded.
 
     The cache holds the compressed vector and the rotated part of the key, `[batch, 1, length,
     kv_lora_rank]` and `[batch, 1, length, qk_rope_head_dim]`. Source: `DeepseekV3Attention` in

@@ -1,4 +1,4 @@
-"""Decoders built as Llama is: grouped heads, rotated positions, RMS norms, a gated MLP."""
+"""Decoders built like Llama: grouped heads, rotated positions, RMS norms, a gated MLP."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class Llama:
     """How a family differs from Llama.
 
     Attributes:
-        defaults: Transformers' values of fields that are left out.
+        defaults: Transformers' defaults of missing fields.
         in_bias: bias of the matrices of queries, keys and values.
         out_bias: bias of the matrix after attention.
-        norms: norms of a layer, each of the stream's width.
+        norms: norms per layer, each with the width of the residual stream.
         head_norms: norms of queries and keys: over each head, over all of them, or none.
-        query_factor: 2 where the query's matrix makes a gate as well.
-        sinks: whether each head has a sink of its own.
-        pattern: the kinds of layers that are not listed.
+        query_factor: 2 if the query's matrix also makes a gate.
+        sinks: whether each head has its own sink.
+        pattern: the kinds of layers, if they are not listed.
         mlp: makes the MLP of a layer.
         float32_norms: whether the norms stay in float32 in a float16 model.
-        unset: fields that make another model of it.
-        unknown: what is not counted among weights and FLOPs.
+        unset: fields that must be unset, since they change the model.
+        unknown: what is not counted in weights and FLOPs.
     """
 
     defaults: Defaults
@@ -72,7 +72,7 @@ class Llama:
 
 
 def llama(family: Llama) -> Callable[[Fields], Body]:
-    """The reader of a family."""
+    """Return the reader of a family."""
 
     def read(fields: Fields) -> Body:
         fields.must_be_unset(*family.unset)
@@ -97,7 +97,7 @@ def llama(family: Llama) -> Callable[[Fields], Body]:
             layers,
             tied=fields.flag("tie_word_embeddings"),
             embedding_size=hidden,
-            other_parameters=hidden,  # The last norm.
+            other_parameters=hidden,  # The final norm.
             float32_weights=norms if family.float32_norms else 0,
             weights_unknown=family.unknown,
             flops_unknown=family.unknown,
@@ -107,7 +107,7 @@ def llama(family: Llama) -> Callable[[Fields], Body]:
 
 
 def attention(family: Llama, fields: Fields, kind: str, shared: bool = False) -> Attention:
-    """Attention of one layer."""
+    """Return the attention of one layer."""
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     kv_heads = fields.optional("num_key_value_heads") or heads
     if heads % kv_heads:
@@ -224,4 +224,4 @@ LLAMAS: dict[str, Llama] = {
         mlp=llama4_experts,
     ),
 }
-"""The families, by Transformers' name."""
+"""The families by Transformers' name."""

@@ -1,4 +1,4 @@
-"""The MLPs of a decoder: one for all tokens, or experts of which each token sees a few."""
+"""The MLPs of a decoder: one for all tokens, or experts of which each token uses a few."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ __all__ = [
 ]
 
 MakeMlp = Callable[[Fields, int], Mlp | Experts | None]
-"""The MLP of the layer with this number."""
+"""Returns the MLP of the layer with this number."""
 
 
 def gated(fields: Fields, index: int = 0) -> Mlp:
-    """Two matrices up, one down, with the biases that `mlp_bias` asks for."""
+    """Return two matrices up and one down, with the biases that `mlp_bias` asks for."""
     hidden, width = fields.integer("hidden_size"), fields.integer("intermediate_size")
     return Mlp(hidden, width, gated=True, bias=fields.flag("mlp_bias"))
 
 
 def no_mlp(fields: Fields, index: int) -> None:
-    """None that theory knows of."""
+    """Return None: theory does not know the MLP."""
 
 
 def mixtral_experts(fields: Fields, index: int) -> Experts:
-    """Experts in all layers."""
+    """Return experts for every layer."""
     return _experts(fields, "intermediate_size")
 
 
 def gpt_oss_experts(fields: Fields, index: int) -> Experts:
-    """Experts in all layers, with biases everywhere."""
+    """Return experts for every layer, with biases everywhere."""
     return _experts(fields, "intermediate_size", bias=True)
 
 
 def qwen_experts(fields: Fields, index: int) -> Mlp | Experts:
-    """Experts in each `decoder_sparse_step`-th layer that is not in `mlp_only_layers`."""
+    """Return experts for each `decoder_sparse_step`-th layer that is not in `mlp_only_layers`."""
     step = fields.integer("decoder_sparse_step")
     dense = index in (fields.integers("mlp_only_layers") or [])
     if dense or fields.integer("num_experts", least=0) == 0 or (index + 1) % step:
@@ -52,9 +52,9 @@ def qwen_experts(fields: Fields, index: int) -> Mlp | Experts:
 
 
 def llama4_experts(fields: Fields, index: int) -> Mlp | Experts:
-    """Experts in `moe_layers`, else in each `interleave_moe_layer_step`-th layer.
+    """Return experts for `moe_layers`, else for each `interleave_moe_layer_step`-th layer.
 
-    Transformers multiplies each token with every expert, the ones not chosen by a zero.
+    Transformers multiplies each token with every expert, with a zero for unselected ones.
     """
     step, listed = fields.integer("interleave_moe_layer_step"), fields.integers("moe_layers")
     if index not in listed if listed is not None else (index + 1) % step:
@@ -64,7 +64,7 @@ def llama4_experts(fields: Fields, index: int) -> Mlp | Experts:
 
 
 def deepseek_experts(fields: Fields, index: int) -> Mlp | Experts:
-    """Experts after the first `first_k_dense_replace` layers, beside shared ones."""
+    """Return experts, plus shared ones, after the first `first_k_dense_replace` layers."""
     if index < fields.integer("first_k_dense_replace", least=0):
         return gated(fields)
     one = _experts(fields, "moe_intermediate_size")

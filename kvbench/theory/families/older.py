@@ -49,17 +49,17 @@ FALCON: Defaults = {
 
 
 def gpt2(fields: Fields) -> Body:
-    """GPT-2: a table of positions, biases everywhere."""
+    """Read GPT-2: a table of positions, biases everywhere."""
     fields.must_be_unset("add_cross_attention")
     hidden, positions = fields.integer("hidden_size"), fields.integer("max_position_embeddings")
     width = fields.optional("intermediate_size") or 4 * hidden
-    # Two norms in each layer and one at the end, each of a scale and a shift.
+    # Two norms per layer and one at the end, each with a scale and a shift.
     layers = _layers(fields, Mlp(hidden, width, gated=False, bias=True), True, 2 * 2 * hidden)
     return _body(fields, layers, 2 * hidden, positions * hidden)
 
 
 def gpt_neox(fields: Fields) -> Body:
-    """GPT-NeoX and Pythia: rotated positions, biases."""
+    """Read GPT-NeoX and Pythia: rotated positions, biases."""
     hidden, width = fields.integer("hidden_size"), fields.integer("intermediate_size")
     mlp = Mlp(hidden, width, gated=False, bias=True)
     layers = _layers(fields, mlp, fields.flag("attention_bias"), 2 * 2 * hidden)
@@ -67,7 +67,7 @@ def gpt_neox(fields: Fields) -> Body:
 
 
 def opt(fields: Fields) -> Body:
-    """OPT: a table with two positions more than it says, and embeddings of a width of their own."""
+    """Read OPT: a table with two extra positions, and embeddings with their own width."""
     hidden, bias = fields.integer("hidden_size"), fields.flag("enable_bias")
     norm = 2 * hidden if fields.flag("layer_norm_elementwise_affine") else 0
     mlp = Mlp(hidden, fields.integer("intermediate_size"), gated=False, bias=bias)
@@ -80,7 +80,7 @@ def opt(fields: Fields) -> Body:
 
 
 def falcon(fields: Fields) -> Body:
-    """Falcon: one head of keys and values, or a few of which each query head keeps a copy."""
+    """Read Falcon: one head of keys and values, or a few that are copied for each query head."""
     hidden, bias = fields.integer("hidden_size"), fields.flag("bias")
     width = fields.optional("intermediate_size") or 4 * hidden
     heads, new = fields.integer("num_attention_heads"), fields.flag("new_decoder_architecture")
@@ -98,7 +98,7 @@ def falcon(fields: Fields) -> Body:
 def _layers(
     fields: Fields, mlp: Mlp, bias: bool, norms: int, made: int = 0, kept: int = 0
 ) -> tuple[Layer, ...]:
-    """Layers with so many heads of keys and values made and kept; 0 is one for each query head."""
+    """Return layers with these heads of keys and values made and kept; 0 is one per query head."""
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     size = fields.share("hidden_size", by="num_attention_heads")
     made, kept = made or heads, kept or heads

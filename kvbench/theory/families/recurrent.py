@@ -58,7 +58,7 @@ _ATTENTION = Llama(QWEN3_NEXT, head_norms="each", query_factor=2)
 
 
 def mamba(fields: Fields) -> Body:
-    """Mamba: all layers keep a state, `[batch, inner, state_size]`."""
+    """Read Mamba: all layers keep a state, `[batch, inner, state_size]`."""
     hidden, states = fields.integer("hidden_size"), fields.integer("state_size")
     inner, kernel = fields.integer("expand") * hidden, fields.integer("conv_kernel")
     auto = fields.get("time_step_rank") == "auto"
@@ -70,13 +70,13 @@ def mamba(fields: Fields) -> Body:
         Linear(rank, inner, bias=True),
         Linear(inner, hidden, bias),
     )
-    # The convolution, a decay for each number of the state, and a way past it.
+    # The convolution, a decay for each number of the state, and a skip connection.
     other = inner * (kernel + fields.flag("use_conv_bias")) + inner * states + inner
     return _states(fields, State("mamba", (inner, kernel), (inner, states), linears, other))
 
 
 def mamba2(fields: Fields) -> Body:
-    """Mamba 2: all layers keep a state, `[batch, heads, head_dim, state_size]`."""
+    """Read Mamba 2: all layers keep a state, `[batch, heads, head_dim, state_size]`."""
     hidden, states = fields.integer("hidden_size"), fields.integer("state_size")
     heads, size = fields.integer("num_heads"), fields.integer("head_dim")
     inner, kernel = fields.integer("expand") * hidden, fields.integer("conv_kernel")
@@ -85,14 +85,14 @@ def mamba2(fields: Fields) -> Body:
     channels = inner + 2 * fields.integer("n_groups") * states
     bias = fields.flag("use_bias")
     linears = (Linear(hidden, inner + channels + heads, bias), Linear(inner, hidden, bias))
-    # The convolution; step, decay and a way past the state for each head; a norm.
+    # The convolution; step, decay and skip connection for each head; a norm.
     other = channels * (kernel + fields.flag("use_conv_bias")) + 3 * heads + inner
     shape = (heads, size, states)
     return _states(fields, State("mamba 2", (channels, kernel), shape, linears, other))
 
 
 def qwen3_next(fields: Fields) -> Body:
-    """Qwen3-Next: three layers with a state, then one of full attention with gated heads."""
+    """Read Qwen3-Next: three layers with a state, then one of full attention with gated heads."""
     hidden = fields.integer("hidden_size")
     pattern = every("full_attention_interval", 4, LINEAR)
     full, state = attention(_ATTENTION, fields, FULL), _delta_net(fields, hidden)

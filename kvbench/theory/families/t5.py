@@ -1,4 +1,4 @@
-"""T5: an encoder, and a decoder that also attends to it."""
+"""T5: an encoder, and a decoder that also attends to its output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T5: Defaults = {
 
 
 def t5(fields: Fields) -> Body:
-    """T5 and FLAN-T5: no biases, and one embedding for both sides and for the output.
+    """Read T5 and FLAN-T5: no biases, and one embedding for both sides and for the output.
 
-    `tie_word_embeddings` is not read: Transformers 5 ties them whatever it says.
+    `tie_word_embeddings` is ignored: Transformers 5 ties the embeddings in any case.
     """
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     inner = heads * fields.integer("head_dim")
@@ -43,7 +43,7 @@ def t5(fields: Fields) -> Body:
     )
     count = fields.integer("num_hidden_layers")
     decoder = fields.optional("num_decoder_layers") or count
-    # On both sides a last norm, and in the first layer the biases of the relative positions.
+    # A final norm on both sides, and the biases of relative positions in the first layer.
     biases = fields.integer("relative_attention_num_buckets") * heads
     return Body(
         fields.model_type,
