@@ -24,7 +24,7 @@ from transformers import Cache, DynamicCache
 
 from kvbench.caches import strategy
 from kvbench.measure.cache import allocated_bytes, cache_bytes, disk_bytes
-from kvbench.measure.caches import Call, cache_options
+from kvbench.measure.caches import Call, make_cache
 from kvbench.models.load import LoadedModel, load_model
 from kvbench.models.prompts import Encoder, Inputs
 from kvbench.plan.case import ModelKey, Prompt
@@ -54,7 +54,8 @@ class Counted(TorchDispatchMode):
 
 
 def new_cache(loaded: LoadedModel, name: str, inputs: Inputs, new: int) -> Cache:
-    options = cache_options(strategy(name), Call(loaded, inputs, new))
+    options = make_cache(strategy(name), Call(loaded, inputs, new))
+    assert isinstance(options, dict)
     cache: Cache = options.get("past_key_values", DynamicCache())
     return cache
 

@@ -177,7 +177,18 @@ def test_all_is_every_strategy_with_each_choice_that_must_be_made() -> None:
     assert tuple(dict.fromkeys(case.cache for case in plan.cases())) == expand([ALL])
 
 
-def test_only_what_all_has_added_may_be_left_out() -> None:
+def test_a_group_is_its_members() -> None:
+    by_hand, theirs = expand(["by-hand"]), expand(["transformers"])
+    assert {"concat", "disk"} <= {*by_hand}
+    assert {"off", "dynamic", "quantized:backend=hqq", "paged"} <= {*theirs}
+    assert (*theirs, *by_hand) == expand([ALL])
+    plan = Plan.parse({"cache": "off,by-hand", "device": "cpu"})
+    assert plan.cache == ("off", "by-hand")
+    assert tuple(dict.fromkeys(case.cache for case in plan.cases())) == ("off", *by_hand)
+
+
+def test_only_what_a_group_has_added_may_be_left_out() -> None:
+    assert may_be_left_out("offloaded", ["off", "transformers"])
     assert may_be_left_out("offloaded", ["off", ALL])
     assert not may_be_left_out("off", ["off", ALL])
     assert not may_be_left_out("offloaded", ["off", "offloaded"])

@@ -6,6 +6,7 @@ from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situ
 from kvbench.caches.registry import (
     ALL,
     BASELINE,
+    GROUPS,
     PACKAGES,
     STRATEGIES,
     expand,
@@ -17,6 +18,7 @@ from kvbench.caches.yours import installed_names, needs_trust
 __all__ = [
     "ALL",
     "BASELINE",
+    "GROUPS",
     "PACKAGES",
     "STRATEGIES",
     "CacheStrategy",

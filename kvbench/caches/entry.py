@@ -113,6 +113,7 @@ class Situation:
         dtype: of the weights.
         keys_in_every_layer: whether every layer of the model keeps its own keys and values, and
             nothing else.
+        driver: what calls the model, an axis of a case.
     """
 
     device: str
@@ -125,6 +126,7 @@ class Situation:
     cache_objects: bool = True
     dtype: str = "float32"
     keys_in_every_layer: bool = True
+    driver: str = "generate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 
 from kvbench.caches.by_hand import BY_HAND
 from kvbench.caches.entry import (
@@ -21,7 +21,16 @@ from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
 from kvbench.text import clip
 
-__all__ = ["ALL", "BASELINE", "PACKAGES", "STRATEGIES", "expand", "may_be_left_out", "strategy"]
+__all__ = [
+    "ALL",
+    "BASELINE",
+    "GROUPS",
+    "PACKAGES",
+    "STRATEGIES",
+    "expand",
+    "may_be_left_out",
+    "strategy",
+]
 
 BASELINE = "off"
 """The baseline: the strategy that others are compared with."""
@@ -35,6 +44,11 @@ PAGES = Need(
     lambda here, _: here.pages,
     "continuous batching does not take this model, or not with this attention.",
     "an attention that continuous batching takes",
+)
+GENERATE = Need(
+    lambda here, _: here.driver == "generate",
+    "it needs Transformers' own code to call the model: --driver generate.",
+    "driver generate",
 )
 PAGE = Parameter("page", "Positions of a page.", default=256)
 SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
@@ -135,7 +149,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             compiles=True,
             attends="buffer",
-            needs=(CUDA, CACHE_OBJECTS),
+            needs=(CUDA, CACHE_OBJECTS, GENERATE),
             positions=buffer_positions,
         ),
         CacheStrategy(
@@ -245,7 +259,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.paged:eager",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -254,7 +268,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES),
+            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
         ),
     )
 }
@@ -267,27 +281,30 @@ PACKAGES = tuple(
 """The packages whose versions some strategy requires."""
 
 ALL = "all"
-"""A special name for every strategy. Those that cannot run here are skipped, with a row each."""
+
+GROUPS: dict[str, tuple[CacheStrategy, ...]] = {
+    ALL: tuple(STRATEGIES.values()),
+    "transformers": tuple(entry for entry in STRATEGIES.values() if entry not in BY_HAND),
+    "by-hand": BY_HAND,
+}
+"""Names for several strategies. Those that cannot run here are skipped, with a row each."""
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of strategies, each once, with `all` expanded to every strategy.
+    """Return the names of strategies, each once, with groups expanded to their members.
 
     A required parameter takes each of its choices.
     """
     found: list[str] = []
     for name in names:
-        found += (
-            [one for entry in STRATEGIES.values() for one in _every(entry)]
-            if name == ALL
-            else [name]
-        )
+        members = [one for entry in GROUPS.get(name, ()) for one in _every(entry)]
+        found += members or [name]
     return tuple(dict.fromkeys(found))
 
 
-def may_be_left_out(cache: str, names: Container[str]) -> bool:
-    """Return whether a strategy is included only because `names` contains `all`."""
-    return ALL in names and cache not in names
+def may_be_left_out(cache: str, names: Collection[str]) -> bool:
+    """Return whether a strategy is included only because `names` contains a group."""
+    return cache not in names and any(name in GROUPS for name in names)
 
 
 def _every(entry: CacheStrategy) -> list[str]:

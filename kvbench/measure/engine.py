@@ -194,7 +194,10 @@ class LocalEngine:
         Empty if the case cannot be generated: its samples say why.
         """
         work = self._work(case)
-        return () if work is None else (verify_output(work, case.cache, case.id),)
+        if work is None:
+            return ()
+        work = dataclasses.replace(work, driver=case.driver)
+        return (verify_output(work, case.cache, case.id),)
 
     def _work(self, case: Case, least: int = 1) -> Work | None:
         try:
@@ -291,7 +294,7 @@ class LocalEngine:
         fields: dict[str, Any] = {"model_commit": model.loaded.commit}
         self._on_stage(stage)
         try:
-            model.check_cache(case.cache)
+            model.check_cache(case.cache, case.driver)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
             fields["prompt_tokens"] = inputs.tokens
             fields |= model.past_positions(case, inputs)
@@ -370,6 +373,7 @@ class _OpenModel:
                     task.new_tokens,
                     clock=clock,
                     synchronise=self.meter.synchronise,
+                    driver=task.case.driver,
                 )
         except BaseException:
             self.meter.cancel()
@@ -393,13 +397,13 @@ class _OpenModel:
         except UserError:
             return None
 
-    def check_cache(self, cache: str) -> None:
-        """Refuse a cache strategy that this device or model cannot run.
+    def check_cache(self, cache: str, driver: str) -> None:
+        """Refuse a cache strategy that this device, model, or driver cannot run.
 
         Raises:
             UserError: the strategy cannot run; the message says what is missing.
         """
-        reason = strategy(cache).unmet(situation_of(self.loaded))
+        reason = strategy(cache).unmet(situation_of(self.loaded, driver))
         if reason is not None:
             raise UserError(reason, kind="cache_unmet", cache=cache)
 

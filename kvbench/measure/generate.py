@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from kvbench.caches import CacheStrategy
 from kvbench.measure.caches import Call, Driven, Driver, Look, make_cache
 from kvbench.measure.clock import TokenClock
+from kvbench.measure.loop import Loop
 from kvbench.measure.state import ModuleState, ModuleWatch
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
@@ -27,7 +28,7 @@ class Generation:
     """The output of one run.
 
     Attributes:
-        total_s: seconds of `generate`, with the device synchronized on both sides.
+        total_s: seconds of the driver's run, with the device synchronized on both sides.
         token_times: seconds from the start to each new token.
         new_ids: the new token ids, `[batch, new tokens]`.
         cache: the cache object; None without one.
@@ -65,6 +66,7 @@ def generate(
     *,
     clock: TokenClock | None,
     synchronise: Callable[[], None],
+    driver: str = "generate",
 ) -> Generation:
     """Generate exactly `new_tokens` tokens per sequence and time it.
 
@@ -78,14 +80,15 @@ def generate(
         new_tokens: tokens to generate per sequence.
         clock: stamps each token; None disables the stamps (to measure their cost).
         synchronise: waits until the device has finished all queued work.
+        driver: what calls the model, an axis of a case.
     """
-    with contextlib.closing(driver_of(loaded, strategy, inputs, new_tokens)) as driver:
+    with contextlib.closing(driver_of(loaded, strategy, inputs, new_tokens, driver)) as prepared:
         watch = ModuleWatch(loaded.model) if strategy.use_cache else None
         synchronise()
         start = time.perf_counter()
         if clock is not None:
             clock.started = start
-        output = driver.run(clock=clock)
+        output = prepared.run(clock=clock)
         synchronise()
         total_s = time.perf_counter() - start
     first = 1 if loaded.is_encoder_decoder else inputs.tokens
@@ -99,13 +102,23 @@ def generate(
 
 
 def driver_of(
-    loaded: LoadedModel, strategy: CacheStrategy, inputs: Inputs, new_tokens: int
+    loaded: LoadedModel,
+    strategy: CacheStrategy,
+    inputs: Inputs,
+    new_tokens: int,
+    driver: str = "generate",
 ) -> Driver:
     """Return a prepared driver of the generation; the choice of driver is made only here.
 
     The cache object is new. Close the driver afterwards.
+
+    Raises:
+        UserError: the loop cannot drive this model or this strategy.
     """
-    made = make_cache(strategy, Call(loaded, inputs, new_tokens))
+    call = Call(loaded, inputs, new_tokens)
+    made = make_cache(strategy, call)
+    if driver == "loop":
+        return Loop(call, made, use_cache=strategy.use_cache)
     if not isinstance(made, dict):
         return made
     return _ThroughGenerate(loaded, inputs, generate_options(loaded, strategy, new_tokens) | made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from kvbench.analysis.trace import can_trace, round_key, rows_of_trace
 from kvbench.methods.each import EACH
@@ -22,10 +23,10 @@ def groups(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
 
 
 def jobs(tasks: Sequence[Task]) -> tuple[Job, ...]:
-    """Return one job for each strategy, in the order of their first tasks."""
-    found: dict[str, list[Task]] = {}
+    """Return one job for the tasks that differ in the length alone, in the order of the first."""
+    found: dict[Case, list[Task]] = {}
     for task in tasks:
-        found.setdefault(task.case.cache, []).append(task)
+        found.setdefault(replace(task.case, max_new_tokens=1), []).append(task)
     return tuple(
         Job(tuple(sorted(members, key=lambda task: task.new_tokens)), TRACE.name)
         for members in found.values()

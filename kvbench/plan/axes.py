@@ -225,7 +225,8 @@ class StrategyAxes(ModelAxes):
 
     cache: str = axis(
         f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
-        "model can run; or your own: module:factory or ./file.py:factory (see docs/caches.md).",
+        "model can run; transformers: all but those by hand; by-hand: those alone; or your own: "
+        "module:factory or ./file.py:factory (see docs/caches.md).",
         Key(
             "Another spelling of cache: true is dynamic, false is off.",
             name="use_cache",
@@ -290,10 +291,19 @@ class CaseAxes(StrategyAxes):
         label="new tokens",
         words="{} new tokens",
     )
+    # Next to each other in a group: what the loop takes off a step is small, and drift is not.
+    driver: Literal["generate", "loop"] = axis(
+        "What calls the model for each token: generate is Transformers' own code, loop is "
+        "kvbench's bare loop.",
+        column="What called the model: generate (Transformers' own) or loop (kvbench's).",
+        legacy="generate",
+        choices=("generate", "loop"),
+        in_group=False,
+    )
     method: Literal["each", "trace"] = axis(
-        "How rows come out of generations. each: every length is a generation of its own. trace: "
-        "shorter lengths are read from the stamps of the longest generation.",
-        column="each: every length is a generation of its own. trace: read from the stamps of a "
+        "How generations become rows. each: every length is generated separately. trace: "
+        "shorter lengths are read from the timestamps of the longest generation.",
+        column="each: every length is generated separately. trace: read from the timestamps of a "
         "longer generation.",
         legacy="each",
         choices=("each", "trace"),

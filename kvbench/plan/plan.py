@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from kvbench.caches import ALL, expand, needs_trust, strategy
+from kvbench.caches import GROUPS, expand, needs_trust, strategy
 from kvbench.catalogue import CATALOGUE, DEFAULT_PROMPT
 from kvbench.device_kinds import KINDS, first_name, kind_of
 from kvbench.errors import UserError, did_you_mean
@@ -103,7 +103,7 @@ def _caches(value: Any) -> Any:
 def _canonical(name: Any) -> Any:
     """Return a strategy's canonical name: two spellings are one case."""
     # A value that is not text is refused by its type.
-    return strategy(name).name if isinstance(name, str) and name not in ("", ALL) else name
+    return strategy(name).name if isinstance(name, str) and name not in ("", *GROUPS) else name
 
 
 def _number(value: Any) -> Any:

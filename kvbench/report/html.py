@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from kvbench.analysis.summary import CaseSummary
-from kvbench.plan.axes import TABLE_ORDER, Axis
+from kvbench.analysis.summary import CaseSummary, pair_key
+from kvbench.plan.axes import AXES, TABLE_ORDER, Axis
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
 from kvbench.report.figures import Drawing, Material
+from kvbench.report.figures.inline import Styles, inline
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.table import (
-    IN_EACH_ROW,
     energy_text,
     expected_text,
     failures,
@@ -42,35 +41,31 @@ def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
     cases = [case for found in material.summaries.values() for case in found]
     columns = [c for c in _COLUMNS if c.shown(material)]
     infos = [run.info for run in material.runs]
+    found = [finding for info in infos for finding in shown_findings(info)]
+    styles = Styles()
+    charts = [_chart(drawing, styles) for drawing in drawings]
     return _template().render(
+        # Ours as they are, and nothing in them of a run.
+        css=_own("report.css", styles.css),
+        script=_own("report.js"),
         title=", ".join(material.summaries),
         answers=_of_each(material, answers),
-        proofs=[
-            (proof(finding), finding.verdict == "fail")
-            for i in infos
-            for finding in shown_findings(i)
-        ],
+        proofs=[(proof(finding), finding.verdict == "fail") for finding in found],
+        verdicts=", ".join(
+            f"{count} {verdict.replace('_', ' ')}"
+            for verdict, count in Counter(finding.verdict for finding in found).items()
+        ),
         warnings=[warning for info in infos for warning in _warnings(info)],
+        shared=_shared(material),
         columns=columns,
-        rows=[
-            [column.of(name, case) for column in columns]
-            for name, found in material.summaries.items()
-            for case in found
-        ],
+        filters=_filters(material, columns),
+        rows=_rows(material, columns),
         caption=pair_table(cases).caption,
         failures=_of_each(material, failures),
         flags=doubts(cases),
         expected=_of_each_run(material, expectation_sentences),
         growth=_of_each(material, growth_sentences),
-        charts=[
-            {
-                "name": drawing.chart.name,
-                "title": drawing.chart.title,
-                "question": drawing.chart.question,
-                "svg": _inline(drawing),
-            }
-            for drawing in drawings
-        ],
+        charts=charts,
         runs=[
             {"name": name, "facts": _facts(run.info), "notes": run.info.notes}
             for name, run in zip(material.summaries, material.runs, strict=True)
@@ -83,7 +78,7 @@ def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
 class _Cell:
     text: str
     key: str
-    numeric: bool
+    share: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,13 +89,35 @@ class _Column:
     numeric: bool = True
     # Left out if it is the same in each row.
     only_if_varied: bool = False
+    # What makes a case, so that it stays in sight.
+    is_key: bool = False
+    # Shown when all columns are asked for.
+    is_detail: bool = False
+    # A bar behind the number shows its share of the largest of the comparison group.
+    has_bar: bool = False
 
-    def of(self, run: str, case: CaseSummary) -> _Cell:
+    @property
+    def kind(self) -> str:
+        """The classes of its cells."""
+        flags = {"number": self.numeric, "key": self.is_key, "detail": self.is_detail}
+        return " ".join(name for name, is_so in flags.items() if is_so)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether its cells are the heads of their rows: those of the strategies are."""
+        return self.head == AXES["cache"].label
+
+    @property
+    def tag(self) -> str:
+        """The element of its cells."""
+        return "th" if self.is_head else "td"
+
+    def of(self, run: str, case: CaseSummary, share: int = 0) -> _Cell:
         value = self.value(run, case)
         if value is None:
-            return _Cell("-", "", self.numeric)
+            return _Cell("-", "")
         key = repr(float(value)) if self.numeric else str(value)
-        return _Cell(self.text(case, value), key, self.numeric)
+        return _Cell(self.text(case, value), key, share)
 
     def shown(self, material: Material) -> bool:
         found = {
@@ -124,24 +141,28 @@ def _axis_column(axis: Axis) -> _Column:
         axis.name,
         (lambda label: shorten(str(label))) if axis.name == "prompt" else str,
         numeric=axis.is_number,
-        only_if_varied=axis.name not in ("device", *IN_EACH_ROW),
+        only_if_varied=axis.name != "cache",
+        is_key=True,
     )
 
 
+# The strategies are what is compared; then what makes another comparison, sizes last.
 _COLUMNS = (
-    _Column("run", lambda run, case: run, numeric=False, only_if_varied=True),
-    *(_axis_column(axis) for axis in sorted(TABLE_ORDER, key=lambda axis: not axis.in_group)),
-    _field("status", "status", numeric=False, only_if_varied=True),
-    _field("samples", "samples"),
-    _Column("time", lambda run, case: case.total_s_median, lambda case, value: time_text(case)),
-    _Column("speed-up", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
-    _Column(
-        "expected",
-        lambda run, case: None if case.expected_from == "bounds" else case.expected_speedup,
-        lambda case, value: expected_text(case),
+    _axis_column(AXES["cache"]),
+    _Column("run", lambda run, case: run, numeric=False, only_if_varied=True, is_key=True),
+    *(
+        _axis_column(axis)
+        for axis in sorted(TABLE_ORDER, key=lambda axis: not axis.in_group)
+        if axis.name != "cache"
     ),
-    _field("lower bound", "floor_s", seconds),
-    _field("limited by", "limited_by", numeric=False),
+    _field("status", "status", numeric=False, only_if_varied=True),
+    _Column(
+        "time",
+        lambda run, case: case.total_s_median,
+        lambda case, value: time_text(case),
+        has_bar=True,
+    ),
+    _Column("speedup", lambda run, case: case.speedup, lambda case, value: speedup_text(case)),
     _field("tok/s", "tokens_per_s_median", significant),
     _field("first token", "ttft_s_median", seconds),
     _field("between tokens", "itl_s_median", seconds),
@@ -151,10 +172,101 @@ _COLUMNS = (
     _Column(
         "less energy", lambda run, case: case.energy_ratio, lambda case, value: energy_text(case)
     ),
-    _field("first pass", "cold_s", seconds),
-    _field("compiling", "compile_s", seconds),
+    _field("samples", "samples", is_detail=True),
+    _Column(
+        "expected",
+        lambda run, case: None if case.expected_from == "bounds" else case.expected_speedup,
+        lambda case, value: expected_text(case),
+        is_detail=True,
+    ),
+    _field("lower bound", "floor_s", seconds, is_detail=True),
+    _field("limited by", "limited_by", numeric=False, is_detail=True),
+    _field("first pass", "cold_s", seconds, is_detail=True),
+    _field("compiling", "compile_s", seconds, is_detail=True),
     _field("flags", "flags", numeric=False),
 )
+
+
+@dataclass(frozen=True)
+class _Row:
+    cells: list[tuple[_Column, _Cell]]
+    first: bool
+    """Whether it is the first of its comparison group."""
+
+
+def _rows(material: Material, columns: Sequence[_Column]) -> list[_Row]:
+    rows = []
+    for name, cases in material.summaries.items():
+        slowest: dict[object, float] = {}
+        for case in cases:
+            key = pair_key(case)
+            slowest[key] = max(slowest.get(key, 0.0), case.total_s_median or 0.0)
+        before: object = None
+        for case in cases:
+            key = pair_key(case)
+            share = round(100 * (case.total_s_median or 0.0) / (slowest[key] or 1.0))
+            cells = [(c, c.of(name, case, share if c.has_bar else 0)) for c in columns]
+            rows.append(_Row(cells, key != before))
+            before = key
+    return rows
+
+
+def _filters(material: Material, columns: Sequence[_Column]) -> list[tuple[_Column, list[str]]]:
+    """The columns of words that make a case, with their values, where there is more than one."""
+    found = []
+    for column in columns:
+        if column.is_key and not column.numeric and column.head != AXES["prompt"].label:
+            cells = (
+                column.of(name, case).text
+                for name, cases in material.summaries.items()
+                for case in cases
+            )
+            values = list(dict.fromkeys(cells))
+            if len(values) > 1:
+                found.append((column, values))
+    return found
+
+
+def _shared(material: Material) -> str:
+    """What is the same in all cases, and where they were measured."""
+    found = []
+    for axis in TABLE_ORDER:
+        values = {
+            getattr(case, axis.name) for cases in material.summaries.values() for case in cases
+        }
+        if len(values) == 1 and axis.name not in ("cache", "device"):
+            value = shorten(str(values.pop()))
+            if axis.is_added and value == str(axis.legacy):
+                continue
+            found.append(axis.phrase(value))
+    places = dict.fromkeys(
+        f"{case.device} ({run.info.environment.hardware(case.device)})"
+        for run, cases in zip(material.runs, material.summaries.values(), strict=True)
+        for case in cases
+    )
+    return " · ".join(
+        [*places, *found, *dict.fromkeys(r.info.started_at[:10] for r in material.runs)]
+    )
+
+
+def _chart(drawing: Drawing, styles: Styles) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    image = inline(drawing, styles)
+    return {
+        "name": drawing.chart.name,
+        "title": drawing.chart.title,
+        "question": drawing.chart.question,
+        "image": image,
+        "svg": Markup(image.svg),
+    }
+
+
+def _own(name: str, more: str = "") -> Any:
+    from markupsafe import Markup
+
+    source = resources.files("kvbench.report").joinpath(f"templates/{name}")
+    return Markup(source.read_text(encoding="utf-8") + more)
 
 
 @functools.cache
@@ -227,23 +339,3 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
 
 def _often(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _inline(drawing: Drawing) -> Any:
-    from markupsafe import Markup, escape
-
-    chart, text = drawing.chart, drawing.image("svg").decode("utf-8")
-    text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
-    # All charts are in one document, where an id must be unique.
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)
-    seen: Counter[str] = Counter()
-
-    def once(found: re.Match[str]) -> str:
-        # matplotlib derives a picture's id from its contents, so pictures with one id are equal:
-        # a reference may resolve to any of them.
-        seen[found[1]] += 1
-        return found[0] if seen[found[1]] == 1 else f'id="{found[1]}-{seen[found[1]]}"'
-
-    text = re.sub(r'\bid="([^"]+)"', once, text)
-    label = escape(f"{chart.title}: {chart.question}")
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvbench.measure.stopping import StoppingRule
 from kvbench.methods import groups_of
@@ -168,11 +168,11 @@ class CaseProgress:
     def _generated(self, times: Sequence[Sequence[float]]) -> list[float]:
         """Return, for each member, the seconds of the generations that its times are read from."""
         arms = self._going_on
-        longest: dict[str, float] = {}
-        for arm, seconds in zip(arms, times, strict=True):
-            cache = arm.case.cache
-            longest[cache] = max(longest.get(cache, 0.0), sum(seconds))
-        return [longest[arm.case.cache] for arm in arms]
+        kinds = [replace(arm.case, max_new_tokens=1) for arm in arms]
+        longest: dict[Case, float] = {}
+        for kind, seconds in zip(kinds, times, strict=True):
+            longest[kind] = max(longest.get(kind, 0.0), sum(seconds))
+        return [longest[kind] for kind in kinds]
 
 
 def progress_of(

@@ -11,7 +11,7 @@ from transformers import Cache, DynamicCache
 
 from kvbench.caches import strategy
 from kvbench.measure.cache import allocated_bytes, cache_bytes, cache_layers, disk_bytes
-from kvbench.measure.caches import Call, cache_options
+from kvbench.measure.caches import Call, make_cache
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 from tests.tiny import LLAMA, Config, inputs_of, load, run
@@ -47,7 +47,9 @@ def made(folder: str, name: str, inputs: Inputs | None = None, new: int = NEW) -
     loaded = load(folder)
     call = Call(loaded, inputs or prompt_of(loaded), new)
     # A body that leaves it to `generate` gets what `generate` makes.
-    cache = cache_options(strategy(name), call).get("past_key_values", DynamicCache())
+    options = make_cache(strategy(name), call)
+    assert isinstance(options, dict)
+    cache = options.get("past_key_values", DynamicCache())
     assert isinstance(cache, Cache)
     return cache
 

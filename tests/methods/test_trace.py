@@ -60,6 +60,9 @@ def test_a_job_is_a_strategy_and_its_longest_task_is_carried_out() -> None:
     made = TRACE.jobs(tasks)
     assert [job.task.case.cache for job in made] == ["dynamic", "off"]
     assert [[task.new_tokens for task in job.tasks] for job in made] == [[10, 20, 40]] * 2
+    # Drivers are compared within a group, and are generations of their own.
+    two = [*grid("off"), *grid("off", driver="loop")]
+    assert len(groups_of(two)) == 1 and len(TRACE.jobs([make_task(case) for case in two])) == 2
 
 
 def test_rows_are_read_from_one_generation() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbench.errors import UserError
+from kvbench.plan.axes import AXES
 from kvbench.plan.case import Prompt
 from kvbench.records.check import Check, check_of
 from kvbench.records.columns import columns_of
@@ -104,8 +105,9 @@ def test_every_column_comes_back_with_its_type(tmp_path: Path) -> None:
     values: dict[type, Any] = {str: "x", int: 7, float: 0.75, bool: True}
     filled = {c.name: values[c.kind] for c in columns_of(Sample)}
     filled |= {"phase": "memory", "method": "each", "status": "mismatch", "stage": "prefill"}
+    filled |= {name: axis.choices[-1] for name, axis in AXES.items() if axis.choices}
     # The writer sets the session.
-    filled |= {"weights": "pretrained", "session": 0}
+    filled["session"] = 0
     samples = (Sample(**filled), sample_of(make_task(), status="oom"))
     # As a table: no real sample could have all of these values.
     back = as_rows(

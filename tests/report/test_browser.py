@@ -35,6 +35,8 @@ _OPTIONS = (
 
 PHONE, DESK = (390, 844), (1280, 900)
 
+PAPER = "getComputedStyle(document.body).backgroundColor"
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
@@ -114,7 +116,8 @@ def column(browser: Chrome, head: str) -> list[str]:
 
 
 def heads(browser: Chrome) -> list[str]:
-    return list(ask(browser, "[...document.querySelectorAll('#cases th')].map(h => h.textContent)"))
+    script = "[...document.querySelectorAll('#cases thead th')].map(h => h.textContent)"
+    return list(ask(browser, script))
 
 
 def click(browser: Chrome, head: str) -> None:
@@ -174,7 +177,7 @@ def test_what_the_charts_refer_to_is_there(shown: Chrome) -> None:
     uses = ask(
         shown,
         "[...document.querySelectorAll('svg use')].map(u => "
-        "document.querySelector(u.getAttribute('xlink:href')) !== null)",
+        "document.querySelector(u.getAttribute('href')) !== null)",
     )
     assert uses
     assert all(uses)
@@ -214,17 +217,19 @@ def test_a_click_sorts_words_and_leaves_the_unknown_last(shown: Chrome) -> None:
     click(shown, "cache")
     assert column(shown, "cache") == words[::-1]
     for _ in range(2):
-        click(shown, "speed-up")
-        unknown = [text == "-" for text in column(shown, "speed-up")]
+        click(shown, "speedup")
+        unknown = [text == "-" for text in column(shown, "speedup")]
         assert unknown == sorted(unknown)
         assert 0 < sum(unknown) < len(unknown)
 
 
 def test_the_column_that_sorts_is_marked_and_no_other(shown: Chrome) -> None:
-    marks = "[...document.querySelectorAll('#cases th')].map(h => h.getAttribute('aria-sort'))"
+    marks = (
+        "[...document.querySelectorAll('#cases thead th')].map(h => h.getAttribute('aria-sort'))"
+    )
     assert set(ask(shown, marks)) == {None}
-    at = heads(shown).index("batch")
-    for head, value in (("time", None), ("batch", "ascending"), ("batch", "descending")):
+    at = heads(shown).index("new tokens")
+    for head, value in (("time", None), ("new tokens", "ascending"), ("new tokens", "descending")):
         click(shown, head)
         assert ask(shown, marks)[at] == value
     assert sum(mark is not None for mark in ask(shown, marks)) == 1
@@ -253,10 +258,10 @@ def test_hostile_names_are_shown_as_text(shown: Chrome) -> None:
 
     with pytest.raises(NoAlertPresentException):
         shown.switch_to.alert.accept()
-    assert ask(shown, "document.querySelectorAll('img, iframe, object, dialog').length") == 0
+    assert ask(shown, "document.querySelectorAll('img, iframe, object, form').length") == 0
     assert ask(shown, "document.scripts.length") == 1
     assert ask(shown, "document.title").startswith(HOSTILE)
-    text = ask(shown, "document.body.innerText")
+    text = ask(shown, "document.body.textContent")
     for part in ("no room: ", "--prompt "):
         assert f"{part}{HOSTILE}" in text
     assert HOSTILE in column(shown, "model")
@@ -313,11 +318,85 @@ def test_all_text_has_the_contrast_that_reading_needs(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_charts_stand_on_white(shown: Chrome, scheme: str) -> None:
-    """They are drawn in dark ink."""
+def test_the_text_of_charts_can_be_read_on_both_papers(shown: Chrome, scheme: str) -> None:
     look(shown, DESK, scheme)
-    frame = "getComputedStyle(document.querySelector('figure > div')).backgroundColor"
-    assert luminance(ask(shown, frame)) == pytest.approx(1.0)
+    fill = "getComputedStyle(document.querySelector('#speedup svg text')).fill"
+    ink, paper = luminance(ask(shown, fill)), luminance(ask(shown, PAPER))
+    assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5
+
+
+def test_a_chart_opens_large_and_goes_back_by_the_keyboard(shown: Chrome) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    width = "document.querySelector('svg[aria-label^=Speed]').getBoundingClientRect().width"
+    before = ask(shown, width)
+    ask(shown, "document.querySelector('#speedup button').focus()")
+    shown.switch_to.active_element.send_keys(Keys.ENTER)
+    assert ask(shown, "document.querySelector('dialog').open")
+    assert ask(shown, width) > 1.3 * before
+    assert "Medians of" in ask(shown, "document.querySelector('dialog').innerText")
+    # The values, one after the other.
+    shown.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    first = ask(shown, "document.querySelector('#tip').value")
+    assert first.splitlines()[1:] == ["New tokens per sequence: 10", first.splitlines()[2]]
+    shown.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert "New tokens per sequence: 50" in ask(shown, "document.querySelector('#tip').value")
+    shown.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not ask(shown, "document.querySelector('dialog').open")
+    assert ask(shown, width) == before
+    assert ask(shown, "document.activeElement.closest('figure').id") == "speedup"
+    assert problems(shown) == []
+
+
+def test_a_mark_says_its_value_when_it_is_pointed_at(shown: Chrome) -> None:
+    from selenium.webdriver import ActionChains
+
+    mark = shown.find_element("css selector", "#phases [data-v]")
+    ask(shown, "arguments[0].scrollIntoView({block: 'center'})", mark)
+    ActionChains(shown).move_to_element(mark).perform()
+    name, x, y = ask(shown, "document.querySelector('#tip').value").split("\n")
+    assert "cache" in name
+    assert x == "New tokens per sequence: 10"
+    assert y.startswith("Time to first token (ms): ")
+    ActionChains(shown).move_to_element(shown.find_element("tag name", "h1")).perform()
+    assert ask(shown, "document.querySelector('#tip').hidden")
+
+
+def test_a_filter_leaves_the_rows_of_its_value(shown: Chrome) -> None:
+    filters = ask(shown, "[...document.querySelectorAll('select')].map(s => s.dataset.head)")
+    # The device is the same in all.
+    assert filters == ["cache", "model", "status"][: len(filters)]
+    visible = "[...document.querySelectorAll('#cases tbody tr')].filter(r => !r.hidden).length"
+    rows = ask(shown, visible)
+    select = shown.find_element("css selector", "select[data-head=model]")
+    select.find_elements("tag name", "option")[1].click()
+    assert 0 < ask(shown, visible) < rows
+    assert ask(shown, "document.querySelector('#count').value") == (
+        f"{ask(shown, visible)} of {rows} cases"
+    )
+    select.find_elements("tag name", "option")[0].click()
+    assert ask(shown, visible) == rows
+
+
+def test_the_strategy_stays_in_sight_when_the_table_is_moved(shown: Chrome) -> None:
+    look(shown, PHONE, "light")
+    ask(shown, "document.querySelector('.scroll').scrollTo(300, 0)")
+    left = "document.querySelector('#cases tbody th').getBoundingClientRect().left"
+    frame = "document.querySelector('.scroll').getBoundingClientRect().left"
+    assert ask(shown, "document.querySelector('.scroll').scrollLeft") > 200
+    assert ask(shown, left) == pytest.approx(ask(shown, frame), abs=2)
+
+
+def test_on_paper_nothing_is_folded_or_cut(shown: Chrome) -> None:
+    shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        ask(shown, "void dispatchEvent(new Event('beforeprint'))")
+        assert ask(shown, "document.querySelectorAll('details:not([open])').length") == 0
+        overflow = "getComputedStyle(document.querySelector('.scroll')).overflow"
+        assert ask(shown, overflow) == "visible"
+        assert luminance(ask(shown, PAPER)) > 0.8
+    finally:
+        shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_several_runs_open_as_well(browser: Chrome, tmp_path: Path) -> None:

@@ -217,27 +217,57 @@ def test_total_time_is_seconds_against_new_tokens_linear_and_logarithmic(snapsho
 
 
 def test_error_bars_are_the_quartiles() -> None:
-    run = run_of(grid(max_new_tokens=(100,)))
+    run = run_of(grid(max_new_tokens=(50, 100)))
     cases = {case.cache: case for case in summarize_cases(run.samples)}
     for bar in draw("total_time", run).axes[0].containers:
         assert isinstance(bar, ErrorbarContainer)
         case = cases["off" if bar.get_label() == OFF else "dynamic"]
-        (segment,) = bar.lines[2][0].get_segments()
+        segment = bar.lines[2][0].get_segments()[-1]
         assert segment[:, 1].tolist() == pytest.approx([case.total_s_q1, case.total_s_q3])
 
 
 def test_error_bars_of_few_samples_are_the_range(snapshot: object) -> None:
-    run = run_of(grid(max_new_tokens=(100,), cache=("dynamic",), repeats=3))
+    run = run_of(grid(max_new_tokens=(50, 100), cache=("dynamic",), repeats=3))
     figure = draw("total_time", run)
     (bar,) = figure.axes[0].containers
     assert isinstance(bar, ErrorbarContainer)
-    (segment,) = bar.lines[2][0].get_segments()
+    segment = bar.lines[2][0].get_segments()[-1]
     assert segment[:, 1].tolist() == pytest.approx([0.98, 1.02])
     assert caption(figure) == snapshot
 
 
-def test_one_length_has_no_logarithmic_panel() -> None:
-    assert len(draw("total_time", run_of(grid(max_new_tokens=(100,)))).axes) == 1
+def test_one_length_is_bars_with_their_number_and_spread() -> None:
+    run = run_of(grid(max_new_tokens=(100,)))
+    (axes,) = draw("total_time", run).axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([2.0, 1.0])  # type: ignore[attr-defined]
+    assert [text.get_text() for text in axes.texts] == ["2.00 s", "1.00 s"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [OFF, ON]
+    off, on = [bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+    cases = {case.cache: case for case in summarize_cases(run.samples)}
+    for bar, case in ((off, cases["off"]), (on, cases["dynamic"])):
+        (segment,) = bar.lines[2][0].get_segments()
+        assert segment[:, 0].tolist() == pytest.approx([case.total_s_q1, case.total_s_q3])
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("speedup", [[2.0]]),
+        ("phases", [[20.0, 10.0], [20.0, 10.0]]),
+        ("memory", [[600.0, 600.0], [0.0, 7.383]]),
+    ],
+)
+def test_other_charts_of_one_length_are_bars_too(name: str, widths: list[list[float]]) -> None:
+    figure = draw(name, run_of(grid(max_new_tokens=(100,))))
+    drawn_widths = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]  # type: ignore[attr-defined]
+    assert drawn_widths == [pytest.approx(row, abs=0.01) for row in widths]
+    # No legend but of the weights: the names are next to the bars.
+    assert set(legend_texts(figure)) <= {"weights"}
+
+
+def test_a_chart_says_what_it_shows() -> None:
+    for figure in figures(run_of(grid(batch_size=(1, 2)))):
+        assert figure.get_suptitle() in {chart.title for chart in CHARTS.values()}
 
 
 def test_the_logarithmic_axis_has_ticks_at_the_measured_lengths() -> None:
@@ -310,8 +340,10 @@ def test_the_band_of_the_speedup_is_its_interval() -> None:
 
 def test_few_rounds_have_no_band(snapshot: object) -> None:
     samples = [
-        *samples_of(make_case(cache="off"), 2.0, 1),
-        *samples_of(make_case(), 1.0, 1),
+        sample
+        for tokens in (50, 100)
+        for cache, middle in (("off", 2.0), ("dynamic", 1.0))
+        for sample in samples_of(make_case(cache=cache, max_new_tokens=tokens), middle, 1)
     ]
     samples += [
         dataclasses.replace(s, repeat=1, round=1, total_s=3 * s.total_s if s.use_cache else 9.0)
@@ -466,8 +498,8 @@ def test_nothing_is_drawn_along_prompts_that_are_texts(snapshot: object) -> None
     # Two of one length would be drawn on top of each other.
     texts = ["one", "two"]
     figure = draw("total_time", run_of(grid(prompt=texts, max_new_tokens=(20,))))
-    assert len(lines_of(figure.axes[0])) == 4
-    assert figure.axes[-1].get_xlabel() == snapshot
+    assert len(figure.axes[0].patches) == 4
+    assert figure.axes[0].get_title() == snapshot
 
 
 def test_of_two_sizes_that_vary_the_first_is_drawn_along(snapshot: object) -> None:
@@ -515,7 +547,7 @@ def test_numbers_in_the_map_are_light_on_dark_and_dark_on_light() -> None:
         x, y = text.get_position()
         red, green, blue, _ = image.to_rgba(image.get_array())[int(y), int(x)]
         light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        assert text.get_color() == ("white" if light < 0.4 else "black")
+        assert text.get_color() == ("white" if light < 0.4 else "#111111")
 
 
 def test_a_map_of_one_value_is_drawn() -> None:
@@ -600,6 +632,11 @@ def test_devices_are_bars_with_their_ratio_and_lines(snapshot: object) -> None:
     assert points(shown[f"cuda, {ON}"]) == [(10, 0.005), (50, 0.025), (100, 0.05)]
     assert lines.get_yscale() == "log"
     assert lines.get_ylabel() == snapshot
+
+
+def test_devices_of_one_length_are_bars_alone() -> None:
+    (bars,) = draw("devices", run_of(both(max_new_tokens=(100,)))).axes
+    assert len(bars.patches) == 4
 
 
 def test_the_bars_stand_beside_each_other() -> None:
@@ -958,7 +995,7 @@ def test_no_name_is_read_as_a_formula_or_makes_a_warning() -> None:
 
 @pytest.mark.parametrize("name", [name for name in HARD_NAMES if name.isprintable()])
 def test_a_name_is_drawn_as_it_is(name: str) -> None:
-    run = run_of(grid(prompt=(name, "plain"), max_new_tokens=(10,), cache=("off",), repeats=1))
+    run = run_of(grid(prompt=(name, "plain"), max_new_tokens=(10, 20), cache=("off",), repeats=1))
     shown = "".join(c if c.isascii() else "?" for c in name)
     figure = draw("total_time", run)
     assert set(legend_texts(figure)) == {f"{OFF}, text:{shown}", f"{OFF}, text:plain"}

@@ -92,6 +92,14 @@ def test_exact_strategies_with_other_tokens_are_looked_at() -> None:
     assert names(differing(members(dynamic="a", static="b"))) == ["dynamic", "static"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_loop_with_other_tokens_is_looked_at_without_a_cache_as_well(order: int) -> None:
+    generated = members(off="a", dynamic="a")
+    looped = [(replace(case, driver="loop"), {"b"}) for case, _ in generated]
+    found = differing([*generated, *looped][::order])
+    assert {(case.cache, case.driver) for case in found} == {("off", "loop"), ("dynamic", "loop")}
+
+
 @pytest.mark.usefixtures("strategies")
 def test_other_tokens_are_expected_of_lossy_strategies_and_coarse_dtypes() -> None:
     assert names(differing(members(off="a", quantized="b"))) == []

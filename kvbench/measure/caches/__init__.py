@@ -40,8 +40,8 @@ def _versions() -> dict[str, str]:
     return installed(PACKAGES)
 
 
-def situation_of(loaded: LoadedModel) -> Situation:
-    """Return what a strategy's needs are checked against, for a loaded model."""
+def situation_of(loaded: LoadedModel, driver: str = "generate") -> Situation:
+    """Return what a strategy's needs are checked against, for a loaded model and a driver."""
     text = loaded.config.get_text_config(decoder=True)
     kinds = getattr(text, "layer_types", None) or ()
     # Older configurations have one window for all layers and no list of layer types.
@@ -61,6 +61,7 @@ def situation_of(loaded: LoadedModel) -> Situation:
         cache_objects=bool(model._supports_default_dynamic_cache()),
         dtype=loaded.key.dtype,
         keys_in_every_layer=_keys_in_every_layer(text),
+        driver=driver,
     )
 
 

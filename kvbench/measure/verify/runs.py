@@ -38,11 +38,15 @@ _PROMPT_TOKENS = 8
 
 @dataclass(frozen=True)
 class Work:
-    """What is generated: the model, the prompt and the number of new tokens per sequence."""
+    """What is generated: the model, the prompt and the number of new tokens per sequence.
+
+    `driver` is what calls the model.
+    """
 
     loaded: LoadedModel
     inputs: Inputs
     new_tokens: int
+    driver: str = "generate"
 
     @property
     def batch_size(self) -> int:
@@ -247,7 +251,8 @@ def _generate(work: Work, arm: CacheStrategy, along: torch.Tensor | None = None)
 
 
 def _driver(work: Work, arm: CacheStrategy) -> contextlib.closing[Driver]:
-    return contextlib.closing(driver_of(work.loaded, arm, work.inputs, work.new_tokens))
+    prepared = driver_of(work.loaded, arm, work.inputs, work.new_tokens, work.driver)
+    return contextlib.closing(prepared)
 
 
 def _call(loaded: LoadedModel, **options: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvbench.plan.axes import AXES
+from kvbench.report.figures.bars import one_size
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import finish, fold, panels
 from kvbench.report.figures.lines import SIZES, Entry, Line, along_of
@@ -27,17 +28,26 @@ _BAR = 0.54
 
 
 def devices(material: Material) -> Figure | None:
-    """Draw time on each kind of device: bars at the longest shared length, and lines by length."""
+    """Draw time on each kind of device at the longest shared length, and against length.
+
+    Bars alone where there is one length.
+    """
     compared = _compared(material.entries)
     if compared is None:
         return None
     places = _by_place(compared)
     most = max(map(len, places.values()))
     width = max(5.0, 0.8 + _BAR * len(places) * (most + 1))
+    drawn = _lines_through(material, compared[0])
+    of_bars = material.lines(set(compared).__contains__)
+    if one_size(drawn):
+        figure, ((bars,),) = panels(1, width=width)
+        _draw_bars(bars, places, of_bars, width)
+        finish(figure, [bars], compared, "no spread shown")
+        return figure
     figure, grid = panels(2, width=(width + 5.0) / 2, gridspec_kw={"width_ratios": (width, 5.0)})
     bars, lines = grid[0]
-    _draw_bars(bars, places, material.lines(set(compared).__contains__), width)
-    drawn = _lines_through(material, compared[0])
+    _draw_bars(bars, places, of_bars, width)
     for line in drawn:
         lines.plot(line.sizes, line.values("total_s_median"), **line_style(line))
     plain_log(lines, "y")

@@ -11,7 +11,7 @@ from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
 from kvbench.report.figures.lines import Entry, Line, entries_of
 from kvbench.report.figures.material import Material
-from kvbench.report.figures.style import bar_styles, line_style
+from kvbench.report.figures.style import COLOURS, line_style
 from kvbench.report.units import significant, times
 from kvbench.report.words import energy_interval
 
@@ -81,12 +81,11 @@ def _bars(lines: Sequence[Line]) -> Figure:
     by_device = [[line for line in lines if line.device == device] for device in devices]
     width = max(5.0, 0.8 + _BAR * max(map(len, by_device)))
     figure, grid = panels(len(devices), width=width)
-    styles = bar_styles(lines)
     for axes, device, here in zip(grid[0], devices, by_device, strict=True):
         hardware = " / ".join(dict.fromkeys(line.entries[0].hardware for line in here))
         axes.set_title(fold(drawable(f"{device}: {hardware}"), width - 0.7, 10), fontsize=10)
         for place, line in enumerate(here):
-            _draw_bar(axes, place, line.entries[0], styles[line.label])
+            _draw_bar(axes, place, line.entries[0], COLOURS[line.look.colour])
         names = [fold(line.label, _BAR, 8) for line in here]
         axes.set_xticks(range(len(here)), names, fontsize=8)
         axes.set_xlim(-0.6, len(here) - 0.4)
@@ -106,10 +105,10 @@ def _bars(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _draw_bar(axes: Axes, place: int, entry: Entry, style: dict[str, Any]) -> None:
+def _draw_bar(axes: Axes, place: int, entry: Entry, color: str) -> None:
     joules = entry.case.energy_j_per_token or 0.0
     low, high = _errors([entry])
-    axes.bar(place, joules, 0.8, **style)
+    axes.bar(place, joules, 0.8, color=color)
     axes.errorbar(place, joules, yerr=[low, high], color="0.25", linewidth=1, capsize=3)
     text = [f"{significant(joules)} J"]
     if (ratio := _ratio(entry)) is not None:

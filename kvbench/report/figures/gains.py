@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.report.figures.bars import Measure, bar_panels, one_size
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
 from kvbench.report.figures.lines import SERIES, Entry, Line, entries_of, has_pair
 from kvbench.report.figures.material import Material
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["speedup", "speedup_map", "throughput"]
 
 _MAPS_IN_A_ROW = 3
+_BLACK = "#111111"
+"""On bright cells: a page in the dark swaps the black of other text for white."""
+
+_GAIN = "Speedup (time off / cached)"
 
 
 def speedup(material: Material) -> Figure | None:
@@ -31,7 +36,9 @@ def speedup(material: Material) -> Figure | None:
     lines = material.lines(has_pair)
     if not lines:
         return None
-    shown = device_panels(lines, ("Time without the cache / with it",))
+    if one_size(lines):
+        return _bars(lines)
+    shown = device_panels(lines, (_GAIN,))
     expected = False
     for (axes,), here in shown.columns:
         for line in here:
@@ -39,17 +46,33 @@ def speedup(material: Material) -> Figure | None:
             expected = draw_theory(axes, line, "expected_speedup") or expected
         axes.axhline(1, color="0.35", linewidth=1)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
-        axes.annotate(
-            "as fast as without", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place
-        )
+        axes.annotate("no speedup", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place)
     from_zero(shown)
     entries = entries_of(lines)
-    bands = "95 % interval"
-    if any(speedup_interval(entry.case) is None for entry in entries):
-        bands += f", none under {MIN_FOR_INTERVAL} rounds"
-    marks = f"bands: {bands}{'; short dashes: expected from the floors' * expected}"
-    finish(shown.figure, shown.grid[0], entries, marks)
+    finish(shown.figure, shown.grid[0], entries, _marks("bands", entries, expected))
     return shown.figure
+
+
+def _bars(lines: Sequence[Line]) -> Figure:
+    measure = Measure(
+        _GAIN,
+        lambda entry: entry.case.speedup,
+        times,
+        lambda entry: speedup_interval(entry.case),
+        lambda entry: entry.case.expected_speedup,
+        level=1,
+    )
+    shown, entries = bar_panels(lines, [measure]), entries_of(lines)
+    expected = any(entry.case.expected_speedup is not None for entry in entries)
+    finish(shown.figure, [], entries, _marks("lines", entries, expected))
+    return shown.figure
+
+
+def _marks(name: str, entries: Sequence[Entry], expected: bool) -> str:
+    interval = "95 % CI"
+    if any(speedup_interval(entry.case) is None for entry in entries):
+        interval += f" (from {MIN_FOR_INTERVAL} rounds)"
+    return f"{name}: {interval}{'; short dashes: expected from the lower bounds' * expected}"
 
 
 def throughput(material: Material) -> Figure | None:
@@ -60,7 +83,7 @@ def throughput(material: Material) -> Figure | None:
         return None
     # Repeat this, so a length is in the labels only if lines differ in it.
     lines = material.lines(chosen.__contains__, "batch_size")
-    shown = device_panels(lines, ("New tokens of the batch per second",))
+    shown = device_panels(lines, ("Tokens per second (whole batch)",))
     for (axes,), here in shown.columns:
         for line in here:
             axes.plot(line.sizes, line.values("tokens_per_s_median"), **line_style(line))
@@ -93,7 +116,7 @@ def speedup_map(material: Material) -> Figure | None:
         axes.set_title(fold(head, width - 0.7, 10), fontsize=10)
     for axes in list(grid.flat)[len(maps) :]:
         axes.remove()
-    marks = "number: time without the cache over time with it; colour: the same scale in all maps"
+    marks = "number: time off / cached; one color scale for all maps"
     finish(figure, [], entries, f"{marks}, {times(least)} dark to {times(most)} bright")
     return figure
 
@@ -149,7 +172,7 @@ def _draw_map(axes: Axes, cells: Sequence[Entry], norm: Normalize) -> None:
     axes.imshow(values, cmap="cividis", norm=norm, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else f"{significant(float(value))}x"
-        colour = "white" if norm(value) < 0.5 else "black"
+        colour = "white" if norm(value) < 0.5 else _BLACK
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(tokens)), [str(number) for number in tokens])
     axes.set_yticks(range(len(batches)), [str(number) for number in batches])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
 
 __all__ = [
+    "CAPTION",
+    "TITLE",
     "Panels",
     "device_panels",
     "finish",
@@ -29,6 +31,9 @@ __all__ = [
     "inches",
     "panels",
 ]
+
+CAPTION, TITLE = "chart-caption", "chart-title"
+"""The ids of these texts in an SVG. A page leaves both out, since it says them itself."""
 
 _LEGEND_SIZE = 8
 _CAPTION_SIZE = 7.5
@@ -111,6 +116,8 @@ def finish(figure: Figure, axes: Iterable[Axes], entries: Sequence[Entry], marks
         entries: the drawn cases, for the caption.
         marks: the meaning of the marks.
     """
+    # For a page, which says once what all its charts share.
+    figure.set_label(drawable(marks))
     finish_with(figure, axes, drawable(_caption(entries, marks)))
 
 
@@ -129,7 +136,8 @@ def finish_with(figure: Figure, axes: Iterable[Axes], text: str) -> None:
     caption = figure.supxlabel(
         text, fontsize=_CAPTION_SIZE, x=left, y=0, ha="left", va="bottom", color="0.3"
     )
-    # Constrained layout knows only the height of what is below the panels.
+    caption.set_gid(CAPTION)
+    # Constrained layout knows nothing of what stands below the panels but how high it is.
     caption.set_in_layout(False)
     top = 2 * _GAP + caption.get_window_extent(renderer).height / figure.dpi
     legend, bottom = _legend(figure, axes), top

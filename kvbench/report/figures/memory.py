@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import BASELINE
+from kvbench.report.figures.bars import Measure, bar_panels, one_size
 from kvbench.report.figures.labels import distinct
 from kvbench.report.figures.layout import device_panels, finish, from_zero
-from kvbench.report.figures.lines import Entry, entries_of, label_of
+from kvbench.report.figures.lines import Entry, Line, entries_of, label_of
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import draw_theory, level_style, line_style
-from kvbench.report.units import MIB
+from kvbench.report.units import MIB, significant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,8 +27,10 @@ def memory(material: Material) -> Figure | None:
     if not lines:
         return None
     labels = ("Peak (MiB)", "Keys and values (MiB)")
-    panels = device_panels(lines, labels, height=3.2)
     weights = _weights(material, entries_of(lines))
+    if one_size(lines):
+        return _bars(lines, labels, weights)
+    panels = device_panels(lines, labels, height=3.2)
     expected = False
     for (peaks, caches), here in panels.columns:
         for line in here:
@@ -42,10 +45,42 @@ def memory(material: Material) -> Figure | None:
             if size in drawn:
                 peaks.axhline(size / MIB, label=label, **level_style(number))
     from_zero(panels)
-    method = "peak: the resident set on a CPU, torch's allocated memory on a GPU"
-    method += "; short dashes: the cache by theory" * expected
-    finish(panels.figure, panels.grid[0], entries_of(lines), method)
+    finish(panels.figure, panels.grid[0], entries_of(lines), _marks(expected))
     return panels.figure
+
+
+def _bars(lines: Sequence[Line], labels: tuple[str, str], weights: dict[int, str]) -> Figure:
+    """Draw the bars of lines of one size."""
+    peak = Measure(labels[0], lambda entry: _scaled(_peak(entry.case)), significant)
+    held = Measure(
+        labels[1],
+        lambda entry: _scaled(entry.case.kv_cache_bytes),
+        significant,
+        theory=lambda entry: _expected(entry.case),
+    )
+    shown = bar_panels(lines, [peak, held])
+    for (peaks, _), here in shown.columns:
+        drawn = {entry.case.weights_bytes for entry in entries_of(here)}
+        for number, (size, label) in enumerate(weights.items()):
+            if size in drawn:
+                peaks.axvline(size / MIB, label=label, **level_style(number))
+    entries = entries_of(lines)
+    expected = any(_expected(entry.case) is not None for entry in entries)
+    finish(shown.figure, shown.grid[0], entries, _marks(expected))
+    return shown.figure
+
+
+def _marks(expected: bool) -> str:
+    method = "peak: resident set on a CPU, torch's allocated memory on a GPU"
+    return method + "; short dashes: cache size from the cost model" * expected
+
+
+def _scaled(value: int | None) -> float | None:
+    return None if value is None else value / MIB
+
+
+def _expected(case: CaseSummary) -> float | None:
+    return None if case.cache == BASELINE else _scaled(case.expected_cache_bytes)
 
 
 def _peak(case: CaseSummary) -> int | None:

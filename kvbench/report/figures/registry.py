@@ -6,13 +6,14 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvbench.errors import UserError, check_choice
 from kvbench.records.files import write_atomically
 from kvbench.report.figures.devices import devices
 from kvbench.report.figures.energy import energy
 from kvbench.report.figures.gains import speedup, speedup_map, throughput
+from kvbench.report.figures.layout import TITLE
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.memory import memory
 from kvbench.report.figures.phases import phases
@@ -38,6 +39,10 @@ __all__ = [
 
 _DIGITS = 9
 """In a figure of ten inches, the ninth digit is less than a millionth of a point."""
+
+
+_TITLE = 0.3
+"""Inches of a title."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
         with chart_settings():
             figure = CHARTS[name].draw(material)
             if figure is not None:
-                # Lay out everything once, not again for each image.
+                _title(figure, CHARTS[name].title)
+                # Room is found for everything once, and not again for each image.
                 engine = figure.get_layout_engine()
                 if engine is not None:
                     engine.execute(figure)
@@ -141,6 +147,14 @@ def draw_charts(material: Material, names: Sequence[str] | None = None) -> Itera
                 _round_positions(figure)
         if figure is not None:
             yield Drawing(CHARTS[name], figure)
+
+
+def _title(figure: Figure, title: str) -> None:
+    """Say what a chart shows, also where its file is all that someone was sent."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + _TITLE)
+    text = figure.suptitle(title, x=0.08 / width, ha="left", fontsize=11, fontweight="bold")
+    text.set_gid(TITLE)
 
 
 def _round_positions(figure: Figure) -> None:
@@ -183,11 +197,18 @@ def image_kind(option: str, path: Path) -> str:
     return kind
 
 
-def to_bytes(figure: Figure, kind: str) -> bytes:
-    """Return a figure as `png` or `svg`."""
-    # Leave out the date and the library version, which would change the bytes.
+def to_bytes(figure: Figure, kind: str, *, svg_text: bool = False, **options: Any) -> bytes:
+    """Return a figure as `png` or `svg`.
+
+    Args:
+        figure: what was drawn.
+        kind: `png` or `svg`.
+        svg_text: whether letters are text in an SVG, and not drawn.
+        options: more of `savefig`.
+    """
+    # No date and no version of the library, which would change the bytes.
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
-    with chart_settings():
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    with chart_settings({"svg.fonttype": "none"} if svg_text else {}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata, **options)
     return buffer.getvalue()

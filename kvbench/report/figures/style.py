@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
@@ -57,8 +57,8 @@ RC: dict[Any, Any] = {
 
 
 @contextlib.contextmanager
-def chart_settings() -> Iterator[None]:
-    """Draw with our settings and matplotlib's own, ignoring any `matplotlibrc`.
+def chart_settings(more: Mapping[str, object] = {}) -> Iterator[None]:
+    """Draw with our settings and matplotlib's own, whatever a `matplotlibrc` says.
 
     Matplotlib reads one in the current folder before the user's. It could run LaTeX, and the same
     data would not give the same bytes.
@@ -67,7 +67,7 @@ def chart_settings() -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(RC)
+        mpl.rcParams.update(RC | dict(more))
         yield
 
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.report.figures.bars import Measure, bar_panels, one_size
 from kvbench.report.figures.layout import device_panels, finish, from_zero
 from kvbench.report.figures.lines import Line
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import draw_theory, few_samples, line_style, plain_log
+from kvbench.report.units import seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,14 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["total_time"]
 
-_LABEL = "Time of the whole generation (s)"
+_LABEL = "Total time (s)"
 
 
 def total_time(material: Material) -> Figure | None:
-    """Draw seconds of a whole generation against new tokens: linear above, log-log below."""
+    """Draw seconds of a whole generation against new tokens: linear above, log-log below.
+
+    Bars where there is one size alone.
+    """
     lines = material.lines()
     if not lines:
         return None
+    if one_size(lines):
+        return _bars(material, lines)
     several = len({size for line in lines for size in line.sizes}) > 1
     labels = (_LABEL, _LABEL) if several else (_LABEL,)
     panels = device_panels(lines, labels, height=3.6)
@@ -39,10 +46,28 @@ def total_time(material: Material) -> Figure | None:
         for column, _ in panels.columns:
             plain_log(column[1], "x", _ticks(lines))
             plain_log(column[1], "y")
-    bars = "smallest to largest" if few else "quartiles"
-    marks = f"bars: {bars}{'; short dashes: floors' * floors}"
-    finish(panels.figure, panels.grid[0], material.entries, marks)
+    finish(panels.figure, panels.grid[0], material.entries, _marks(few, floors))
     return panels.figure
+
+
+def _bars(material: Material, lines: Sequence[Line]) -> Figure:
+    few = few_samples(material.entries)
+    measure = Measure(
+        _LABEL,
+        lambda entry: entry.case.total_s_median,
+        seconds,
+        lambda entry: _spread(entry.case, few),
+        lambda entry: entry.case.floor_s,
+    )
+    shown = bar_panels(lines, [measure])
+    floors = any(entry.case.floor_s is not None for entry in material.entries)
+    finish(shown.figure, [], material.entries, _marks(few, floors))
+    return shown.figure
+
+
+def _marks(few: bool, floors: bool) -> str:
+    bars = "min to max" if few else "quartiles"
+    return f"bars: {bars}{'; short dashes: lower bounds' * floors}"
 
 
 def _draw(axes: Axes, line: Line, few: bool) -> None:
