@@ -125,10 +125,9 @@ class Session:
             cases=described(cases),
             environment=machine,
         )
-        for line in method_notices(self.plan, cases):
-            self.caller.emit(Notice(line))
         with RunWriter.create(path, info) as writer:
-            return self._carry_out(writer, self._progress(cases, ()))
+            notices = method_notices(self.plan, cases)
+            return self._carry_out(writer, self._progress(cases, ()), notices)
 
     def go_on(self, path: Path, old: RunInfo, cases: tuple[Case, ...], machine: Environment) -> Run:
         """Measure what a run lacks.
@@ -174,12 +173,16 @@ class Session:
             self.engine.check(group_cases(left))
             return self._carry_out(writer, progress)
 
-    def _carry_out(self, writer: RunWriter, progress: dict[Case, CaseProgress]) -> Run:
+    def _carry_out(
+        self, writer: RunWriter, progress: dict[Case, CaseProgress], notices: Sequence[str] = ()
+    ) -> Run:
         left = _left(progress)
         begun = tuple(sample for case in left for sample in progress[case].counted)
         self.caller.emit(
             SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
         )
+        for line in notices:
+            self.caller.emit(Notice(line))
         outcome = carry_out(
             progress,
             [self.engine],
