@@ -54,7 +54,7 @@ def read_text(path: Path, limit: int, what: str) -> str:
         # A byte-order mark is not part of the text.
         text = read_regular(path, limit, what).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such {what}.", kind="not_found", path=path) from error
+        raise UserError(f"{path}: no such {what}.", kind="not_found", path=path) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text.", kind="not_text", path=path) from error
     except (OSError, ValueError) as error:

@@ -105,18 +105,18 @@ class Comparison:
     a: str = column("Side A: a run, or a value of the axis.")
     b: str = column("Side B.")
     metric: str = column(
-        "What the ratio, its interval and the verdict are of: time, or energy per token.",
+        "What is compared (ratio, interval, verdict): time, or energy per token.",
         default="time",
     )
     a_samples: int = column(
-        "Counted samples of A that have the metric, without cold ones.", unit="samples"
+        "Counted samples of A that have the metric, cold ones excluded.", unit="samples"
     )
-    b_samples: int = column("The same of B.", unit="samples")
-    a_cold_starts: int = column("Cold samples of A, left out.", unit="samples", default=0)
-    b_cold_starts: int = column("Cold samples of B, left out.", unit="samples", default=0)
+    b_samples: int = column("The same for B.", unit="samples")
+    a_cold_starts: int = column("Cold samples of A, excluded.", unit="samples", default=0)
+    b_cold_starts: int = column("Cold samples of B, excluded.", unit="samples", default=0)
     rounds: int | None = column(
-        "Rounds that the ratio is estimated from, both sides taken in each by one worker process "
-        "of one run; null where the sides share no rounds by design, such as two runs.",
+        "Rounds used for the ratio: both sides measured by one worker process of one run. Null "
+        "where the sides share no rounds by design, such as two runs.",
         unit="rounds",
         default=None,
     )
@@ -129,39 +129,41 @@ class Comparison:
         "Median energy of B per new token.", unit="J", default=None
     )
     ratio: float = column(
-        "The metric of B over that of A: below 1, B is faster, or takes less energy. With rounds, "
-        "the Hodges-Lehmann estimate of the ratios within them; else the ratio of the medians."
+        "The metric of B over that of A: below 1, B is faster or uses less energy. With rounds, "
+        "the Hodges-Lehmann estimate of the ratios within rounds; otherwise the ratio of the "
+        "medians."
     )
     ratio_ci95_low: float | None = column(
-        "95 % interval of the ratio: with rounds, by the exact signed-rank distribution, null "
-        "under 6 of them; else a bootstrap, null under 6 samples on a side.",
+        "95 % confidence interval of the ratio: with rounds, from the exact signed-rank "
+        "distribution (null below 6 rounds); otherwise a bootstrap (null below 6 samples on a "
+        "side).",
         default=None,
     )
-    ratio_ci95_high: float | None = column("Upper end of it.", default=None)
+    ratio_ci95_high: float | None = column("Upper end of the interval.", default=None)
     p_value: float | None = column(
-        "Two-sided test, after Holm's correction over all rows that have one: with rounds, "
-        "Wilcoxon's signed rank, exact up to 200 of them; else Mann-Whitney, exact up to 100 "
-        "against 100 samples. Null where the sides are not like each other.",
+        "p-value of a two-sided test, Holm-corrected over all rows that have one: with rounds, "
+        "Wilcoxon's signed rank (exact up to 200 rounds); otherwise Mann-Whitney (exact up to 100 "
+        "against 100 samples). Null where the sides are not comparable.",
         default=None,
     )
     verdict: Judgement | None = column(
-        "faster or slower (of energy: less or more): B is, past the threshold and beyond chance. "
-        "same: the whole interval lies within the threshold. unclear: neither. null: the sides are "
-        "not like each other.",
+        "faster or slower (energy: less or more): B differs by more than the threshold, beyond "
+        "chance. same: the whole interval lies within the threshold. unclear: neither. null: the "
+        "sides are not comparable.",
         default=None,
     )
     samples_needed: int | None = column(
-        "unclear: with about as many samples on each side (or rounds) a verdict comes nine times "
-        "in ten, if the ratio stays; with too few to tell, the fewest with which there can be one; "
-        "null where it would take over 1000.",
+        "unclear: samples (or rounds) needed on each side for a verdict nine times in ten, if the "
+        "ratio stays the same. Too few samples: the smallest number that allows a verdict. Null "
+        "above 1000.",
         unit="samples",
         default=None,
     )
-    a_memory_bytes: int | None = column("Median memory peak of A.", unit="bytes", default=None)
-    b_memory_bytes: int | None = column("Median memory peak of B.", unit="bytes", default=None)
+    a_memory_bytes: int | None = column("Median peak memory of A.", unit="bytes", default=None)
+    b_memory_bytes: int | None = column("Median peak memory of B.", unit="bytes", default=None)
     memory_ratio: float | None = column(
-        "Memory of B over that of A; null where it was read in different ways, such as NVML's and "
-        "the resident set.",
+        "Memory of B over that of A; null where the two were read with different methods, such as "
+        "NVML and the resident set.",
         default=None,
     )
 
@@ -535,10 +537,10 @@ def _lacking(case: _Case, other: _Case, metric: Metric) -> str | None:
     """Return why a case that was timed cannot be compared on this side; None if it can."""
     here, there = case.readings[metric.name], other.readings[metric.name]
     if not here:
-        return f"no {metric.name} ({case.missing[metric.name]})"
+        return f"no {metric.name} reading ({case.missing[metric.name]})"
     if not there or any(way in there for way in here):
         return None
-    return f"{metric.name} was read in another way ({', '.join(here)}; {', '.join(there)})"
+    return f"{metric.name} was read with different methods ({', '.join(here)}; {', '.join(there)})"
 
 
 def _kind(device: str) -> str:

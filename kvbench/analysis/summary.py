@@ -60,17 +60,18 @@ class CaseSummary(CaseRecord):
 
     case_id: str = column("As in samples.csv.")
     status: Status = column("ok, or the status of the sample that ended the case.")
-    error: str | None = column("The error of that sample.", default=None)
+    error: str | None = column("Error of that sample.", default=None)
     attention_used: str | None = column("As in samples.csv.", default=None)
     samples: int = column("Counted samples: phase measure, status ok.", unit="samples")
     cold_starts: int = column(
-        "Cold samples among them: the first of the case in a worker process, over 1.5 times as "
-        "long as each of at least two later ones. Left out of what follows, but for memory.",
+        "Cold samples among them: the first of the case in a worker process, if it took over 1.5 "
+        "times as long as each of at least two later ones. Excluded from everything below except "
+        "memory.",
         unit="samples",
         default=0,
     )
     flags: str | None = column(
-        "undersampled (fewer than 6 samples without the cold ones), trend, and with the number of "
+        "undersampled (fewer than 6 samples, cold ones excluded), trend, and with the number of "
         "samples cold_start, outlier and the samples' own flags, such as busy_cpu:2.",
         default=None,
     )
@@ -78,129 +79,139 @@ class CaseSummary(CaseRecord):
         "Median wall time of the cold samples.", unit="s", default=None
     )
     outliers: int | None = column(
-        "Samples far from the others that are not cold: over 1.5 times their median or under its "
-        "inverse, and three interquartile ranges outside their quartiles. They count.",
+        "Outliers that are not cold: over 1.5 times the median or under its inverse, and more "
+        "than three interquartile ranges outside the quartiles. They count.",
         unit="samples",
         default=None,
     )
     trend: float | None = column(
         "How much the times rose over the rounds: median of the last third of the samples over "
-        "that of the first, less 1; null under 6 samples.",
+        "that of the first, minus 1; null below 6 samples.",
         default=None,
     )
     total_s_median: float | None = column("Median wall time of generate().", unit="s", default=None)
-    total_s_q1: float | None = column("First quartile of it.", unit="s", default=None)
-    total_s_q3: float | None = column("Third quartile of it.", unit="s", default=None)
-    total_s_min: float | None = column("Smallest of it.", unit="s", default=None)
-    total_s_max: float | None = column("Largest of it.", unit="s", default=None)
+    total_s_q1: float | None = column("First quartile of total_s.", unit="s", default=None)
+    total_s_q3: float | None = column("Third quartile of total_s.", unit="s", default=None)
+    total_s_min: float | None = column("Minimum of total_s.", unit="s", default=None)
+    total_s_max: float | None = column("Maximum of total_s.", unit="s", default=None)
     ttft_s_median: float | None = column("Median time to first token.", unit="s", default=None)
     itl_s_median: float | None = column(
         "Median of the mean time between tokens.", unit="s", default=None
     )
     tokens_per_s_median: float | None = column(
-        "Median of new tokens of the batch over time.", unit="tokens/s", default=None
+        "Median of the new tokens of the whole batch per second.", unit="tokens/s", default=None
     )
     speedup: float | None = column(
-        "Time of the strategy off over this one's, same case otherwise: the Hodges-Lehmann "
+        "Time of strategy off over that of this one, otherwise the same case: the Hodges-Lehmann "
         "estimate from the ratios within rounds; the ratio of medians where speedup_rounds is 0.",
         default=None,
     )
     speedup_ci95_low: float | None = column(
-        "Its 95 % interval by the exact signed-rank distribution; null under 6 rounds.",
+        "95 % confidence interval of the speedup, from the exact signed-rank distribution; null "
+        "below 6 rounds.",
         default=None,
     )
-    speedup_ci95_high: float | None = column("Upper end of it.", default=None)
+    speedup_ci95_high: float | None = column("Upper end of the interval.", default=None)
     speedup_rounds: int | None = column(
-        "Rounds that it is estimated from: both strategies timed by one worker process, neither "
-        "cold; null without a pair.",
+        "Rounds used for the speedup: both strategies measured by one worker process, neither "
+        "sample cold; null without a baseline.",
         unit="rounds",
         default=None,
     )
     speedup_round_min: float | None = column(
-        "Smallest speed-up within one of these rounds.", default=None
+        "Smallest speedup within one of these rounds.", default=None
     )
-    speedup_round_max: float | None = column("Largest of them.", default=None)
+    speedup_round_max: float | None = column(
+        "Largest speedup within one of these rounds.", default=None
+    )
     same_output: bool | None = column(
-        "Whether all samples of both arms made the same tokens; null without a pair.", default=None
+        "Whether all samples of this strategy and of off produced the same tokens; "
+        "null without off.",
+        default=None,
     )
     kv_cache_bytes: int | None = column(
         "Exact size of the cache at the end.", unit="bytes", default=None
     )
     cache_allocated_bytes: int | None = column(
-        "Exact size of the memory that the cache takes, used or not.", unit="bytes", default=None
+        "Exact size of the memory allocated for the cache, used or not.", unit="bytes", default=None
     )
     cache_host_bytes: int | None = column(
         "CUDA: the part of it in host memory.", unit="bytes", default=None
     )
     cache_disk_bytes: int | None = column(
-        "Size of the files of a cache on disk.", unit="bytes", default=None
+        "Size of the files of a disk cache.", unit="bytes", default=None
     )
     weights_bytes: int | None = column(
         "Size of parameters and buffers.", unit="bytes", default=None
     )
     memory_peak_bytes: int | None = column(
-        "What the machine must have: median peak of NVML's used memory on CUDA (torch's allocated "
-        "without NVML), of the resident set on the CPU.",
+        "Memory the machine must have: median peak of NVML's used memory on CUDA (torch's "
+        "allocated without NVML), of the resident set on a CPU.",
         unit="bytes",
         default=None,
     )
     memory_over_base_bytes: int | None = column(
-        "What the case needs on top of the model: median of the peak less what was in use before "
-        "the run; on CUDA of torch's allocator.",
+        "Memory the case needs on top of the model: median of the peak minus what was in use "
+        "before the run; on CUDA from torch's allocator.",
         unit="bytes",
         default=None,
     )
     memory_allocated_bytes: int | None = column(
-        "CUDA: median peak of what torch's allocator had given out, weights included.",
+        "CUDA: median peak of what torch's allocator allocated, weights included.",
         unit="bytes",
         default=None,
     )
     energy_method: str | None = column(
-        "How the energy was read, as in samples.csv; where samples differ in it, the way that most "
-        "have, and what follows is of those.",
+        "How energy was read, as in samples.csv. If samples differ, the most common method; the "
+        "figures below are from those samples only.",
         default=None,
     )
     energy_samples: int | None = column(
-        "Counted samples with a reading, cold ones left out: short samples have none.",
+        "Counted samples with an energy reading, cold ones excluded; short samples have none.",
         unit="samples",
         default=None,
     )
     energy_j_per_token: float | None = column(
         "Median energy per new token.", unit="J", default=None
     )
-    energy_j_per_token_min: float | None = column("Smallest of it.", unit="J", default=None)
-    energy_j_per_token_max: float | None = column("Largest of it.", unit="J", default=None)
+    energy_j_per_token_min: float | None = column(
+        "Minimum of the energy per new token.", unit="J", default=None
+    )
+    energy_j_per_token_max: float | None = column(
+        "Maximum of the energy per new token.", unit="J", default=None
+    )
     energy_ratio: float | None = column(
-        "Energy per token of the strategy off over this one's, same case otherwise, read in the "
-        "same way: estimated as the speed-up is, from the ratios within rounds; the ratio of "
-        "medians where energy_rounds is 0.",
+        "Energy per token of strategy off over that of this one, otherwise the same case, read "
+        "with the same method: estimated like the speedup, from the ratios within rounds; the "
+        "ratio of medians where energy_rounds is 0.",
         default=None,
     )
     energy_ratio_ci95_low: float | None = column(
-        "Its 95 % interval by the exact signed-rank distribution; null under 6 rounds.",
+        "95 % confidence interval of the energy ratio, from the exact signed-rank distribution; "
+        "null below 6 rounds.",
         default=None,
     )
-    energy_ratio_ci95_high: float | None = column("Upper end of it.", default=None)
+    energy_ratio_ci95_high: float | None = column("Upper end of the interval.", default=None)
     energy_rounds: int | None = column(
-        "Rounds that it is estimated from: the energy of both strategies was read, neither cold.",
+        "Rounds used for the energy ratio: energy read for both strategies, neither sample cold.",
         unit="rounds",
         default=None,
     )
     cold_s: float | None = column(
-        "First pass in a process: total_s of the first full-length warm-up; null where warm-ups "
-        "were short.",
+        "First pass in a process: total_s of the first full-length warm-up; null for short "
+        "warm-ups.",
         unit="s",
         default=None,
     )
-    cold_after: str | None = column("What had run in that process before it.", default=None)
+    cold_after: str | None = column("What had already run in that process.", default=None)
     compile_s: float | None = column(
-        "Time that warm-ups and samples spent compiling; null for what does not compile.",
+        "Time that warm-ups and samples spent compiling; null for strategies that do not compile.",
         unit="s",
         default=None,
     )
     flops: int | None = column(
-        "FLOPs of one generation in closed form; this and what follows is null where theory or the "
-        "device's rates are not known: see docs/theory.md.",
+        "FLOPs of one generation in closed form. Null, like everything below, where the model has "
+        "no cost model or the device no known rates: see docs/theory.md.",
         unit="FLOP",
         default=None,
     )
@@ -208,33 +219,37 @@ class CaseSummary(CaseRecord):
         "Bytes of weights and cache that one generation has to read.", unit="bytes", default=None
     )
     expected_cache_bytes: int | None = column(
-        "Size of the cache at the end by theory.", unit="bytes", default=None
+        "Size of the cache at the end, from the cost model.", unit="bytes", default=None
     )
     rates: Literal["probe", "published"] | None = column(
-        "Where the device's bandwidth and arithmetic come from.", default=None
+        "Source of the device's bandwidth and arithmetic rates.", default=None
     )
     floor_s: float | None = column(
-        "The least time that the device's bandwidth and arithmetic allow.", unit="s", default=None
+        "Lower bound: the least time that the device's bandwidth and arithmetic allow.",
+        unit="s",
+        default=None,
     )
     expected_s: float | None = column(
-        "The time that launches and products take at the rates of kvbench probe; the lower bound "
-        "alone of published rates.",
+        "Expected time: launches and matrix products at the rates of kvbench probe; with "
+        "published rates, the lower bound.",
         unit="s",
         default=None,
     )
     expected_speedup: float | None = column(
-        "Expected time of the strategy off over this one's, same case otherwise.", default=None
-    )
-    expected_from: ExpectedFrom | None = column(
-        "What that is made of. products: launches and products of a decoder's sizes, as probed. "
-        "layers: launches, and products at the rate of large ones, which without a cache is too "
-        "fast. bounds: the lower bounds alone, since launches are not known.",
+        "Expected time of strategy off over that of this one, otherwise the same case.",
         default=None,
     )
-    mbu: float | None = column("Share of the bandwidth that was used.", default=None)
-    mfu: float | None = column("Share of the arithmetic that was used.", default=None)
+    expected_from: ExpectedFrom | None = column(
+        "What the expected speedup is based on. products: launches and products of a decoder's "
+        "sizes, as probed. layers: launches, and products at the rate of large ones, which is too "
+        "optimistic without a cache. bounds: the lower bounds alone, launch cost unknown.",
+        default=None,
+    )
+    mbu: float | None = column("Share of the device's bandwidth that was used.", default=None)
+    mfu: float | None = column("Share of the device's arithmetic that was used.", default=None)
     limited_by: Limit | None = column(
-        "bandwidth or arithmetic: most of the floor; overhead: it took over 3 times its floor.",
+        "bandwidth or arithmetic: the larger part of the lower bound; overhead: over 3 times the "
+        "lower bound.",
         default=None,
     )
     kl_divergence: float | None = column(

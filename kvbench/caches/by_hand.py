@@ -23,7 +23,7 @@ def _by_hand(name: str, body: str, description: str, **more: Any) -> CacheStrate
 
 _HAVE_16_BITS = Need(
     lambda here, _: here.dtype == "float32",
-    "the model is in 16 bits already; it is for weights in float32.",
+    "this model already runs in 16 bits; half needs float32 weights.",
     "float32",
 )
 
@@ -64,7 +64,7 @@ BY_HAND = (
     _by_hand(
         "concat",
         "concat:make",
-        "By hand: a list with the tensors of each step, joined at every read.",
+        "By hand: a list with the tensors of each step, concatenated at every read.",
     ),
     _by_hand(
         "prealloc",
@@ -85,7 +85,7 @@ BY_HAND = (
     _by_hand(
         "half",
         "half:make",
-        "By hand: keys and values in 16 bits under weights in float32.",
+        "By hand: keys and values in 16 bits, weights in float32.",
         lossy=True,
         attends="elsewhere",
         needs=(*_DECODERS, _HAVE_16_BITS),
@@ -93,7 +93,7 @@ BY_HAND = (
         parameters=(
             Parameter(
                 "dtype",
-                "What they are rounded to.",
+                "16-bit data type of keys and values.",
                 default="float16",
                 choices=("float16", "bfloat16"),
             ),
@@ -107,27 +107,26 @@ BY_HAND = (
         attends="elsewhere",
         kept=_tiered,
         parameters=(
-            Parameter("recent", "Positions kept exact, at least.", default=64),
+            Parameter("recent", "Minimum number of positions kept exact.", default=64),
             Parameter("block", "Positions that share a scale.", default=16),
         ),
     ),
     _by_hand(
         "knorm",
         "eviction:by_key_norm",
-        "By hand: within a budget of positions; the keys with the largest norms are forgotten.",
+        "By hand: a budget of positions; evicts the keys with the largest norms.",
         **_EVICTION,
     ),
     _by_hand(
         "random",
         "eviction:at_random",
-        "By hand: within a budget of positions; which are forgotten is drawn at random, as the "
-        "control for knorm.",
+        "By hand: a budget of positions; evicts random ones, as the control for knorm.",
         **_EVICTION,
     ),
     _by_hand(
         "disk",
         "disk:make",
-        "By hand: keys and values in memory-mapped files, the last positions in memory.",
+        "By hand: keys and values in memory-mapped files, the latest positions in memory.",
         attends="elsewhere",
         parameters=(Parameter("recent", "Positions kept in memory.", default=64),),
     ),

@@ -250,8 +250,8 @@ class CacheStrategy:
                 if parameter.name in texts and parameter.only_with is not None:
                     other, values = parameter.only_with
                     raise UserError(
-                        f"cache: {self.name}: {parameter.name} goes with "
-                        f"{other}={'|'.join(values)} only.",
+                        f"cache: {self.name}: {parameter.name} is only valid with "
+                        f"{other}={'|'.join(values)}.",
                         kind="parameter_does_not_apply",
                     )
                 continue

@@ -8,21 +8,21 @@ __all__ = ["CACHE_OBJECTS", "DECODER_ONLY", "NO_STATES", "NO_WINDOWS"]
 
 CACHE_OBJECTS = Need(
     lambda here, _: here.cache_objects,
-    "this model makes a cache of its own and takes no cache object of Transformers.",
+    "this model creates its own cache and does not accept a Transformers cache object.",
     "cache objects",
 )
 DECODER_ONLY = Need(
     lambda here, _: not here.encoder_decoder,
-    "it does not take encoder-decoder models.",
+    "encoder-decoder models are not supported.",
     "a decoder",
 )
 NO_WINDOWS = Need(
     lambda here, _: not here.windows,
-    "it keeps all positions of every layer and does not take sliding-window models.",
+    "it keeps all positions in every layer, so sliding-window models are not supported.",
     "no sliding window",
 )
 NO_STATES = Need(
     lambda here, _: here.keys_in_every_layer,
-    "it keeps keys and values only, and this model has layers that keep something else.",
+    "it keeps keys and values only, and this model has layers with other state.",
     "attention in every layer",
 )

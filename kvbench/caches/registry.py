@@ -37,21 +37,21 @@ BASELINE = "off"
 
 SEES_ALL = Need(
     lambda here, _: here.sees_all,
-    "each layer of this model has a window of its own or keeps no keys and values.",
-    "a layer that sees all positions",
+    "each layer of this model already has a window or keeps no keys and values.",
+    "a layer with full attention",
 )
 PAGES = Need(
     lambda here, _: here.pages,
-    "continuous batching does not take this model, or not with this attention.",
-    "an attention that continuous batching takes",
+    "continuous batching does not support this model, or not with this attention implementation.",
+    "an attention implementation that continuous batching supports",
 )
 GENERATE = Need(
     lambda here, _: here.driver == "generate",
     "it needs Transformers' own code to call the model: --driver generate.",
     "driver generate",
 )
-PAGE = Parameter("page", "Positions of a page.", default=256)
-SIZE = Parameter("size", "Last positions that a step attends to, its own included.", default=256)
+PAGE = Parameter("page", "Positions per page.", default=256)
+SIZE = Parameter("size", "Latest positions that a step attends to, including its own.", default=256)
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
 
 
@@ -85,7 +85,7 @@ def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
     """Return the need for the packages of a quantization backend, an extra of kvbench."""
     return Need(
         lambda here, _: all(one in here.versions for one in packages),
-        f"it needs {' and '.join(packages)}: pip install 'kvbench[{backend}]'.",
+        f"it needs {' and '.join(packages)}: install with pip install 'kvbench[{backend}]'.",
         " and ".join(packages),
         of_machine=True,
         packages=packages,
@@ -120,21 +120,21 @@ STRATEGIES: dict[str, CacheStrategy] = {
     for entry in (
         CacheStrategy(
             name="off",
-            description="No cache: each step computes the keys and values of all positions again.",
+            description="No cache: each step recomputes the keys and values of all positions.",
             body="kvbench.measure.caches.dynamic:nothing",
             use_cache=False,
             attends="nothing",
         ),
         CacheStrategy(
             name="dynamic",
-            description="Transformers' default: keys and values are kept and grow by one position "
-            "a step.",
+            description="The Transformers default: keys and values are kept and grow by one "
+            "position per step.",
             body="kvbench.measure.caches.dynamic:as_the_model_does",
         ),
         CacheStrategy(
             name="static",
-            description="Preallocated, not compiled: buffers for all positions from the start; "
-            "each step attends to the whole buffer.",
+            description="Preallocated, not compiled: full-length buffers from the start; each step "
+            "attends to the whole buffer.",
             body="kvbench.measure.caches.static:eager",
             warmup="full",
             attends="buffer",
@@ -143,7 +143,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
         ),
         CacheStrategy(
             name="static-compiled",
-            description="The same, and the decoding step is compiled for each batch size and "
+            description="Like static, with the decoding step compiled for each batch size and "
             "length.",
             body="kvbench.measure.caches.static:compiled",
             warmup="full",
@@ -154,12 +154,12 @@ STRATEGIES: dict[str, CacheStrategy] = {
         ),
         CacheStrategy(
             name="dynamic-full",
-            description="Like dynamic, without the window of sliding-window models.",
+            description="Like dynamic, but keeps all positions of sliding-window models.",
             body="kvbench.measure.caches.dynamic:without_windows",
             needs=(
                 Need(
                     lambda here, _: here.windows,
-                    "this model has no sliding window, so it is the same as dynamic.",
+                    "this model has no sliding window, so this is the same as dynamic.",
                     "a sliding window",
                 ),
                 CACHE_OBJECTS,
@@ -191,11 +191,11 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             parameters=(
                 Parameter("backend", "What quantizes.", choices=("fp8", "quanto", "hqq")),
-                Parameter("nbits", "Bits of a number.", 4, ("2", "4"), only_with=GROUPED),
-                Parameter("group", "Numbers that share a scale.", 64, only_with=GROUPED),
+                Parameter("nbits", "Bits per value.", 4, ("2", "4"), only_with=GROUPED),
+                Parameter("group", "Values that share a scale.", 64, only_with=GROUPED),
                 Parameter(
                     "residual",
-                    "New positions that are kept as they are; then everything is quantized again.",
+                    "New positions kept exact; when full, the whole cache is quantized again.",
                     128,
                     only_with=GROUPED,
                 ),
@@ -205,7 +205,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 DECODER_ONLY,
                 Need(
                     lambda here, _: not here.windows,
-                    "Transformers' quantized cache knows no sliding windows.",
+                    "the quantized cache of Transformers does not support sliding windows.",
                     "no sliding window",
                 ),
                 Need(
@@ -222,7 +222,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     lambda here, settings: (
                         not here.key_numbers or here.key_numbers % int(settings["group"]) == 0
                     ),
-                    "the keys of one position cannot be divided into groups of this size; choose "
+                    "the keys of one position do not divide into groups of this size; choose "
                     "another `group`.",
                     "whole groups",
                     only_with=GROUPED,
@@ -232,8 +232,8 @@ STRATEGIES: dict[str, CacheStrategy] = {
         ),
         CacheStrategy(
             name="window",
-            description="The last positions only: a step attends to `size` of them, its own "
-            "included, and older keys and values are dropped. The prompt is read whole.",
+            description="A sliding window: each step attends to the latest `size` positions, its "
+            "own included; older keys and values are dropped. The prompt is processed in full.",
             body="kvbench.measure.caches.window:window",
             lossy=True,
             attends="elsewhere",
@@ -243,19 +243,19 @@ STRATEGIES: dict[str, CacheStrategy] = {
         ),
         CacheStrategy(
             name="sink-window",
-            description="The last positions and the first `sink` ones of each sequence, as in "
-            "StreamingLLM, but without its re-rotation: keys keep the positions they were made at.",
+            description="The latest positions and the first `sink` of each sequence, as in "
+            "StreamingLLM, but without re-rotation: keys keep their original positions.",
             body="kvbench.measure.caches.window:window",
             lossy=True,
             attends="elsewhere",
-            parameters=(SIZE, Parameter("sink", "First positions that are kept.", default=4)),
+            parameters=(SIZE, Parameter("sink", "First positions, always kept.", default=4)),
             needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
             positions=last_positions,
         ),
         CacheStrategy(
             name="paged",
-            description="Continuous batching: keys and values in the pages of a pool, one request "
-            "for each sequence; no shared blocks, no CUDA graphs, no switch to flash attention.",
+            description="Continuous batching: keys and values in a paged pool, one request per "
+            "sequence; no shared blocks, no CUDA graphs, no switch to flash attention.",
             body="kvbench.measure.caches.paged:eager",
             attends="elsewhere",
             parameters=(PAGE,),
@@ -263,7 +263,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
         ),
         CacheStrategy(
             name="paged-graphs",
-            description="The same, with each step recorded as a CUDA graph and replayed.",
+            description="Like paged, with each step recorded as a CUDA graph and replayed.",
             body="kvbench.measure.caches.paged:graphs",
             warmup="full",
             attends="elsewhere",

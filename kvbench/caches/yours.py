@@ -85,8 +85,8 @@ def _of_file(name: str) -> CacheStrategy:
     found = _FILE.fullmatch(name)
     if found is None:
         raise UserError(
-            f"cache: '{clip(name)}' names a file; write ./file.py:factory, and parameters behind "
-            "it as :name=value. A path cannot have a colon, a comma or a # in it.",
+            f"cache: '{clip(name)}' names a file; write ./file.py:factory, followed by parameters "
+            "as :name=value. The path cannot contain a colon, a comma or a #.",
             kind="not_a_cache_file",
         )
     source, factory = found["source"], found["factory"]
@@ -129,7 +129,7 @@ def _entry(
     shown = [f"{key}={value}" for key, value in sorted(settings.items())]
     said = settings.pop("lossy", None)
     if said not in (None, "yes", "no"):
-        raise UserError(f"cache: lossy={clip(said)} is not one of yes, no.", kind="not_a_choice")
+        raise UserError(f"cache: lossy={clip(said)} is not yes or no.", kind="not_a_choice")
     return CacheStrategy(
         name=":".join([name, *shown]),
         description=f"{factory} of {source}.",
@@ -144,7 +144,7 @@ def _entry(
 
 def _unknown(_layer: KeptLayer, _positions: int, _: Settings) -> int:
     raise UserError(
-        "cache: theory does not know how many bytes a cache from elsewhere keeps.",
+        "cache: no cost model for custom caches, so their size is unknown.",
         kind="no_cost_model",
     )
 

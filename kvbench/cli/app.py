@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import platform
 import shlex
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -63,7 +66,7 @@ def _clipped_usage_errors() -> Iterator[None]:
 app = typer.Typer(
     name="kvbench",
     cls=_Group,
-    help="Measures what the KV cache buys and what it costs: generation with and without it.",
+    help="Measure what the KV cache gains and what it costs: generation with and without it.",
     no_args_is_help=True,
     add_completion=False,
     # Use plain help: the imports for drawing boxes take longer than everything else help needs.
@@ -117,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (UserError, OSError) as error:
         if "--debug" in arguments:
             raise
-        print(f"kvbench: {_sentence(error)}", file=sys.stderr)
+        print(_wrapped(f"kvbench: {_sentence(error)}"), file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if "--debug" in arguments:
@@ -131,7 +134,34 @@ def _replace_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A closed stream is None; a stream that a program installed may not be a text file.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="kvbench")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return what an encoding lacks in ASCII: a dash, a block of a bar; else a question mark."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(character, "?") for character in lacking), error.end
+
+
+_IN_ASCII = {
+    "\N{EN DASH}": "-",
+    "\N{GREATER-THAN OR EQUAL TO}": ">=",
+    "\N{FULL BLOCK}": "#",
+    # The end of a bar: seven eighths of a block down to one.
+    **dict.fromkeys("▉▊▋▌▍▎▏", ""),
+}
+
+
+codecs.register_error("kvbench", _plain)
+
+
+def _wrapped(text: str) -> str:
+    """Return a sentence broken between words where standard error is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _sentence(error: UserError | OSError) -> str:
@@ -159,5 +189,5 @@ def _last_resort(error: Exception, arguments: Sequence[str]) -> str:
         ) as file:
             file.write(text)
     except OSError:
-        return f"internal error ({what}); --debug shows the traceback, please report it."
+        return f"internal error ({what}); run with --debug for the traceback, and please report it."
     return f"internal error ({what}); the traceback is in {file.name}, please report it."

@@ -8,9 +8,9 @@ __all__ = ["caches"]
 
 
 def caches(output: Format = "table", debug: Debug = False) -> None:
-    """List the cache strategies with what they need, and whether this machine has it.
+    """List the cache strategies, their requirements, and whether they run on this machine.
 
-    What a model must have is checked when it is loaded.
+    Requirements on the model are checked when it is loaded.
     """
     from kvbench import api, console
 

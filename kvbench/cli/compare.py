@@ -21,29 +21,26 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folders: the first is A, each other one B. One run needs --by.",
+            help="Run folders: the first is A, each other one is B. A single run needs --by.",
             show_default=False,
         ),
     ],
     by: Annotated[
         str | None,
-        option(
-            f"What differs between the sides: run, {', '.join(_BY[:-1])} or {_BY[-1]}; by default "
-            "run."
-        ),
+        option(f"What to compare along: run, {', '.join(_BY[:-1])} or {_BY[-1]}; by default run."),
     ] = None,
     metric: Annotated[
-        str, option("What is compared: time, or energy (joules per new token).")
+        str, option("Metric to compare: time, or energy (joules per new token).")
     ] = "time",
     threshold: Annotated[
         str | None,
         option(
-            "Ignore differences smaller than this; by default what --fail-on-slower says, or 5%."
+            "Ignore differences smaller than this; by default the value of --fail-on-slower, or 5%."
         ),
     ] = None,
     fail_on_slower: Annotated[
         str | None,
-        option("Exit with code 1 if B is slower by more than this, such as 5%, in any case."),
+        option("Exit with code 1 if B is slower by more than this in any case, such as 5%."),
     ] = None,
     fail_on_more_memory: Annotated[
         str | None,
@@ -51,24 +48,25 @@ def compare(
     ] = None,
     output: Format = "table",
     chart: Annotated[
-        Path | None, option("Also draw the ratios with their intervals, to a .png or .svg.")
+        Path | None, option("Also plot the ratios with their intervals, to a .png or .svg file.")
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Compare the times and the memory of saved runs, or their energy, case by case.
 
-    A verdict is faster or slower only if the ratio moves past the threshold and a Mann-Whitney
-    test, corrected over all rows, finds p < 0.01; same if the whole interval lies within it;
-    else unclear. CPU against GPU gets no verdict. What stands on one side only is listed.
+    The verdict is faster or slower only if the ratio exceeds the threshold and a Mann-Whitney test,
+    corrected over all rows, gives p < 0.01. It is same if the whole interval lies within the
+    threshold, otherwise unclear. CPU against GPU gets no verdict. Cases found on one side only are
+    listed.
 
     With --metric energy, ratios, intervals and verdicts (less or more) are of the energy per new
-    token, where both sides have read it in the same way. --fail-on-slower is about time even then.
+    token, where both sides read it with the same method. --fail-on-slower is always about time.
 
-    With --fail-on-..., what could not be looked at fails too: a case that failed in B alone, a run
-    that is not finished, no case in common, a median past the limit of so few samples that no test
-    could tell it from chance.
+    With --fail-on-..., cases that could not be compared count as failures: a case that failed only
+    in B, an unfinished run, no case in common, or a median beyond the limit with too few samples
+    for any test.
 
-    Exit codes: 0 compared, 1 a --fail-on condition holds, 2 wrong usage or a damaged run.
+    Exit codes: 0 compared, 1 a --fail-on condition was met, 2 wrong usage or a damaged run.
     """
     from kvbench import console
     from kvbench.analysis.compare import Rule

@@ -8,9 +8,9 @@ __all__ = ["configs"]
 
 
 def configs(output: Format = "table", debug: Debug = False) -> None:
-    """List the plans that come with kvbench; `kvbench sweep NAME` runs one.
+    """List the shipped plans; `kvbench sweep NAME` runs one.
 
-    Any option of `sweep` goes over a plan's keys: `kvbench sweep gpu --dtype float16`.
+    Any option of `sweep` overrides a plan's keys: `kvbench sweep gpu --dtype float16`.
     """
     from kvbench import console
 

@@ -11,7 +11,7 @@ def env(
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
-    """Print devices, driver, NVML, versions, threads and governor, and what is missing and why."""
+    """Print devices, driver, NVML, versions, threads, CPU governor, and what is missing and why."""
     from kvbench import api, console
 
     console.check_format(output)

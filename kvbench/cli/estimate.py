@@ -32,31 +32,32 @@ def estimate(
     ] = 1000,
     dtype: Annotated[str, typer.Option(help="Data type of weights and cache.")] = "float32",
     device_memory: Annotated[
-        str | None, option("Memory of the device, such as 80GiB: what fits into it.")
+        str | None, option("Memory of the device, such as 80GiB: shows what fits.")
     ] = None,
     device: Annotated[
         list[str] | None,
         option(
-            "Whose floors: a published GPU such as 'H100 PCIe' or L4, or one probed here, such as "
-            "cpu. By default all that were probed here, and three common GPUs.",
+            "Device for the lower bounds: a published GPU such as 'H100 PCIe' or L4, or a device "
+            "probed on this machine, such as cpu. Default: all probed devices and three common "
+            "GPUs.",
             "--device",
             "-d",
         ),
     ] = None,
     output: Format = "table",
     chart: Annotated[
-        Path | None, option("Also draw memory against length, to a .png or .svg.")
+        Path | None, option("Also plot memory against length, to a .png or .svg file.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Say what a generation costs with and without the cache, before anything is run.
+    """Estimate what a generation costs with and without the cache, without running it.
 
-    Bytes of the cache and the weights, FLOPs, the least time on a device and the speed-up to be
-    expected, with the formula and its numbers. Needs no weights, and no torch for the families that
-    have formulas here. Of any other model that Transformers knows, the cache is read off the model
-    itself, built without weights: that takes some seconds, and FLOPs and floors are not known.
+    Bytes of the cache and the weights, FLOPs, the lower bound of the time on a device and the
+    expected speedup, with the formula and its numbers. Needs no weights, and no torch for families
+    with formulas. For other models known to Transformers, the cache size is read from the model
+    itself, built without weights: this takes a few seconds and gives no FLOPs or lower bounds.
 
-    Exit codes: 0 told, 2 wrong usage or a model that cannot be read.
+    Exit codes: 0 estimated, 2 wrong usage or an unreadable model.
     """
     from kvbench import console
     from kvbench.models.config_file import find_config

@@ -35,16 +35,17 @@ def inspect(
     ],
     prompt: Annotated[str | None, option("Prompt text.")] = None,
     prompt_tokens: Annotated[
-        int | None, option("A prompt of this many fixed token ids, in place of a text.")
+        int | None, option("A prompt of this many fixed token ids, instead of a text.")
     ] = None,
     max_new_tokens: Annotated[
-        int, option("Steps to look at, a token each.", "--max-new-tokens", "-n")
+        int, option("Steps to show, one token each.", "--max-new-tokens", "-n")
     ] = 5,
     layer: Annotated[
-        int, option("Layer whose queries, keys and values are shown, from 0.", "--layer", "-l")
+        int,
+        option("Layer whose queries, keys and values are shown, counted from 0.", "--layer", "-l"),
     ] = 0,
     cache: Annotated[
-        str, option("Cache strategy that is put beside off.", "--cache", "-c")
+        str, option("Cache strategy to compare with off.", "--cache", "-c")
     ] = "dynamic",
     axes: AxisKeys | None = None,
     batch_size: Annotated[int, option("Sequences generated at once.", "--batch-size", "-b")] = 1,
@@ -55,11 +56,10 @@ def inspect(
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
-    """Show step by step what a model does without a cache and with one.
+    """Show step by step what a model computes with and without a cache.
 
-    The shapes of the input ids, of Q, K and V of one layer and of the cache, the work done and the
-    token that comes out, side by side, read from real tensors while the model generates. Nothing
-    is timed.
+    Side by side: the shapes of the input ids, of Q, K and V of one layer and of the cache, the
+    FLOPs and the new token, read from real tensors while the model generates. Nothing is timed.
 
     Exit codes: 0 shown, 2 wrong usage, 130 interrupted.
     """

@@ -12,15 +12,15 @@ __all__ = ["probe"]
 def probe(
     device: Annotated[
         list[str] | None,
-        option("cpu, cuda, cuda:1, ...; by default every device.", "--device", "-d"),
+        option("cpu, cuda, cuda:1, ...; by default all devices.", "--device", "-d"),
     ] = None,
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
     """Measure each device's memory bandwidth, FLOP/s and launch overhead, and store them.
 
-    Sweeps on this machine then record them: they are what floors are made of. About 15 seconds a
-    device, which should have nothing else to do meanwhile.
+    Later sweeps on this machine use the rates for lower bounds and expected times. Takes about 15
+    seconds per device; the machine should be idle.
 
     Exit codes: 0 measured, 2 wrong usage, 130 interrupted.
     """

@@ -16,15 +16,15 @@ def quality(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     text: Annotated[
         Path | None,
-        option("UTF-8 file that the models read; by default Python's language reference."),
+        option("UTF-8 text file to evaluate on; by default Python's language reference."),
     ] = None,
-    passages: Annotated[int, typer.Option(min=1, help="Pieces of the text to read.")] = 4,
+    passages: Annotated[int, typer.Option(min=1, help="Passages of the text to evaluate.")] = 4,
     prefill: Annotated[
-        int, typer.Option(min=16, help="Tokens of each piece that are fed at once.")
+        int, typer.Option(min=16, help="Tokens of each passage processed at once.")
     ] = 512,
     steps: Annotated[
         int,
-        typer.Option(min=1, help="Tokens of each piece that follow one by one, and are scored."),
+        typer.Option(min=1, help="Tokens of each passage then processed one by one and scored."),
     ] = 64,
     needles: Annotated[
         int, typer.Option(min=0, help="Numbers to hide in the text and ask for.")

@@ -18,7 +18,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
     out: Annotated[
         Path | None,
-        option("Folder to write into; by default that of the run. Needed with several runs."),
+        option("Folder to write to; by default the run folder. Required with several runs."),
     ] = None,
     formats: Annotated[
         Texts, option("What to write: png, svg, html, markdown; by default all.", "--format", "-o")
@@ -30,8 +30,8 @@ def report(
 ) -> None:
     """Write summary.csv, summary.md, the charts and report.html from samples.csv and tokens.csv.
 
-    Several runs are put on the same axes. Needs no GPU, no model and no torch. The same run gives
-    the same bytes, for the same versions of the libraries.
+    Several runs share the same axes. Needs no GPU, no model and no torch. The output is
+    byte-identical for the same run and library versions.
 
     Exit codes: 0 written, 2 wrong usage or a damaged run.
     """
@@ -41,7 +41,7 @@ def report(
     from kvbench.report.build import FORMATS, build
 
     if out is None and len(runs) > 1:
-        raise UserError("Several runs have no folder in common: give --out DIR.", kind="out_needed")
+        raise UserError("Several runs share no folder: give --out DIR.", kind="out_needed")
     paths = build(
         [load_run(path) for path in runs],
         runs[0] if out is None else out,

@@ -13,11 +13,13 @@ __all__ = ["runs"]
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder with run folders.")] = Path("results"),
+    folder: Annotated[Path, typer.Argument(help="Folder that contains run folders.")] = Path(
+        "results"
+    ),
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
-    """List the runs in a folder: model, devices, cases, date and state, the latest first."""
+    """List the runs in a folder, latest first: model, devices, cases, date and state."""
     from kvbench import console
     from kvbench.records.index import list_runs
 

@@ -17,7 +17,7 @@ def show(
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
-    """Print the table of a run, its answer in words, a small plot, what failed and how it grows."""
+    """Print the results of a run: table, summary, small plot, failures and growth."""
     from kvbench import console
     from kvbench.records.run import load_run
 

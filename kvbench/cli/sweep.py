@@ -33,8 +33,8 @@ def sweep(
     config: Annotated[
         Path | None,
         typer.Argument(
-            help="A plan in YAML, or the name of one that comes with kvbench (see `kvbench "
-            "configs`); options go over its keys.",
+            help="A plan in YAML, or the name of a shipped one (see `kvbench configs`); options "
+            "override its keys.",
             show_default=False,
         ),
     ] = None,
@@ -55,36 +55,34 @@ def sweep(
         bool | None, plan_option("keep_going_after_oom", "--keep-going-after-oom")
     ] = None,
     verify: Annotated[bool | None, plan_option("verify", "--verify/--no-verify")] = None,
-    out: Annotated[
-        Path | None, option("Folder that run folders are made in; by default results.")
-    ] = None,
+    out: Annotated[Path | None, option("Folder for run folders; by default results.")] = None,
     name: Annotated[
         str | None,
         option(
-            "Name of the run's folder; by default date, model and a short hash. The same command "
-            "again goes on with it."
+            "Name of the run folder; by default date, model and a short hash. Running the same "
+            "command again resumes it."
         ),
     ] = None,
     resume: Annotated[
-        Path | None, option("Go on with the run in this folder; finished cases are kept.")
+        Path | None, option("Resume the run in this folder; finished cases are kept.")
     ] = None,
     retry_failed: Annotated[
         bool,
         option(
-            "With --resume: measure all failed cases again, not only those whose process was lost.",
+            "With --resume: retry all failed cases, not only those whose worker process was lost.",
             "--retry-failed",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, option("Print the cases and their count, and run nothing.", "--dry-run")
+        bool, option("Print the cases and their number; measure nothing.", "--dry-run")
     ] = False,
-    yes: Annotated[bool, option("Take a grid of more than 10,000 cases.", "--yes")] = False,
+    yes: Annotated[bool, option("Allow a grid of more than 10,000 cases.", "--yes")] = False,
     quiet: Annotated[bool, option("Print only the final table.", "--quiet", "-q")] = False,
     output: Annotated[
         str,
         option(
-            "table, csv, json or markdown: the summary at the end. jsonl: each sample as it ends, "
-            "an object a line. All but table leave everything else to standard error.",
+            "table, csv, json or markdown: the summary at the end. jsonl: one object per sample "
+            "as it finishes. Except for table, everything else goes to standard error.",
             "--format",
             "-o",
         ),
@@ -95,13 +93,13 @@ def sweep(
 ) -> None:
     """Measure generation with and without the KV cache over a grid, and write a run folder.
 
-    Without a file: GPT-2's architecture with random weights, 10, 25 and 50 new tokens, 6
-    repeats, every device that is present; options change that one by one.
+    Without a plan file: GPT-2's architecture with random weights, 10, 25 and 50 new tokens, 6
+    repeats, all devices of this machine; each option changes one of these.
 
-    Ctrl-C, SIGTERM or SIGHUP stops after the sample in flight and prints how to go on; a second one
-    stops at once.
+    Ctrl-C, SIGTERM or SIGHUP stops after the current sample and prints how to resume; a second one
+    stops immediately.
 
-    Exit codes: 0 all cases were measured, 1 some failed or a cache did other work, 2 wrong usage or
+    Exit codes: 0 all cases were measured, 1 some failed or a verification failed, 2 wrong usage or
     a full disk, 130 interrupted.
     """
     from kvbench import api, console
@@ -195,18 +193,18 @@ def _check_resume(
     if resume is None:
         if retry_failed:
             raise UserError(
-                "--retry-failed needs a run to go on with: give --resume RUN.", kind="resume_needed"
+                "--retry-failed needs a run to resume: give --resume RUN.", kind="resume_needed"
             )
         return
     for given_too, what in (
-        (config is not None, "a plan file"),
+        (config is not None, "the plan file"),
         (name is not None, "--name"),
         (out is not None, "--out"),
         (dry_run, "--dry-run"),
     ):
         if given_too:
             raise UserError(
-                f"--resume names a run that has its plan: leave {what} out.",
+                f"--resume reuses the saved plan: remove {what}.",
                 kind="plan_given_twice",
             )
 
@@ -263,7 +261,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         if signum == signal.SIGHUP:
             _leave_a_terminal_that_is_gone()
         print(
-            "\nStopping after the sample in flight; press Ctrl-C again to stop at once.",
+            "\nStopping after the current sample; press Ctrl-C again to stop now.",
             file=sys.stderr,
         )
 

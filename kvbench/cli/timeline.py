@@ -81,7 +81,7 @@ class Timeline:
         """Return all phases in one line."""
         found = self.seconds()
         parts = ", ".join(f"{phase} {found[phase]:.2f}" for phase in PHASES)
-        return f"Seconds: {parts}; {sum(found.values()):.2f} in all."
+        return f"Seconds: {parts}; {sum(found.values()):.2f} in total."
 
     def _go_on(self, phase: str, after: str | None = None) -> None:
         """Start a phase; `after` names the time until now if it was not the current phase."""

@@ -31,7 +31,7 @@ def verify(
         int, option("New tokens to compare, per sequence.", "--max-new-tokens", "-n")
     ] = 32,
     generations: Annotated[
-        int, option("Generations in a row to look for a leak in.", "--generations")
+        int, option("Consecutive generations for the leak check.", "--generations")
     ] = 6,
     seed: Annotated[str | None, plan_option("seed")] = None,
     trust_remote_code: Annotated[
@@ -42,11 +42,11 @@ def verify(
 ) -> None:
     """Check that a cache changes nothing but time: tokens, logits, shapes, leaks.
 
-    The verdict rests on the logits, in float32 whatever dtype is asked for: the same tokens, step
-    by step through the cache and in one forward without it.
+    The logits decide the verdict, in float32 for every dtype: the same tokens, step by step through
+    the cache and in one forward pass without it.
 
-    Exit codes: 0 no check failed, 1 not the same work, 2 wrong usage, 130 interrupted. A
-    strategy that cannot run here is not verified; that is no failure.
+    Exit codes: 0 no check failed, 1 a check failed, 2 wrong usage, 130 interrupted. A strategy that
+    cannot run here is not verified; that does not count as a failure.
     """
     from kvbench import api, console
     from kvbench.plan.plan import Plan

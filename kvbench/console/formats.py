@@ -202,7 +202,7 @@ def show_configs(output: str) -> None:
 def _configs_table() -> Table:
     """Return one row per plan that comes with kvbench: its name and the question it answers."""
     rows = tuple((name, about_plan(path)) for name, path in shipped_plans().items())
-    caption = "`kvbench sweep NAME` runs one; options go over its keys."
+    caption = "`kvbench sweep NAME` runs one; options override its keys."
     return Table(("name", "question"), rows, (False, False), caption)
 
 

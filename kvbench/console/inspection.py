@@ -198,13 +198,17 @@ def _lesson(inspection: Inspection) -> str:
     """Return the conclusion of the table."""
     off = inspection.totals(inspection.off)
     if not off.made_again:
-        return "One step is the prefill alone, the same in both arms: look at two or more."
+        return (
+            "A single step is the prefill alone, which is the same with and without the cache: "
+            "use --steps 2 or more."
+        )
     kept = any(one.keys for one in inspection.cached.steps[-1].cache)
-    unchanged = ", and their keys and values came out as before" if kept else ""
+    unchanged = ", and their keys and values came out the same" if kept else ""
     return (
-        f"Without a cache each step feeds the whole sequence: of {off.positions:,} positions "
-        f"{off.made_again:,} had been through the model already{unchanged}. With one, each step "
-        "after the first feeds the newest token alone, and uses what was kept of the others."
+        f"Without a cache each step processes the whole sequence: {off.made_again:,} of "
+        f"{off.positions:,} positions had already been through the model{unchanged}. With a cache "
+        "each later step processes only the newest token and reuses the keys and values of the "
+        "others."
     )
 
 
@@ -228,22 +232,22 @@ def _formula(inspection: Inspection) -> Iterator[str]:
 def _tokens_sentence(inspection: Inspection) -> str:
     steps = len(inspection.off.steps)
     if inspection.same_tokens:
-        return f"Both made the same {_count(steps, 'token')}."
+        return f"Both produced the same {_count(steps, 'token')}."
     pairs = zip(inspection.off.steps, inspection.cached.steps, strict=True)
     at = next(i for i, (a, b) in enumerate(pairs, 1) if a.token_ids != b.token_ids)
     return (
-        f"The arms part at token {at}: from there on they do not do the same work. `kvbench "
-        "verify` tells whether that is rounding or a fault."
+        f"The outputs diverge at token {at}: from there on the two do different work. `kvbench "
+        "verify` tells whether that is rounding or a bug."
     )
 
 
 def _difference_sentence(inspection: Inspection, difference: float) -> str:
-    what = "The keys and values of the last step, made again without the cache and kept with it,"
+    what = "The keys and values of the last step, recomputed without the cache and kept with it,"
     if not difference:
-        return f"{what} are the same to the bit."
-    said = "the same but for rounding" if difference <= _ALIKE else "not the same"
+        return f"{what} are bit-identical."
+    said = "equal up to rounding" if difference <= _ALIKE else "not the same"
     if difference > _ALIKE and inspection.dtype != "float32":
-        said = f"the same as far as {inspection.dtype} goes"
+        said = f"equal within {inspection.dtype} rounding"
     return (
         f"{what} are {said}: the largest difference is {difference:.0e} of their root mean square."
     )
@@ -254,10 +258,8 @@ def _flops_sentence(inspection: Inspection) -> Iterator[str]:
     known = all(step.flops is not None for step in steps)
     counted = all(step.flops_counted is not None for step in steps)
     if known:
-        how = (
-            "counted by torch" if counted else "from the configuration, as torch cannot count them"
-        )
-        yield f"FLOPs: of matrix products, {how}; a multiplication and its addition are 2."
+        how = "counted by torch" if counted else "from the configuration (torch cannot count them)"
+        yield f"FLOPs: of matrix products, {how}; a multiply-add counts as 2."
 
 
 def _count(number: int, word: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -85,6 +87,9 @@ def make_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         # A log or a pipe has no width: do not wrap rows at 80.
         console.width = 1000
+    elif console.is_dumb_terminal:
+        # rich takes every dumb terminal to be 80 wide.
+        console.size = ConsoleDimensions(*shutil.get_terminal_size())
     return console
 
 
@@ -99,16 +104,67 @@ def print_json_text(document: str) -> None:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print an aligned table with its caption; without a terminal, wide tables stay whole."""
-    drawn = RichTable(box=None, pad_edge=False, header_style="bold" if console.is_terminal else "")
-    for head, numeric in zip(table.heads, table.numeric, strict=True):
-        # Wrap on a narrow terminal, never truncate: a truncated number is wrong.
-        drawn.add_column(head, justify="right" if numeric else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(drawn)
+    """Print a table with its caption; where its columns do not fit, print a block per row."""
+    widths = _widths(table, console.width)
+    if widths is None:
+        _print_records(console, table)
+        console.print()
+    else:
+        drawn = RichTable(
+            box=None, pad_edge=False, header_style="bold" if console.is_terminal else ""
+        )
+        for head, numeric, width in zip(table.heads, table.numeric, widths, strict=True):
+            drawn.add_column(head, justify="right" if numeric else "left", width=width)
+        for row in table.rows:
+            drawn.add_row(*(Text(printable(cell)) for cell in row))
+        console.print(drawn)
     if table.caption:
         console.print(printable(table.caption), style="dim", soft_wrap=not console.is_terminal)
+
+
+def _widths(table: Table, room: int) -> list[int] | None:
+    """Return a width for each column that breaks no word, or None where they do not fit.
+
+    Half a number would be wrong, so cells are broken between words only.
+    """
+    columns = list(zip(table.heads, *table.rows, strict=True))
+    full = [max(cell_len(printable(cell)) for cell in cells) for cells in columns]
+    widths = [
+        max(cell_len(word) for cell in cells for word in (*printable(cell).split(), ""))
+        for cells in columns
+    ]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    if spare < 0:
+        return None
+    # The columns that need least get it first: few are then broken at all.
+    for place in sorted(range(len(widths)), key=lambda place: full[place] - widths[place]):
+        more = min(full[place] - widths[place], spare)
+        widths[place] += more
+        spare -= more
+    return widths
+
+
+def _print_records(console: Console, table: Table) -> None:
+    """Print a line per cell, for a terminal on which the columns do not fit."""
+    for number, row in enumerate(table.rows):
+        if number:
+            console.print()
+        _print_facts(console, [pair for pair in zip(table.heads, row, strict=True) if pair[1]])
+
+
+def _print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
+    """Print names and texts in two columns; a long text is broken between words, and indented."""
+    width = max((len(name) for name, _ in facts), default=0)
+    if not console.is_terminal:
+        for name, text in facts:
+            console.print(f"{name.ljust(width)}  {printable(text)}", soft_wrap=True)
+        return
+    drawn = RichTable.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    drawn.add_column(width=width)
+    drawn.add_column(overflow="fold")
+    for name, text in facts:
+        drawn.add_row(Text(name), Text(printable(text)))
+    console.print(drawn)
 
 
 def print_saved(console: Console, run: Run) -> None:
@@ -120,7 +176,7 @@ def print_saved(console: Console, run: Run) -> None:
     _print_results(console, run, cases)
     bars = speedup_bars(run, cases=cases)
     if bars:
-        console.print("\nSpeed-up:")
+        console.print("\nSpeedup:")
         print_sentences(console, bars)
     expected = expectation_sentences(cases, run.info)
     if expected:
@@ -137,7 +193,7 @@ def print_saved(console: Console, run: Run) -> None:
 def print_runs(console: Console, folder: Path, found: Sequence[Listed]) -> None:
     """Print the output of `kvbench runs`: one row per run."""
     if not found:
-        console.print(f"{folder}: no run in it.")
+        console.print(f"{folder}: no runs found.")
         return
     print_table(console, runs_table(found))
 
@@ -165,7 +221,7 @@ def print_run(console: Console, run: Run) -> None:
     """Print the end of a sweep: the table, the answer in words, failures, and the run folder."""
     _print_results(console, run, summarize_run(run))
     if run.info.state == "interrupted":
-        console.print("\nInterrupted: what was measured until then is kept.")
+        console.print("\nInterrupted: everything measured so far is kept.")
         _print_resume(console, run.path)
     console.print("\nFiles:")
     files = (path for path in run.path.rglob("*") if path.is_file())
@@ -193,12 +249,12 @@ def print_stopped(console: Console, path: Path | None) -> None:
     if path is None:
         console.print("Stopped; nothing was measured.")
     else:
-        console.print("Stopped at once: what was measured until then is kept.")
+        console.print("Stopped: everything measured so far is kept.")
         _print_resume(console, path)
 
 
 def _print_resume(console: Console, path: Path) -> None:
-    console.print(f"Go on with:  kvbench sweep --resume {shlex.quote(str(path))}", soft_wrap=True)
+    console.print(f"Resume with:  kvbench sweep --resume {shlex.quote(str(path))}", soft_wrap=True)
 
 
 def print_checks(console: Console, checks: Sequence[Check]) -> None:
@@ -261,7 +317,7 @@ def cases_table(cases: Sequence[Case], forecast: Forecast) -> Table:
     said = [axis for axis in axes if getattr(cases[0], axis.name) != axis.legacy]
     common = ", ".join(f"{a.head} {_value(cases[0], a)}" for a in said if a not in varied)
     cost = f"{about(forecast.seconds)}{_peak(forecast)}"
-    count = f"{len(cases)} case{'s' * (len(cases) != 1)}, {cost}; nothing was run."
+    count = f"{len(cases)} case{'s' * (len(cases) != 1)}, {cost}; nothing was measured."
     caption = printable(f"{f'All: {common}. ' if common else ''}{count}")
     return Table(heads, rows, numeric, caption)
 
@@ -298,7 +354,7 @@ def models_table(dtype: str) -> Table:
     heads = ("model", "parameters", "cache bytes/token", "positions", "window")
     caption = (
         f"Cache bytes: per token and sequence in {dtype}, keys and values of all layers. Layers "
-        "with a window stop growing when it is full."
+        "with a window stop growing at its size."
     )
     return Table(heads, rows, (False, True, True, True, True), caption)
 
@@ -316,17 +372,18 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -
         console.print("\nNotes:")
         print_sentences(console, (f"- {line}" for line in doubts))
     if stored is None:
-        console.print("\nNot stored: sweeps on this machine do not record it.", soft_wrap=True)
+        console.print(
+            "\nNot stored: sweeps on this machine will not use these rates.", soft_wrap=True
+        )
     else:
-        console.print(f"\nStored in {stored}; sweeps on this machine record it.", soft_wrap=True)
+        console.print(
+            f"\nStored in {stored}; sweeps on this machine use these rates.", soft_wrap=True
+        )
 
 
 def print_estimate(console: Console, found: Estimate) -> None:
-    """Print the output of `kvbench estimate`: facts with formulas, then the lower bounds."""
-    facts = estimate_facts(found)
-    width = max(len(name) for name, _ in facts)
-    for name, text in facts:
-        console.print(f"{name.ljust(width)}  {printable(text)}", soft_wrap=True)
+    """What `kvbench estimate` shows: the facts with their formulas, then the floors."""
+    _print_facts(console, estimate_facts(found))
     table = floor_table(found)
     if table is not None:
         console.print()
@@ -389,10 +446,7 @@ def caches_found(environment: Environment) -> list[dict[str, Any]]:
 def print_environment(console: Console, environment: Environment) -> None:
     """Print the output of `kvbench env`: one line per fact, then what is missing and why."""
     facts = environment_facts(environment)
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        shown = "-" if value is None else str(value)
-        console.print(f"{name.ljust(width)}  {shown}", soft_wrap=True)
+    _print_facts(console, [(name, "-" if value is None else str(value)) for name, value in facts])
     if environment.missing:
         console.print("\nMissing:")
         print_sentences(console, (f"- {sentence}" for sentence in environment.missing))
@@ -412,7 +466,7 @@ def environment_facts(environment: Environment) -> list[tuple[str, Any]]:
         ("memory", f"{environment.memory_bytes / 2**30:.1f} GiB"),
         ("torch threads", environment.threads),
         ("CPU governor", environment.governor),
-        ("CUDA of torch", environment.cuda),
+        ("CUDA version of torch", environment.cuda),
         ("NVIDIA driver", environment.driver),
         ("NVML", environment.nvml),
     ]

@@ -14,15 +14,15 @@ from kvbench.theory.peaks import published
 __all__ = ["rates_doubts", "rates_line", "rates_table"]
 
 _CAPTION = (
-    "Medians, with their quartiles. Copied bytes count twice, as read and as written. A "
-    "multiply-add counts as 2; float32 on CUDA is without TF32. Layer: of a decoder in "
-    "Transformers whose arithmetic is nothing."
+    "Medians (with quartiles). Copied bytes count twice: read and written. A multiply-add counts "
+    "as 2; float32 on CUDA is without TF32. layer: overhead of one decoder layer in Transformers, "
+    "with hardly any arithmetic."
 )
 _NOT_PROBED = "not probed: run kvbench probe"
 _FLAGS = {
-    "busy_cpu": "other processes used {share} of the processors meanwhile",
+    "busy_cpu": "other processes used {share} of the CPUs during the probe",
     "busy_gpu": "another compute process was on the GPU",
-    "throttled": "the GPU's clocks were reduced",
+    "throttled": "the GPU's clocks were throttled",
 }
 
 
@@ -46,7 +46,7 @@ def rates_line(device: Device, known: Iterable[Rates]) -> str:
     rates = next((one for one in known if one.device == device.name), None)
     if rates is not None:
         day = (rates.measured_at or "")[:10]
-        return f"{_in_words(rates)}; probed {day}" + (", in doubt" if rates.flags else "")
+        return f"{_in_words(rates)}; probed {day}" + (", unreliable" if rates.flags else "")
     peak = published(device.hardware, device.name)
     return _NOT_PROBED if peak is None else f"{_NOT_PROBED}; published: {_in_words(peak)}"
 
@@ -110,7 +110,7 @@ def rates_doubts(rates: Rates) -> list[str]:
     if lines and rates.load_average is not None:
         lines.append(f"the load average was {rates.load_average:.2f} before the probe")
     if lines:
-        lines.append("probe again when the machine is idle")
+        lines.append("probe again on an idle machine")
     busy = [f"{rates.device}: {'; '.join(lines)}."] if lines else []
     peak = published(rates.hardware, rates.device)
     notes = (*rates.notes, *(peak.notes if peak else ()))

@@ -149,7 +149,7 @@ class LiveView:
         elif isinstance(event, SampleStarted):
             self._progress.update(self._task, description=for_terminal(_task_line(event.task)))
         elif isinstance(event, Verifying):
-            question = f"{event.model.device}: {event.cache}, the same work as off?"
+            question = f"{event.model.device}: {event.cache}, checking against off"
             self._progress.update(self._task, description=for_terminal(question))
         elif isinstance(event, CaseEnded):
             self._console.print(_case_line(event))
@@ -266,7 +266,7 @@ def _line(event: Event) -> str | None:
             f"{seconds(event.seconds)}"
         )
     if isinstance(event, LoadFailed):
-        return f"not loaded ({event.status}): {event.error}"
+        return f"loading failed ({event.status}): {event.error}"
     if isinstance(event, Verified):
         return proof(event.finding)
     if isinstance(event, Notice):

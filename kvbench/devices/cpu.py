@@ -34,12 +34,10 @@ class CpuBackend:
         """Return which readings the system does not offer."""
         missing = []
         if host.cpu_governor() is None:
-            missing.append(
-                "CPU governor: the system does not show one, as in most virtual machines."
-            )
+            missing.append("CPU governor: not exposed by the system, as in most virtual machines.")
         if not host.high_water_mark_works():
             missing.append(
-                "High-water mark: /proc/self/clear_refs cannot be used; memory is polled."
+                "Peak memory: /proc/self/clear_refs is not usable here; memory is polled instead."
             )
         problem = Rapl().problem
         if problem is not None:
@@ -97,8 +95,8 @@ class CpuMeter:
     def __init__(self) -> None:
         self.needs_memory_pass = not host.high_water_mark_works()
         self.notice = (
-            "The high-water mark of memory cannot be reset here, so memory is polled in a pass of "
-            "its own."
+            "The kernel's peak memory counter cannot be reset here; memory is polled in a separate "
+            "untimed pass."
             if self.needs_memory_pass
             else None
         )

@@ -125,7 +125,7 @@ def why_no_cuda() -> str | None:
         return None
     if torch.version.cuda is None:
         return f"CUDA: this torch ({torch.__version__}) was built without it."
-    return f"CUDA: torch ({torch.__version__}, CUDA {torch.version.cuda}) finds no usable device."
+    return f"CUDA: torch ({torch.__version__}, CUDA {torch.version.cuda}) found no usable device."
 
 
 class CudaMeter:

@@ -417,7 +417,7 @@ class _OpenModel:
         # check() refuses this too; past a table, CUDA would lose its context.
         if limit.prompt is not None and inputs.tokens > limit.prompt:
             raise UserError(
-                f"{inputs.tokens} prompt tokens need as many positions; {case.model} has "
+                f"The prompt has {inputs.tokens} tokens; {case.model} takes at most "
                 f"{limit.prompt}.",
                 kind="too_many_positions",
             )
@@ -473,8 +473,8 @@ class _OpenModel:
         fields["flags"] = self._flags(task, fields, observed)
         if not generation.new_tokens == len(times) == task.new_tokens:
             error = (
-                f"{task.new_tokens} tokens were asked for, {generation.new_tokens} came out "
-                f"and {len(times)} were stamped"
+                f"{task.new_tokens} tokens requested, {generation.new_tokens} generated, "
+                f"{len(times)} time stamps"
             )
             fields |= {"stage": "decode", "error": error}
             return JobResult("mismatch", started_at, fields, times=times)
@@ -521,8 +521,8 @@ def _check_fits(key: ModelKey, parameters: int) -> None:
     available = backend_of(key.device).free_bytes(torch.device(key.device))
     if needed > available:
         raise UserError(
-            f"model: the weights of {key.model} need {needed / 2**30:.1f} GiB in {key.dtype} and "
-            f"{key.device} has {available / 2**30:.1f} GiB free: use a smaller model, a shorter "
-            "dtype or another device.",
+            f"model: the weights of {key.model} need {needed / 2**30:.1f} GiB in {key.dtype} "
+            f"and {key.device} has {available / 2**30:.1f} GiB free: use a smaller model, a "
+            "smaller dtype or another device.",
             kind="no_memory",
         )

@@ -90,8 +90,8 @@ def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, .
     with watching(work.loaded.model, work.layer) as watch:
         generation = generate(*what, clock=None, synchronise=lambda: None)
     if len(watch.steps) != work.new_tokens:
-        raise RuntimeError(f"{len(watch.steps)} forwards made {work.new_tokens} new tokens")
-    # One row per step.
+        raise RuntimeError(f"{len(watch.steps)} forward passes for {work.new_tokens} new tokens")
+    # A row per step.
     tokens = list(zip(*generation.new_ids.tolist(), strict=True))
     # The plain form may need more memory than the model has.
     counted = attempt(lambda: count_flops(*what))
@@ -179,28 +179,25 @@ def _notes(loaded: LoadedModel, layer: int, cached: Watch) -> Iterator[str]:
     """Return notes on the shapes, one sentence each."""
     if loaded.is_encoder_decoder:
         yield (
-            "The encoder reads the prompt once, in step 1; what is shown is the decoder, which "
+            "The encoder reads the prompt once, in step 1. The table shows the decoder, which "
             "begins with one start position."
         )
     last = cached.steps[-1]
     cache = last.cache or CacheShape(())
     if cache.unreadable:
-        yield f"The cache is a {cache.unreadable}, which has no layers that can be read."
+        yield f"The cache is a {cache.unreadable}; kvbench cannot read its layers."
     nothing = LayerShape(None, None, None, False, ())
     kept = cache.layers[layer] if layer < len(cache.layers) else nothing
     if last.query is None and kept.states and kept.keys is None:
-        yield (
-            f"Layer {layer} has no keys and values: it keeps a state of constant size in their "
-            "place."
-        )
+        yield (f"Layer {layer} has no keys and values: it keeps a state of constant size instead.")
     elif last.query is None:
         yield (
-            f"Layer {layer} does not do attention through Transformers' attention interface, so "
-            "that its queries, and the keys and values that they meet, cannot be seen."
+            f"Layer {layer} does not use Transformers' attention interface, so its queries and the "
+            "keys and values they attend to are not visible."
         )
     elif last.handed is None and kept.keys is None:
         yield (
-            f"Layer {layer} hands the cache nothing: its queries meet the keys and values of "
+            f"Layer {layer} stores nothing in the cache: it attends to the keys and values of "
             "another layer."
         )
     elif last.handed is not None and last.attended is not None:
@@ -212,9 +209,8 @@ def _latent(layer: int, handed: Sequence[Any], attended: Sequence[Any]) -> Itera
     # Compare heads and sizes: the number of positions differs in any case.
     if [one[1::2] for one in handed] != [one[1::2] for one in attended]:
         yield (
-            f"Layer {layer} keeps other vectors than the keys and values that its queries meet "
-            "(latent attention): from these the keys and values of all positions are made at each "
-            "step."
+            f"Layer {layer} caches latent vectors (latent attention) and computes the keys and "
+            "values of all positions from them at each step."
         )
 
 
@@ -223,6 +219,6 @@ def _windows(loaded: LoadedModel) -> Iterator[str]:
     windows = Counter(plan.window for plan in plans if plan.window is not None)
     for size, count in windows.items():
         yield (
-            f"Layers with a sliding window of {size} positions: {count} of {len(plans)}; they keep "
-            f"the last {size - 1}."
+            f"Layers with a sliding window of {size} positions: {count} of {len(plans)}; each "
+            f"keeps the last {size - 1}."
         )

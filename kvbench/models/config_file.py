@@ -35,7 +35,7 @@ def find_config(name: str) -> Mapping[str, Any]:
     source = locate(name, "pretrained")
     if source.gguf_file is not None:
         raise UserError(
-            f"model: {name} is a GGUF file; give the config.json it was made from.",
+            f"model: {name} is a GGUF file; give the config.json of the original model.",
             kind="not_a_configuration",
         )
     if path.is_dir():
@@ -52,7 +52,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{path}: cannot be read: {error}.", kind="unreadable", path=path
         ) from error
     if not isinstance(config, Mapping):
-        raise UserError(f"{path}: not a model's configuration.", kind="not_a_configuration")
+        raise UserError(f"{path}: not a model configuration.", kind="not_a_configuration")
     return config
 
 
@@ -65,5 +65,6 @@ def _from_hub(source: ModelSource) -> Path:
         # The first line has the message; the rest is addresses.
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"model: the configuration of {source.name} cannot be had: {reason}.", kind="not_found"
+            f"model: the configuration of {source.name} is not available: {reason}.",
+            kind="not_found",
         ) from error

@@ -35,5 +35,5 @@ def refuse_incomplete(name: str, path: Path) -> None:
         ]
     if missing:
         raise UserError(
-            f"model: the GGUF file {name} has no {' and no '.join(missing)} in it.", kind="not_gguf"
+            f"model: the GGUF file {name} lacks {' and '.join(missing)}.", kind="not_gguf"
         )

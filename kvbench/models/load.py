@@ -192,7 +192,7 @@ def _refuse_other_shapes(source: ModelSource, mismatched: Any) -> None:
     more = f", and {len(found) - 1} more differ" if len(found) > 1 else ""
     raise UserError(
         f"model: {source.name}: {name} is {list(file)} in the weights and {list(model)} by the "
-        f"configuration{more}: the two do not belong together.",
+        f"configuration{more}; they are not from the same model.",
         kind="weights_mismatch",
         tensor=name,
     )
@@ -208,7 +208,7 @@ def _about(model: PreTrainedModel, key: ModelKey, quantization: str) -> tuple[st
         said = f"config.json describes weights quantized with {quantization}; the random weights "
         said += f"are not quantized, but {key.dtype}"
     elif _is_quantized(model):
-        said = f"the weights are quantized with {quantization}; all else is {key.dtype}"
+        said = f"the weights are quantized with {quantization}; everything else is {key.dtype}"
     else:
         said = f"the weights are stored quantized with {quantization} and were loaded "
         said += f"dequantized, as {key.dtype}"

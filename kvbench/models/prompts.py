@@ -63,14 +63,14 @@ def check_prompt(
             lengths.append(len(_tokenize(source, text, trust_remote_code)))
         elif source.builtin and text not in (DEFAULT_PROMPT, *source.builtin.prompt_ids):
             raise UserError(
-                f"prompt: {source.name} with random weights has no tokenizer to read a text with: "
-                "give --prompt-tokens N, or --weights pretrained.",
+                f"prompt: {source.name} with random weights has no tokenizer: use --prompt-tokens "
+                "N, or --weights pretrained.",
                 kind="no_tokenizer",
             )
     if limit.prompt is not None and max(lengths) > limit.prompt:
         raise UserError(
-            f"prompt: '{clip(prompt.label)}' has {max(lengths)} tokens and {source.name} only "
-            f"{limit.prompt} positions.",
+            f"prompt: '{clip(prompt.label)}' has {max(lengths)} tokens but {source.name} takes at "
+            f"most {limit.prompt}.",
             kind="too_many_positions",
         )
 
@@ -160,8 +160,8 @@ def _tokenize(source: ModelSource, text: str, trust_remote_code: bool) -> list[i
     ids: list[int] = _tokenizer(source, trust_remote_code)(text)["input_ids"]
     if not ids:
         raise UserError(
-            f"prompt: the tokenizer of {source.name} makes no tokens of {clip(text)!r}; it may "
-            "have no vocabulary: give --prompt-tokens N.",
+            f"prompt: the tokenizer of {source.name} turns {clip(text)!r} into no tokens; its "
+            "vocabulary may be missing: use --prompt-tokens N.",
             kind="prompt_empty",
         )
     return ids
@@ -185,7 +185,7 @@ def _refuse_without_tokenizer(source: ModelSource) -> None:
         return
     if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
         raise UserError(
-            f"prompt: {source.name} has no tokenizer to read a text with: give --prompt-tokens N, "
-            "or add the tokenizer's files to the folder.",
+            f"prompt: {source.name} has no tokenizer: use --prompt-tokens N, or add the tokenizer "
+            "files to the folder.",
             kind="no_tokenizer",
         )

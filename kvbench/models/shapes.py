@@ -78,8 +78,8 @@ def read_shapes(keys: Mapping[str, Any]) -> Shapes:
             weights_unknown=_weights_unknown(name, config, model, whole),
         )
     raise UserError(
-        f"model_type: theory has no formulas for '{name}', and the model does not run without "
-        f"data: {_line(first)}",
+        f"model_type: no formulas for '{name}', and the model does not run without data: "
+        f"{_line(first)}",
         kind="unreadable_family",
     ) from first
 
@@ -121,8 +121,8 @@ def _build(name: str, config: PretrainedConfig, attention: str | None) -> Any:
     except Exception as error:
         # A missing or wrong field fails wherever the model's code happens to use it.
         raise UserError(
-            f"model_type: theory has no formulas for '{name}', and Transformers cannot build it "
-            f"from this configuration: {_line(error)}",
+            f"model_type: no formulas for '{name}', and Transformers cannot build it from this "
+            f"configuration: {_line(error)}",
             kind="unreadable_family",
         ) from error
     return model.eval()
@@ -130,11 +130,11 @@ def _build(name: str, config: PretrainedConfig, attention: str | None) -> Any:
 
 def _weights_unknown(name: str, config: PretrainedConfig, model: Any, whole: bool) -> str | None:
     if not whole:
-        return f"{name} has more parts than the text"
+        return f"{name} has parts other than text"
     if getattr(config, "quantization_config", None):
         return "they are quantized"
     if _weights_in(model, "_keep_in_fp32_modules_strict"):
-        return "some of them stay in float32 whatever the dtype"
+        return "some of them stay in float32 for every dtype"
     return None
 
 
@@ -181,7 +181,7 @@ def _layers(name: str, model: Any, mask: bool) -> tuple[Kept, ...]:
     short, long = (_run(model, positions, mask) for positions in (_SHORT, _LONG))
     if not short:
         raise UserError(
-            f"model_type: '{name}' returns no cache that can be read.", kind="unreadable_family"
+            f"model_type: kvbench cannot read the cache of '{name}'.", kind="unreadable_family"
         )
     if short.keys() != long.keys() or any(one.shape[0] != _BATCH for one in short.values()):
         _refuse(name)
@@ -222,8 +222,8 @@ def _with(known: Kept, one: _Tensor, slope: int) -> Kept:
 
 def _refuse(name: str) -> NoReturn:
     raise UserError(
-        f"model_type: theory has no formulas for '{name}', and its cache does not grow by the same "
-        "amount with each position.",
+        f"model_type: no formulas for '{name}', and its cache does not grow by the same amount "
+        "with each position.",
         kind="unreadable_family",
     )
 

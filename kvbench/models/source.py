@@ -89,12 +89,12 @@ def locate(name: str, weights: str) -> ModelSource:
             f"model: {name} is neither a folder nor a regular file.", kind="not_a_model"
         )
     if path.suffix == ".gguf":
-        raise UserError(f"model: there is no file {clip(name, 200)!r}.", kind="not_found")
+        raise UserError(f"model: no such file: {clip(name, 200)!r}.", kind="not_found")
     hub_id, at, revision = name.partition("@")
     hint = did_you_mean(hub_id, CATALOGUE)
     if not _HUB_ID.fullmatch(hub_id) or name.startswith("."):
         raise UserError(
-            f"model: there is no folder {clip(name, 200)!r}{hint or '.'}", kind="not_found"
+            f"model: no such folder: {clip(name, 200)!r}{hint or '.'}", kind="not_found"
         )
     if at and not _REVISION.fullmatch(revision):
         raise UserError(
@@ -118,8 +118,8 @@ def is_adapter(name: str, adapter_config: Path) -> str:
     """Return the sentence saying that a model is only an adapter, and for which model."""
     base = _base_of(adapter_config)
     return (
-        f"model: {name} is an adapter{f' for {clip(base)}' if base else ''}, not a whole model: "
-        "merge it into its base model (merge_and_unload of PEFT) and give the merged folder."
+        f"model: {name} is an adapter{f' for {clip(base)}' if base else ''}, not a full model: "
+        "merge it into its base model (PEFT's merge_and_unload) and use the merged folder."
     )
 
 
@@ -160,8 +160,8 @@ def refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(
-                f"model: {path} is a Git LFS pointer and not the file itself: run `git lfs pull` "
-                f"in {path.parent}.",
+                f"model: {path} is a Git LFS pointer, not the file itself: run `git lfs pull` in "
+                f"{path.parent}.",
                 kind="lfs_pointer",
             )
 
@@ -204,7 +204,7 @@ def _folder(name: str, path: Path) -> ModelSource:
         limit = MAX_CONFIG_BYTES if entry.name == "config.json" else _MAX_JSON_BYTES
         if entry.suffix == ".json" and entry.is_file() and entry.stat().st_size > limit:
             raise UserError(
-                f"model: {entry} is larger than {limit >> 20} MiB, so it is not read.",
+                f"model: {entry} is larger than {limit >> 20} MiB; refusing to read it.",
                 kind="too_large",
             )
     if (path / "config.json").is_file():
@@ -214,11 +214,11 @@ def _folder(name: str, path: Path) -> ModelSource:
         if (path / "adapter_config.json").is_file():
             raise UserError(is_adapter(name, path / "adapter_config.json"), kind="is_adapter")
         raise UserError(
-            f"model: {name} has neither a config.json nor a .gguf file in it.", kind="not_a_model"
+            f"model: {name} contains neither a config.json nor a .gguf file.", kind="not_a_model"
         )
     if len(files) > 1:
         raise UserError(
-            f"model: {name} has {len(files)} GGUF files; name one, such as {files[0]}.",
+            f"model: {name} has {len(files)} GGUF files; choose one, such as {files[0]}.",
             kind="several_ggufs",
         )
     return ModelSource(name, str(path), gguf_file=files[0].name)

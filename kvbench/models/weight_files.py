@@ -57,7 +57,7 @@ def no_pickles() -> Iterator[None]:
     def refuse(*arguments: Any, **options: Any) -> Any:
         file = arguments[0] if arguments else options.get("f")
         raise UserError(
-            f"model: {clip(file, 200)} holds pickled weights, which are not loaded.",
+            f"model: {clip(file, 200)} holds pickled weights, which kvbench does not load.",
             kind="pickled_weights",
         )
 
@@ -84,7 +84,7 @@ def _shards(index: Path) -> list[str]:
         names = json.loads(text)["weight_map"].values()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"model: {index} is not an index of safetensors files.", kind="not_safetensors"
+            f"model: {index} is not a safetensors index.", kind="not_safetensors"
         ) from error
     for name in names:
         if not isinstance(name, str) or not _is_inside(name):

@@ -175,9 +175,9 @@ class ModelAxes:
     __slots__ = ()
 
     model: str = axis(
-        "Built-in architecture (see `kvbench models`), hub id (org/name, or org/name@REVISION "
-        "for a branch, tag or commit), local folder, or .gguf file.",
-        column="Built-in architecture, hub id or folder, as asked for.",
+        "Built-in architecture (see `kvbench models`), hub id (org/name, or org/name@REVISION for "
+        "a branch, tag or commit), local folder, or .gguf file.",
+        column="Built-in architecture, hub id or folder, as requested.",
         default="gpt2",
         short="-m",
         reading="models",
@@ -185,15 +185,15 @@ class ModelAxes:
         bare=True,
     )
     weights: Literal["pretrained", "random"] = axis(
-        "pretrained or random; by default random for a built-in architecture, else pretrained.",
-        column="Where the weights come from.",
+        "pretrained or random; default: random for a built-in architecture, otherwise pretrained.",
+        column="Source of the weights: pretrained or random.",
         choices=("pretrained", "random"),
         single=True,
         words="{} weights",
         bare=True,
     )
     device: str = axis(
-        "cpu, cuda, cuda:1, ..., or auto: every kind that is present.",
+        "cpu, cuda, cuda:1, ..., or auto: every device kind present.",
         column="cpu, cuda, cuda:1, ...",
         default="auto",
         short="-d",
@@ -209,8 +209,8 @@ class ModelAxes:
         bare=True,
     )
     attention: str = axis(
-        "Attention implementation: sdpa, eager, ..., or auto: what Transformers takes.",
-        column="Attention implementation, as asked for.",
+        "Attention implementation: sdpa, eager, ..., or auto: the Transformers default.",
+        column="Attention implementation, as requested.",
         default=AUTO,
         words="{} attention",
         bare=True,
@@ -225,10 +225,10 @@ class StrategyAxes(ModelAxes):
 
     cache: str = axis(
         f"Cache strategies: {', '.join(STRATEGIES)}; or all: every one that this machine and "
-        "model can run; transformers: all but those by hand; by-hand: those alone; or your own: "
-        "module:factory or ./file.py:factory (see docs/caches.md).",
+        "model support; transformers: all but those written by hand; by-hand: only those; or your "
+        "own: module:factory or ./file.py:factory (see docs/caches.md).",
         Key(
-            "Another spelling of cache: true is dynamic, false is off.",
+            "Shorthand for cache: true is dynamic, false is off.",
             name="use_cache",
             only_spelling=True,
         ),
@@ -262,26 +262,26 @@ class CaseAxes(StrategyAxes):
     )
     # A Prompt in a case, its label in a table.
     prompt: Any = axis(
-        "Prompt text; repeat the option for several.",
+        "Prompt text; repeat the option for several prompts.",
         Key(
-            "File with one prompt a line; a batch takes its lines in turn.",
+            "File with one prompt per line; a batch takes the lines in turn.",
             name="prompt_file",
             reading="texts",
         ),
         Key(
-            "Prompts of this many fixed token ids, in place of a text.",
+            "Prompts of this many fixed token ids, instead of a text.",
             name="prompt_tokens",
             short="-p",
             reading="sizes",
         ),
-        column="The prompt's label: text:..., tokens:N or file:NAME#hash.",
+        column="Label of the prompt: text:..., tokens:N or file:NAME#hash.",
         reading="texts",
         is_size=True,
         bare=True,
     )
     max_new_tokens: int = axis(
         "New tokens to generate. Lists and ranges: 10,110,210 or 10-910+100.",
-        column="New tokens of the case, per sequence.",
+        column="New tokens per sequence.",
         unit="tokens",
         default=(10, 50, 100),
         short="-n",
@@ -303,7 +303,7 @@ class CaseAxes(StrategyAxes):
     method: Literal["each", "trace"] = axis(
         "How generations become rows. each: every length is generated separately. trace: "
         "shorter lengths are read from the timestamps of the longest generation.",
-        column="each: every length is generated separately. trace: read from the timestamps of a "
+        column="each: every length has its own generation. trace: read from the time stamps of a "
         "longer generation.",
         legacy="each",
         choices=("each", "trace"),

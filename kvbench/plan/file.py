@@ -25,7 +25,7 @@ class _PlainLoader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not taken; write the values out",
+                problem="anchors and aliases are not supported; write the values out",
                 problem_mark=event.start_mark,
             )
         return super().compose_node(parent, index)
@@ -35,7 +35,7 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if str(key.value) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key '{clip(key.value)}' stands twice",
+                    problem=f"duplicate key '{clip(key.value)}'",
                     problem_mark=node.start_mark,
                 )
             seen.add(str(key.value))
@@ -73,13 +73,13 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or clip(error) or type(error).__name__
         raise UserError(
-            f"{path}{where}: not a plan in YAML: {problem}.", kind="not_a_plan"
+            f"{path}{where}: not valid YAML for a plan: {problem}.", kind="not_a_plan"
         ) from error
     if keys is None:
         return {}
     if not isinstance(keys, Mapping) or not all(isinstance(key, str) for key in keys):
         raise UserError(
-            f"{path}: a plan is a mapping of keys to values, such as 'model: gpt2'.",
+            f"{path}: a plan must map keys to values, such as 'model: gpt2'.",
             kind="not_a_plan",
         )
     if "prompt_file" not in keys:
@@ -99,5 +99,5 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     lines = read_text(path, _MAX_PROMPT_FILE_BYTES, "prompt file").split("\n")
     texts = tuple(line for line in lines if line.strip())
     if not texts:
-        raise UserError(f"prompt_file: {path} has no text in it.", kind="prompt_empty")
+        raise UserError(f"prompt_file: {path} contains no text.", kind="prompt_empty")
     return texts

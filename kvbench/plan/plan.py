@@ -223,7 +223,7 @@ class Plan(_Axes):
         if not isinstance(data, Mapping) or "use_cache" not in data:
             return data
         if "cache" in data:
-            raise ValueError("use_cache and cache say the same thing: give one of them")
+            raise ValueError("use_cache and cache are alternatives: give only one of them")
         flags = [_flag(entry) for entry in _listed(data["use_cache"])]
         rest = {key: value for key, value in data.items() if key != "use_cache"}
         return rest | {"cache": ["dynamic" if flag else "off" for flag in flags]}
@@ -238,7 +238,7 @@ class Plan(_Axes):
         for axis in AXES.values():
             key = axis.keys[0]
             if key.default and not axis.single and not self.values(key.name):
-                raise ValueError(f"{key.name}: the list is empty, so there is nothing to measure")
+                raise ValueError(f"{key.name}: the list is empty; nothing to measure")
         for axis in AXES.values():
             _check_words(axis, () if axis.single else self.values(axis.name))
         for text in (*self.values("prompt"), *self.values("prompt_file")):
@@ -339,7 +339,8 @@ class Plan(_Axes):
         count = math.prod(len(axis) for axis in axes)
         if count > MANY_CASES and not allow_many:
             raise UserError(
-                f"The grid has {count:,} cases, over {MANY_CASES:,}: pass --yes to run it anyway.",
+                f"The grid has {count:,} cases, more than {MANY_CASES:,}: pass --yes to run it "
+                "anyway.",
                 kind="too_many_cases",
                 count=count,
             )
@@ -372,7 +373,7 @@ def check_trust(where: str, caches: Iterable[Any], options: Mapping[str, Any]) -
     foreign = needs_trust(cache for cache in caches if isinstance(cache, str))
     if foreign and not options.get("trust_remote_code"):
         raise UserError(
-            f"{where} names the cache '{clip(foreign[0])}', whose code would run here: give "
+            f"{where} names the cache '{clip(foreign[0])}', which would run its code: pass "
             "--trust-remote-code if you trust it.",
             kind="remote_code_not_allowed",
         )
@@ -400,7 +401,7 @@ def _check_words(axis: Axis, names: Iterable[Any]) -> None:
             raise ValueError(f"device: '{clip(name)}' is not cpu, cuda, cuda:N or auto")
         # Prompts are validated later.
         if axis.name != "prompt" and isinstance(name, str) and not name.isprintable():
-            raise ValueError(f"{clip(name)!r} has control characters in it")
+            raise ValueError(f"{clip(name)!r} contains control characters")
 
 
 def _is_unicode(text: str) -> bool:
@@ -452,9 +453,7 @@ def _mistake(error: ValidationError) -> UserError:
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(name, DESCRIPTIONS)
-        return UserError(
-            f"'{clip(name)}' is not a key of a plan{hint}", kind="unknown_key", key=name
-        )
+        return UserError(f"'{clip(name)}' is not a plan key{hint}", kind="unknown_key", key=name)
     if first["type"] == "value_error":
         # An error raised by our own checks is already a whole sentence.
         said = str(first["ctx"]["error"])
@@ -463,5 +462,5 @@ def _mistake(error: ValidationError) -> UserError:
         value = first.get("input")
         shown = f"'{clip(value)}'" if isinstance(value, str) else clip(value)
         said = first["msg"]
-        sentence = f"{name}: {shown} is not right: {said[:1].lower()}{said[1:]}"
+        sentence = f"{name}: {shown} is not valid: {said[:1].lower()}{said[1:]}"
     return UserError(sentence, kind="bad_value", key=name)

@@ -32,9 +32,9 @@ def find_plan(given: Path) -> Path:
     known = shipped_plans()
     if given.name in known:
         return known[given.name]
-    hint = did_you_mean(given.name, known) or "; `kvbench configs` lists those that come with it."
+    hint = did_you_mean(given.name, known) or "; `kvbench configs` lists the shipped ones."
     raise UserError(
-        f"'{clip(given.name)}' is neither a file nor the name of a plan{hint}",
+        f"'{clip(given.name)}' is neither a file nor a shipped plan{hint}",
         kind="unknown_choice",
         option="plan",
         value=given.name,

@@ -27,7 +27,7 @@ class Change:
     new: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.old} before, {self.new} now"
+        return f"{self.key}: {self.old} before, now {self.new}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,21 +28,21 @@ VERDICTS: tuple[str, ...] = get_args(Verdict)
 class Check(StrategyAxes):
     """One check of one cache strategy on one model. Null means not applicable."""
 
-    # Identity
-    session: int = column("Which session of the run took it, from 0.", default=0)
+    # What it is
+    session: int = column("Session of the run that made the check, counted from 0.", default=0)
     checked_at: str = column("UTC time of the check, ISO 8601.")
 
     # What was checked
-    dtype: str = column("Data type that the model is timed in.")
-    cache: str = column("Cache strategy that was compared with off.")
+    dtype: str = column("Data type of the timed model.")
+    cache: str = column("Cache strategy compared with off.")
     check: CheckName = column(
-        "tokens: greedy tokens with the cache and without. logits: the same tokens step by step "
-        "through the cache and in one forward without it; in float32 this is the verdict. shape: "
-        "the cache after each step is what the configuration says. leak: nothing is left of a "
-        "cache after its generation. output: only where the samples of a case have other tokens "
-        "than those of another strategy: whether rounding explains where they part."
+        "tokens: greedy tokens with and without the cache. logits: the same tokens step by step "
+        "through the cache and in one forward pass without it; in float32 this decides the "
+        "verdict. shape: the cache after each step matches the configuration. leak: caches are "
+        "freed after their generation. output: only where samples of a case have other tokens than "
+        "those of another strategy: whether rounding explains the difference."
     )
-    checked_dtype: str = column("Data type that the check was made in.")
+    checked_dtype: str = column("Data type used for the check.")
     batch_size: int | None = column("Sequences generated at once.", unit="sequences", default=None)
     prompt_tokens: int | None = column(
         "Length of the prompt, padding included.", unit="tokens", default=None
@@ -51,28 +51,30 @@ class Check(StrategyAxes):
 
     # The outcome
     verdict: Verdict = column(
-        "pass. near_tie: tokens parted where two logits are equal within rounding, which is no "
-        "fault. fail. exempt: reported and not judged (a lossy strategy, or tokens that part in a "
-        "dtype whose rounding is coarse). inconclusive: the check could not be made, for want of "
-        "memory or of something to compare with, or it would not have seen a wrong cache. "
-        "not_finished: it was cut off. not_asked: nobody asked for it. skipped: in older tables, "
-        "any of the last three."
+        "pass. near_tie: tokens diverge where two logits are equal within rounding, which is no "
+        "fault. fail. exempt: reported but not judged (a lossy strategy, or diverging tokens in a "
+        "dtype with coarse rounding). inconclusive: the check was not possible (not enough memory, "
+        "nothing to compare with) or would not have detected a wrong cache. not_finished: it was "
+        "interrupted. not_asked: not requested. skipped: in older tables, any of the last three."
     )
-    detail: str = column("The outcome in one sentence.")
+    detail: str = column("Outcome in one sentence.")
 
     # tokens
-    agreement: float | None = column("Share of tokens equal in both arms.", default=None)
+    agreement: float | None = column(
+        "Share of tokens equal with and without the cache.", default=None
+    )
     parted_row: int | None = column(
-        "Row of the batch, from 0, in which the arms parted.", default=None
+        "Sequence of the batch, from 0, in which the tokens diverge.", default=None
     )
     parted_at: int | None = column(
-        "New token, from 1, at which the arms first differ in that row.", default=None
+        "First new token, from 1, that differs in that sequence.", default=None
     )
-    token_off: int | None = column("Token id there without the cache.", default=None)
-    token_cached: int | None = column("Token id there with the cache.", default=None)
+    token_off: int | None = column("Token id at that position without the cache.", default=None)
+    token_cached: int | None = column("Token id at that position with the cache.", default=None)
     margin: float | None = column(
-        "How far the logit of token_cached lies under that of token_off there, without the cache: "
-        "the distance of the two highest, unless the cached arm took a third.",
+        "How far the logit of token_cached is below that of token_off at that position, without "
+        "the cache: the gap between the two highest logits, unless the cached run chose a third "
+        "token.",
         default=None,
     )
     margin_over_std: float | None = column(
@@ -85,29 +87,29 @@ class Check(StrategyAxes):
         "one forward, over the standard deviation of the logits.",
         default=None,
     )
-    max_over_std: float | None = column("The largest such difference.", default=None)
-    rms_limit: float | None = column("The most that rms_over_std may be.", default=None)
-    max_limit: float | None = column("The most that max_over_std may be.", default=None)
+    max_over_std: float | None = column("Largest such difference.", default=None)
+    rms_limit: float | None = column("Upper limit for rms_over_std.", default=None)
+    max_limit: float | None = column("Upper limit for max_over_std.", default=None)
     floor_rms_over_std: float | None = column(
-        "The model's own rounding: the same as rms_over_std between the uncached steps and one "
-        "forward.",
+        "The model's own rounding level: rms_over_std between the uncached steps and one forward "
+        "pass.",
         default=None,
     )
-    floor_max_over_std: float | None = column("The largest difference there.", default=None)
+    floor_max_over_std: float | None = column("Largest such difference.", default=None)
 
     # leak
-    generations: int | None = column("Generations made in a row.", default=None)
+    generations: int | None = column("Consecutive generations.", default=None)
     leaked_bytes: int | None = column(
-        "What memory grew by over these generations.", unit="bytes", default=None
+        "Memory growth over these generations.", unit="bytes", default=None
     )
 
     # How far the check reached
     positions: int | None = column(
-        "Of how many of the last new tokens the logits were compared; null for all of them.",
+        "Number of last new tokens whose logits were compared; null for all of them.",
         unit="tokens",
         default=None,
     )
-    case_id: str | None = column("The case whose samples an output check is about.", default=None)
+    case_id: str | None = column("Case whose samples an output check is about.", default=None)
 
 
 def check_of(

@@ -60,7 +60,7 @@ def check_samples(
         for row, what in itertools.chain.from_iterable(check(columns) for check in checks):
             name = clip(columns["sample_id"][row])
             raise UserError(
-                f"{file}: the sample {name} contradicts itself: {what}.",
+                f"{file}: sample {name} is inconsistent: {what}.",
                 kind="contradiction",
                 sample=name,
             )
@@ -72,13 +72,13 @@ def _ids(columns: Columns) -> Found:
     seen: set[str] = set()
     for row, (name, case, phase, repeat, attempt) in enumerate(_rows(columns, names)):
         if name in seen:
-            yield row, "it is there twice"
+            yield row, "duplicate sample_id"
         seen.add(name)
         again = f"-{attempt + 1}" if attempt else ""
         if name != f"{case}-{_LETTERS.get(phase)}{repeat:03d}{again}":
-            yield row, "its name is not made of its case, phase, repeat and attempt"
+            yield row, "its sample_id does not match its case, phase, repeat and attempt"
         if attempt > attempts[case, phase, repeat]:
-            yield row, f"it is attempt {attempt + 1}, and there are no {attempt} before it"
+            yield row, f"it is attempt {attempt + 1}, but {attempt} earlier ones are missing"
         attempts[case, phase, repeat] += 1
 
 
@@ -91,18 +91,18 @@ def _cases(planned: Sequence[Mapping[str, Any]]) -> Callable[[Columns], Found]:
             if case in first:
                 if first[case] != tuple(values):
                     other = _differing(dict(zip(_CASE, first[case], strict=True)), values)
-                    yield row, f"its {other} is not that of the other samples of its case"
+                    yield row, f"its {other} differs from the other samples of its case"
                 continue
             first[case] = tuple(values)
             if case in known:
                 # run.json defines the case, also one of a version with more fields.
                 if other := _differing(known[case], values):
-                    yield row, f"its {other} is not that of its case in run.json"
+                    yield row, f"its {other} differs from its case in run.json"
             elif _id(values) != case:
-                yield row, "its case_id is not that of its model, sizes and the like"
+                yield row, "its case_id does not match its model, sizes and other fields"
         for row, (cache, uses) in enumerate(_rows(columns, ("cache", "use_cache"))):
             if uses != (cache != BASELINE):
-                yield row, f"use_cache is {str(uses).lower()} with the strategy {clip(cache)}"
+                yield row, f"use_cache is {str(uses).lower()} with strategy {clip(cache)}"
         yield from _one_value(columns, "prompt_tokens", ("case_id",), "of its case")
         yield from _one_value(
             columns,
@@ -112,7 +112,7 @@ def _cases(planned: Sequence[Mapping[str, Any]]) -> Callable[[Columns], Found]:
         )
         for row, (prompt, tokens) in enumerate(_rows(columns, ("prompt", "prompt_tokens"))):
             if tokens is not None and prompt.startswith("tokens:") and prompt != f"tokens:{tokens}":
-                yield row, f"its prompt is {clip(prompt)}, and prompt_tokens is {tokens}"
+                yield row, f"its prompt is {clip(prompt)}, but prompt_tokens is {tokens}"
 
     return check
 
@@ -138,7 +138,7 @@ def _one_value(columns: Columns, name: str, of: Sequence[str], whose: str) -> Fo
     first: dict[tuple[object, ...], object] = {}
     for row, (value, *key) in enumerate(_rows(columns, (name, *of))):
         if value is not None and first.setdefault(tuple(key), value) != value:
-            yield row, f"its {name} is not that of the other samples {whose}"
+            yield row, f"its {name} differs from the other samples {whose}"
 
 
 def _outcomes(columns: Columns) -> Found:
@@ -146,13 +146,13 @@ def _outcomes(columns: Columns) -> Found:
     for row, (phase, status, error, stage, oom, total) in enumerate(_rows(columns, names)):
         if status == "ok":
             if phase == "measure" and total is None:
-                yield row, "it is ok, and has no total_s"
+                yield row, "status ok without total_s"
             if error is not None or stage is not None:
-                yield row, "it is ok, and has an error or the stage of one"
+                yield row, "status ok with an error or a stage"
         elif status != "mismatch" and total is not None:
-            yield row, f"its status is {status}, and it has a total_s"
+            yield row, f"status {status} with a total_s"
         if oom is not None and status != "oom":
-            yield row, f"its status is {status}, and it has oom_bytes"
+            yield row, f"status {status} with oom_bytes"
 
 
 def _work(columns: Columns) -> Found:
@@ -161,13 +161,15 @@ def _work(columns: Columns) -> Found:
     measured = ok & _equal(columns, "phase", "measure")
     yield from _where(
         measured & (tokens != asked) & ~np.isnan(tokens),
-        "it is ok, and new_tokens is not max_new_tokens",
+        "status ok, but new_tokens is not max_new_tokens",
     )
     yield from _where(ok & (tokens > asked), "new_tokens is more than max_new_tokens")
-    yield from _where(ok & (tokens < 1), "it is ok, and no token came out")
+    yield from _where(ok & (tokens < 1), "status ok without any new tokens")
     shas = columns["output_sha256"]
     wrong = {text for text in set(shas) if text is not None and not _DIGEST.fullmatch(text)}
-    yield from ((row, "output_sha256 is no digest") for row, sha in enumerate(shas) if sha in wrong)
+    yield from (
+        (row, "output_sha256 is not a digest") for row, sha in enumerate(shas) if sha in wrong
+    )
 
 
 def _times(columns: Columns) -> Found:
@@ -185,9 +187,9 @@ def _times(columns: Columns) -> Found:
         "itl_s is not (total_s - ttft_s) over the steps",
     )
     for name, values in (("ttft_s", first), ("itl_s", step), ("tokens_per_s", rate)):
-        yield from _where(~np.isnan(values) & np.isnan(total), f"it has {name} and no total_s")
+        yield from _where(~np.isnan(values) & np.isnan(total), f"{name} without total_s")
     for name, values in (("itl_s", step), ("tokens_per_s", rate)):
-        yield from _where(~np.isnan(values) & np.isnan(tokens), f"it has {name} and no new_tokens")
+        yield from _where(~np.isnan(values) & np.isnan(tokens), f"{name} without new_tokens")
     spent = _numbers(columns, "compile_s")
     yield from _where(spent > total * (1 + _SAME), "compile_s is longer than total_s")
 
@@ -205,7 +207,7 @@ def _memory(columns: Columns) -> Found:
     for name in columns:
         if name.startswith(("torch_", "nvml_", "gpu_")):
             there = np.array([value is not None for value in columns[name]], dtype=bool)
-            yield from _where(on_cpu & there, f"it ran on a CPU, and has {name}")
+            yield from _where(on_cpu & there, f"it ran on a CPU but has {name}")
     yield from _where(_numbers(columns, "other_cpu_share") > 1, "other_cpu_share is more than 1")
 
 
@@ -214,12 +216,12 @@ def _sessions(count: int) -> Callable[[Columns], Found]:
         last = 0
         for row, (session, started) in enumerate(_rows(columns, ("session", "started_at"))):
             if session >= count:
-                yield row, f"its session is {session}, and run.json has {count}"
+                yield row, f"its session is {session}, but run.json has {count}"
             if session < last:
-                yield row, f"its session is {session}, after rows of session {last}"
+                yield row, f"its session is {session}, which follows rows of session {last}"
             last = session
             if not _is_time(started):
-                yield row, f"started_at is {clip(started)!r}, which is no time in ISO 8601"
+                yield row, f"started_at is {clip(started)!r}, which is not an ISO 8601 time"
 
     return check
 

@@ -38,7 +38,7 @@ def check_real_folder(path: Path) -> None:
     """
     if path.is_symlink():
         raise UserError(
-            f"{path} is a link: remove it, so that files are written into the run.",
+            f"{path} is a link: remove it so that files are written into the run.",
             kind="is_a_link",
         )
 

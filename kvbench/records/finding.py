@@ -80,7 +80,7 @@ def not_asked(cases: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> t
     return tuple(
         Finding(
             verdict="not_asked",
-            detail="Whether it does the same work was not checked (--no-verify).",
+            detail="The output was not checked (--no-verify).",
             **dict(zip(STRATEGY_AXES, subject, strict=True)),
         )
         for subject in subjects

@@ -28,7 +28,7 @@ def list_runs(folder: Path) -> list[Listed]:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder.", kind="not_found", path=folder)
+        raise UserError(f"{folder}: no such folder.", kind="not_found", path=folder)
     found = [_listed(path) for path in folder.iterdir() if (path / "run.json").exists()]
     return sorted(found, key=lambda run: (_started(run), run.path.name), reverse=True)
 

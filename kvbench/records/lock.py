@@ -48,7 +48,7 @@ class RunLock:
         except OSError as error:
             self._lock.release()
             raise UserError(
-                f"{folder} cannot be written: {error.strerror or error}.",
+                f"{folder} is not writable: {error.strerror or error}.",
                 kind="unwritable",
                 path=folder,
             ) from error

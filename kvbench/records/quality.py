@@ -50,21 +50,25 @@ class QualitySize:
 class Quality:
     """How one cache strategy changes the output of one model. Null means not measured."""
 
-    # Identity
-    session: int = column("Which session of the run took it, from 0.", default=0)
+    # What it is
+    session: int = column(
+        "Session of the run that made the measurement, counted from 0.", default=0
+    )
     measured_at: str = column("UTC time of the measurement, ISO 8601.")
 
     # What was measured
-    model: str = column("Built-in architecture, hub id or folder, as asked for.")
-    weights: Literal["pretrained", "random"] = column("Where the weights come from.")
+    model: str = column("Built-in architecture, hub id or folder, as requested.")
+    weights: Literal["pretrained", "random"] = column(
+        "Source of the weights: pretrained or random."
+    )
     device: str = column("cpu, cuda, cuda:1, ...")
     dtype: str = column("Data type of the weights.")
-    attention: str = column("Attention implementation, as asked for.")
+    attention: str = column("Attention implementation, as requested.")
     cache: str = column("Cache strategy.")
-    baseline: str = column("Cache strategy that it is compared with.", default=BASELINE)
+    baseline: str = column("Cache strategy compared with.", default=BASELINE)
     reason: str | None = column(
-        "Why nothing was measured: random weights, a strategy that cannot run, an error. Null "
-        "where it was.",
+        "Why nothing was measured: random weights, a strategy that cannot run, an error. Null if "
+        "it was.",
         default=None,
     )
 
@@ -73,11 +77,11 @@ class Quality:
     text_sha256: str = column("First sixteen digits of the SHA-256 of the text.")
     passages: Number | None = column("Pieces of the text, spread evenly over it.", default=None)
     prefill_tokens: Number | None = column(
-        "Tokens of each passage that were fed at once.", unit="tokens", default=None
+        "Tokens of each passage processed at once.", unit="tokens", default=None
     )
     steps: Number | None = column(
-        "Tokens of each passage that were then fed one at a time, through the cache; the token "
-        "after each is what is scored.",
+        "Tokens of each passage then processed one at a time through the cache; the token after "
+        "each is scored.",
         unit="tokens",
         default=None,
     )
@@ -89,10 +93,10 @@ class Quality:
         default=None,
     )
     kl_divergence_max: Amount | None = column(
-        "The largest of a single token.", unit="nats", default=None
+        "Largest divergence of a single token.", unit="nats", default=None
     )
     top1_agreement: Amount | None = column(
-        "Share of tokens for which both hold the same next token most likely.", default=None
+        "Share of tokens with the same most likely next token.", default=None
     )
     perplexity: Amount | None = column(
         "Perplexity of the scored tokens, through the cache.", default=None
@@ -103,28 +107,28 @@ class Quality:
 
     # Free-running: each goes on with its own tokens
     new_tokens: Number | None = column(
-        "Greedy tokens that each passage was continued with.", unit="tokens", default=None
+        "Greedy tokens generated after each passage.", unit="tokens", default=None
     )
     token_agreement: Amount | None = column(
-        "Share of these tokens that equal the baseline's. After the first difference the two "
-        "texts are no longer the same context.",
+        "Share of these tokens that equal the baseline's. After the first difference the contexts "
+        "differ.",
         default=None,
     )
     parted_passages: Number | None = column(
         "Passages whose continuations differ from the baseline's.", default=None
     )
     parted_at: Number | None = column(
-        "The earliest new token, from 1, that differs; null where none does.", default=None
+        "The earliest new token, from 1, that differs; null if none does.", default=None
     )
 
     # Needles
     needles: Number | None = column(
-        "Numbers that were hidden in the text, each at another depth, and asked for at its end.",
+        "Numbers hidden in the text at different depths and asked for at its end.",
         default=None,
     )
-    needles_found: Number | None = column("Of these, how many were found.", default=None)
+    needles_found: Number | None = column("Hidden numbers that were found.", default=None)
     baseline_needles_found: Number | None = column(
-        "How many the same model found without a cache.", default=None
+        "Hidden numbers that the same model found without a cache.", default=None
     )
 
     @property

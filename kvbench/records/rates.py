@@ -181,7 +181,7 @@ def read_rates() -> tuple[Rates, ...]:
         raise _damaged(file, str(error)) from error
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if version != _FORMAT:
-        raise _damaged(file, f"format {clip(version)}, and this kvbench reads {_FORMAT}")
+        raise _damaged(file, f"format {clip(version)}; this kvbench reads {_FORMAT}")
     try:
         return TypeAdapter(tuple[Rates, ...]).validate_python(keys.get("rates"))
     except ValidationError as error:

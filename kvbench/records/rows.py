@@ -107,7 +107,7 @@ class _Column:
         """
         distinct = set(texts)
         if self.required and "" in distinct:
-            raise ValueError("empty, which it must not be")
+            raise ValueError("empty, but required")
         given = list(distinct - {""})
         known = dict(zip(given, self._adapter.validate_python(given), strict=True))
         known[""] = self.default
@@ -118,7 +118,7 @@ class _Column:
         try:
             self.values([text])
         except ValidationError as error:
-            return f"{clip(text)!r} is not right: {error.errors()[0]['msg'].lower()}"
+            return f"{clip(text)!r} is not valid: {error.errors()[0]['msg'].lower()}"
         except ValueError as error:
             return str(error)
         return None
@@ -142,8 +142,8 @@ def _torn(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         whole = file.read() == b"\n"
-    mended = f"kvbench sweep --resume {path.parent} mends it"
-    return "" if whole else f" The end of the file is torn, as by a kill: {mended}."
+    mended = f"kvbench sweep --resume {path.parent} repairs it"
+    return "" if whole else f" The end of the file is torn, as after a kill: {mended}."
 
 
 def _first_wrong(

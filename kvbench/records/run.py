@@ -201,7 +201,7 @@ def load_info(path: Path) -> RunInfo:
         keys = json.loads(read_regular(file, MAX_INFO_BYTES, "run.json"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"{path}: not a run folder, there is no run.json in it.", kind="not_a_run", path=path
+            f"{path}: not a run folder (no run.json).", kind="not_a_run", path=path
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
@@ -210,7 +210,7 @@ def load_info(path: Path) -> RunInfo:
     version = keys.get("format") if isinstance(keys, Mapping) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(
-            f"{file}: not a run of kvbench: its format is {clip(repr(version))}.",
+            f"{file}: not a kvbench run: its format is {clip(repr(version))}.",
             kind="not_a_run",
             path=path,
         )

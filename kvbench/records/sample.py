@@ -46,40 +46,41 @@ class Sample(CaseRecord):
 
     # Identity
     sample_id: str = column(
-        "Unique in the run: case id, phase letter, repeat, and from the second attempt on its "
-        "number. Joins tokens.csv."
+        "Unique in the run: case id, phase letter, repeat, and the attempt from the second on. "
+        "Joins tokens.csv."
     )
     case_id: str = column("First ten hexadecimal digits of the SHA-256 of the case's key.")
     phase: Phase = column(
         "measure: counted. warmup: before the first one, at the same shapes. memory: an untimed "
         "pass, only where memory cannot be read without disturbing the time."
     )
-    round: Number = column("Pass over the group in which it was taken, from 0.")
+    round: Number = column("Round in which the sample was taken: one pass over the group, from 0.")
     repeat: Number = column("Number among the samples of this case and phase, from 0.")
     attempt: Number = column(
-        "How often this sample was recorded before, from 0: a failure that was tried again after a "
-        "resume, a warm-up of a new worker. The last attempt counts.",
+        "Earlier recordings of this sample: 0, or more for a failure retried after a resume or a "
+        "warm-up of a new worker. The last attempt counts.",
         default=0,
     )
     session: Number = column(
-        "Which start of the sweep took it, from 0; run.json lists them.", default=0
+        "Session that took the sample, from 0: each start of the sweep is one; run.json "
+        "lists them.",
+        default=0,
     )
     worker: Number = column(
-        "Which worker process of this session took it, from 0: another one is started when one is "
-        "lost. Only samples of one session and worker are compared within a round.",
+        "Worker process of this session that took the sample, from 0; a lost worker is replaced "
+        "by a new one. Only samples of one session and worker are compared within a round.",
         default=0,
     )
     started_at: str = column("UTC time of the start, ISO 8601.")
     status: Status = column(
         "ok, or why there is no time: oom (out of memory), skipped_oom (a case that needs no more "
-        "ran out of memory), timeout, crashed (the model raised or its process died), unsupported "
-        "(the model cannot do it), mismatch (other than the asked number of tokens came out)."
+        "memory ran out of it), timeout, crashed (the model raised an error or its process died), "
+        "unsupported (the model cannot do it), mismatch (wrong number of new tokens)."
     )
     stage: Stage | None = column("Where it failed: load, prefill or decode.", default=None)
     error: str | None = column("What went wrong, in one line.", default=None)
     oom_bytes: Number | None = column(
-        "Out of memory: the bytes of the allocation that failed, where the message says; from CUDA "
-        "rounded as it prints them.",
+        "Out of memory: size of the failed allocation, if the message states it; CUDA rounds it.",
         unit="bytes",
         default=None,
     )
@@ -89,22 +90,23 @@ class Sample(CaseRecord):
     )
 
     model_commit: str | None = column(
-        "Commit of the hub that the model came from; null for local files and configurations that "
-        "kvbench has.",
+        "Hub commit of the model; null for local files and built-in configurations.",
         default=None,
     )
     attention_used: str | None = column(
-        "Attention implementation that really ran: what auto came to.", default=None
+        "Attention implementation that was used, with auto resolved.", default=None
     )
 
     # The work and the time
     new_tokens: Number | None = column(
-        "New tokens that came out, per sequence; a short warm-up makes fewer than the case asks.",
+        "New tokens generated, per sequence; a short warm-up generates fewer than the case.",
         unit="tokens",
         default=None,
     )
     total_s: Seconds | None = column(
-        "Wall time of generate(), the device synchronised on both sides.", unit="s", default=None
+        "Wall time of generate(), with the device synchronized before and after.",
+        unit="s",
+        default=None,
     )
     ttft_s: Seconds | None = column("Time to first token: the prefill.", unit="s", default=None)
     itl_s: Amount | None = column(
@@ -125,7 +127,7 @@ class Sample(CaseRecord):
     )
     total_s_high: Amount | None = column("sampled: upper end of it.", unit="s", default=None)
     compilations: Number | None = column(
-        "How often code was compiled during the run, for strategies that compile; 0 once warm.",
+        "Compilations during the run, for strategies that compile; 0 once warm.",
         default=None,
     )
     compile_s: Amount | None = column(
@@ -140,21 +142,20 @@ class Sample(CaseRecord):
     )
     output_sha256: str | None = column(
         "First sixteen hexadecimal digits of the SHA-256 of the new token ids (row by row, 64-bit "
-        "little-endian): equal for both arms when the cache changed nothing but time.",
+        "little-endian): equal for all strategies if the cache changes nothing but time.",
         default=None,
     )
 
     # Memory
     kv_cache_bytes: Number | None = column(
-        "Exact size of the tensors in the cache object after the run, and of recurrent states that "
-        "the model keeps on its modules instead, a view counted at the size of what it shows; 0 "
-        "without a cache.",
+        "Exact size of the tensors in the cache object after the run, including recurrent states "
+        "kept on the model's modules; a view counts at the size it shows; 0 without a cache.",
         unit="bytes",
         default=None,
     )
     cache_allocated_bytes: Number | None = column(
-        "Exact size of the memory behind those tensors, each storage once: what the cache takes, "
-        "used or not; 0 without a cache.",
+        "Exact size of the memory behind those tensors, each storage counted once: what the cache "
+        "occupies, used or not; 0 without a cache.",
         unit="bytes",
         default=None,
     )
@@ -164,22 +165,19 @@ class Sample(CaseRecord):
         default=None,
     )
     cache_disk_bytes: Number | None = column(
-        "Size of the files that a cache on disk has, used or not; not part of "
-        "cache_allocated_bytes.",
+        "Size of the files of a disk cache, used or not; not part of cache_allocated_bytes.",
         unit="bytes",
         default=None,
     )
     cache_page_size: Number | None = column(
-        "Positions of a page, where keys and values are in the pages of a pool.",
+        "Positions per page, for paged caches.",
         default=None,
     )
     cache_occupancy: float | None = column(
-        "Share of the pool's pages that were in use at the end.",
+        "Share of the pool's pages in use at the end.",
         default=None,
     )
-    cache_class: str | None = column(
-        "Class of the cache object that was really used.", default=None
-    )
+    cache_class: str | None = column("Class of the cache object that was used.", default=None)
     cache_layers: str | None = column("Classes of its layers, with counts.", default=None)
     weights_bytes: Number | None = column(
         "Size of the model's parameters and buffers.", unit="bytes", default=None
@@ -191,23 +189,23 @@ class Sample(CaseRecord):
         "CPU: largest resident set during the run.", unit="bytes", default=None
     )
     torch_before_bytes: Number | None = column(
-        "CUDA: bytes that torch's allocator had given out before the run.",
+        "CUDA: bytes that torch's allocator had allocated before the run.",
         unit="bytes",
         default=None,
     )
     torch_reserved_before_bytes: Number | None = column(
-        "CUDA: bytes that torch's allocator held from the device before the run. Free space in "
-        "them is filled first, so that NVML's growth understates what a run needs.",
+        "CUDA: bytes that torch's allocator had reserved on the device before the run. Free space "
+        "in them is filled first, so NVML's growth understates what a run needs.",
         unit="bytes",
         default=None,
     )
     torch_peak_allocated_bytes: Number | None = column(
-        "CUDA: the most that torch's allocator had given out during the run.",
+        "CUDA: peak of the bytes allocated by torch's allocator during the run.",
         unit="bytes",
         default=None,
     )
     torch_peak_reserved_bytes: Number | None = column(
-        "CUDA: the most that torch's allocator held from the device during the run.",
+        "CUDA: peak of the bytes reserved by torch's allocator during the run.",
         unit="bytes",
         default=None,
     )
@@ -217,8 +215,8 @@ class Sample(CaseRecord):
         default=None,
     )
     nvml_peak_bytes: Number | None = column(
-        "CUDA: the same after the run, before anything was freed. Context, allocator and libraries "
-        "are in it; torch hands nothing back during a run, so this is the peak.",
+        "CUDA: the same after the run, before anything was freed. Includes context, allocator and "
+        "libraries; torch returns nothing during a run, so this is the peak.",
         unit="bytes",
         default=None,
     )
@@ -230,21 +228,21 @@ class Sample(CaseRecord):
     memory_method: str | None = column(
         "How the peak was read: vmhwm or rss-polled on a CPU; on CUDA nvml-used-v2, "
         "nvml-used+torch-allocator (memory that the driver reserves is counted as used: old "
-        "drivers, and runs of before nvml-used-v2), or torch-allocator. Memory is compared only "
+        "drivers, and runs made before nvml-used-v2), or torch-allocator. Memory is compared only "
         "within one method.",
         default=None,
     )
 
     # Energy
     energy_j: Amount | None = column(
-        "Energy during the run. CUDA: of the whole board, null under 1 s. CPU: of all processor "
-        "packages, other processes included, null under 0.1 s. Null where no counter can be read; "
+        "Energy during the run. CUDA: of the whole board, null below 1 s. CPU: of all processor "
+        "packages, other processes included, null below 0.1 s. Null without a readable counter; "
         "never an estimate.",
         unit="J",
         default=None,
     )
     energy_method: str | None = column(
-        "How it was read: nvml-total-energy, rapl-package, or none: and why.", default=None
+        "How it was read: nvml-total-energy, rapl-package, or none with the reason.", default=None
     )
 
     # Trust
@@ -260,7 +258,7 @@ class Sample(CaseRecord):
     )
     load_average: Amount | None = column("Load average of the last minute.", default=None)
     other_cpu_share: Amount | None = column(
-        "Share of the machine's CPU time that others used during the run; null under 0.2 s.",
+        "Share of the machine's CPU time used by other processes during the run; null below 0.2 s.",
         default=None,
     )
     cpu_governor: str | None = column("Frequency governor of the first CPU.", default=None)

@@ -78,21 +78,21 @@ def _check_values(path: Path) -> None:
             wrong = numbers.isna()
             if name == "new_token":
                 wrong |= (numbers % 1 != 0) | (numbers < 1) | (numbers > _LARGEST)
-            _point_at(path, name, table[name], wrong.to_numpy(), "is not right")
+            _point_at(path, name, table[name], wrong.to_numpy(), "is not valid")
 
 
 def _check_times(path: Path, table: pd.DataFrame) -> None:
     elapsed = table["elapsed_s"].to_numpy()
     # Written so that NaN, which does not compare as greater, is wrong too.
     wrong = ~((elapsed > 0) & (elapsed < np.inf))
-    _point_at(path, "elapsed_s", table["elapsed_s"], wrong, "is no time")
+    _point_at(path, "elapsed_s", table["elapsed_s"], wrong, "is not a time")
     _point_at(
-        path, "new_token", table["new_token"], table["new_token"].to_numpy() < 1, "is no count"
+        path, "new_token", table["new_token"], table["new_token"].to_numpy() < 1, "is not a count"
     )
     same = np.diff(table["sample_id"].cat.codes.to_numpy()) == 0
     follows = same & (np.diff(table["new_token"].to_numpy()) == 1)
     early = np.concatenate([[False], follows & (np.diff(elapsed) < 0)])[: len(elapsed)]
-    _point_at(path, "elapsed_s", table["elapsed_s"], early, "is before the token before")
+    _point_at(path, "elapsed_s", table["elapsed_s"], early, "is before the previous token")
 
 
 def _point_at(path: Path, name: str, values: pd.Series[Any], wrong: np.ndarray, how: str) -> None:

@@ -75,7 +75,9 @@ class RunWriter:
         with _held(path) as lock:
             if (path / "run.json").exists():
                 raise UserError(
-                    f"{path}: another process has just begun a run there.", kind="in_use", path=path
+                    f"{path}: another process has just created a run there.",
+                    kind="in_use",
+                    path=path,
                 )
             writer = cls(path, lock, info)
             with writer._closed_on_error():
@@ -270,14 +272,14 @@ class RunWriter:
             if not (self.path / "run.json").exists() or isinstance(error, FileNotFoundError):
                 # Free space would not help: there is nothing here to continue with.
                 raise UserError(
-                    f"{self.path / name} is no longer there: the run was removed or moved while "
-                    "it was measured, and nothing more can be written to it.",
+                    f"{self.path / name} no longer exists: the run was removed or moved during "
+                    "the measurement, so nothing more can be written.",
                     kind="run_removed",
                     path=self.path,
                 ) from error
             raise UserError(
-                f"{self.path / name} cannot be written: {error.strerror or error}. What was "
-                f"measured before is kept; make room and go on with --resume {self.path}.",
+                f"{self.path / name} cannot be written: {error.strerror or error}. Earlier "
+                f"results are kept; free some space and continue with --resume {self.path}.",
                 kind="unwritable",
             ) from error
 
@@ -286,8 +288,8 @@ class RunWriter:
         content = text.encode("utf-8", "backslashreplace")
         if len(content) > MAX_INFO_BYTES:
             raise UserError(
-                f"{self.path / 'run.json'} would be larger than {MAX_INFO_BYTES >> 20} MiB and not "
-                "be read again: measure fewer cases or shorter prompts in one run.",
+                f"{self.path / 'run.json'} would be larger than {MAX_INFO_BYTES >> 20} MiB and "
+                "could not be read again: use fewer cases or shorter prompts per run.",
                 kind="too_large",
             )
         write_atomically(self.path / "run.json", content)
@@ -321,13 +323,13 @@ def check_name(name: str) -> str:
     """
     if not name or name in (".", "..") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
         raise UserError(
-            f"--name: {clip(name)!r} is not a plain folder name, such as gpt2-night_1.",
+            f"--name: {clip(name)!r} is not a valid folder name; use one such as gpt2-night_1.",
             kind="bad_name",
             name=name,
         )
     if len(name.encode()) > 200:
         raise UserError(
-            "--name: longer than 200 bytes, too long for a folder.", kind="bad_name", name=name
+            "--name: longer than 200 bytes, too long for a folder name.", kind="bad_name", name=name
         )
     return name
 
@@ -339,7 +341,7 @@ def _held(path: Path) -> Iterator[RunLock]:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be made: {error.strerror}.", kind="unwritable", path=path
+            f"{path} cannot be created: {error.strerror}.", kind="unwritable", path=path
         ) from error
     lock = RunLock(path)
     try:
@@ -360,7 +362,8 @@ def _refuse_links(path: Path) -> None:
         check_regular(path / name, "file of a run")
         if (path / name).is_symlink():
             raise UserError(
-                f"{path / name} is a link: put the file itself there to go on.", kind="is_a_link"
+                f"{path / name} is a link: replace it with the file itself to continue.",
+                kind="is_a_link",
             )
     check_real_folder(path / CHARTS_FOLDER)
 
@@ -371,7 +374,7 @@ def _repair(path: Path) -> tuple[str, ...]:
         cut = cut_torn_end(path / name) if (path / name).exists() else 0
         if cut:
             repairs.append(
-                f"{path / name}: the last row was torn when the sweep was killed; its {cut} bytes "
-                f"were moved to {name}.torn, and what it stood for is measured again."
+                f"{path / name}: the last row was cut off when the sweep was killed; its {cut} "
+                f"bytes were moved to {name}.torn, and its sample is measured again."
             )
     return tuple(repairs)

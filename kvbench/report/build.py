@@ -55,7 +55,7 @@ def build(
     missing = set(charts or ()) - {drawing.chart.name for drawing in drawn}
     if missing and set(formats) - {"markdown"}:
         raise UserError(
-            f"--chart: there are no data for {', '.join(sorted(missing))} here.",
+            f"--chart: no data for {', '.join(sorted(missing))} in this run.",
             kind="no_chart_data",
             charts=tuple(sorted(missing)),
         )

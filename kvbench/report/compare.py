@@ -162,19 +162,19 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
     rows = result.rows
     if slower is not None and rows and all(row.p_value is None for row in rows):
         raise UserError(
-            "--fail-on-slower: a CPU and a GPU are not like each other.",
+            "--fail-on-slower: cannot compare CPU with GPU results.",
             kind="nothing_to_compare",
             option="--fail-on-slower",
         )
     if more_memory is not None and rows and all(row.memory_ratio is None for row in rows):
         raise UserError(
-            "--fail-on-more-memory: no memory was read in the same way on both sides.",
+            "--fail-on-more-memory: no memory was read with the same method on both sides.",
             kind="nothing_to_compare",
             option="--fail-on-more-memory",
         )
     lines = [f"not finished: {name}." for name in result.incomplete]
     if not result.rows:
-        lines.append("no case was timed on both sides.")
+        lines.append("no case was measured on both sides.")
     before = {one.case for one in result.unmatched if one.failed and one.side == result.sides[0]}
     lines += [
         f"failed: {one.side}: {one.case}: {one.reason}"
@@ -189,7 +189,7 @@ def regressions(result: Result, slower: float | None, more_memory: float | None)
                 lines.append(f"slower: {times}.")
             elif _each(row) < (least := least_each(row, level)):
                 what = "on each side" if row.rounds is None else "shared rounds"
-                lines.append(f"too few samples to tell: {times}; {least} {what} would do.")
+                lines.append(f"too few samples to tell: {times}; needs {least} {what}.")
         memory = row.memory_ratio
         if more_memory is not None and memory is not None and memory > 1 + more_memory:
             lines.append(f"more memory: {label}: {significant(memory)} times the memory.")
@@ -205,7 +205,7 @@ def write_chart(result: Result, path: Path) -> None:
     kind = image_kind("--chart", path)
     if not result.rows:
         raise UserError(
-            "--chart: no case stands on both sides, so that there is nothing to draw.",
+            "--chart: the sides have no case in common; nothing to plot.",
             kind="nothing_to_compare",
             option="--chart",
         )
@@ -281,7 +281,7 @@ def _check_measured(sides: Sequence[Side], metric: Metric) -> None:
     )
     names = ", ".join(side.name for side in lacking)
     raise UserError(
-        f"--metric {metric.name}: nothing to compare, since no sample of {names} has it "
+        f"--metric {metric.name}: nothing to compare, no sample of {names} has it "
         f"({'; '.join(reasons) or 'no samples'}).",
         kind="nothing_to_compare",
         option="--metric",
@@ -312,12 +312,12 @@ def _where(run: Run, name: str, value: object) -> dict[str, list[Any]]:
 def _nothing(runs: Sequence[Run], by: str) -> str:
     if by == "run":
         return (
-            "One run alone is compared along an axis: give a second run, or --by "
+            "A single run is compared along an axis: give a second run, or --by "
             f"{', '.join(BY[1:])}."
         )
     values = {str(value) for run in runs for value in run.columns[by]}
-    only = f"only {values.pop()}" if values else "no sample"
-    return f"--by {by}: there is {only} here, so that there is nothing to compare."
+    only = f"only {values.pop()}" if values else "no samples"
+    return f"--by {by}: nothing to compare, the run has {only}."
 
 
 def _differences(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -387,7 +387,7 @@ def _verdict(row: Comparison) -> str:
         return "unclear"
     least = "at least " if row.ratio_ci95_low is None else ""
     what = "samples each" if row.rounds is None else "shared rounds"
-    return f"unclear, {least}{row.samples_needed} {what} would tell"
+    return f"unclear, needs {least}{row.samples_needed} {what}"
 
 
 _CASE_COLUMNS = (
@@ -466,22 +466,22 @@ def _caption(result: Result) -> str:
     sides = " | ".join(f"A: {a}, B: {b}" for a, b in geometric_means(result))
     paired = any(row.rounds is not None for row in result.rows)
     how = (
-        "estimated from the ratios within rounds, with its 95 % signed-rank interval from "
-        f"{MIN_FOR_INTERVAL} rounds on; it may differ from the ratio of the medians shown"
+        f"estimated within rounds, 95 % CI from {MIN_FOR_INTERVAL} rounds; it can differ from the "
+        "ratio of the medians"
         if paired
-        else "ratio of medians, with its 95 % bootstrap interval"
+        else "ratio of medians, 95 % bootstrap CI"
     )
     metric = METRICS[result.metric]
     what = metric.label.lower()
-    caption = f"{sides}. Ratio: {what} of B over that of A, {how}; below 1, {metric.below}."
+    caption = f"{sides}. Ratio: {what}, B / A, {how}; below 1, {metric.below}."
     if any(row.verdict for row in result.rows):
         test = "Wilcoxon signed-rank" if paired else "Mann-Whitney"
         caption += (
-            f" Verdict: past {100 * result.threshold:g}% and p < {_LEVEL} by an exact {test} "
-            "test, corrected over the rows."
+            f" Verdict: beyond {100 * result.threshold:g}% and p < {_LEVEL} by an exact {test} "
+            "test, Holm-corrected."
         )
     if any(row.a_cold_starts or row.b_cold_starts for row in result.rows):
-        caption += " Cold samples are left out."
+        caption += " Cold samples excluded."
     return caption
 
 

@@ -18,18 +18,18 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def estimate_facts(found: Estimate) -> list[tuple[str, str]]:
-    """Return the facts of an estimate with their names; the formula comes below the cache."""
+    """Return the facts of an estimate by name; the formula follows the cache."""
     work = found.work
     facts = [
         ("model", _model(found)),
         (
             "work",
             f"batch {work.batch}, {work.prompt_tokens} prompt and {work.new_tokens} new tokens "
-            f"each, {work.dtype}: {found.positions} positions in the cache at the end, as the last "
-            "token is never fed",
+            f"each, {work.dtype}: {found.positions} positions in the cache at the end (the "
+            "last token is not fed back)",
         ),
         ("weights", "-" if found.weights_bytes is None else _bytes(found.weights_bytes)),
-        ("cache per token", f"{found.cache_bytes_per_token:,} bytes for each sequence"),
+        ("cache per token", f"{found.cache_bytes_per_token:,} bytes per sequence"),
         ("cache at the end", _bytes(found.cache_bytes) + _share(found)),
         *(("", line) for line in found.formula),
         *_flops(found),
@@ -40,16 +40,16 @@ def estimate_facts(found: Estimate) -> list[tuple[str, str]]:
 
 
 def floor_table(found: Estimate) -> Table | None:
-    """Return the lower bounds with and without a cache on each device; None if none is known."""
+    """Return the lower bounds with and without the cache on each device; None without rates."""
     if not found.floors:
         return None
     return Table(
         heads=tuple(column for column, _, _ in _COLUMNS),
         rows=tuple(tuple(cell(one) for _, cell, _ in _COLUMNS) for one in found.floors),
         numeric=tuple(numeric for _, _, numeric in _COLUMNS),
-        caption="At least: floors; no run can be faster. Expected: without a cache over with it. "
-        "Of a probed device it knows what a layer costs beside its arithmetic; of a published one "
-        "it does not, and that is most of the time of a small model on a GPU.",
+        caption="Lower bound: no run can be faster. Expected speedup: off / cached. With probed "
+        "rates it includes the overhead of each layer; with published rates it does not, and on a "
+        "GPU that is most of the time of a small model.",
     )
 
 
@@ -110,8 +110,7 @@ def _flops(found: Estimate) -> list[tuple[str, str]]:
         (
             "keys and values",
             f"{found.kv_projection_flops:,} FLOPs for all {found.work.batch} x {found.positions} "
-            "positions once; without a cache those of all positions so far are paid again at "
-            "every step",
+            "positions once; without a cache, recomputed for all positions so far at every step",
         ),
     ]
 
@@ -127,10 +126,11 @@ def _fits(found: Estimate) -> str:
     batch, context = found.largest_batch, found.longest_context
     if batch is None or context is None:
         return "-"
-    all_of_them = ", all that the model was made for," if context == found.max_positions else ""
+    all_of_them = " (all the model supports)" if context == found.max_positions else ""
     return (
-        f"beside the weights: batch {_size(batch)} at this length, or {_size(context)} positions"
-        f"{all_of_them} at batch {found.work.batch}; activations and libraries need some of it too"
+        f"next to the weights: batch {_size(batch)} at this length, or {_size(context)} "
+        f"positions{all_of_them} at batch {found.work.batch}; activations and libraries need "
+        "memory too"
     )
 
 
@@ -147,8 +147,8 @@ _COLUMNS: tuple[tuple[str, Callable[[DeviceFloor], str], bool], ...] = (
     ("rates", lambda one: one.source, False),
     ("GB/s", lambda one: significant(one.read_bytes_per_s / 1e9), True),
     ("TFLOP/s", lambda one: significant(one.flops_per_s / 1e12), True),
-    ("off at least", lambda one: seconds(one.off_s), True),
-    ("cached at least", lambda one: seconds(one.on_s), True),
+    ("off lower bound", lambda one: seconds(one.off_s), True),
+    ("cached lower bound", lambda one: seconds(one.on_s), True),
     ("expected", lambda one: times(one.speedup), True),
     ("pays from", lambda one: "-" if one.pays_from is None else str(one.pays_from), True),
     ("limited by (off, cached)", _limits, False),

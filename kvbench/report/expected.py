@@ -12,7 +12,7 @@ from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.device_kinds import kind_of
 from kvbench.records.run import RunInfo
 from kvbench.report.table import at_least
-from kvbench.report.units import seconds, significant
+from kvbench.report.units import seconds, significant, times
 
 __all__ = ["expectation_sentences"]
 
@@ -32,26 +32,26 @@ def expectation_sentences(cases: Sequence[CaseSummary], info: RunInfo) -> list[s
 def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
     off, on, rates = found.off, found.on, found.rates
     assert off.floor_s and on.floor_s
-    source = "as probed" if rates.source == "probe" else "as published"
+    source = "probed" if rates.source == "probe" else "published"
     if rates.flags:
-        source += f", in doubt ({', '.join(rates.flags)})"
+        source += f", unreliable: {', '.join(rates.flags)}"
     arithmetic = significant(rates.flops_per_s[on.dtype] / 1e12)
     sentences = [
         f"{describe(on, differing)}: at {significant(rates.read_bytes_per_s / 1e9)} GB/s and "
-        f"{arithmetic} TFLOP/s, {source}, it takes at least {seconds(on.floor_s)}, and "
+        f"{arithmetic} TFLOP/s ({source}), the lower bound is {seconds(on.floor_s)}, and "
         f"{seconds(off.floor_s)} without a cache. {_expected(on)}",
         _step("Without a cache", off, _why(found, off))
         + f" {_step('With it', on, _why(found, on))}",
     ]
     if at_least(on):
         sentences.append(
-            "These rates were probed without the products of a decoder's sizes, which take a step "
-            "without a cache longer than large ones: kvbench probe measures them now."
+            "These rates come from an older probe without products of a decoder's sizes, so steps "
+            "without a cache take longer than expected: run kvbench probe again."
         )
     if any((case.total_s_median or math.inf) < (case.floor_s or 0.0) for case in (off, on)):
         sentences.append(
-            "A run below its lower bound: the rates are too low, as of a busy machine. Probe again "
-            "when it is idle."
+            "A run beat its lower bound: the rates are too low, probably because the machine was "
+            "busy. Probe again when it is idle."
         )
     # Time that other processes took from a step is not overhead of the model.
     if found.overhead_s is not None and "busy_" not in (on.flags or ""):
@@ -62,20 +62,20 @@ def _sentences(found: Expectation, differing: Collection[str]) -> list[str]:
 def _expected(on: CaseSummary) -> str:
     """Return the predicted and the measured speedup, with the range of the rounds."""
     assert on.expected_speedup and on.speedup
-    expected, measured = significant(on.expected_speedup), significant(on.speedup)
+    expected, measured = significant(on.expected_speedup), times(on.speedup)
     low, high = on.speedup_round_min, on.speedup_round_max
     rounds = on.speedup_rounds or 0
     if low is not None and high is not None and rounds > 1:
         measured += f" ({significant(low)} to {significant(high)} in {rounds} rounds)"
     doubted = claim(on) in ("too_few", "disagree", "other_work")
-    no_claim = ", which is no claim" if doubted else ""
+    no_claim = " (no claim)" if doubted else ""
     if on.expected_from == "bounds":
         return (
-            f"The ratio of these is {expected}, and {measured} was measured{no_claim}; what "
-            "launches cost is not among these rates."
+            f"Ratio of the bounds {expected}x, measured {measured}{no_claim}; these rates do not "
+            "include launch cost."
         )
-    least = "At least " if at_least(on) else ""
-    return f"{least}{expected} times as fast is to be expected, {measured} was measured{no_claim}."
+    least = "at least " if at_least(on) else ""
+    return f"Expected speedup {least}{expected}x, measured {measured}{no_claim}."
 
 
 def _step(name: str, case: CaseSummary, why: str) -> str:
@@ -83,8 +83,7 @@ def _step(name: str, case: CaseSummary, why: str) -> str:
     assert case.mbu is not None and case.mfu is not None
     return (
         f"{name} a step takes {seconds(_step_s(case))}, {_times_bound(case, case)} times its lower "
-        f"bound: {why}; {_share(case.mbu)} of the bandwidth (MBU) and {_share(case.mfu)} of the "
-        "arithmetic (MFU) are used."
+        f"bound: {why}; MBU {_share(case.mbu)}, MFU {_share(case.mfu)}."
     )
 
 
@@ -96,8 +95,8 @@ def _why(found: Expectation, case: CaseSummary) -> str:
     # Without a probe, launches are inferred from how long a step takes.
     launch_s = _step_s(case) if found.launch_s is None else found.launch_s
     taken = seconds(min(launch_s, _step_s(case)))
-    known = ", as far as these rates tell" if case is found.off and at_least(found.on) else ""
-    return f"launch-bound{known}, since launches take {taken} whatever it computes"
+    known = " (as far as these rates show)" if case is found.off and at_least(found.on) else ""
+    return f"launch-bound{known}, launches alone take {taken}"
 
 
 def _step_s(case: CaseSummary) -> float:
@@ -117,7 +116,9 @@ def _others(on: CaseSummary, cases: Sequence[CaseSummary]) -> list[str]:
     ]
     if not others:
         return []
-    return [f"Next to the lower bound of {on.cache}, a step takes with {', '.join(others)}."]
+    return [
+        f"Other strategies per step, against the lower bound of {on.cache}: {', '.join(others)}."
+    ]
 
 
 def _share(share: float) -> str:
@@ -126,10 +127,10 @@ def _share(share: float) -> str:
 
 
 def _overhead(step_s: float, found: Expectation) -> str:
-    step = f"With a step of {seconds(step_s)} whatever it computes,"
+    step = f"With a fixed cost of {seconds(step_s)} per step,"
     if found.pays_from is None:
-        return f"{step} no speed-up is expected within {HORIZON} tokens."
+        return f"{step} no speedup is expected within {HORIZON} tokens."
     if found.on.expected_from != "products" and kind_of(found.on.device).queues_work:
         # A step without a cache takes longer than at the rate of large products.
-        return f"{step} a speed-up is expected from {found.pays_from} tokens on at the latest."
-    return f"{step} no speed-up is expected below {found.pays_from} tokens."
+        return f"{step} a speedup is expected from {found.pays_from} tokens at the latest."
+    return f"{step} no speedup is expected below {found.pays_from} tokens."

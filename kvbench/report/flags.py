@@ -12,33 +12,43 @@ from kvbench.records.finding import VERIFY_FAILED
 __all__ = ["FLAGS", "doubts", "doubts_beside_a_table"]
 
 FLAGS: dict[str, str] = {
-    "busy_cpu": "other processes used more than 10 % of the machine's processor time during the "
-    "run",
+    "busy_cpu": "other processes used more than 10 % of the machine's CPU time during the run",
     "busy_gpu": "another compute process was on the GPU",
-    "throttled": "the GPU's clocks were reduced, for power or heat",
-    "paused": "the run stood still for over a quarter of a second and a tenth of its time: it was "
-    "stopped or suspended, or waited for a disk; on a GPU, one token took over 10 times as long as "
-    "the others",
-    "past_positions": "a rotary model ran past the positions it was trained for: time and memory "
-    "are right, text is not",
-    "attention_is_X": "Transformers used another attention implementation than was asked for",
-    "cache_not_as_asked": "a cache came out of a run without one, or none, or an empty one, out of "
-    "a run with one",
-    "state_not_counted": "the model keeps tensors on its modules that may be state: kv_cache_bytes "
-    "is without them",
-    "recompiled": "code was compiled during a timed run, although a warm-up had the same shapes",
-    # The next two are only in runs of version 0.1, which could force a resume.
-    "environment_changed": "taken after a forced resume, on a machine or with software other than "
-    "the run began with",
-    "plan_changed": "taken after a forced resume with another plan than the run began with, such "
-    "as another seed",
-    VERIFY_FAILED: "the strategy was found to do other work than no cache: its time means nothing",
-    "undersampled": "fewer than 6 samples, cold ones not counted: no interval and no claim",
-    "cold_start": "the first sample of a case in a worker process, over 1.5 times as long as each "
-    "of at least two later ones: left out of times and speed-up",
-    "outlier": "a sample far from the others of its case that is not cold: it counts",
-    "trend": "the times of the case rise or fall over the rounds, by 5 % or more and beyond chance "
-    "(p < 0.01, Kendall's test)",
+    "throttled": "the GPU's clocks were throttled, for power or heat",
+    "paused": (
+        "the run paused for over a quarter of a second and a tenth of its time: stopped, "
+        "suspended or waiting for a disk; on a GPU, one token took over 10 times as long as the "
+        "others"
+    ),
+    "past_positions": (
+        "a rotary model ran past its trained positions: time and memory are valid, text is not"
+    ),
+    "attention_is_X": "Transformers used another attention implementation than requested",
+    "cache_not_as_asked": (
+        "a run without a cache returned one, or a run with a cache returned none or an empty one"
+    ),
+    "state_not_counted": (
+        "the model keeps tensors on its modules that may be state; kv_cache_bytes does not "
+        "include them"
+    ),
+    "recompiled": "code was compiled during a timed run, although the warm-up had the same shapes",
+    # The next two are in runs of version 0.1 only, which could force a resume.
+    "environment_changed": "taken after a forced resume, on another machine or with other software",
+    "plan_changed": "taken after a forced resume with different settings, such as another seed",
+    VERIFY_FAILED: (
+        "verification failed: the output differs from the no-cache baseline, so times are not "
+        "comparable"
+    ),
+    "undersampled": "fewer than 6 samples, cold ones excluded: no interval and no claim",
+    "cold_start": (
+        "first sample of a case in a worker process, over 1.5 times as long as each of at least "
+        "two later ones: excluded from times and speedup"
+    ),
+    "outlier": "a sample far from the others of its case, but not cold: it counts",
+    "trend": (
+        "times rise or fall over the rounds by 5 % or more, beyond chance (p < 0.01, Kendall's "
+        "test)"
+    ),
 }
 
 
@@ -54,7 +64,7 @@ def doubts(cases: Sequence[CaseSummary]) -> list[tuple[str, str, str]]:
         (
             name,
             f"{count} {'case' if name in OF_A_CASE else 'sample'}{'s' * (count != 1)}",
-            FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "not known here"),
+            FLAGS.get(re.sub(r"_is_.*", "_is_X", name), "unknown flag"),
         )
         for name, count in sorted(counts.items())
     ]

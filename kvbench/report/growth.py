@@ -21,8 +21,8 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
     sentences = [_growth(growth, differing) for growth in found]
     if any(growth.first.cache == BASELINE for growth in found):
         sentences.append(
-            "The uncached curve is polynomial, not exponential: computing all positions again for "
-            "each token costs n^2 in the linear layers and n^3 in attention."
+            "Without a cache, time grows polynomially, not exponentially: recomputing all "
+            "positions for each token costs n^2 in the linear layers and n^3 in attention."
         )
     for even in break_evens(cases):
         if len(even.cases) < 2:
@@ -31,20 +31,16 @@ def growth_sentences(cases: Sequence[CaseSummary]) -> list[str]:
         first = even.cases[0]
         place = describe(first, differing, length=False)
         if even.new_tokens is None and even.too_few:
-            sentences.append(
-                f"Break-even, {place}: not known: some lengths have too few samples to tell noise "
-                "from gain."
-            )
+            sentences.append(f"Break-even, {place}: unknown; some lengths have too few samples.")
         elif even.new_tokens is None:
             tokens = [case.max_new_tokens for case in even.cases]
             sentences.append(
-                f"Break-even, {place}: none in the range measured ({tokens[0]} to {tokens[-1]} new "
-                "tokens)."
+                f"Break-even, {place}: none within the measured range ({tokens[0]} to {tokens[-1]} "
+                "new tokens)."
             )
         else:
             sentences.append(
-                f"Break-even, {place}: from {even.new_tokens} new tokens on it is faster by more "
-                "than the noise."
+                f"Break-even, {place}: faster from {even.new_tokens} new tokens on, beyond noise."
             )
     return sentences
 
@@ -53,10 +49,9 @@ def _growth(growth: Growth, differing: Collection[str]) -> str:
     tokens = [case.max_new_tokens for case in growth.cases]
     interval = f"{growth.exponent_low:.2f} to {growth.exponent_high:.2f}"
     return (
-        f"{describe(growth.first, differing, length=False)}: time grows as "
-        f"n^{growth.exponent:.2f} (95 % interval {interval}) from {growth.fitted_from} to "
-        f"{tokens[-1]} new tokens; t = {_polynomial(growth)} s fits {len(tokens)} lengths to "
-        f"{growth.error:.1%}."
+        f"{describe(growth.first, differing, length=False)}: time grows as n^{growth.exponent:.2f} "
+        f"(95 % CI {interval}) from {growth.fitted_from} to {tokens[-1]} new tokens; t = "
+        f"{_polynomial(growth)} s fits {len(tokens)} lengths to {growth.error:.1%}."
     )
 
 

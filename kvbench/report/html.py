@@ -212,7 +212,7 @@ def _rows(material: Material, columns: Sequence[_Column]) -> list[_Row]:
 
 
 def _filters(material: Material, columns: Sequence[_Column]) -> list[tuple[_Column, list[str]]]:
-    """The columns of words that make a case, with their values, where there is more than one."""
+    """Return the text columns that identify a case and have several values, with those values."""
     found = []
     for column in columns:
         if column.is_key and not column.numeric and column.head != AXES["prompt"].label:
@@ -228,7 +228,7 @@ def _filters(material: Material, columns: Sequence[_Column]) -> list[tuple[_Colu
 
 
 def _shared(material: Material) -> str:
-    """What is the same in all cases, and where they were measured."""
+    """Return what all cases share, and where they were measured."""
     found = []
     for axis in TABLE_ORDER:
         values = {
@@ -309,9 +309,7 @@ def _warnings(info: RunInfo) -> list[str]:
     if info.state != "finished":
         found.append(f"{info.name} is not complete: it is {info.state}.")
     if not info.findings and info.plan.get("verify") is False:
-        found.append(
-            f"{info.name}: whether the arms do the same work was not checked (--no-verify)."
-        )
+        found.append(f"{info.name}: the output was not checked (--no-verify).")
     return found
 
 
@@ -331,7 +329,7 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
         "CPU governor": env.governor,
         **{f"device {device.name}": device.hardware for device in env.devices},
         "NVIDIA driver": env.driver,
-        "CUDA of torch": env.cuda,
+        "CUDA version of torch": env.cuda,
         **env.versions,
     }
     return [(name, str(value)) for name, value in facts.items() if value]

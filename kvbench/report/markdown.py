@@ -70,8 +70,8 @@ def _same_work(cases: Sequence[CaseSummary]) -> str:
     if not compared:
         return ""
     return (
-        f"Same tokens with and without the cache: {sum(compared)} of {len(compared)} pairs. "
-        "In bfloat16 and float16 greedy tokens may part at near-ties."
+        f"Same tokens with and without the cache: {sum(compared)} of {len(compared)} comparisons. "
+        "In bfloat16 and float16 greedy tokens can diverge at near-ties."
     )
 
 

@@ -22,8 +22,8 @@ def speedup_bars(
 ) -> list[str]:
     """Return one bar per length, scaled to its speedup; `width` characters for the largest.
 
-    There is one block per line along new tokens, headed by its label. Empty without a speedup.
-    `cases` is the summary of the run, if the caller already has it.
+    One block for each line along new tokens, headed by its label. Empty without a speedup.
+    `cases` is the summary of the run, for who has it already.
     """
     found = summarize_cases(run.samples) if cases is None else cases
     entries = timed(run.info.name, run.info, found)

@@ -41,11 +41,11 @@ def _caption(rows: Sequence[Quality]) -> str:
     if first is None:
         return "Nothing was measured."
     return (
-        f"Against no cache on the same model, on {first.passages} passages of {first.text}: "
-        f"{first.prefill_tokens} tokens at once, then {first.steps} one at a time. KL: mean "
-        "divergence of the next token's distribution, in nats. Same top-1: tokens where both hold "
-        "the same next token most likely. Same tokens: of free continuations. Needles: hidden "
-        "numbers found, of those that the model finds without a cache."
+        f"Compared with no cache on the same model, over {first.passages} passages of "
+        f"{first.text}: {first.prefill_tokens} tokens at once, then {first.steps} one at a time. "
+        "KL: mean divergence of the next token's distribution, in nats. Same top-1: tokens with "
+        "the same most likely next token. Same tokens: equal tokens in free continuations. "
+        "Needles: hidden numbers found, out of those the model finds without a cache."
     )
 
 

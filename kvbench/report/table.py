@@ -104,7 +104,7 @@ def _named(name: str) -> Callable[[Sequence[CaseSummary]], str]:
 
 
 def time_text(case: CaseSummary | None) -> str:
-    """Return a text such as `4.38 s ±4%`, or why there is no time; a dash for no case."""
+    """Return `1.15 s [1.12-1.20]`, or why there is no time; a dash for no case."""
     if case is None:
         return "-"
     if case.total_s_median is None:
@@ -112,8 +112,10 @@ def time_text(case: CaseSummary | None) -> str:
         return "-" if case.status == "ok" else case.status
     if case.total_s_min is None or case.total_s_max is None or _warm(case) == 1:
         return seconds(case.total_s_median)
-    half_range = (case.total_s_max - case.total_s_min) / 2 / case.total_s_median
-    return f"{seconds(case.total_s_median)} ±{half_range:.0%}"
+    # One unit for all three: the ends are in that of the median.
+    unit = 1 if case.total_s_median >= 1 else 1000
+    ends = significant(case.total_s_min * unit), significant(case.total_s_max * unit)
+    return f"{seconds(case.total_s_median)} [{ends[0]}\N{EN DASH}{ends[1]}]"
 
 
 def speedup_text(case: CaseSummary) -> str:
@@ -150,7 +152,7 @@ def _ratio_text(ratio: float | None, interval: tuple[float, float] | None) -> st
         return "-"
     if interval is None:
         return times(ratio)
-    return f"{times(ratio)} ({significant(interval[0])}-{significant(interval[1])})"
+    return f"{times(ratio)} ({significant(interval[0])}\N{EN DASH}{significant(interval[1])})"
 
 
 def _warm(case: CaseSummary) -> int:
@@ -207,7 +209,7 @@ _COLUMNS = (
     _Column(_named("cache"), lambda p: p[1].cache, False, "_strategies"),
     _Column(_named("off"), lambda p: time_text(p[1] if p[1].cache == BASELINE else p[0])),
     _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else time_text(p[1])),
-    _Column(_named("speed-up"), lambda p: speedup_text(p[1])),
+    _Column(_named("speedup"), lambda p: speedup_text(p[1])),
     _Column(_named("expected"), lambda p: expected_text(p[1]), only_if_said=True),
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
     _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
@@ -268,40 +270,35 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
     if not counts:
         return "Nothing was measured."
     if counts[-1] == 1:
-        return "Times: one sample each; variance unknown."
+        return "Times: one sample per case; variance unknown."
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"Times: median of {number} samples, ± half the range. "
-    if any(c.cold_starts for c in cases):
-        text += "Cold samples are left out. "
+    text = f"Times: median [min\N{EN DASH}max] of {number} samples"
+    text += ", without cold ones. " if any(c.cold_starts for c in cases) else ". "
     known = {speedup_interval(c) is not None for c in cases if c.speedup is not None}
     if known:
         interval = {
-            (True,): "95 % interval",
-            (False,): f"no interval under {MIN_FOR_INTERVAL} rounds",
-            (False, True): f"95 % interval from {MIN_FOR_INTERVAL} rounds on",
+            (True,): "95 % CI",
+            (False,): f"no CI below {MIN_FOR_INTERVAL} rounds",
+            (False, True): f"95 % CI from {MIN_FOR_INTERVAL} rounds",
         }[tuple(sorted(known))]
         text += (
-            f"Speed-up: off over cached, estimated from the ratios within rounds ({interval}); it "
-            "may differ from the ratio of the medians. "
+            f"Speedup: off / cached, estimated within rounds ({interval}); it can differ from the "
+            "ratio of the medians. "
         )
     if any(c.memory_allocated_bytes is not None for c in cases):
         text += (
-            "needs: what torch allocates for the case on top of the model; VRAM: in use on the "
-            "whole GPU (NVML). "
+            "needs: allocated by torch on top of the model; VRAM: in use on the whole GPU (NVML). "
         )
     if any(c.energy_ratio is not None for c in cases):
-        text += (
-            "less energy: joules per token without the cache over those with it, estimated as the "
-            "speed-up is. "
-        )
+        text += "less energy: joules per token, off / cached, estimated like the speedup. "
     if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
-        text += "J/tok is of the samples that were long enough to read it. "
+        text += "J/tok: only samples long enough for a reading. "
     if any(c.method == "trace" for c in cases):
         text += "method trace: read from the longest generation of the same round. "
     if any(c.kl_divergence is not None for c in cases):
         text += (
-            "KL: mean divergence of the next token's distribution from that without a cache, in "
-            "nats; same top-1: tokens where both hold the same token most likely; perplexity: over "
-            "that without a cache. "
+            "KL: mean divergence of the next-token distribution from the one without a cache, in "
+            "nats; same top-1: tokens with the same most likely token; perplexity: relative to no "
+            "cache. "
         )
     return text + "tok/s, cache, memory and J/tok: with the cache."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 
 from kvbench.analysis.cases import named, varied
 from kvbench.analysis.claims import Claim, claim, energy_claim
@@ -15,7 +16,7 @@ from kvbench.plan.axes import AXES, values_of
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding, not_asked
 from kvbench.records.run import RunInfo
-from kvbench.report.units import MIB, seconds, significant
+from kvbench.report.units import MIB, seconds, significant, times
 
 __all__ = [
     "Pair",
@@ -57,11 +58,11 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def proofs(info: RunInfo) -> list[str]:
-    """Return whether the strategies did the same work: one sentence per model and strategy."""
+    """Return whether the output matches the baseline: one sentence per model and strategy."""
     if info.findings:
         return [proof(finding) for finding in shown_findings(info)]
     if info.plan.get("verify") is False:
-        return ["Not verified: whether the arms do the same work was not checked (--no-verify)."]
+        return ["Not verified: the output was not checked (--no-verify)."]
     return []
 
 
@@ -114,36 +115,35 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
         tokens += f" for each of {on.batch_size} sequences"
     which = f" ({', '.join(told)})" if told else ""
     name = "the cache" if on.cache == "dynamic" else f"the {on.cache} cache"
-    subject = f"On {on.device}, with {name}, {tokens} of {on.model}{which}"
+    subject = f"{on.model} on {on.device}{which}, {tokens}"
+    times_s = f"{seconds(on.total_s_median)} with {name}, {seconds(off.total_s_median)} without"
     found = claim(on)
     if found == "too_few":
-        # Showing the times of so few samples next to each other would read as a claim.
-        answer = f"{subject}: too few samples for a claim ({_rounds(on)})."
+        answer = f"{subject}: {times_s} (too few samples for a claim: {_rounds(on)})"
     elif found == "other_work":
-        answer = f"{subject}: no claim, since it does other work than no cache."
+        answer = f"{subject}: no claim for {name}, its output differs from the no-cache baseline"
     elif found == "disagree":
         answer = (
-            f"{subject}: no claim, since the rounds disagree by half or more: {_spread(on)} times "
-            f"as fast (95 % interval){_energy(on)}."
+            f"{subject}: no claim for {name}, the rounds disagree by half or more "
+            f"(95 % CI of the speedup {_spread(on)}){_energy(on)}"
         )
     else:
-        cost = (
-            ""
-            if on.kv_cache_bytes is None
-            else f", for {significant(on.kv_cache_bytes / MIB)} MiB of cache"
-        )
-        answer = (
-            f"{subject} take {seconds(on.total_s_median)} instead of "
-            f"{seconds(off.total_s_median)}: {_verdict(on, found)}{cost}."
-        )
-    return " ".join([answer, *_doubts(off, on)])
+        answer = f"{subject}: {times_s}; {_verdict(on, found)}{_size_of_cache(on)}{_energy(on)}"
+    doubts = _doubts(off, on)
+    return " ".join([f"{answer}.", *doubts]) if doubts else answer
 
 
 def _verdict(case: CaseSummary, found: Claim | None) -> str:
     assert case.speedup
     words = {"unclear": "no clear difference, ", "slower": "slower, "}.get(found or "", "")
-    ratio = f"{significant(case.speedup)} times as fast (95 % interval {_spread(case)})"
-    return f"{words}{ratio}{_energy(case)}"
+    return f"{words}speedup {times(case.speedup)} (95 % CI {_spread(case)})"
+
+
+def _size_of_cache(case: CaseSummary) -> str:
+    """Return the size of the cache, to go on with; nothing where it is not known."""
+    if case.kv_cache_bytes is None:
+        return ""
+    return f", {_brief(case.kv_cache_bytes / MIB)} MiB"
 
 
 def _energy(case: CaseSummary) -> str:
@@ -152,32 +152,43 @@ def _energy(case: CaseSummary) -> str:
     if found is None:
         return ""
     if found == "too_few":
-        return f"; too few rounds with energy for a claim ({case.energy_rounds or 0})"
+        return f"; too few rounds with energy readings for a claim ({case.energy_rounds or 0})"
     assert case.energy_ratio
     low, high = energy_interval(case) or (math.nan, math.nan)
     if found == "less":
-        interval = f"{significant(low)} to {significant(high)}"
-        return f", {significant(case.energy_ratio)} times less energy (95 % interval {interval})"
-    # More cannot be phrased as a saving: state the ratio to the baseline's energy.
-    interval = f"{significant(1 / high)} to {significant(1 / low)}"
+        return f"; {times(case.energy_ratio)} less energy (95 % CI {_range(low, high)})"
+    # More is not a share of less: how much of the energy of off it takes.
+    interval = f"(95 % CI {_range(1 / high, 1 / low)})"
     if found == "more":
-        return f", {significant(1 / case.energy_ratio)} times the energy (95 % interval {interval})"
+        return f"; {times(1 / case.energy_ratio)} the energy {interval}"
     doubt = {
         "unclear": "no clear difference in energy",
-        "disagree": "no claim about energy, since the rounds disagree by half or more",
+        "disagree": "no claim about energy, the rounds disagree by half or more",
     }[found]
-    return f"; {doubt} (95 % interval {interval} times that of {BASELINE})"
+    return f"; {doubt} ({_range(1 / high, 1 / low)}x that of {BASELINE}, 95 % CI)"
 
 
 def _spread(case: CaseSummary) -> str:
-    low, high = speedup_interval(case) or (math.nan, math.nan)
-    return f"{significant(low)} to {significant(high)}"
+    return _range(*(speedup_interval(case) or (math.nan, math.nan)))
+
+
+def _range(low: float, high: float) -> str:
+    """Return the ends of an interval in two digits, or in three where two would blur it."""
+    step = 10.0 ** (math.floor(math.log10(low)) - 1) if low > 0 else math.nan
+    near_one = any(0.9 <= end < 1.1 for end in (low, high))
+    shown = _brief if high - low > 1.5 * step and not near_one else significant
+    return f"{shown(low)}\N{EN DASH}{shown(high)}"
+
+
+def _brief(value: float) -> str:
+    """Return a value with two significant digits, or all those before the point."""
+    return significant(value) if value >= 100 else format(Decimal(f"{value:.1e}"), "f")
 
 
 def _rounds(case: CaseSummary) -> str:
     count = case.speedup_rounds or 0
     shared = "no shared round" if count == 0 else f"{count} shared round{'s' * (count != 1)}"
-    return f"{shared}, {MIN_FOR_INTERVAL} are needed"
+    return f"{shared}, {MIN_FOR_INTERVAL} needed"
 
 
 def _doubts(off: CaseSummary, on: CaseSummary) -> list[str]:

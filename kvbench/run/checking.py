@@ -40,7 +40,7 @@ class CheckKeeper:
             if len(cut) <= _MOST_LOST_CHECKS:
                 details = (check.detail for check in checks if check.verdict == "not_finished")
                 why = next(details, "the worker process was lost.")
-                self._rows.emit(Notice(f"{case.cache} is verified again: {why}"))
+                self._rows.emit(Notice(f"verifying {case.cache} again: {why}"))
                 return
         self.keep(engine, key, checks)
 

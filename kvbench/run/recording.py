@@ -68,7 +68,7 @@ class Recorder:
             arm.note_loss(row)
             # A generation is named once, not with each length that is read from it.
             if not arm.ended and row.generation_id in (None, row.sample_id):
-                self.emit(Notice(f"{row.sample_id} is measured again: {row.error}"))
+                self.emit(Notice(f"measuring {row.sample_id} again: {row.error}"))
         else:
             arm.note(row)
         # The sample that ends one member of a group may be what the others were kept waiting for.

@@ -43,8 +43,8 @@ def cases_of(info: RunInfo) -> tuple[Case, ...]:
     for number, (entry, case) in enumerate(zip(info.cases, cases, strict=True)):
         if entry.get("case_id", case.id) != case.id:
             raise UserError(
-                f"run.json of {info.name}: cases.{number}: its fields do not make the case "
-                f"{clip(entry['case_id'])}; was the run made by a newer kvbench, or edited?",
+                f"run.json of {info.name}: cases.{number}: its fields do not match the case id "
+                f"{clip(entry['case_id'])}; was the run created by a newer kvbench, or edited?",
                 kind="bad_run",
             )
     return cases

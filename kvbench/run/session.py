@@ -80,8 +80,8 @@ def go_on(
     if plan.trust_remote_code and "trust_remote_code" not in options:
         # The folder, and therefore its plan, may come from somebody else.
         raise UserError(
-            f"{path} was created with --trust-remote-code, which lets a model run its own code: "
-            "give the option again if you trust the model.",
+            f"{path} was created with --trust-remote-code, which runs code that comes with the "
+            "model: pass the option again if you trust it.",
             kind="remote_code_not_allowed",
         )
     if plan.trust_remote_code == old.plan.get("trust_remote_code"):
@@ -151,7 +151,7 @@ class Session:
         if old.state == "finished":
             run = load_run(path)
             if not _left(self._progress(cases, run.samples)):
-                self.caller.emit(Notice(f"{path} is finished: there is nothing left to measure."))
+                self.caller.emit(Notice(f"{path} is finished; nothing left to measure."))
                 if not is_built(path):
                     # A kill or a full disk came in between.
                     build((run,), path)
@@ -167,9 +167,7 @@ class Session:
                 self.caller.emit(Notice(repair))
             progress = self._progress(cases, writer.samples)
             left = _left(progress)
-            self.caller.emit(
-                Notice(f"{path}: {len(left)} of {len(cases)} cases are left to measure.")
-            )
+            self.caller.emit(Notice(f"{path}: {len(left)} of {len(cases)} cases left to measure."))
             self.engine.check(group_cases(left))
             return self._carry_out(writer, progress)
 

@@ -27,7 +27,7 @@ def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) ->
     for name, value in (("max_new_tokens", max_new_tokens), ("generations", generations)):
         if value < _LEAST[name]:
             raise UserError(
-                f"{name}: {value} is too few; at least {_LEAST[name]} are needed.",
+                f"{name}: {value} is too few; use at least {_LEAST[name]}.",
                 kind="too_few",
                 name=name,
             )
@@ -48,7 +48,7 @@ def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) ->
                 )
         if not checks:
             raise UserError(
-                f"cache: '{BASELINE}' is what the other strategies are compared with.",
+                f"cache: '{BASELINE}' is the baseline; name another strategy to check.",
                 kind="baseline_alone",
             )
         return tuple(checks)
@@ -64,7 +64,7 @@ def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Insp
     """Inspect the steps of the only case of a plan; see kvbench.api.inspect."""
     if max_new_tokens < 1:
         raise UserError(
-            f"max_new_tokens: {max_new_tokens} is too few; at least 1 is needed.",
+            f"max_new_tokens: {max_new_tokens} is too few; use at least 1.",
             kind="too_few",
             name="max_new_tokens",
         )
@@ -75,8 +75,8 @@ def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Insp
         cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
         if len(cases) != 1:
             raise UserError(
-                f"One case beside '{BASELINE}' can be inspected at a time; the options name "
-                f"{len(cases)}: give one model, device, dtype, prompt, batch size and cache.",
+                f"inspect takes a single case besides '{BASELINE}', but the options describe "
+                f"{len(cases)}: use one model, device, dtype, prompt, batch size and cache.",
                 kind="one_case_only",
             )
         engine.check(group_cases(cases))

@@ -78,5 +78,5 @@ def perform(step: Step, engine: Engine) -> Reply:
         return engine.run(step.job)
     if step.used_s < step.limit_s:
         return engine.run(step.job, step.limit_s - step.used_s)
-    error = f"the case's samples have taken {step.used_s:.3g} s of its {step.limit_s:g} s"
+    error = f"the samples of this case took {step.used_s:.3g} s of {step.limit_s:g} s"
     return JobResult("timeout", utc_now(), {"error": error})

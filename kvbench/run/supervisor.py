@@ -147,7 +147,7 @@ class WorkerEngine:
             )
         except _Lost as lost:
             # Out of memory and time-outs are results; another loss may not be the model's fault.
-            hint = "; case_timeout limits loading too" if lost.status == "timeout" else ""
+            hint = "; case_timeout also limits loading" if lost.status == "timeout" else ""
             return LoadFailed(
                 key, lost.status, f"{lost.error}{hint}", died=lost.status == "crashed"
             )
@@ -165,13 +165,13 @@ class WorkerEngine:
         """Verify a strategy on the open model; incomplete if the worker is lost during it."""
         key = self._open_model
         if key is None:
-            raise RuntimeError("no model is open")
+            raise RuntimeError("no model is loaded")
         try:
             checks: tuple[Check, ...] = self._ask(
                 "verify", cache, new_tokens, generations, reach, timeout_s=self._step_timeout_s
             )
         except _Lost as lost:
-            detail = f"The check was cut off: {lost.error}."
+            detail = f"The check was interrupted: {lost.error}."
             return (check_of(key, cache, "logits", "not_finished", detail),)
         return checks
 

@@ -57,7 +57,7 @@ class Architecture(Body):
         if inner not in FAMILIES:
             # No suggestion: a similarly spelled name is another architecture.
             raise UserError(
-                f"model_type: theory cannot read '{clip(inner)}'; it reads {', '.join(FAMILIES)}.",
+                f"model_type: no cost model for '{clip(inner)}'; supported: {', '.join(FAMILIES)}.",
                 kind="unknown_family",
             )
         defaults, read = FAMILIES[inner]
@@ -66,9 +66,9 @@ class Architecture(Body):
         fields.must_be_unset("per_layer_config")
         known = vars(read(fields))
         if text is not None:
-            known["weights_unknown"] = f"{outer} has more parts than the text"
+            known["weights_unknown"] = f"{outer} has parts other than text"
         elif config.get("quantization_config"):
-            known["weights_unknown"] = "they are quantised"
+            known["weights_unknown"] = "they are quantized"
         return cls(**known)
 
     @classmethod
@@ -106,7 +106,7 @@ def family_of(config: Mapping[str, Any]) -> str:
         return outer
     if not isinstance(text, Mapping):
         raise UserError(
-            f"{outer}: text_config is {clip(text)}, which is no configuration.",
+            f"{outer}: text_config is {clip(text)}, which is not a configuration.",
             kind="bad_configuration",
         )
     return _model_type({"model_type": TEXT_PARTS.get(outer), **text})
@@ -116,7 +116,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
     name = config.get("model_type")
     if not isinstance(name, str):
         raise UserError(
-            f"model_type: the configuration says {clip(name)}, which names no family.",
+            f"model_type: {clip(name)} is not a model family.",
             kind="unknown_family",
         )
     return name

@@ -161,13 +161,13 @@ def estimate(
     positions = (1 if architecture.encoder else work.prompt_tokens) + work.new_tokens - 1
     told = _Teller()
     if max_positions is not None and positions > max_positions:
-        told.notes.append(f"{positions} positions are more than the {max_positions} of the model.")
+        told.notes.append(f"{positions} positions exceed the {max_positions} of the model.")
     weights = told.of(lambda: weights_bytes(architecture, work.dtype))
     fits = None
     if memory_bytes is not None and weights is not None:
         fits = _fits(architecture, work, memory_bytes - weights)
         if not fits[0]:
-            told.notes.append("What is asked for does not fit in the memory given.")
+            told.notes.append("This case does not fit in the given memory.")
     return Estimate(
         model=model,
         model_type=architecture.model_type,
@@ -223,7 +223,7 @@ def parse_bytes(option: str, text: str) -> int:
     # No device has less than a MiB: the unit is missing.
     if size < 1 or (text.strip().isdecimal() and size < 1 << 20):
         raise UserError(
-            f"{option}: {clip(text)!r} is no size; write 80GiB or 24GB.",
+            f"{option}: {clip(text)!r} is not a size; use 80GiB or 24GB.",
             kind="not_a_size",
             name=option,
             value=text,

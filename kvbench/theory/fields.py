@@ -59,7 +59,7 @@ class Fields:
         first, value = spelled[0], self._config[spelled[0]]
         for other in spelled[1:]:
             if self._config[other] != value:
-                self.refuse(other, f"{clip(self._config[other])} and {first} is {clip(value)}")
+                self.refuse(other, f"{clip(self._config[other])}, but {first} is {clip(value)}")
         return value
 
     def integer(self, name: str, least: int = 1) -> int:
@@ -76,7 +76,7 @@ class Fields:
                 kind="bad_configuration",
             )
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.refuse(name, f"{clip(value)}, which is no whole number of at least {least}")
+            self.refuse(name, f"{clip(value)}, which is not a whole number of at least {least}")
         return value
 
     def optional(self, name: str, least: int = 1) -> int | None:
@@ -104,7 +104,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-            self.refuse(name, f"{clip(value)}, which is no list of names")
+            self.refuse(name, f"{clip(value)}, which is not a list of names")
         if len(value) != count:
             self.refuse(name, f"a list of {len(value)} for {count} layers")
         return list(value)
@@ -119,7 +119,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list | tuple) or not all(type(one) is int for one in value):
-            self.refuse(name, f"{clip(value)}, which is no list of whole numbers")
+            self.refuse(name, f"{clip(value)}, which is not a list of whole numbers")
         return list(value)
 
     def share(self, name: str, by: str) -> int:
@@ -141,7 +141,7 @@ class Fields:
         """
         for name in names:
             if self.get(name):
-                self.refuse(name, f"{clip(self.get(name))}, which theory cannot read")
+                self.refuse(name, f"{clip(self.get(name))}, which the cost model does not support")
 
     def refuse(self, name: str, what: str) -> NoReturn:
         """Raise the error that names the family and the field."""

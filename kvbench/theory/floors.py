@@ -140,7 +140,7 @@ def floor(
     """
     if dtype not in rates.flops_per_s:
         raise UserError(
-            f"{rates.hardware}: its arithmetic in {dtype} is not known.", kind="rate_unknown"
+            f"{rates.hardware}: its {dtype} arithmetic rate is unknown.", kind="rate_unknown"
         )
     check_work(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     # This refuses a model whose weights cannot be counted.

@@ -163,8 +163,7 @@ def _flops(*linears: Linear) -> int:
 def _check(architecture: Architecture, **sizes: int) -> None:
     if architecture.flops_unknown:
         raise UserError(
-            f"{architecture.model_type}: the FLOPs cannot be counted: "
-            f"{architecture.flops_unknown}.",
+            f"{architecture.model_type}: FLOPs cannot be counted: {architecture.flops_unknown}.",
             kind="not_countable",
         )
     check_work(**sizes)

@@ -145,7 +145,7 @@ def _named(name: str, probed: Iterable[Rates]) -> Rates:
         return here[name]
     if is_device_name(name):
         raise UserError(
-            f"--device: {name} was not probed here: run kvbench probe.",
+            f"--device: {name} has not been probed on this machine: run kvbench probe.",
             kind="not_probed",
             device=name,
         )
@@ -154,7 +154,7 @@ def _named(name: str, probed: Iterable[Rates]) -> Rates:
         boards = [board for peak in peaks() for board in peak.names]
         hint = did_you_mean(name, boards)
         raise UserError(
-            f"--device: nothing is known of '{clip(name)}'; known: {', '.join(boards)}{hint}",
+            f"--device: '{clip(name)}' is unknown; known: {', '.join(boards)}{hint}",
             kind="unknown_choice",
             option="--device",
             value=name,

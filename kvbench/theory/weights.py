@@ -17,7 +17,7 @@ def parameters(architecture: Architecture) -> int:
     """
     if architecture.weights_unknown:
         raise UserError(
-            f"{architecture.model_type}: the weights cannot be counted: "
+            f"{architecture.model_type}: weights cannot be counted: "
             f"{architecture.weights_unknown}.",
             kind="not_countable",
         )

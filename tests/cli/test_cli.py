@@ -153,7 +153,7 @@ def test_a_dry_run_lists_the_cases_and_runs_nothing(
     shown = [line.split()[0] for line in called.out.splitlines()[1:-1]]
     assert shown == [case.id for case in cases]
     assert re.search(
-        r" 12 cases, about \d+ (s|min), peak 0\.\d+ GiB of .*; nothing was run.\n$", called.out
+        r" 12 cases, about \d+ (s|min), peak 0\.\d+ GiB of .*; nothing was measured.\n$", called.out
     )
     assert (engine.checked, list(Path().iterdir())) == ([], [])
 
@@ -165,7 +165,7 @@ def test_options_go_over_the_keys_of_the_file(
     called = call("sweep", "plan.yaml", "--dry-run", "-m", "c", "--use-cache", "false")
     assert called.out.splitlines()[-1].startswith("All: model c, ")
     # Nothing is known of a model with this name, so that its memory is not claimed.
-    assert re.search(r"cache off\. 3 cases, about \d+ \w+; nothing was run\.\n$", called.out)
+    assert re.search(r"cache off\. 3 cases, about \d+ \w+; nothing was measured\.\n$", called.out)
 
 
 def test_every_option_of_a_plan_reaches_it(call: Call, engine: FakeEngine) -> None:
@@ -949,7 +949,10 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, comma
     )
     if command == "json":
         json.loads(text)
-    elif command not in ("show", "usage"):
+    elif command == "show":
+        dash = "\N{EN DASH}" if encoding == "utf-8" else "-"
+        assert f"median [min{dash}max]" in text and "?" not in text
+    elif command != "usage":
         assert ("明天降温了" in text) == (encoding == "utf-8")
 
 

@@ -212,7 +212,7 @@ def test_a_dtype_that_fails_is_left_out_with_a_sentence(no_half: list[str]) -> N
     rates = probe_device("cpu", SMALL)
     assert set(rates.flops_per_s) == {"float32", "bfloat16"}
     assert "float16" not in rates.spread
-    assert 'float16 is left out: "addmm" not implemented for Half.' in rates.notes
+    assert 'float16 skipped: "addmm" not implemented for Half.' in rates.notes
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_what_is_emulated_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module._Probe, "_has_bfloat16", lambda self: False)
     rates = probe_device("cpu", SMALL)
     assert set(rates.flops_per_s) == {"float32", "float16"}
-    assert "bfloat16 is left out: the device has none and emulates it." in rates.notes
+    assert "bfloat16 skipped: the device only emulates it." in rates.notes
 
 
 def test_the_fastest_way_to_read_counts(monkeypatch: pytest.MonkeyPatch) -> None:

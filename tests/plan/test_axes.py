@@ -161,7 +161,7 @@ def test_a_new_axis_is_a_column_after_the_others(facts: dict[str, Any]) -> None:
 
 
 def test_a_new_axis_is_in_tables_and_pages_where_it_varies(facts: dict[str, Any]) -> None:
-    heads = next(line for line in facts["show"].splitlines() if "speed-up" in line).split()
+    heads = next(line for line in facts["show"].splitlines() if "speedup" in line).split()
     assert heads[:2] == ["flavor", "cups"]
     assert facts["reordered"] == [["plain", 0], ["plain", 2], ["spicy", 0], ["spicy", 2]]
     page = facts["report"]

@@ -77,9 +77,9 @@ def test_launches_are_named_as_what_a_step_waits_for() -> None:
         Product(dtype="float32", rows=rows, width=1024, seconds=rows * 1e-7) for rows in (1, 1024)
     )
     first, second, *more = on_a_gpu(products=known)
-    assert "1.00 times as fast is to be expected, 1.00 (1.00 to 1.00 in 7 rounds)" in first
+    assert "Expected speedup 1.00x, measured 1.00x (1.00 to 1.00 in 7 rounds)" in first
     assert "At least" not in first
-    why = "launch-bound, since launches take 12.0 ms whatever it computes"
+    why = "launch-bound, launches alone take 12.0 ms"
     assert second.count(why) == 2
     assert second.startswith("Without a cache a step takes 20.0 ms, ")
     assert not any("probed without the products" in sentence for sentence in more)
@@ -87,15 +87,17 @@ def test_launches_are_named_as_what_a_step_waits_for() -> None:
 
 def test_rates_that_lack_small_products_allow_the_least_speedup_only() -> None:
     first, second, third, *_ = on_a_gpu()
-    assert "At least 1.00 times as fast is to be expected" in first
-    assert "launch-bound, as far as these rates tell, since launches take 12.0 ms" in second
-    assert third.startswith("These rates were probed without the products")
+    assert "Expected speedup at least 1.00x" in first
+    assert "launch-bound (as far as these rates show), launches alone take 12.0 ms" in second
+    assert third.startswith("These rates come from an older probe without products")
 
 
 def test_strategies_without_a_lower_bound_of_their_own_are_named_too() -> None:
     samples = grid(lambda case: 10 * time_of(case), cache=("off", "dynamic", "static"))
     *_, last = told(samples=samples)
-    assert last.startswith("Next to the lower bound of dynamic, a step takes with static 100 ms (")
+    assert last.startswith(
+        "Other strategies per step, against the lower bound of dynamic: static 100 ms ("
+    )
 
 
 @pytest.mark.parametrize("name", ["h100-gpt2-cuda", "h100-gpt2-both", "h100-llama-7b"])

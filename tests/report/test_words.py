@@ -160,10 +160,10 @@ def test_there_is_a_sentence_per_model_device_and_strategy() -> None:
         for make in (off, on)
     ]
     assert [answer.split(",")[0] for answer in answers(cases)] == [
-        "On cpu",
-        "On cuda",
-        "On cpu",
-        "On cuda",
+        "a on cpu",
+        "a on cuda",
+        "b on cpu",
+        "b on cuda",
     ]
 
 

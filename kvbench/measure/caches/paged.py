@@ -176,7 +176,7 @@ class ContinuousBatching:
             if result is not None and result.is_finished():
                 results[result.request_id] = result
             if result is None and not self._manager.is_running():
-                raise RuntimeError("continuous batching ended before all requests were finished")
+                raise RuntimeError("continuous batching stopped before all requests were finished")
         return results
 
     def _cache(self) -> PagedCache:

@@ -111,4 +111,4 @@ class WindowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError("a window has dropped the positions that cropping would need")
+        raise RuntimeError("the positions that cropping needs have already left the window")

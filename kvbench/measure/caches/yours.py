@@ -43,7 +43,7 @@ def make(call: Call) -> dict[str, Any]:
     cache = factory(**{key: offered[key] for key in offered if key in _names(factory)} | given)
     if not isinstance(cache, Cache):
         raise UserError(
-            f"{source}:{name} returned {type(cache).__name__}, not a cache of Transformers.",
+            f"{source}:{name} returned {type(cache).__name__}, not a Transformers cache.",
             kind="not_a_cache",
         )
     if call.loaded.is_encoder_decoder and not isinstance(cache, EncoderDecoderCache):
@@ -56,7 +56,7 @@ def make(call: Call) -> dict[str, Any]:
     layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
     if any(layer.get_seq_length() > 0 for layer in layers if hasattr(layer, "get_seq_length")):
         raise UserError(
-            f"{source}:{name} returned a cache that is not empty; it must make a new one each "
+            f"{source}:{name} returned a cache that is not empty; it must create a new one each "
             "time.",
             kind="cache_reused",
         )
@@ -93,7 +93,7 @@ def _module(source: str) -> ModuleType:
     code = read_file(path)
     if digest_of(code) != digest:
         raise UserError(
-            f"{path} has changed: it is not the file that the cache was named from.",
+            f"{path} has changed since the run was created.",
             kind="file_changed",
         )
     # Run the text that was read: the import system might use compiled code next to the file.

@@ -74,7 +74,7 @@ def verify(
     arm = strategy(cache)
     if not arm.use_cache:
         raise UserError(
-            f"verify: '{BASELINE}' is what the other strategies are compared with.",
+            f"verify: '{BASELINE}' is the baseline; name another strategy to check.",
             kind="baseline_alone",
         )
     works = [

@@ -79,6 +79,6 @@ def _check_room(storages: list[list[torch.Tensor]]) -> None:
     available = backend.free_bytes(device) + backend.reusable_bytes(device)
     if needed > available:
         raise MemoryError(
-            f"the weights in float32 need {needed / 2**30:.1f} GiB more and {device} has "
+            f"the float32 weights need {needed / 2**30:.1f} GiB more, and {device} has "
             f"{available / 2**30:.1f} GiB free"
         )

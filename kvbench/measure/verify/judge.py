@@ -74,7 +74,7 @@ def judge_tokens(arms: Arms, dtype: str, lossy: bool, rounding: float) -> Outcom
     found = partings(arms.off, arms.cached)
     if not found:
         tokens = arms.off.new_ids.flatten().tolist()
-        detail = f"All {len(tokens)} tokens are equal, {len(set(tokens))} different ones."
+        detail = f"All {len(tokens)} tokens match, {len(set(tokens))} distinct."
         return Outcome("exempt" if lossy else "pass", detail, fields)
     limit = max(NEAR_TIE, NEAR_TIE_ROUNDINGS * rounding if math.isfinite(rounding) else 0.0)
     clear = [parting for parting in found if not parting.margin_over_std <= limit]
@@ -97,7 +97,7 @@ def judge_logits(arms: Arms | Far, lossy: bool) -> Outcome:
     rms_limit = _rms_limit(floor)
     max_limit = max(MAX_LIMIT, FLOOR_FACTOR * floor.max) if finite else MAX_LIMIT
     fields = _distances(error, floor) | {"rms_limit": rms_limit, "max_limit": max_limit}
-    detail = f"{_differ(error)}; {_number(rms_limit)} and {_number(max_limit)} are allowed"
+    detail = f"{_differ(error)}; {_number(rms_limit)} and {_number(max_limit)} allowed"
     if lossy:
         return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
     if not finite:
@@ -116,7 +116,9 @@ def judge_output(outputs: Outputs) -> Outcome:
     """
     fields: dict[str, Any] = {"agreement": outputs.agreement}
     if not outputs.divergences:
-        detail = "The samples have other tokens than without a cache, but not when made again."
+        detail = (
+            "The samples differ from the no-cache tokens, but the difference did not reproduce."
+        )
         return Outcome("inconclusive", detail, fields)
     judged = [(_verdict_at(one), one) for one in outputs.divergences]
     verdict, one = min(judged, key=lambda pair: _OUTPUT_WORST_FIRST.index(pair[0]))
@@ -124,8 +126,8 @@ def judge_output(outputs: Outputs) -> Outcome:
     fields |= _parted(parting) | _distances(one.error, one.floor)
     fields["rms_limit"] = _rms_limit(one.floor)
     detail = (
-        f"The samples have other tokens than without a cache: {_told(parting)}, and the cached "
-        f"step is {_number(one.error.rms)} (RMS) off the uncached one"
+        f"The samples differ from the no-cache tokens: {_told(parting)}, and the cached step "
+        f"differs from the uncached one by {_number(one.error.rms)} (RMS)"
     )
     why = {
         "fail": "rounding does not explain it",
@@ -155,8 +157,8 @@ def _rms_limit(floor: Distance) -> float:
 def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
     """Judge the timed dtype loosely, against its own distance from float32."""
     if exact.full_of_timed is None:
-        raise ValueError("there is no forward in float32 over the tokens of the timed dtype")
-    # Use one measure throughout, to make the two sides of the limit comparable.
+        raise ValueError("no float32 forward pass over the tokens of the timed dtype")
+    # One measure for all of it, so that the two sides of the limit can be compared.
     for logits in (timed.full, timed.along, exact.full_of_timed):
         if isinstance(logits, Outcome):
             return logits
@@ -167,13 +169,11 @@ def judge_timed_logits(timed: Arms, exact: Exact, lossy: bool) -> Outcome:
     floor = distance(timed.off.logits, timed.full, reference)
     limit = TIMED_FACTOR * rounding_of(timed, exact)
     fields = _distances(error, floor) | {"rms_limit": _finite(limit)}
-    detail = (
-        f"{_differ(error)}; an RMS of {_number(limit)} is allowed, {TIMED_FACTOR} x the dtype's own"
-    )
+    detail = f"{_differ(error)}; RMS of {_number(limit)} allowed, {TIMED_FACTOR} x the dtype's own"
     if lossy:
         return Outcome("exempt", f"{detail}, and the strategy is lossy.", fields)
     if not math.isfinite(floor.rms):
-        why = "without a cache they are no better, which would hide a wrong cache"
+        why = "uncached steps are no better, which would hide a wrong cache"
         return Outcome("inconclusive", f"{_differ(error)}; {why}.", fields)
     # NaN in either must not pass.
     passed = math.isfinite(limit) and error.rms <= limit
@@ -197,21 +197,23 @@ def rounding_of(timed: Arms, exact: Exact | Outcome) -> float:
 def judge_shape(work: Work, arm: CacheStrategy, arms: Arms) -> Outcome:
     """Judge whether the cache grew as it should, layer by layer and step by step."""
     if not arms.shapes:
-        why = "the model has none or keeps it to itself"
-        return Outcome("inconclusive", f"No cache came out of any forward: {why}.")
+        why = "the model has none or does not return it"
+        return Outcome("inconclusive", f"No forward pass returned a cache: {why}.")
     unreadable = next((shape.unreadable for shape in arms.shapes if shape.unreadable), None)
     if unreadable is not None:
-        return Outcome("inconclusive", f"A {unreadable} has no layers that this check can read.")
+        return Outcome("inconclusive", f"kvbench cannot read the layers of a {unreadable}.")
     if len(arms.shapes) != work.new_tokens:
-        detail = f"{len(arms.shapes)} forwards made a cache for {work.new_tokens} new tokens"
-        return Outcome("inconclusive", f"{detail}: which is of which step cannot be seen.")
+        detail = (
+            f"{len(arms.shapes)} forward passes returned a cache for {work.new_tokens} new tokens"
+        )
+        return Outcome("inconclusive", f"{detail}, so steps and caches cannot be matched.")
     wrong = wrong_shape(work, arm, arms.shapes)
     if wrong is not None:
         if contradicts_itself(arm, arms.shapes):
             return Outcome("fail", f"{_sentence(wrong)}.")
-        why = "but it keeps what the model hands it, which the configuration does not describe"
+        why = "but the configuration does not describe what the model caches"
         if not saw_what_was_handed_over(arms.shapes):
-            why = "what the model hands it could not be seen"
+            why = "and what the model passes to the cache is not visible"
         return Outcome("inconclusive", f"{_sentence(wrong)}; {why}.")
     return Outcome("pass", f"{_sentence(describe_shapes(work, arms.shapes))}.")
 
@@ -220,9 +222,12 @@ def judge_leak(leak: Leak, generations: int) -> Outcome:
     """Judge whether generations left anything behind."""
     fields = {"generations": generations, "leaked_bytes": leak.leaked_bytes}
     if not leak.found:
-        detail = f"Nothing is left of {leak.made} caches after {generations} generations."
+        detail = f"All {leak.made} caches were freed after {generations} generations."
         if leak.kept:
-            detail = f"One cache object serves all {generations} generations; nothing else is left."
+            detail = (
+                f"One cache object is reused by all {generations} generations; everything else "
+                "was freed."
+            )
         if leak.state_bytes:
             detail += (
                 f" {_bytes(leak.state_bytes)} of state stay on the model's modules until the next "
@@ -233,7 +238,7 @@ def judge_leak(leak: Leak, generations: int) -> Outcome:
     if leak.kept:
         detail = f"{leak.kept} of {leak.made} cache objects are still referenced, {size}."
     else:
-        detail = f"No cache object is left, but {leak.where} grew by {size}."
+        detail = f"All cache objects were freed, but {leak.where} grew by {size}."
     return Outcome("fail", detail, fields)
 
 
@@ -241,29 +246,29 @@ def _why_parted(clear: bool, dtype: str, lossy: bool, limit: float) -> tuple[Ver
     if lossy:
         return "exempt", "the strategy is lossy"
     if not clear:
-        return "near_tie", f"a tie within rounding, {_number(limit)}"
+        return "near_tie", f"a tie within rounding (up to {_number(limit)})"
     if dtype == "float32":
-        return "fail", f"rounding explains no more than {_number(limit)}"
-    # Many roundings add up in a coarse dtype by an unknown amount: the logits decide.
-    return "exempt", f"more than {_number(limit)}, but {dtype} is not judged by its tokens"
+        return "fail", f"rounding explains only up to {_number(limit)}"
+    # Many roundings add up in a coarse dtype, and nobody knows how far: the logits judge.
+    return "exempt", f"more than {_number(limit)}, but tokens in {dtype} do not decide the verdict"
 
 
 def _no_floor(arms: Arms | Far) -> str:
     if isinstance(arms.full, Outcome):
-        return f"what rounding does to this model is not known ({arms.full.detail.rstrip('.')})"
+        return f"the rounding level of this model is unknown ({arms.full.detail.rstrip('.')})"
     if not math.isfinite(arms.floor.rms):
-        return "without a cache they are no better, which would hide a wrong cache"
+        return "uncached steps are no better, which would hide a wrong cache"
     return (
-        f"uncached steps differ from one forward by {_number(arms.floor.rms)} (RMS) too, which "
-        "would hide a wrong cache"
+        f"uncached steps also differ from one forward pass, by {_number(arms.floor.rms)} (RMS), "
+        "which would hide a wrong cache"
     )
 
 
 def _told(parting: Parting) -> str:
     return (
-        f"Row {parting.row} parts at new token {parting.at} ({parting.token_off}, with the cache "
-        f"{parting.token_cached}), where the logits of the "
-        f"two are {_number(parting.margin_over_std)} standard deviations apart"
+        f"Sequence {parting.row} diverges at new token {parting.at} ({parting.token_off}, with the "
+        f"cache {parting.token_cached}), where their logits are {_number(parting.margin_over_std)} "
+        "standard deviations apart"
     )
 
 
@@ -280,10 +285,10 @@ def _parted(parting: Parting) -> dict[str, Any]:
 
 def _differ(error: Distance) -> str:
     if not math.isfinite(error.rms):
-        return "Logits are not numbers, or others are ruled out in the cached steps"
+        return "Logits are not finite, or the cached steps mask out other tokens"
     return (
-        f"Cached steps differ from one forward by {_number(error.rms)} standard deviations (RMS), "
-        f"{_number(error.max)} at most"
+        f"Cached steps differ from one forward pass by {_number(error.rms)} standard deviations "
+        f"(RMS), {_number(error.max)} at most"
     )
 
 

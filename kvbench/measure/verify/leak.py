@@ -57,7 +57,7 @@ class Leak:
     def where(self) -> str:
         """Which of the counts grew most."""
         if self.tensor_bytes == self.leaked_bytes:
-            return "the tensors that Python knows of"
+            return "the tensors tracked by Python"
         if self.device_bytes == self.leaked_bytes:
             return "the GPU's memory"
         return "the resident set"

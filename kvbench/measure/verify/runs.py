@@ -206,8 +206,8 @@ def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor
         _call(loaded, attention_mask=mask, **options)
     if seen[0].shape[1] != steps:
         raise UserError(
-            f"One forward gives the logits of {seen[0].shape[1]} of {steps} steps, which leaves "
-            "nothing to compare with.",
+            f"One forward pass returns the logits of {seen[0].shape[1]} of {steps} steps; there "
+            "is nothing to compare with.",
             kind="nothing_to_compare",
         )
     return seen[0]

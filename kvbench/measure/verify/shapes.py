@@ -291,14 +291,14 @@ def _is_not_what_it_was_handed(first: LayerShape, layer: LayerShape, keeps: Keep
 def describe_shapes(work: Work, steps: Sequence[CacheShape]) -> str:
     """Return what was found right, in one sentence without a period."""
     plans = decoder_layers(work.loaded.config)
-    text = f"layers are as the configuration says ({len(plans)} of them, {len(steps)} steps)"
+    text = f"cache layers match the configuration ({len(plans)} layers, {len(steps)} steps)"
     final = next((layer.keys for layer in reversed(steps[-1].layers) if layer.keys), None)
     if final is not None:
-        text += f", in the end {list(final)}"
+        text += f", final shape {list(final)}"
     fed = work.decoder_prompt + len(steps) - 1
     windows = sorted({plan.window for plan in plans if plan.window and plan.window > fed})
     if windows:
-        text += f"; windows of {', '.join(map(str, windows))} were not filled"
+        text += f"; windows of {', '.join(map(str, windows))} not filled"
     return text
 
 
@@ -337,7 +337,7 @@ def _wrong_layer(
     if plan.kind == "unknown":
         return _wrong_tensors(plan, first, layer, batch_size, None)
     if layer.length is not None and layer.length != seen:
-        return f"it says that it has seen {layer.length} positions, expected {seen}"
+        return f"it reports {layer.length} positions seen, expected {seen}"
     return _wrong_tensors(plan, first, layer, batch_size, keeps(seen, plan.window))
 
 

@@ -86,7 +86,7 @@ def _draw_bar(axes: Axes, place: int, measure: Measure, entry: Entry, color: str
     value = measure.value(entry)
     if value is None or math.isnan(value):
         return
-    # Its name is next to it, so that it needs no hatch to be told from others.
+    # Its name is next to it: it needs no hatch.
     axes.barh(place, value, 0.8, color=color)
     low, high = measure.ends(entry) or (value, value)
     if low < high:

@@ -53,8 +53,8 @@ def devices(material: Material) -> Figure | None:
     plain_log(lines, "y")
     lines.set_xlim(left=0)
     lines.set_xlabel(x_label(drawn))
-    lines.set_ylabel("Time of the whole generation (s)")
-    finish(figure, (bars, lines), compared, "no spread shown")
+    lines.set_ylabel("Total time (s)")
+    finish(figure, (bars, lines), compared, "medians; the spread is not drawn")
     return figure
 
 
@@ -123,5 +123,5 @@ def _draw_bars(
     axes.margins(y=0.2)
     axes.grid(visible=False)
     axes.set_ylabel(f"Time of {entries[0].case.max_new_tokens} new tokens (s)")
-    head = "Below the time: how many times as fast as the slowest"
+    head = "Below the time: speedup over the slowest"
     axes.set_title(fold(head, inches_wide - 0.7, 9), fontsize=9)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["energy"]
 
 _JOULES = "Energy per new token (J)"
-_RATIO = "Energy without the cache / with it"
+_RATIO = "Energy ratio, off / cached"
 
 _METHODS = {
     "nvml-total-energy": "NVML's energy counter of the whole board",
@@ -64,13 +64,13 @@ def _lines(lines: Sequence[Line]) -> Figure:
             column[1].axhline(1, color="0.35", linewidth=1)
             place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
             column[1].annotate(
-                "as much as without", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place
+                "no difference", (0.99, 1), va="bottom", fontsize=7.5, color="0.35", **place
             )
     from_zero(shown)
     entries = entries_of(lines)
-    marks = f"{_method(entries)}, bars: smallest to largest"
+    marks = f"{_method(entries)}, bars: min to max"
     if compared:
-        marks += f"; band: 95 % interval{_few(entries)}"
+        marks += f"; band: 95 % CI{_few(entries)}"
     finish(shown.figure, shown.grid[0], entries, marks)
     return shown.figure
 
@@ -94,13 +94,10 @@ def _bars(lines: Sequence[Line]) -> Figure:
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(_JOULES)
     entries = entries_of(lines)
-    marks = f"{_method(entries)}, lines: smallest to largest"
+    marks = f"{_method(entries)}, lines: min to max"
     if any(_ratio(entry) is not None for entry in entries):
-        marks += (
-            "; below the joules: those without the cache over these, with the 95 % interval"
-            f"{_few(entries)}"
-        )
-    # The names are below the bars.
+        marks += f"; below the joules: ratio off / cached with 95 % CI{_few(entries)}"
+    # The bars have their names below them.
     finish(figure, [], entries, marks)
     return figure
 
@@ -158,10 +155,10 @@ def _method(entries: Sequence[Entry]) -> str:
     if counts == sorted({entry.case.samples for entry in entries}):
         return text
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{text}, read in {number} of these"
+    return f"{text}, from {number} of these"
 
 
 def _few(entries: Sequence[Entry]) -> str:
     known = (entry.case for entry in entries if _ratio(entry) is not None)
     few = any(energy_interval(case) is None for case in known)
-    return f", none under {MIN_FOR_INTERVAL} rounds" if few else ""
+    return f" (from {MIN_FOR_INTERVAL} rounds)" if few else ""

@@ -47,7 +47,7 @@ def estimate_chart(architecture: Architecture, found: Estimate) -> Figure:
     """
     if found.weights_bytes is None:
         raise UserError(
-            f"--chart: the weights of {found.model} cannot be counted.", kind="not_countable"
+            f"--chart: no cost model for the weights of {found.model}.", kind="not_countable"
         )
     figure, grid = panels(1)
     axes, work = grid[0][0], found.work
@@ -66,16 +66,16 @@ def estimate_chart(architecture: Architecture, found: Estimate) -> Figure:
     axes.axhline(weights, label="weights", **level_style(0))
     if found.memory_bytes is not None:
         memory = found.memory_bytes / _GIB
-        axes.axhline(memory, label="memory of the device", **level_style(1))
+        axes.axhline(memory, label="device memory", **level_style(1))
     axes.plot([found.positions], [found.cache_bytes / _GIB], "o", color=COLOURS[1], markersize=6)
-    axes.set_xlabel("Positions in the cache, per sequence")
+    axes.set_xlabel("Cached positions per sequence")
     axes.set_ylabel("Memory (GiB)")
     plain_log(axes, "x")
     plain_log(axes, "y")
     caption = (
         f"{found.model} ({found.model_type}), {work.dtype}, batch {work.batch}. Point: "
-        f"{work.prompt_tokens} prompt and {work.new_tokens} new tokens. By theory; activations and "
-        "libraries are not in it."
+        f"{work.prompt_tokens} prompt and {work.new_tokens} new tokens. From the cost model, "
+        "without activations and libraries."
     )
     finish_with(figure, [axes], drawable(caption))
     return figure

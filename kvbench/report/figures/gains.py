@@ -88,7 +88,7 @@ def throughput(material: Material) -> Figure | None:
         for line in here:
             axes.plot(line.sizes, line.values("tokens_per_s_median"), **line_style(line))
     from_zero(shown)
-    finish(shown.figure, shown.grid[0], entries_of(lines), "no spread shown")
+    finish(shown.figure, shown.grid[0], entries_of(lines), "medians; the spread is not drawn")
     return shown.figure
 
 

@@ -166,7 +166,7 @@ def _references(root: ElementTree.Element) -> Iterator[str]:
 
 
 def _written(element: ElementTree.Element, chart: str, used: set[str], styles: Styles) -> str:
-    """An element without what matplotlib says of itself, of ids those that something refers to."""
+    """Return an element as text, without matplotlib's metadata and the ids that nothing uses."""
     tag = element.tag.removeprefix(_SVG)
     if tag in _LEFT_OUT or element.get("id") in (CAPTION, TITLE):
         return ""

@@ -64,7 +64,7 @@ def ratio_chart(rows: Sequence[Comparison], labels: Sequence[str], threshold: fl
         axes.set_yticks(range(len(drawn)), folded, fontsize=8)
         plain_log(axes, "x")
         axes.set_xlabel(
-            f"{metric.label} of B over {metric.label.lower()} of A; lines: 95 % interval\n"
+            f"{metric.label}, B / A; lines: 95 % CI\n"
             + _key([rows[i].verdict for i in drawn], threshold),
             fontsize=9,
         )

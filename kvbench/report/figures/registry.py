@@ -76,41 +76,41 @@ class Drawing:
 CHARTS: dict[str, Chart] = {
     entry.name: entry
     for entry in (
-        Chart("total_time", "Total time", "How long does a whole generation take?", total_time),
+        Chart("total_time", "Total time", "How long does a generation take?", total_time),
         Chart(
             "token_latency",
             "Time of each token",
-            "Does a token cost more the later it comes?",
+            "Do later tokens take longer?",
             token_latency,
         ),
-        Chart("speedup", "Speed-up", "How many times as fast is the cached arm?", speedup),
-        Chart("memory", "Memory", "What does the cache cost in memory?", memory),
+        Chart("speedup", "Speedup", "How much faster is generation with the cache?", speedup),
+        Chart("memory", "Memory", "How much memory does the cache need?", memory),
         Chart(
             "throughput",
             "Throughput",
-            "What does a larger batch give?",
+            "How does throughput grow with the batch?",
             throughput,
         ),
         Chart(
             "speedup_map",
-            "Speed-up over batch and length",
-            "Where does the cache pay most?",
+            "Speedup by batch and length",
+            "Where does the cache pay off most?",
             speedup_map,
         ),
         Chart(
             "devices",
             "CPU against GPU",
-            "Does the device matter more than the cache?",
+            "How much does the device matter?",
             devices,
         ),
         Chart("phases", "Prefill and decode", "Which phase does the cache help?", phases),
         Chart(
             "roofline",
             "Roofline",
-            "How near does each arm come to what the device allows?",
+            "How close is each strategy to the device's limits?",
             roofline,
         ),
-        Chart("energy", "Energy", "What does a token cost in energy?", energy),
+        Chart("energy", "Energy", "How much energy does a token take?", energy),
     )
 }
 """In the order of the report."""

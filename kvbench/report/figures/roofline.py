@@ -30,16 +30,14 @@ def roofline(material: Material) -> Figure | None:
     lines = material.lines(lambda entry: entry.case.floor_s is not None)
     if not lines:
         return None
-    panels = device_panels(
-        lines, ("TFLOP/s",), "FLOPs per byte of weights and cache that has to be read"
-    )
+    panels = device_panels(lines, ("TFLOP/s",), "FLOPs per byte of weights and cache read")
     for (axes,), here in panels.columns:
         for line in here:
             axes.plot([_intensity(e) for e in line.entries], _reached(line), **line_style(line))
         _draw_roofs(axes, entries_of(here))
         plain_log(axes, "x")
         plain_log(axes, "y")
-    marks = "grey: what bandwidth (rising) and arithmetic (level) allow"
+    marks = "gray: limits of bandwidth (rising) and arithmetic (flat)"
     finish(panels.figure, panels.grid[0], entries_of(lines), marks)
     return panels.figure
 

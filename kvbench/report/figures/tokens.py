@@ -22,7 +22,7 @@ def token_latency(material: Material) -> Figure | None:
     drawn = [line for line in lines if _key(line) in found]
     if not drawn:
         return None
-    labels = ("Time since the token before (ms)",)
+    labels = ("Time since the previous token (ms)",)
     panels = device_panels(drawn, labels, "Position of the new token")
     for (axes,), here in panels.columns:
         for line in here:

@@ -45,7 +45,7 @@ def layer_kinds(fields: Fields, pattern: Pattern, known: tuple[str, ...]) -> lis
     kinds = fields.names("layer_types", count) or pattern(fields, count)
     for kind in kinds:
         if kind not in known:
-            fields.refuse("layer_types", f"'{kind}' in one layer, which theory cannot read")
+            fields.refuse("layer_types", f"'{kind}' in one layer, which has no cost model")
     return kinds
 
 
@@ -56,7 +56,7 @@ def window_of(fields: Fields, kind: str) -> int | None:
         UserError: there is no size, or it is 1, which Transformers' cache miscounts.
     """
     if kind == SLIDING and fields.get("use_sliding_window") is False:
-        fields.refuse("use_sliding_window", "false, and layer_types has sliding layers")
+        fields.refuse("use_sliding_window", "false, but layer_types has sliding layers")
     return fields.integer(_WINDOWS[kind], least=2) if kind in _WINDOWS else None
 
 

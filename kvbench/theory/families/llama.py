@@ -193,7 +193,7 @@ LLAMAS: dict[str, Llama] = {
         pattern=every(None, 5, SLIDING),
         mlp=no_mlp,
         unset=_BIDIRECTIONAL,
-        unknown="AltUp, LAuReL and the embeddings of each layer are not in it",
+        unknown="AltUp, LAuReL and the embeddings of each layer are not supported",
     ),
     "phi3": Llama(_defaults(32064, 8192, 32, None, sliding_window=None), False, False),
     "smollm3": Llama(

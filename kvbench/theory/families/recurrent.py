@@ -81,7 +81,7 @@ def mamba2(fields: Fields) -> Body:
     heads, size = fields.integer("num_heads"), fields.integer("head_dim")
     inner, kernel = fields.integer("expand") * hidden, fields.integer("conv_kernel")
     if inner != heads * size:
-        fields.refuse("num_heads", f"{heads} of {size}, which do not make expand * hidden_size")
+        fields.refuse("num_heads", f"{heads} of {size}, which is not expand * hidden_size")
     channels = inner + 2 * fields.integer("n_groups") * states
     bias = fields.flag("use_bias")
     linears = (Linear(hidden, inner + channels + heads, bias), Linear(inner, hidden, bias))
@@ -127,7 +127,7 @@ def _states(fields: Fields, state: State) -> Body:
 
 def _body(fields: Fields, layers: tuple[Layer, ...], state: State | None) -> Body:
     hidden = fields.integer("hidden_size")
-    unknown = f"a layer of the kind {state.kind} works as its kernel does" if state else None
+    unknown = f"the cost of a {state.kind} layer depends on its kernel" if state else None
     return Body(
         fields.model_type,
         hidden,
