@@ -19,6 +19,7 @@ from kvbench.records.run import Run
 from kvbench.run import machine, quality, session, single
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
+from kvbench.run.methods import method_notices
 from kvbench.run.supervisor import WorkerEngine
 from kvbench.theory.architecture import FAMILIES, Architecture, family_of
 
@@ -26,6 +27,7 @@ __all__ = [
     "environment",
     "inspect",
     "measure_quality",
+    "method_notices",
     "plan_cases",
     "probe",
     "read_architecture",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.trace import Prefix
 from kvbench.errors import UserError
 from kvbench.methods import Job, JobResult, Row
 from kvbench.methods.each import EACH
@@ -173,7 +174,8 @@ class FakeEngine:
         total = self.seconds(task)
         times = tuple(total * (i + 1) / task.new_tokens for i in range(task.new_tokens))
         fields = readings_of(task) | {"output_sha256": self.tokens_of(task)}
-        return JobResult("ok", utc_now(), fields, total, times)
+        parts = tuple(Prefix(one.new_tokens, self.tokens_of(one)) for one in job.tasks[:-1])
+        return JobResult("ok", utc_now(), fields, total, times, parts)
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         raise UserError(f"{config.get('model_type')}: no fake has it.", kind="unknown_family")

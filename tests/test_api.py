@@ -252,7 +252,8 @@ def test_events_begin_with_the_start_and_end_with_the_end(tmp_path: Path) -> Non
     assert events[0] == SweepStarted(path, cases, samples_per_case=2)
     assert events[-1] == SweepEnded(path, "finished", 0)
     assert sum(isinstance(event, CaseEnded) for event in events) == 4
-    assert [event for event in events if isinstance(event, Notice)] == [Notice("Note.")]
+    saving, said = (event for event in events if isinstance(event, Notice))
+    assert "--method trace" in saving.text and said == Notice("Note.")
 
 
 def test_the_folder_is_there_when_the_sweep_starts_and_derived_when_it_ends(

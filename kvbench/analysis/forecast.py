@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kvbench.analysis.trace import longest_of, round_key
 from kvbench.caches import BASELINE, strategy
 from kvbench.catalogue import CATALOGUE
 from kvbench.device_kinds import kind_of
@@ -32,6 +34,7 @@ __all__ = [
     "forecast_of",
     "peak_bytes",
     "rounds_of",
+    "share_of_trace",
 ]
 
 LONG_S = 3600.0
@@ -102,6 +105,22 @@ def forecast_of(
     )
     long = tuple((case, forecaster.case_seconds(case)) for case in forecaster.long_cases())
     return Forecast(forecaster.remaining_s, peak_bytes(cases), long)
+
+
+def share_of_trace(
+    cases: Iterable[Case], rates: Callable[[str], Rates | None] = lambda device: None
+) -> float:
+    """Return the share of the time of a round that the generations of `--method trace` take.
+
+    Args:
+        cases: of the method `each`.
+        rates: what is known of a device.
+    """
+    cases = tuple(cases)
+    forecaster = Forecaster(cases, lambda seconds: (1, 1), rates=rates)
+    traced = longest_of(dataclasses.replace(case, method="trace") for case in cases)
+    took = sum(map(forecaster.seconds, traced))
+    return took / sum(map(forecaster.seconds, cases))
 
 
 def peak_bytes(
@@ -222,8 +241,8 @@ class Forecaster:
     def remaining_s(self) -> float:
         """The seconds until the end: samples, warm-ups, verification and loading."""
         groups: dict[str, list[Case]] = {}
-        for case in self._cases.values():
-            groups.setdefault(case.pair_key, []).append(case)
+        for case in self._generated():
+            groups.setdefault(round_key(case), []).append(case)
         total = 0.0
         for group in groups.values():
             for case, left in self._left(group).items():
@@ -237,7 +256,12 @@ class Forecaster:
         return tuple(case for case in self._cases.values() if self.case_seconds(case) > above_s)
 
     def _group(self, case: Case) -> list[Case]:
-        return [one for one in self._cases.values() if one.pair_key == case.pair_key]
+        key = round_key(case)
+        return [one for one in self._generated() if round_key(one) == key]
+
+    def _generated(self) -> tuple[Case, ...]:
+        """Return the cases that have not ended and that are generated, not read from others."""
+        return longest_of(case for case in self._cases.values() if case not in self._ended)
 
     def _left(self, group: Iterable[Case]) -> dict[Case, int]:
         """Return the samples still wanted of each member of a comparison group.

@@ -145,6 +145,8 @@ def sweep(
         cases = api.plan_cases(plan, allow_many=yes)
         check_beforehand(cases)
         console.show_cases(cases, output, forecast_of(plan, cases, _probed_rates()))
+        for line in api.method_notices(plan, cases):
+            console.make_console(stderr=True).print(line, soft_wrap=True)
         return
     view = console.make_view(terminal, quiet=quiet, as_json=output == "jsonl")
     timeline, preload = Timeline() if debug else None, Preload()

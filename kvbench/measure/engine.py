@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import huggingface_hub
@@ -34,6 +35,7 @@ from kvbench.measure.failures import Failure, classify
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
+from kvbench.measure.prefixes import prefixes_of
 from kvbench.measure.probe import probe_device
 from kvbench.measure.quality import QualityPass, unmeasurable
 from kvbench.measure.verify import Work, verify, verify_output, work_of
@@ -53,6 +55,7 @@ from kvbench.records.inspection import Inspection
 from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Stage, utc_now
+from kvbench.theory.architecture import Architecture
 from kvbench.theory.shapes import Shapes
 
 __all__ = ["LocalEngine"]
@@ -148,14 +151,13 @@ class LocalEngine:
             loaded.weights_bytes,
             needs_memory_pass=meter.needs_memory_pass,
             notices=loaded.notices + ((meter.notice,) if meter.notice else ()),
-            # Include all default values: defaults change between releases.
-            config=json.loads(loaded.model.config.to_json_string(use_diff=False)),
+            config=_config_of(loaded),
             room_bytes=_room_bytes(loaded.device),
         )
 
     def run(self, job: Job) -> JobResult:
         """Run a job. A failure is a result too."""
-        result = self._generate(job.task)
+        result = self._generate(job)
         if result.status != "ok" and self.healthy:
             release_memory()
         return result
@@ -284,8 +286,9 @@ class LocalEngine:
             # A model may fail in its own code or in the device's; the rows of its cases report how.
             return LoadFailed(key, *self._classify(error))
 
-    def _generate(self, task: Task) -> JobResult:
-        model, case = self._model, task.case
+    def _generate(self, job: Job) -> JobResult:
+        model, task = self._model, job.task
+        case, shorter = task.case, [one.new_tokens for one in job.tasks[:-1]]
         started_at = utc_now()
         stage: Stage = "load"
         clock = TokenClock(lambda: self._on_stage("decode"), model.meter.processor_s)
@@ -305,8 +308,19 @@ class LocalEngine:
             failure = self._classify(error)
             stage = "decode" if clock.tokens else stage
             fields |= {"error": failure.error, "oom_bytes": failure.oom_bytes, "stage": stage}
-            return JobResult(failure.status, started_at, fields)
-        return model.result(task, started_at, fields, observed)
+            times = () if clock.started is None else clock.times(clock.started)
+            result = JobResult(failure.status, started_at, fields, times=times)
+            generation = None
+        else:
+            result = model.result(task, started_at, fields, observed)
+            generation = observed.generation
+        if not shorter:
+            return result
+        return dataclasses.replace(
+            result,
+            prefixes=prefixes_of(generation, clock, shorter),
+            architecture=model.architecture,
+        )
 
     def _classify(self, error: Exception) -> Failure:
         failure = classify(error)
@@ -375,6 +389,14 @@ class _OpenModel:
             paused=stood_still or suspended_s() - slept > LEAST_PAUSE_S,
             compiled=compiled if entry.compiles else None,
         )
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """The architecture as theory reads it; None for a family that it does not know."""
+        try:
+            return Architecture.from_config(_config_of(self.loaded))
+        except UserError:
+            return None
 
     def check_cache(self, cache: str, driver: str) -> None:
         """Refuse a cache strategy that this device, model, or driver cannot run.
@@ -475,6 +497,12 @@ class _OpenModel:
         if observed.generation.state.unknown:
             flags.append("state_not_counted")
         return " ".join(flags) or None
+
+
+def _config_of(loaded: LoadedModel) -> dict[str, Any]:
+    """Return the configuration whole, with defaults: they move from release to release."""
+    found: dict[str, Any] = json.loads(loaded.model.config.to_json_string(use_diff=False))
+    return found
 
 
 def _quieten() -> None:

@@ -31,18 +31,25 @@ class StoppingRule:
     max_spread: float = 0.05
     max_seconds: float = 600.0
 
-    def done(self, *arms: Sequence[float]) -> bool:
+    def done(self, *arms: Sequence[float], generated: Sequence[float] | None = None) -> bool:
         """Return whether no further round is needed after these times, in seconds, of a group.
 
         All members continue together, until each has enough samples or one may not continue:
         samples that one member takes alone are taken at a different time than those that they are
         compared with. A member that is behind, because a round was interrupted, catches up.
         Warm-ups do not count.
+
+        Args:
+            arms: the times of each member.
+            generated: for each member, the seconds of the generations that its times are read from,
+                where they are longer than its times. `min_seconds` then applies to them: otherwise
+                a short length would require many long generations.
         """
         most = max(map(len, arms))
         if any(len(times) < most and not self.spent(times) for times in arms):
             return False
-        return any(map(self.spent, arms)) or all(map(self._enough, arms))
+        seconds = [sum(times) for times in arms] if generated is None else generated
+        return any(map(self.spent, arms)) or all(map(self._enough, arms, seconds))
 
     def spent(self, times: Sequence[float]) -> bool:
         """Return whether a member may not continue: it has the most samples, or its time is up."""
@@ -53,11 +60,11 @@ class StoppingRule:
         # Use the median, since one hiccup says nothing about the next sample.
         return len(times) > 0 and sum(times) + float(np.median(times)) > self.max_seconds
 
-    def _enough(self, times: Sequence[float]) -> bool:
+    def _enough(self, times: Sequence[float], seconds: float) -> bool:
         return (
             self.repeats is None
             and len(times) >= self.min_repeats
-            and sum(times) >= self.min_seconds
+            and seconds >= self.min_seconds
             and relative_spread(times) < self.max_spread
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from kvbench.caches import CacheStrategy
 from kvbench.methods.job import Job, JobResult, Row
 from kvbench.plan.case import Case, Task
 
@@ -22,7 +23,10 @@ class Method:
             members of a comparison group are together.
         jobs: the jobs of one round of a group, in execution order, from the tasks of its members in
             a shuffled order. Each task is in one job.
-        rows: one row for each task of a job, in their order.
+        rows: one row for each task of a job, in their order. A task without a row is left for
+            another job; the longest task always has one.
+        can: whether it works for a cache strategy. A comparison group with a strategy for which it
+            does not work is measured with the method `each`.
     """
 
     name: str
@@ -30,3 +34,4 @@ class Method:
     groups: Callable[[Iterable[Case]], tuple[tuple[Case, ...], ...]]
     jobs: Callable[[Sequence[Task]], tuple[Job, ...]]
     rows: Callable[[Job, JobResult], tuple[Row, ...]]
+    can: Callable[[CacheStrategy], bool] = lambda entry: True

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvbench.analysis.trace import Prefix
 from kvbench.plan.case import Task
 from kvbench.records.sample import Sample, Status
+from kvbench.theory.architecture import Architecture
 
 __all__ = ["Job", "JobResult", "Row"]
 
@@ -44,7 +46,9 @@ class JobResult:
         fields: columns of samples.csv that were read over the whole generation; for a failure, its
             `stage` and `error`.
         total_s: seconds of the whole generation; None if it failed.
-        times: seconds from its start to each new token.
+        times: seconds from its start to each new token; of one that failed, as far as it came.
+        prefixes: what is known of the shorter lengths that it passed through.
+        architecture: of the model, for the bytes of their caches; None where theory cannot read it.
     """
 
     status: Status
@@ -52,3 +56,5 @@ class JobResult:
     fields: Mapping[str, Any] = field(default_factory=dict)
     total_s: float | None = None
     times: tuple[float, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
+    architecture: Architecture | None = None

@@ -1,16 +1,55 @@
-"""The registry of methods, by name."""
+"""The registry of methods, by name, and what holds for the cases of all of them."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from kvbench.caches import strategy
 from kvbench.methods.each import EACH
 from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row
+from kvbench.methods.trace import TRACE
+from kvbench.plan.case import Case, Task
 
-__all__ = ["METHODS", "rows_of"]
+__all__ = ["METHODS", "cannot", "groups_of", "jobs_of", "rows_of", "with_fallback"]
 
-METHODS: dict[str, Method] = {entry.name: entry for entry in (EACH,)}
+METHODS: dict[str, Method] = {entry.name: entry for entry in (EACH, TRACE)}
+
+
+def groups_of(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
+    """Return the cases that share their rounds, as the method of each says."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.method, []).append(case)
+    return tuple(
+        group for name, members in found.items() for group in METHODS[name].groups(members)
+    )
+
+
+def jobs_of(tasks: Sequence[Task]) -> tuple[Job, ...]:
+    """Return the jobs of tasks of one group, as its method makes them."""
+    return METHODS[tasks[0].case.method].jobs(tasks)
 
 
 def rows_of(job: Job, result: JobResult) -> tuple[Row, ...]:
     """Return the rows of a job, as read by the method that made it."""
     return METHODS[job.method].rows(job, result)
+
+
+def with_fallback(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Return the cases, those of a group that its method does not hold for with the method `each`.
+
+    All members of a comparison group have one method.
+    """
+    cases = tuple(cases)
+    fallen = {case for group in groups_of(cases) if cannot(group) for case in group}
+    found = (dataclasses.replace(c, method="each") if c in fallen else c for c in cases)
+    # Two methods may be asked for, and become one.
+    return tuple(dict.fromkeys(found))
+
+
+def cannot(cases: Iterable[Case]) -> tuple[str, ...]:
+    """Return the cache strategies of cases that their method does not hold for."""
+    found = (c.cache for c in cases if not METHODS[c.method].can(strategy(c.cache)))
+    return tuple(dict.fromkeys(found))

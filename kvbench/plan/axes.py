@@ -300,6 +300,14 @@ class CaseAxes(StrategyAxes):
         choices=("generate", "loop"),
         in_group=False,
     )
+    method: Literal["each", "trace"] = axis(
+        "How generations become rows. each: every length is generated separately. trace: "
+        "shorter lengths are read from the timestamps of the longest generation.",
+        column="each: every length has its own generation. trace: read from the time stamps of a "
+        "longer generation.",
+        legacy="each",
+        choices=("each", "trace"),
+    )
 
 
 def values_of(record: object, names: Iterable[str]) -> tuple[Any, ...]:

@@ -17,7 +17,6 @@ __all__ = [
     "MEMORY_COLUMNS",
     "STATUSES",
     "MemoryReading",
-    "Method",
     "Sample",
     "Stage",
     "Status",
@@ -33,7 +32,6 @@ __all__ = [
 
 Status = Literal["ok", "oom", "skipped_oom", "timeout", "crashed", "unsupported", "mismatch"]
 Stage = Literal["load", "prefill", "decode"]
-Method = Literal["each", "trace", "sampled"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
 
@@ -55,11 +53,6 @@ class Sample(CaseRecord):
     phase: Phase = column(
         "measure: counted. warmup: before the first one, at the same shapes. memory: an untimed "
         "pass, only where memory cannot be read without disturbing the time."
-    )
-    method: Method = column(
-        "each: every length has its own generation. trace: read from the time stamps of a longer "
-        "generation. sampled: estimated from single steps at chosen positions.",
-        default="each",
     )
     round: Number = column("Round in which the sample was taken: one pass over the group, from 0.")
     repeat: Number = column("Number among the samples of this case and phase, from 0.")

@@ -306,6 +306,8 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
         text += "less energy: joules per token, off / cached, estimated like the speedup. "
     if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
         text += "J/tok: only samples long enough for a reading. "
+    if any(c.method == "trace" for c in cases):
+        text += "method trace: read from the longest generation of the same round. "
     if any(c.kl_divergence is not None for c in cases):
         text += (
             "KL: mean divergence of the next-token distribution from the one without a cache, in "

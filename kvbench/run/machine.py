@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
+from kvbench.methods import with_fallback
 from kvbench.plan.case import Case
 from kvbench.plan.plan import Plan
 from kvbench.records.environment import Environment
@@ -70,10 +71,11 @@ def plan_cases(
         UserError: a device is not present, or the grid is too large.
     """
     if not plan.needs_devices():
-        return plan.cases(("cpu",), allow_many=allow_many)
+        return with_fallback(plan.cases(("cpu",), allow_many=allow_many))
     machine = environment or look()
     with naming_what_is_missing(machine):
-        return plan.cases(tuple(d.name for d in machine.devices), allow_many=allow_many)
+        present = tuple(d.name for d in machine.devices)
+        return with_fallback(plan.cases(present, allow_many=allow_many))
 
 
 def look() -> Environment:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvbench.measure.stopping import StoppingRule
-from kvbench.methods.each import EACH
+from kvbench.methods import groups_of
 from kvbench.plan.case import Case, Phase, Task
 from kvbench.records.sample import Sample, latest
 from kvbench.run.rounds import SharedRounds, counted_rounds, round_of
@@ -36,7 +36,7 @@ class CaseProgress:
         outputs: hashes of the tokens of its samples.
         memory_known: whether an untimed pass for memory was made.
         pair: all members of its comparison group, including this one: they share rounds, and end
-            together.
+            together. With the method `trace`, the members of all lengths.
         end_told: whether its end was reported, or came before this start of the sweep.
     """
 
@@ -54,6 +54,7 @@ class CaseProgress:
     # The number after that of its last round.
     _following: int = 0
     _kept: tuple[list[CaseProgress], SharedRounds] | None = None
+    _done: tuple[SharedRounds, int, bool] | None = None
 
     def __post_init__(self) -> None:
         self.pair = self.pair or (self,)
@@ -66,7 +67,7 @@ class CaseProgress:
         if any(one._owed for one in self._going_on):
             # Its row would wrongly say that the case failed.
             return False
-        return self.rule.done(*self._rounds.times)
+        return self._have_enough()
 
     @property
     def counted(self) -> tuple[Sample, ...]:
@@ -150,10 +151,28 @@ class CaseProgress:
     @property
     def _rounds(self) -> SharedRounds:
         """The rounds of the members that did not fail; recounted when one of them fails."""
+        arms, first = self._going_on, self.pair[0]
+        # Kept once for all members: with the method `trace` there may be hundreds.
+        if first._kept is None or first._kept[0] != arms:
+            first._kept = (arms, SharedRounds([one.measured for one in arms]))
+        return first._kept[1]
+
+    def _have_enough(self) -> bool:
+        rounds, first = self._rounds, self.pair[0]
+        times, known = rounds.times, first._done
+        if known is None or known[:2] != (rounds, rounds.version):
+            done = self.rule.done(*times, generated=self._generated(times))
+            first._done = known = (rounds, rounds.version, done)
+        return known[2]
+
+    def _generated(self, times: Sequence[Sequence[float]]) -> list[float]:
+        """Return, for each member, the seconds of the generations that its times are read from."""
         arms = self._going_on
-        if self._kept is None or self._kept[0] != arms:
-            self._kept = (arms, SharedRounds([one.measured for one in arms]))
-        return self._kept[1]
+        kinds = [replace(arm.case, max_new_tokens=1) for arm in arms]
+        longest: dict[Case, float] = {}
+        for kind, seconds in zip(kinds, times, strict=True):
+            longest[kind] = max(longest.get(kind, 0.0), sum(seconds))
+        return [longest[kind] for kind in kinds]
 
 
 def progress_of(
@@ -180,7 +199,7 @@ def progress_of(
                 progress.remember_lost(sample)
             else:
                 progress.note(sample)
-    for pair in EACH.groups(found):
+    for pair in groups_of(found):
         arms = [found[case] for case in pair]
         for arm in arms:
             arm.pair = arms

@@ -68,7 +68,8 @@ class Recorder:
         row = self.write(engine, sample, times)
         if again:
             arm.note_loss(row)
-            if not arm.ended:
+            # A generation is named once, not with each length that is read from it.
+            if not arm.ended and row.generation_id in (None, row.sample_id):
                 self.emit(Notice(f"measuring {row.sample_id} again: {row.error}"))
         else:
             arm.note(row)

@@ -92,6 +92,7 @@ class SharedRounds:
         self._complete: list[Round] = []
         self._used_s = [0.0] * len(members)
         self._times: list[list[float]] = [[] for _ in members]
+        self._version = 0
 
     @property
     def complete(self) -> Sequence[Round]:
@@ -111,11 +112,18 @@ class SharedRounds:
         self._catch_up()
         return self._used_s
 
+    @property
+    def version(self) -> int:
+        """A number that is another one whenever the answers are."""
+        self._catch_up()
+        return self._version
+
     def _catch_up(self) -> None:
         stale = False
         for index, samples in enumerate(self._members):
             for position in range(self._read[index], len(samples)):
                 stale |= self._take(index, samples[position])
+                self._version += 1
             self._read[index] = len(samples)
         if stale:
             cold = {process.first for process in self._processes.values() if process.is_cold}

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
+from kvbench.analysis.trace import longest_of
 from kvbench.caches import BASELINE
+from kvbench.methods import jobs_of
 from kvbench.plan.case import Case, ModelKey, Task
 from kvbench.run.outputs import differing
 from kvbench.run.progress import CaseProgress
@@ -156,16 +158,20 @@ def _step(
     session = engine.session
     if session is None or session.model != turn.model:
         return Load(turn.model, turn.left[0].case)
-    for member in turn.order:
-        if not member.ended:
-            step = _preparation(progress, engine.number, session, member, claimed)
-            if step is not None:
-                return step
-    tasks = [
+    for job in jobs_of(_tasks(turn, [one for one in turn.order if not one.ended])):
+        # What is generated has to be warm, not what is read from it.
+        member = progress.member(job.task.case)
+        step = _preparation(progress, engine.number, session, member, claimed)
+        if step is not None:
+            return step
+    return _job(progress, _tasks(turn, turn.left))
+
+
+def _tasks(turn: Turn, members: Iterable[CaseProgress]) -> list[Task]:
+    return [
         one.task("measure", len(one.measured), one.case.max_new_tokens, turn.number)
-        for one in turn.left
+        for one in members
     ]
-    return _job(progress, tasks, turn.left[0])
 
 
 def _preparation(
@@ -189,16 +195,18 @@ def _preparation(
         }
         leader = case if member.owes_warmup else longest(case, list(waiting), conduct.warmup)
         task = waiting[leader].task("warmup", 0, warmup_tokens(leader, conduct.warmup))
-        return _job(progress, [task], waiting[leader])
+        return _job(progress, [task])
     if session.needs_memory_pass and not member.memory_known:
-        return _job(progress, [member.task("memory", 0, case.max_new_tokens)], member)
+        return _job(progress, [member.task("memory", 0, case.max_new_tokens)])
     return None
 
 
-def _job(progress: SweepState, tasks: Sequence[Task], member: CaseProgress) -> RunJob:
-    job = progress.method.jobs(tasks)[0]
+def _job(progress: SweepState, tasks: Sequence[Task]) -> RunJob:
+    job = jobs_of(tasks)[0]
     limit = progress.conduct.case_timeout_s
-    return RunJob(job) if limit is None else RunJob(job, limit, member.used_s)
+    if limit is None:
+        return RunJob(job)
+    return RunJob(job, limit, progress.member(job.task.case).used_s)
 
 
 def _needs_check(progress: SweepState, case: Case) -> bool:
@@ -211,7 +219,7 @@ def _reach(progress: SweepState, case: Case) -> Case | None:
     if (case.model_key, case.cache) in progress.cut:
         return None
     rule = progress.conduct.rule
-    cases = [one.case for one in progress.models[case.model_key].members]
+    cases = longest_of(one.case for one in progress.models[case.model_key].members)
     return reach_of(cases, case.cache, rule.repeats or rule.min_repeats)
 
 
@@ -221,5 +229,11 @@ def _to_compare(progress: SweepState, session: ModelSession | None, turn: Turn) 
         return None
     if not any(one.case.cache in session.ran for one in turn.order):
         return None
-    odd = differing((one.case, one.outputs) for one in turn.group.members)
-    return next((case for case in odd if case.id not in progress.compared), None)
+    by_length: dict[int, list[CaseProgress]] = {}
+    for one in turn.group.members:
+        by_length.setdefault(one.case.max_new_tokens, []).append(one)
+    for members in by_length.values():
+        for case in differing((one.case, one.outputs) for one in members):
+            if case.id not in progress.compared:
+                return case
+    return None

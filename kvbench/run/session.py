@@ -27,6 +27,7 @@ from kvbench.report.build import build, forget_report, is_built
 from kvbench.run.driver import carry_out
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
+from kvbench.run.methods import method_notices
 from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from kvbench.run.reading import unread
 from kvbench.run.recording import Outcome
@@ -127,7 +128,8 @@ class Session:
             environment=machine,
         )
         with RunWriter.create(path, info) as writer:
-            return self._carry_out(writer, self._progress(cases, ()))
+            notices = method_notices(self.plan, cases)
+            return self._carry_out(writer, self._progress(cases, ()), notices)
 
     def go_on(self, path: Path, old: RunInfo, cases: tuple[Case, ...], machine: Environment) -> Run:
         """Measure what a run lacks.
@@ -176,12 +178,16 @@ class Session:
             self.engine.check(group_cases(left))
             return self._carry_out(writer, progress)
 
-    def _carry_out(self, writer: RunWriter, progress: dict[Case, CaseProgress]) -> Run:
+    def _carry_out(
+        self, writer: RunWriter, progress: dict[Case, CaseProgress], notices: Sequence[str] = ()
+    ) -> Run:
         left = _left(progress)
         begun = tuple(sample for case in left for sample in progress[case].counted)
         self.caller.emit(
             SweepStarted(writer.path, left, self.plan.repeats or self.plan.min_repeats, begun)
         )
+        for line in notices:
+            self.caller.emit(Notice(line))
         outcome = carry_out(
             progress,
             [self.engine],

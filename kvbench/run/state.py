@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvbench.measure.stopping import StoppingRule
-from kvbench.methods import Method
-from kvbench.methods.each import EACH
+from kvbench.methods import groups_of
 from kvbench.plan.case import Case, ModelKey
 from kvbench.records.check import Check
 from kvbench.run.order import shuffled
@@ -139,7 +138,6 @@ class SweepState:
     compared: set[str] = field(default_factory=set)
     unread: dict[tuple[ModelKey, str], Case] = field(default_factory=dict)
     reading: set[tuple[ModelKey, str]] = field(default_factory=set)
-    method: Method = EACH
 
     def __post_init__(self) -> None:
         self._groups = {
@@ -168,7 +166,7 @@ class SweepState:
                 model,
                 tuple(
                     RoundGroup(tuple(progress[case] for case in group))
-                    for group in cls.method.groups(cases)
+                    for group in groups_of(cases)
                 ),
                 conduct.seed,
             )

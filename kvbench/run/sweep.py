@@ -185,7 +185,10 @@ class Sweep:
     def _learn_job(self, engine: EngineState, step: RunJob, result: JobResult) -> None:
         lost = result.status != "ok" and self._is_gone(engine)
         turn = engine.turn
-        for task, (sample, times) in zip(step.job.tasks, rows_of(step.job, result), strict=True):
+        tasks = {task.sample_id: task for task in step.job.tasks}
+        # The longest first: the stamps in its row are those of the others.
+        for sample, times in reversed(rows_of(step.job, result)):
+            task = tasks[sample.sample_id]
             arm = self.state.member(task.case)
             sample = self._with_context(engine, sample, task.case)
             self._rows.record(
