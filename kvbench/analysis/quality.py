@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kvbench.analysis.summary import CaseSummary
+from kvbench.plan.axes import STRATEGY_AXES, values_of
 from kvbench.records.quality import Quality, latest_qualities
 
 __all__ = ["with_quality"]
@@ -15,11 +16,10 @@ __all__ = ["with_quality"]
 def with_quality(cases: Sequence[CaseSummary], rows: Iterable[Quality]) -> tuple[CaseSummary, ...]:
     """Return the cases with the quality of their strategy on their model, if known."""
     known = latest_qualities(rows)
-    return tuple(dataclasses.replace(case, **_fields(known.get(_subject(case)))) for case in cases)
-
-
-def _subject(case: CaseSummary) -> tuple[str, ...]:
-    return (case.model, case.weights, case.device, case.dtype, case.attention, case.cache)
+    return tuple(
+        dataclasses.replace(case, **_fields(known.get(values_of(case, STRATEGY_AXES))))
+        for case in cases
+    )
 
 
 def _fields(row: Quality | None) -> dict[str, Any]:

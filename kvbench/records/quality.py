@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kvbench.caches import BASELINE
+from kvbench.plan.axes import STRATEGY_AXES, StrategyAxes, values_of
 from kvbench.plan.case import ModelKey
 from kvbench.plan.texts import Text
-from kvbench.records.columns import Amount, Number, column, columns_of
+from kvbench.records.columns import Amount, Number, axes_after, column, columns_of
 from kvbench.records.files import CsvAppender, cut_torn_end
 from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.sample import utc_now
@@ -46,8 +47,9 @@ class QualitySize:
     needles: int = 2
 
 
+@axes_after("measured_at")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
+class Quality(StrategyAxes):
     """How one cache strategy changes the output of one model. Null means not measured."""
 
     # What it is
@@ -56,15 +58,7 @@ class Quality:
     )
     measured_at: str = column("UTC time of the measurement, ISO 8601.")
 
-    # What was measured
-    model: str = column("Built-in architecture, hub id or folder, as requested.")
-    weights: Literal["pretrained", "random"] = column(
-        "Source of the weights: pretrained or random."
-    )
-    device: str = column("cpu, cuda, cuda:1, ...")
-    dtype: str = column("Data type of the weights.")
-    attention: str = column("Attention implementation, as requested.")
-    cache: str = column("Cache strategy.")
+    # What was measured: the axes of a strategy, after the time
     baseline: str = column("Cache strategy compared with.", default=BASELINE)
     reason: str | None = column(
         "Why nothing was measured: random weights, a strategy that cannot run, an error. Null if "
@@ -147,18 +141,14 @@ class Quality:
     @property
     def subject(self) -> tuple[str, ...]:
         """The subject: the model as it was loaded, and the strategy."""
-        return (self.model, self.weights, self.device, self.dtype, self.attention, self.cache)
+        return values_of(self, STRATEGY_AXES)
 
 
 def quality_of(key: ModelKey, cache: str, text: Text, **fields: Any) -> Quality:
     """Return the quality of a strategy on a model, measured now."""
     known: dict[str, Any] = {
         "measured_at": utc_now(),
-        "model": key.model,
-        "weights": key.weights,
-        "device": key.device,
-        "dtype": key.dtype,
-        "attention": key.attention,
+        **dataclasses.asdict(key),
         "cache": cache,
         "text": text.name,
         "text_sha256": text.sha256,

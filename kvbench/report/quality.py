@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from kvbench.plan.axes import MODEL_AXES
 from kvbench.records.quality import Quality
 from kvbench.report.table import Table
 from kvbench.report.units import significant
 
 __all__ = ["quality_table"]
 
-_MODEL = ("model", "device", "dtype", "attention")
+_MODEL = tuple(name for name in MODEL_AXES if name != "weights")
 
 
 def quality_table(rows: Sequence[Quality]) -> Table:

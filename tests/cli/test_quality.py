@@ -48,7 +48,7 @@ def test_random_weights_are_a_row_that_says_why(
 ) -> None:
     run = a_run(tmp_path, f"off,{FP8}", "random")
     assert run_cli("quality", run) == 0
-    assert "random weights say nothing about quality" in capsys.readouterr().out
+    assert "random weights have no meaningful quality" in capsys.readouterr().out
     [row] = load_qualities(run)
     assert row.perplexity is None
 

@@ -62,7 +62,7 @@ def test_the_defaults_are_a_small_sweep_of_both_arms() -> None:
 
 
 def test_keys_of_conduct_are_keys_of_a_plan() -> None:
-    assert {"case_timeout", "keep_going_after_oom", "verify"} == CONDUCT
+    assert {"case_timeout", "keep_going_after_oom", "quality", "verify"} == CONDUCT
     assert Plan.model_fields.keys() > CONDUCT
 
 

@@ -140,5 +140,5 @@ def test_a_text_file_is_read_and_named(tmp_path: Path) -> None:
     path.write_text("some words")
     assert text_file(path) == Text("book.txt", "some words")
     assert text_file(path).sha256 == TEXT.sha256
-    with pytest.raises(UserError, match="there is no such text"):
+    with pytest.raises(UserError, match="no such text"):
         text_file(tmp_path / "none.txt")

@@ -129,11 +129,16 @@ PROBED = make_environment(
 )
 
 
+OF_TWO_STRATEGIES = [name for name in CHARTS if name != "tradeoff"]
+"""A trade-off needs a choice: two strategies with a cache."""
+
+
 def test_the_charts_are_those_of_the_registry() -> None:
     assert list(CHARTS) == [
         "total_time",
         "token_latency",
         "speedup",
+        "tradeoff",
         "memory",
         "throughput",
         "speedup_map",
@@ -150,13 +155,13 @@ def test_the_charts_are_those_of_the_registry() -> None:
 
 def test_a_grid_without_energy_and_gpu_has_the_charts_of_its_data(tmp_path: Path) -> None:
     run = load_run(save(tmp_path / "run", grid(batch_size=(1, 2), repeats=2)))
-    assert drawn(run) == set(CHARTS) - {"devices", "energy", "roofline"}
+    assert drawn(run) == set(CHARTS) - {"devices", "energy", "roofline", "tradeoff"}
 
 
 def test_everything_is_drawn_of_a_run_that_has_everything(tmp_path: Path) -> None:
     samples = with_energy(grid(batch_size=(1, 2), device=("cpu", "cuda"), repeats=1))
     run = save(tmp_path / "run", samples, environment=PROBED)
-    assert drawn(load_run(run)) == set(CHARTS)
+    assert drawn(load_run(run)) == set(OF_TWO_STRATEGIES)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +184,7 @@ def test_a_chart_without_its_data_is_not_drawn(name: str, without: list[Sample])
     assert CHARTS[name].draw(Material((run_of(without),))) is None
 
 
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", OF_TWO_STRATEGIES)
 def test_nothing_is_drawn_of_nothing(name: str) -> None:
     failed = [dataclasses.replace(s, status="oom", total_s=None) for s in grid()]
     assert CHARTS[name].draw(Material((run_of([]),))) is None
@@ -831,14 +836,14 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(save(tmp_path_factory.mktemp("all") / "run", samples, environment=PROBED))
 
 
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", OF_TWO_STRATEGIES)
 def test_all_that_is_drawn_is_a_number(everything: Run, name: str) -> None:
     found = list(numbers(draw(name, everything)))
     assert found or name == "speedup_map"
     assert all(map(math.isfinite, found))
 
 
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", OF_TWO_STRATEGIES)
 def test_the_caption_says_what_was_measured(everything: Run, name: str) -> None:
     text = caption(draw(name, everything))
     for part in (
@@ -853,7 +858,7 @@ def test_the_caption_says_what_was_measured(everything: Run, name: str) -> None:
         assert part in text
 
 
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", OF_TWO_STRATEGIES)
 def test_nothing_runs_out_of_the_picture(everything: Run, name: str) -> None:
     figure = draw(name, everything)
     assert outside(figure) == []
@@ -898,7 +903,7 @@ def outside(figure: Figure) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", OF_TWO_STRATEGIES)
 def test_units_stand_on_all_axes(everything: Run, name: str) -> None:
     figure = draw(name, everything)
     for axes in figure.axes:
