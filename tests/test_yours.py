@@ -89,7 +89,7 @@ def test_an_entry_point_is_a_name_and_needs_no_trust() -> None:
         ("./mine.py:factory:bits", "cache: './mine.py:factory:bits' names a file; write"),
         ("./none.py:factory", "cache: ./none.py is not a file."),
         ("./mine.py:factory:bits=4:bits=5", "cache: './mine.py#"),
-        ("pkg:factory:lossy=maybe", "cache: lossy=maybe is not one of yes, no."),
+        ("pkg:factory:lossy=maybe", "cache: lossy=maybe is not yes or no."),
         ("mine.py:factory:bits", "cache: no strategy 'mine.py'; known:"),
         ("static:factory", "cache: 'static:factory': write parameters once each, as name=value."),
     ],
@@ -105,7 +105,7 @@ def test_a_plan_file_that_names_one_needs_trust_on_the_command_line(here: Path, 
     plan = here.parent / "plan.yaml"
     # Its own claim about itself does not count.
     plan.write_text(f"cache: [off, '{cache}']\ntrust_remote_code: true\n")
-    with pytest.raises(UserError, match="whose code would run here: give --trust-remote-code"):
+    with pytest.raises(UserError, match="would run its code: pass --trust-remote-code"):
         Plan.load(plan)
     trusted = Plan.load(plan, {"trust_remote_code": True})
     assert trusted.cache == ("off", strategy(cache).name)

@@ -151,7 +151,7 @@ def test_with_a_high_water_mark_there_is_nothing_to_say() -> None:
 def test_without_a_high_water_mark_a_pass_of_its_own_is_polled() -> None:
     meter = CpuMeter()
     assert meter.needs_memory_pass
-    assert "polled in a pass of its own" in (meter.notice or "")
+    assert "polled in a separate untimed pass" in (meter.notice or "")
     meter.start("memory")
     touch(64)
     fields = meter.finish()

@@ -170,7 +170,7 @@ def test_a_layer_that_uses_the_keys_of_another_hands_the_cache_nothing(folders: 
     last = shared.cached.steps[-1]
     assert (last.made_keys, last.made_values) == (None, None)
     assert last.keys == (BATCH, 2, SEEN, 12)
-    assert any(note.startswith("Layer 5 hands the cache nothing") for note in shared.notes)
+    assert any(note.startswith("Layer 5 stores nothing in the cache") for note in shared.notes)
     assert not any("hands the cache nothing" in note for note in own.notes)
 
 

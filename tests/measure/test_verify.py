@@ -160,7 +160,7 @@ def test_the_rows_say_what_was_run(tmp_path: Path) -> None:
     assert {check.cache for check in checks} == {"dynamic"}
     assert one(checks, "tokens").agreement == 1.0
     assert one(checks, "leak").generations == 2
-    assert one(checks, "shape").detail.endswith("in the end [1, 2, 19, 16].")
+    assert one(checks, "shape").detail.endswith("final shape [1, 2, 19, 16].")
 
 
 def test_the_seed_chooses_the_prompt(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_seed_chooses_the_prompt(tmp_path: Path) -> None:
 
 def test_a_window_that_was_not_filled_is_told(tmp_path: Path) -> None:
     detail = one(run(make(tmp_path, MISTRAL, sliding_window=64)), "shape").detail
-    assert detail.endswith("; windows of 64 were not filled.")
+    assert detail.endswith("; windows of 64 not filled.")
 
 
 def test_a_dropped_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_a_dropped_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     checks = run(loaded)
     shape, logits = one(checks, "shape"), one(checks, "logits")
     assert shape.verdict == logits.verdict == "fail"
-    told = "Layer 0 after step 1: it says that it has seen 8 positions, expected 9."
+    told = "Layer 0 after step 1: it reports 8 positions seen, expected 9."
     assert shape.detail == told
     assert logits.rms_over_std > 1e-2
     assert one(checks, "leak").verdict == "pass"
@@ -200,7 +200,9 @@ def test_shuffled_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert tokens.parted_at >= 2  # The prefill reads nothing from the cache.
     assert tokens.token_off != tokens.token_cached
     assert tokens.margin_over_std > 1e-3
-    said = f"Row 0 parts at new token {tokens.parted_at} ({tokens.token_off}, with the cache "
+    said = (
+        f"Sequence 0 diverges at new token {tokens.parted_at} ({tokens.token_off}, with the cache "
+    )
     assert tokens.detail.startswith(said)
 
 
@@ -266,7 +268,7 @@ def test_other_tensors_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     checks = run(loaded)
     assert verdicts(checks) == PASS | {"leak": {"fail"}}
     assert one(checks, "leak").leaked_bytes == 3 * 1024
-    told = "No cache object is left, but the tensors that Python knows of grew by 3.0 KiB."
+    told = "All cache objects were freed, but the tensors tracked by Python grew by 3.0 KiB."
     assert one(checks, "leak").detail == told
 
 
@@ -338,7 +340,7 @@ def test_a_model_with_the_logits_of_one_step_only_is_not_accused(tmp_path: Path)
     """XLNet: one forward over all tokens returns only the last logits (Transformers #5632)."""
     checks = run(make(tmp_path, XLNET))
     assert verdicts(checks) == PASS | {"logits": {"inconclusive"}, "shape": {"inconclusive"}}
-    said = "One forward gives the logits of 1 of 12 steps, which leaves nothing to compare with."
+    said = "One forward pass returns the logits of 1 of 12 steps; there is nothing to compare with."
     assert one(checks, "logits").detail == said
     (finding,) = findings(checks)
     assert finding.verdict == "inconclusive"
@@ -357,8 +359,8 @@ def test_a_field_that_the_model_ignores_accuses_no_cache(tmp_path: Path) -> None
     checks = run(make(tmp_path, MODERNBERT))
     assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
     assert one(checks, "shape").detail == (
-        "Layer 0 after the prefill: keys are [1, 4, 8, 16], expected [1, 2, 8, 16]; but it keeps "
-        "what the model hands it, which the configuration does not describe."
+        "Layer 0 after the prefill: keys are [1, 4, 8, 16], expected [1, 2, 8, 16]; but the "
+        "configuration does not describe what the model caches."
     )
     assert findings(checks)[0].verdict == "pass"
 
@@ -408,7 +410,7 @@ def test_where_float32_does_not_fit_there_is_no_verdict(
     }
     assert undecided == {("tokens", "float32"), ("logits", "float32"), ("logits", "bfloat16")}
     detail = one(checks, "logits").detail
-    assert re.fullmatch(r"MemoryError: the weights in float32 need .* GiB free", detail)
+    assert re.fullmatch(r"MemoryError: the float32 weights need .* GiB free", detail)
     assert not failed(checks)
 
 
@@ -447,7 +449,7 @@ def test_a_model_without_a_cache_cannot_be_judged_by_its_shape(tmp_path: Path) -
     }
     checks = run(make(tmp_path, config))
     assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
-    assert one(checks, "shape").detail.startswith("No cache came out of any forward")
+    assert one(checks, "shape").detail.startswith("No forward pass returned a cache")
 
 
 @pytest.mark.parametrize("name", ["off", "dynamc"])

@@ -163,7 +163,7 @@ def test_too_little_memory_is_told_before_anything_is_cast(
     memory = psutil.virtual_memory()._replace(available=2**10)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with (
-        pytest.raises(MemoryError, match=r"need 0\.0 GiB more and cpu has 0\.0 GiB free"),
+        pytest.raises(MemoryError, match=r"need 0\.0 GiB more, and cpu has 0\.0 GiB free"),
         in_float32(loaded.model, dtype_of(loaded)),
     ):
         raise AssertionError("the block must not be entered")

@@ -89,10 +89,10 @@ def test_one_cache_that_serves_all_is_no_leak(
 @pytest.mark.parametrize(
     ("leak", "found", "where"),
     [
-        (Leak(0, 3, 0, None, 0), False, "the tensors that Python knows of"),
-        (Leak(1, 1, 0, None, 0), False, "the tensors that Python knows of"),
-        (Leak(1, 3, 0, None, 0), True, "the tensors that Python knows of"),
-        (Leak(0, 3, 8, 4, None), True, "the tensors that Python knows of"),
+        (Leak(0, 3, 0, None, 0), False, "the tensors tracked by Python"),
+        (Leak(1, 1, 0, None, 0), False, "the tensors tracked by Python"),
+        (Leak(1, 3, 0, None, 0), True, "the tensors tracked by Python"),
+        (Leak(0, 3, 8, 4, None), True, "the tensors tracked by Python"),
         (Leak(0, 3, 4, 8, None), True, "the GPU's memory"),
         (Leak(0, 3, 0, None, 8), True, "the resident set"),
     ],

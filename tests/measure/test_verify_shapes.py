@@ -131,7 +131,7 @@ def test_what_a_layer_looks_like(tmp_path: Path) -> None:
     assert steps[2].layers[0] == LayerShape((1, 2, 10, 16), (1, 2, 10, 16), 10, False, ())
     assert steps[2].cross == ()
     assert wrong_shape(work, DYNAMIC, steps) is None
-    told = "layers are as the configuration says (2 of them, 4 steps), in the end [1, 2, 11, 16]"
+    told = "cache layers match the configuration (2 layers, 4 steps), final shape [1, 2, 11, 16]"
     assert describe_shapes(work, steps) == told
 
 

@@ -206,7 +206,9 @@ def test_a_fault_is_caught(
     wrong = {(check.check, check.checked_dtype, check.new_tokens) for check in broken(checks)}
     assert kind in {check for check, _, _ in wrong}, [check.detail for check in checks]
     # Not for another reason: an error in the fault itself.
-    assert fault == "an error" or not any("Error" in check.detail for check in checks)
+    # A dropped position may raise one of its own: what is left is shorter than a padded mask.
+    if fault not in ("an error", "a dropped position"):
+        assert not any("Error" in check.detail for check in checks)
     if kind == "logits":
         assert {checked for check, checked, _ in wrong if check == "logits"} >= {"float32"}
     if late:

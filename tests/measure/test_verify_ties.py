@@ -81,7 +81,7 @@ def test_a_parting_that_rounding_does_not_explain_is_one(tmp_path: Path) -> None
     tokens = tokens_of(checks)
     assert tokens.verdict == "fail"
     assert tokens.margin_over_std > 1e-3
-    assert tokens.detail.endswith("rounding explains no more than 1.0e-03.")
+    assert tokens.detail.endswith("rounding explains only up to 1.0e-03.")
 
 
 def test_in_a_coarse_dtype_tokens_are_told_and_not_judged(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_in_a_coarse_dtype_tokens_are_told_and_not_judged(tmp_path: Path) -> Non
         checks = verify(loaded, "dynamic", new_tokens=TOKENS, generations=1)
     coarse, exact = tokens_of(checks, "bfloat16"), tokens_of(checks, "float32")
     assert (coarse.verdict, exact.verdict) == ("exempt", "fail")
-    assert coarse.detail.endswith("but bfloat16 is not judged by its tokens.")
+    assert coarse.detail.endswith("but tokens in bfloat16 do not decide the verdict.")
 
 
 @pytest.fixture(params=[GPT2, LLAMA, T5], ids=["gpt2", "llama", "t5"])

@@ -243,7 +243,7 @@ def test_a_state_on_modules_is_counted(tmp_path: Path) -> None:
     ("config", "words"),
     [
         ({"model_type": "no_such"}, "Transformers cannot read the configuration of 'no_such'"),
-        ({"model_type": "whisper"}, "is not a model that generates text"),
+        ({"model_type": "whisper"}, "does not generate text"),
         ({"model_type": "bert"}, "bert (bert) is an encoder"),
         ({"model_type": "nemotron"}, "Transformers cannot build it from this configuration"),
         ({"model_type": "jetmoe"}, "the model does not run without data"),

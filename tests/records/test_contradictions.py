@@ -186,5 +186,5 @@ def test_the_first_row_of_several_is_named(tmp_path: Path) -> None:
     run = edited(tmp_path, edit)
     with (run / "samples.csv").open(newline="") as file:
         third = list(csv.DictReader(file))[3]["sample_id"]
-    with pytest.raises(UserError, match=f"the sample {third} "):
+    with pytest.raises(UserError, match=f"sample {third} "):
         load_run(run)

@@ -250,7 +250,7 @@ def test_what_is_no_run_folder_is_told(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     elif kind == "file":
         path.write_text("x")
-    expected = f"{path}: not a run folder, there is no run.json in it."
+    expected = f"{path}: not a run folder (no run.json)."
     assert sentence(lambda: load_run(path)) == expected
 
 

@@ -287,7 +287,7 @@ def test_few_samples_have_a_ratio_without_an_interval() -> None:
 
 def test_the_threshold_is_told_as_it_was_given() -> None:
     runs = [run_of(grid(), "a"), run_of(slower_by(1.2), "b")]
-    assert "past 2.5%" in comparison_table(compare_runs(runs, threshold=0.025)).caption
+    assert "beyond 2.5%" in comparison_table(compare_runs(runs, threshold=0.025)).caption
 
 
 # Formats

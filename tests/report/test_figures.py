@@ -1303,7 +1303,7 @@ def test_the_chart_of_ratios_has_a_line_with_its_interval_for_each_row() -> None
     (threshold,) = axes.patches
     assert threshold.get_x() == pytest.approx(1 / 1.05)  # type: ignore[attr-defined]
     assert threshold.get_x() + threshold.get_width() == pytest.approx(1.05)  # type: ignore[attr-defined]
-    assert "lines: 95 % interval" in axes.get_xlabel()
+    assert "lines: 95 % CI" in axes.get_xlabel()
     assert axes.get_title() == "A: old, B: new"
 
 

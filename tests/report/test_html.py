@@ -212,7 +212,7 @@ def test_the_table_has_a_row_for_each_case() -> None:
     ]
     assert [cell for _, cell in table[1]] == [
         "dynamic",
-        "7",
+        "10",
         "100 ms [97.0\N{EN DASH}103]",
         "1.10x (1.10\N{EN DASH}1.10)",
         "100",

@@ -109,8 +109,8 @@ def test_a_run_that_an_older_version_forced_is_read_and_reported(tmp_path: Path)
     assert run.info.resumes[1].plan_changes == ("seed: 7 before, 8 now",)
     build((run,), run.path, formats=("markdown",))
     summary = (run.path / "summary.md").read_text(encoding="utf-8")
-    assert "taken after a forced resume, on a machine or with software other than" in summary
-    assert "taken after a forced resume with another plan" in summary
+    assert "taken after a forced resume, on another machine or with other software" in summary
+    assert "taken after a forced resume with different settings" in summary
 
 
 def test_a_run_that_an_older_version_forced_is_resumed_where_it_began(tmp_path: Path) -> None:

@@ -468,7 +468,7 @@ def test_a_load_past_its_time_is_a_timeout_and_its_worker_is_gone(
             os.kill(pid, signal.SIGSTOP)
         key = case("gpt2").model_key
         # Not a fault that another try would fix.
-        error = "no result after 0.5 s; case_timeout limits loading too"
+        error = "no result after 0.5 s; case_timeout also limits loading"
         assert engine.open(key) == LoadFailed(key, "timeout", error, died=False)
         assert engine.open_model is None and is_gone(pid)
     finally:
