@@ -67,7 +67,7 @@ def test_each_phase_has_its_seconds() -> None:
     assert sum(found.values()) == pytest.approx(clock.now - 100.0)
     assert timeline.text() == (
         "Seconds: interpreter 3.00, imports 7.00, worker 5.00, model 4.00, verification 6.00, "
-        "warm-up 2.00, samples 8.00, report 2.00, other 1.25; 38.25 in all."
+        "warm-up 2.00, samples 8.00, report 2.00, other 1.25; 38.25 in total."
     )
 
 

@@ -42,5 +42,5 @@ def test_a_torch_without_cuda_is_told_from_a_machine_without_a_device(
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "was built without it" in (why_no_cuda() or "")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "finds no usable device" in (why_no_cuda() or "")
+    assert "found no usable device" in (why_no_cuda() or "")
     assert "13.0" in (why_no_cuda() or "")

@@ -44,7 +44,7 @@ def test_16_bits_under_16_bits_are_refused_with_the_reason(tmp_path: Path) -> No
     finally:
         engine.close()
     assert sample.status == "unsupported"
-    assert sample.error == "half: the model is in 16 bits already; it is for weights in float32."
+    assert sample.error == "half: this model already runs in 16 bits; half needs float32 weights."
 
 
 QWEN3_NEXT: Config = {
@@ -67,4 +67,4 @@ def test_layers_with_states_are_refused_with_the_reason(name: str) -> None:
         key=SimpleNamespace(dtype="float32"),
     )
     reason = strategy(name).unmet(situation_of(loaded)) or ""
-    assert reason.endswith("this model has layers that keep something else.")
+    assert reason.endswith("this model has layers with other state.")

@@ -113,7 +113,7 @@ def test_a_text_that_is_too_short_is_refused(loaded: LoadedModel) -> None:
 def test_random_weights_have_no_quality(tmp_path: Path) -> None:
     model = load(folder(tmp_path), "random")
     found = measure_quality(model, FP8, words(400), size=SIZE)
-    assert found.reason == "random weights say nothing about quality"
+    assert found.reason == "random weights have no meaningful quality"
     assert (found.kl_divergence, found.perplexity, found.passages) == (None, None, None)
 
 

@@ -15,6 +15,6 @@ def test_real_weights_pass() -> None:
     assert {check.verdict for check in checks} == {"pass"}, [check.detail for check in checks]
     shape = next(check for check in checks if check.check == "shape")
     # 30 layers, 3 heads of 64; 8 tokens of prompt, 7 of the 8 new ones fed back.
-    assert shape.detail.endswith("(30 of them, 8 steps), in the end [1, 3, 15, 64].")
+    assert shape.detail.endswith("(30 layers, 8 steps), final shape [1, 3, 15, 64].")
     logits = [check for check in checks if check.check == "logits"]
     assert all(check.rms_over_std < 1e-5 for check in logits)

@@ -97,7 +97,7 @@ def test_a_factory_of_a_module_is_a_strategy(engine: LocalEngine, folder: str) -
     [
         ("broken", "crashed", "RuntimeError: not today"),
         ("missing", "crashed", "has no attribute 'missing'"),
-        ("number", "unsupported", "number returned int, not a cache of Transformers."),
+        ("number", "unsupported", "number returned int, not a Transformers cache."),
         ("factory", "crashed", "missing 1 required positional argument: 'gift'"),
     ],
 )
@@ -132,7 +132,7 @@ def test_one_cache_for_all_samples_is_refused(engine: LocalEngine, folder: str, 
     assert measured(engine, folder, f"{mine}:same").status == "ok"
     again = measured(engine, folder, f"{mine}:same")
     assert again.status == "unsupported"
-    assert "it must make a new one each time" in (again.error or "")
+    assert "it must create a new one each time" in (again.error or "")
 
 
 def test_a_file_that_was_edited_does_not_run_under_its_old_name(
@@ -164,7 +164,7 @@ def test_a_resume_needs_the_trust_again(tmp_path: Path, folder: str, mine: str) 
     }
     run = api.sweep(Plan.parse(keys), out=tmp_path, name="run")
     assert [sample.status for sample in run.samples] == ["ok"] * len(run.samples)
-    with pytest.raises(UserError, match="whose code would run here"):
+    with pytest.raises(UserError, match="would run its code"):
         api.resume(run.path)
     again = api.resume(run.path, {"trust_remote_code": True})
     assert len(again.samples) == len(run.samples)

@@ -168,7 +168,7 @@ def test_a_new_axis_is_in_tables_and_pages_where_it_varies(facts: dict[str, Any]
     assert ">flavor<" in page and ">cups<" in page and ">spicy<" in page
     # Its own line in charts, and its own sentence in the answer.
     assert "cache on (dynamic), flavor spicy, cups 2:" in facts["show"]
-    assert page.count("new tokens of gpt2 (flavor spicy, cups 2)") == 1
+    assert page.count("(flavor spicy, cups 2)") == 1
     assert ">place<" not in page
 
 

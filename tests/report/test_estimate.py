@@ -95,7 +95,7 @@ def test_the_chart_has_weights_cache_and_their_sum() -> None:
     lines = {str(line.get_label()): line for line in axes.lines}
     weights = 497_759_232 / GIB
     assert list(lines["weights"].get_ydata()) == [weights, weights]
-    assert list(lines["memory of the device"].get_ydata()) == [1.0, 1.0]
+    assert list(lines["device memory"].get_ydata()) == [1.0, 1.0]
     positions, cache = lines["cache, batch 1"].get_data()
     assert list(cache) == [pytest.approx(n * 73_728 / GIB) for n in positions]
     both = lines["weights and cache"].get_ydata()

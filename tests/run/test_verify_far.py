@@ -90,7 +90,7 @@ def test_where_it_is_not_looked_at_the_tokens_of_the_samples_tell(
     assert output.token_off != output.token_cached
     (finding,) = run.info.findings
     assert finding.verdict == "fail"
-    assert finding.detail.startswith("The samples have other tokens than without a cache: Row ")
+    assert finding.detail.startswith("The samples differ from the no-cache tokens: Sequence ")
     last = [s for s in run.samples if s.cache == "dynamic" and s.phase == "measure"][-1]
     assert VERIFY_FAILED in (last.flags or "")
 
