@@ -10,7 +10,6 @@ from kvbench.caches import strategy
 from kvbench.errors import UserError
 from kvbench.plan.case import ModelKey, group_cases
 from kvbench.plan.texts import Text
-from kvbench.records.events import Listener, LoadFailed, ModelLoading
 from kvbench.records.lock import held
 from kvbench.records.quality import Quality, QualitySize, append_qualities
 from kvbench.records.run import RunInfo, load_info, load_run
@@ -18,6 +17,7 @@ from kvbench.report.build import build
 from kvbench.run.machine import Caller
 from kvbench.run.reading import announcement
 from kvbench.run.resume import cases_of
+from kvbench.run.single import open_model
 from kvbench.run.supervisor import WorkerEngine
 
 __all__ = ["measure_quality"]
@@ -38,7 +38,7 @@ def measure_quality(
     with closing(engine), held(path):
         for model, cache in wanted:
             # Load again after a strategy that cost the process.
-            _open(engine, model, caller.emit)
+            open_model(engine, model, caller.emit)
             caller.emit(announcement(model, cache, text))
             row = replace(engine.quality(cache, text, size), session=len(info.resumes))
             append_qualities(path, [row])
@@ -57,13 +57,3 @@ def _lossy(info: RunInfo) -> list[tuple[ModelKey, str]]:
             if strategy(case.cache).lossy
         )
     )
-
-
-def _open(engine: WorkerEngine, model: ModelKey, emit: Listener) -> None:
-    if engine.open_model == model:
-        return
-    emit(ModelLoading(model))
-    loaded = engine.open(model)
-    emit(loaded)
-    if isinstance(loaded, LoadFailed):
-        raise UserError(loaded.error, kind="not_loaded")

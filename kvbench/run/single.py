@@ -16,7 +16,7 @@ from kvbench.records.rates import Rates, keep_rates, read_rates, store_problem
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, naming_what_is_missing, plan_cases
 
-__all__ = ["inspect", "probe", "verify"]
+__all__ = ["inspect", "open_model", "probe", "verify"]
 
 _LEAST = {"max_new_tokens": 2, "generations": 3}
 """Two tokens give one step through the cache; three generations give a slope."""
@@ -38,7 +38,7 @@ def verify(plan: Plan, caller: Caller, max_new_tokens: int, generations: int) ->
         for group in groups:
             caches = dict.fromkeys(case.cache for case in group.cases if case.cache != BASELINE)
             for cache in caches:
-                _open(engine, group.model, caller.emit)
+                open_model(engine, group.model, caller.emit)
                 caller.emit(Verifying(group.model, cache))
                 reason = engine.unmet(cache)
                 checks += (
@@ -80,11 +80,16 @@ def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Insp
                 kind="one_case_only",
             )
         engine.check(group_cases(cases))
-        _open(engine, cases[0].model_key, caller.emit)
+        open_model(engine, cases[0].model_key, caller.emit)
         return engine.inspect(cases[0], layer)
 
 
-def _open(engine: Engine, model: ModelKey, emit: Listener) -> None:
+def open_model(engine: Engine, model: ModelKey, emit: Listener) -> None:
+    """Load a model unless it is open.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     if engine.open_model == model:
         return
     emit(ModelLoading(model))
