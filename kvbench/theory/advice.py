@@ -89,7 +89,8 @@ def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
 
     - The cache at its end; twice if it grows. Each step allocates a little more than the one before
       has freed, so an allocator may hold as much again in blocks that are too small.
-    - One layer of it in the model's dtype: layers are copied, or dequantized, one at a time.
+    - One layer of it in the model's dtype, since layers are copied one at a time; two if the cache
+      keeps another form, which is converted and then joined with the new position.
     - What the prefill computes at once in a layer: two rows of the residual stream and three of the
       feed-forward layer for each position.
 
@@ -97,13 +98,15 @@ def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
         UserError: the strategy or the dtype is unknown, or a size is less than 1.
     """
     sizes = (work.batch, work.prompt_tokens, work.new_tokens)
-    held = 1 if strategy(cache).attends in ("nothing", "buffer") else 2
+    attends = strategy(cache).attends
+    held = 1 if attends in ("nothing", "buffer") else 2
+    copies = 2 if attends == "elsewhere" else 1
     kept = held * cache_bytes(architecture, cache, *sizes, work.dtype)
     width = dtype_bytes(work.dtype)
     seen = work.prompt_tokens + work.new_tokens - 1
     mixers = [layer.mixer for layer in architecture.layers]
     grown = [mixer.kept for mixer in mixers if isinstance(mixer, Attention | Kept)]
-    layer = work.batch * seen * max(grown, default=0) * width
+    layer = copies * work.batch * seen * max(grown, default=0) * width
     row = 2 * architecture.hidden_size + 3 * max(map(_feed_forward, architecture.layers), default=0)
     return kept + layer + work.batch * work.prompt_tokens * row * width
 
