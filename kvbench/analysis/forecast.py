@@ -17,7 +17,7 @@ from kvbench.catalogue import CATALOGUE
 from kvbench.device_kinds import kind_of
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
-from kvbench.plan.case import Case, ModelKey
+from kvbench.plan.case import Case, ModelKey, split
 from kvbench.plan.plan import Plan
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Sample
@@ -240,11 +240,8 @@ class Forecaster:
     @property
     def remaining_s(self) -> float:
         """The seconds until the end: samples, warm-ups, verification and loading."""
-        groups: dict[str, list[Case]] = {}
-        for case in self._generated():
-            groups.setdefault(round_key(case), []).append(case)
         total = 0.0
-        for group in groups.values():
+        for group in split(self._generated(), round_key):
             for case, left in self._left(group).items():
                 total += left * self.seconds(case)
                 total += 0.0 if case in self._warm else self._warmup_s(case)

@@ -11,8 +11,9 @@ from kvbench.analysis.cold import cold_starts
 from kvbench.analysis.statistics import fastest, least_rounds, paired_ratio
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.caches import strategy
+from kvbench.plan.axes import MODEL_AXES, values_of
 from kvbench.records.finding import VERIFY_FAILED
-from kvbench.records.sample import Sample, latest
+from kvbench.records.sample import Sample, latest, round_of
 
 __all__ = ["MOST_PERPLEXITY", "Choice", "Recommendation", "kept_bytes", "largest", "recommend"]
 
@@ -71,8 +72,7 @@ def largest(cases: Iterable[CaseSummary]) -> list[list[CaseSummary]]:
             groups.setdefault(pair_key(case), []).append(case)
     found: dict[tuple[object, ...], list[CaseSummary]] = {}
     for group in groups.values():
-        first = group[0]
-        key = (first.model, first.weights, first.device, first.dtype, first.attention)
+        key = values_of(group[0], MODEL_AXES)
         caching = sum(strategy(case.cache).use_cache for case in group)
         if caching > 1 and (key not in found or _size(group) > _size(found[key])):
             found[key] = group
@@ -85,15 +85,15 @@ def recommend(
     """Return what to choose for each model, each answer only where the measurements carry it."""
     rows = latest(samples)
     cold = cold_starts(rows)
-    wanted = {case.case_id for group in largest(cases) for case in group}
+    groups = largest(cases)
+    wanted = {case.case_id for group in groups for case in group}
     times: dict[str, dict[tuple[int, int, int], float]] = {}
     for row in rows:
         timed = row.phase == "measure" and row.status == "ok" and row.total_s
         if timed and row.case_id in wanted and row.sample_id not in cold:
-            place = (row.session, row.worker, row.round)
-            times.setdefault(row.case_id, {})[place] = row.total_s or 0.0
+            times.setdefault(row.case_id, {})[round_of(row)] = row.total_s or 0.0
     found = []
-    for group in largest(cases):
+    for group in groups:
         same = [case for case in group if not _does_other_work(case)]
         if len(same) > 1:
             found.append(_recommend(same, [times.get(case.case_id, {}) for case in same]))

@@ -24,7 +24,7 @@ from kvbench.caches import BASELINE
 from kvbench.plan.axes import AXES, values_of
 from kvbench.records.case import CaseRecord
 from kvbench.records.columns import axes_after, column
-from kvbench.records.sample import Sample, Status, latest, memory_readings
+from kvbench.records.sample import Sample, Status, latest, memory_readings, round_of
 from kvbench.theory.floors import Limit
 
 T = TypeVar("T")
@@ -356,8 +356,8 @@ def _speedup(
         return {}
     off, on = _warm(baseline, cold), _warm(counted, cold)
     # An interrupted round may continue hours later, or in another process.
-    rounds = {_round(s): s.total_s for s in on if s.total_s}
-    pairs = [(s.total_s, rounds[_round(s)]) for s in off if s.total_s and _round(s) in rounds]
+    rounds = {round_of(s): s.total_s for s in on if s.total_s}
+    pairs = [(s.total_s, rounds[round_of(s)]) for s in off if s.total_s and round_of(s) in rounds]
     outputs = {s.output_sha256 for s in (*counted, *baseline)}
     known: dict[str, Any] = {
         "speedup_rounds": len(pairs),
@@ -386,10 +386,6 @@ def _first_pass(members: Sequence[Sample]) -> dict[str, Any]:
         "cold_after": full[0].cold_after if full else None,
         "compile_s": math.fsum(compiling) if compiling else None,
     }
-
-
-def _round(sample: Sample) -> tuple[int, int, int]:
-    return sample.session, sample.worker, sample.round
 
 
 def _warm(samples: Sequence[Sample], cold: Container[str]) -> list[Sample]:
@@ -489,7 +485,7 @@ def _joules_by_method(samples: Sequence[Sample]) -> dict[str | None, _Joules]:
     for sample in samples:
         if sample.energy_j is not None:
             joules = sample.energy_j / (sample.batch_size * sample.max_new_tokens)
-            found.setdefault(sample.energy_method, []).append((_round(sample), joules))
+            found.setdefault(sample.energy_method, []).append((round_of(sample), joules))
     return found
 
 

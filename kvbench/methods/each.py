@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row
-from kvbench.plan.case import Case, Task
+from kvbench.plan.case import Case, Task, split
 from kvbench.records.sample import sample_of
 
 __all__ = ["EACH"]
@@ -15,10 +15,7 @@ __all__ = ["EACH"]
 
 def groups(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
     """Return the comparison groups: the cases that differ only in the cache strategy."""
-    found: dict[str, list[Case]] = {}
-    for case in cases:
-        found.setdefault(case.pair_key, []).append(case)
-    return tuple(tuple(members) for members in found.values())
+    return split(cases, lambda case: case.pair_key)
 
 
 def jobs(tasks: Sequence[Task]) -> tuple[Job, ...]:

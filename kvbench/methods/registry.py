@@ -10,7 +10,7 @@ from kvbench.methods.each import EACH
 from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row
 from kvbench.methods.trace import TRACE
-from kvbench.plan.case import Case, Task
+from kvbench.plan.case import Case, Task, split
 
 __all__ = ["METHODS", "cannot", "groups_of", "jobs_of", "rows_of", "with_fallback"]
 
@@ -19,11 +19,10 @@ METHODS: dict[str, Method] = {entry.name: entry for entry in (EACH, TRACE)}
 
 def groups_of(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
     """Return the cases that share their rounds, as the method of each says."""
-    found: dict[str, list[Case]] = {}
-    for case in cases:
-        found.setdefault(case.method, []).append(case)
     return tuple(
-        group for name, members in found.items() for group in METHODS[name].groups(members)
+        group
+        for members in split(cases, lambda case: case.method)
+        for group in METHODS[members[0].method].groups(members)
     )
 
 

@@ -9,27 +9,21 @@ from kvbench.analysis.trace import can_trace, round_key, rows_of_trace
 from kvbench.methods.each import EACH
 from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row
-from kvbench.plan.case import Case, Task
+from kvbench.plan.case import Case, Task, split
 
 __all__ = ["TRACE"]
 
 
 def groups(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
     """Return the cases that differ in the cache strategy and in the length alone."""
-    found: dict[str, list[Case]] = {}
-    for case in cases:
-        found.setdefault(round_key(case), []).append(case)
-    return tuple(tuple(members) for members in found.values())
+    return split(cases, round_key)
 
 
 def jobs(tasks: Sequence[Task]) -> tuple[Job, ...]:
     """Return one job for the tasks that differ in the length alone, in the order of the first."""
-    found: dict[Case, list[Task]] = {}
-    for task in tasks:
-        found.setdefault(replace(task.case, max_new_tokens=1), []).append(task)
     return tuple(
         Job(tuple(sorted(members, key=lambda task: task.new_tokens)), TRACE.name)
-        for members in found.values()
+        for members in split(tasks, lambda task: replace(task.case, max_new_tokens=1))
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from kvbench.plan.axes import AUTO, AXES, MODEL_AXES, CaseAxes, ModelAxes, again, values_of
 
@@ -19,7 +19,10 @@ __all__ = [
     "Prompt",
     "Task",
     "group_cases",
+    "split",
 ]
+
+T = TypeVar("T")
 
 Phase = Literal["warmup", "measure", "memory"]
 
@@ -170,10 +173,17 @@ class Task:
 
 def group_cases(cases: Iterable[Case]) -> tuple[Group, ...]:
     """Split cases into groups, in the order in which their models first appear."""
-    by_model: dict[ModelKey, list[Case]] = {}
-    for case in cases:
-        by_model.setdefault(case.model_key, []).append(case)
-    return tuple(Group(model, tuple(members)) for model, members in by_model.items())
+    return tuple(
+        Group(members[0].model_key, members) for members in split(cases, lambda c: c.model_key)
+    )
+
+
+def split(items: Iterable[T], key: Callable[[T], Hashable]) -> tuple[tuple[T, ...], ...]:
+    """Split items into those with equal keys, in the order in which the keys first appear."""
+    found: dict[Hashable, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return tuple(map(tuple, found.values()))
 
 
 def _is_at_least(value: Any, other: Any, is_size: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pydoc_data.topics
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kvbench.input_file import read_text
@@ -27,6 +28,7 @@ class Text:
         return hashlib.sha256(self.content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+@cache
 def default_text() -> Text:
     """Return Python's language reference, some 465,000 characters, which is part of Python.
 

@@ -17,6 +17,7 @@ __all__ = [
     "MEMORY_COLUMNS",
     "STATUSES",
     "MemoryReading",
+    "Round",
     "Sample",
     "Stage",
     "Status",
@@ -24,6 +25,7 @@ __all__ = [
     "latest_rows",
     "memory_readings",
     "reading_method",
+    "round_of",
     "sample_at",
     "sample_of",
     "utc_now",
@@ -339,6 +341,15 @@ def with_flag(sample: Sample, flag: str) -> Sample:
 _SAME_SAMPLE = ("case_id", "phase", "repeat")
 """What rows have in common that are attempts at one sample."""
 _ATTEMPTED = attrgetter(*_SAME_SAMPLE)
+
+
+Round = tuple[int, int, int]
+"""Session, worker process and number: all samples of a round come from one process."""
+
+
+def round_of(sample: Sample) -> Round:
+    """Return the round in which a sample was taken."""
+    return sample.session, sample.worker, sample.round
 
 
 def latest(samples: Iterable[Sample]) -> tuple[Sample, ...]:

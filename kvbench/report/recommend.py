@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 
 from kvbench.analysis.recommend import Choice, Recommendation
+from kvbench.plan.axes import MODEL_AXES
 from kvbench.report.units import mib, significant, times
 
 __all__ = ["dumped", "recommendation_json", "recommendation_sentences"]
@@ -62,11 +63,7 @@ def _smallest(choice: Choice) -> str:
 def _data(one: Recommendation) -> dict[str, object]:
     case = one.case
     return {
-        "model": case.model,
-        "weights": case.weights,
-        "device": case.device,
-        "dtype": case.dtype,
-        "attention": case.attention,
+        **{name: getattr(case, name) for name in MODEL_AXES},
         "batch_size": case.batch_size,
         "prompt_tokens": case.prompt_tokens,
         "max_new_tokens": case.max_new_tokens,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from kvbench.measure.stopping import StoppingRule
 from kvbench.methods import groups_of
 from kvbench.plan.case import Case, Phase, Task
-from kvbench.records.sample import Sample, latest
-from kvbench.run.rounds import SharedRounds, counted_rounds, round_of
+from kvbench.records.sample import Sample, latest, round_of
+from kvbench.run.rounds import SharedRounds, counted_rounds
 
 __all__ = ["MOST_LOSSES", "TRIED_AGAIN", "CaseProgress", "progress_of"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from kvbench.caches import strategy
+from kvbench.plan.axes import MODEL_AXES, values_of
 from kvbench.plan.case import Case, ModelKey
 from kvbench.plan.texts import Text, default_text
 from kvbench.records.events import Notice
@@ -78,4 +79,4 @@ class QualityKeeper:
 
 
 def _subject(model: ModelKey, cache: str) -> tuple[str, ...]:
-    return (model.model, model.weights, model.device, model.dtype, model.attention, cache)
+    return (*values_of(model, MODEL_AXES), cache)

@@ -7,28 +7,19 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from kvbench.analysis.cold import COLD_FACTOR, COLD_LATER, cold_starts
-from kvbench.records.sample import Sample
+from kvbench.records.sample import Round, Sample, round_of
 
 __all__ = [
     "MOST_COLD_ROUNDS",
-    "Round",
     "SharedRounds",
     "complete_rounds",
     "counted_rounds",
 ]
 
-Round = tuple[int, int, int]
-"""Session, worker process and number: all samples of a round come from one process."""
-
 MOST_COLD_ROUNDS = 2
 """How many cold rounds of a comparison group are repeated in one session. Later ones count, or a
 machine on which every process starts cold would measure forever.
 """
-
-
-def round_of(sample: Sample) -> Round:
-    """Return the round in which a sample was taken."""
-    return (sample.session, sample.worker, sample.round)
 
 
 def complete_rounds(members: Sequence[Sequence[Sample]]) -> tuple[Round, ...]:

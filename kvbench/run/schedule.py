@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kvbench.analysis.trace import longest_of
 from kvbench.caches import BASELINE
 from kvbench.methods import jobs_of
-from kvbench.plan.case import Case, ModelKey, Task
+from kvbench.plan.case import Case, ModelKey, Task, split
 from kvbench.run.outputs import differing
 from kvbench.run.progress import CaseProgress
 from kvbench.run.reach import reach_of
@@ -229,10 +229,7 @@ def _to_compare(progress: SweepState, session: ModelSession | None, turn: Turn) 
         return None
     if not any(one.case.cache in session.ran for one in turn.order):
         return None
-    by_length: dict[int, list[CaseProgress]] = {}
-    for one in turn.group.members:
-        by_length.setdefault(one.case.max_new_tokens, []).append(one)
-    for members in by_length.values():
+    for members in split(turn.group.members, lambda one: one.case.max_new_tokens):
         for case in differing((one.case, one.outputs) for one in members):
             if case.id not in progress.compared:
                 return case

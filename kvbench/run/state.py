@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kvbench.measure.stopping import StoppingRule
 from kvbench.methods import groups_of
-from kvbench.plan.case import Case, ModelKey
+from kvbench.plan.case import Case, ModelKey, group_cases
 from kvbench.records.check import Check
 from kvbench.run.order import shuffled
 from kvbench.run.progress import CaseProgress
@@ -158,19 +158,16 @@ class SweepState:
     @classmethod
     def of(cls, progress: Mapping[Case, CaseProgress], conduct: Conduct) -> SweepState:
         """Return the state of a sweep that starts, or resumes, with this progress."""
-        by_model: dict[ModelKey, list[Case]] = {}
-        for case in progress:
-            by_model.setdefault(case.model_key, []).append(case)
         models = {
-            model: ModelWork(
-                model,
+            one.model: ModelWork(
+                one.model,
                 tuple(
                     RoundGroup(tuple(progress[case] for case in group))
-                    for group in groups_of(cases)
+                    for group in groups_of(one.cases)
                 ),
                 conduct.seed,
             )
-            for model, cases in by_model.items()
+            for one in group_cases(progress)
         }
         return cls(conduct, models)
 

@@ -147,12 +147,11 @@ class Sweep:
                 self._rows.tell(notice)
             return
         engine.session = None
+        self._rows.keep_log(engine.number, f"loading {step.model.label}")
         if all(group.ended for group in self.state.models[step.model].groups):
-            self._rows.keep_log(engine.number, f"loading {step.model.label}")
             self._qualities.give_up(step.model, loaded.error)
             return
         engine.deaths += loaded.died
-        self._rows.keep_log(engine.number, f"loading {step.model.label}")
         if not loaded.died or engine.deaths == _MOST_LOADS:
             engine.deaths = 0
             self._fail_to_load(engine, step.model, loaded)

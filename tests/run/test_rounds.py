@@ -9,14 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvbench.records.sample import Sample
+from kvbench.records.sample import Round, Sample, round_of
 from kvbench.run.rounds import (
     MOST_COLD_ROUNDS,
-    Round,
     SharedRounds,
     complete_rounds,
     counted_rounds,
-    round_of,
 )
 from tests.fakes import make_case, make_task, timed_sample
 
