@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kvbench.errors import UserError, did_you_mean
+from kvbench.caches.parameters import Parameter, Settings, read_settings
 
 __all__ = [
     "CacheStrategy",
@@ -21,56 +21,6 @@ __all__ = [
     "needs_kind",
     "window_positions",
 ]
-
-Settings = Mapping[str, int | str]
-"""The values of a strategy's parameters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A configurable parameter of a strategy, as in `quantized:backend=fp8`.
-
-    Attributes:
-        name: as written before the equals sign.
-        description: one line for help and docs.
-        default: null if it must be given.
-        choices: the allowed words; if empty, a whole number of at least 1. If the default is a
-            number, the choices are numbers.
-        only_with: another parameter, and the values of it for which this one applies; null if it
-            always applies.
-    """
-
-    name: str
-    description: str
-    default: int | str | None = None
-    choices: tuple[str, ...] = ()
-    only_with: tuple[str, tuple[str, ...]] | None = None
-
-    def applies(self, settings: Settings) -> bool:
-        """Return whether this parameter applies, given the values of the others."""
-        return self.only_with is None or settings.get(self.only_with[0]) in self.only_with[1]
-
-    def read(self, text: str) -> int | str:
-        """Return the value of a text.
-
-        Raises:
-            UserError: the text is not a valid value; the message names valid ones.
-        """
-        if self.choices:
-            if text not in self.choices:
-                raise UserError(
-                    f"cache: {self.name}={text} is not one of {', '.join(self.choices)}.",
-                    kind="bad_parameter",
-                    name=self.name,
-                )
-            return int(text) if isinstance(self.default, int) else text
-        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
-            raise UserError(
-                f"cache: {self.name}={text} is not a whole number of at least 1.",
-                kind="bad_parameter",
-                name=self.name,
-            )
-        return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,43 +182,8 @@ class CacheStrategy:
         Raises:
             UserError: a parameter is unknown or missing, or a value is invalid.
         """
-        known = {parameter.name: parameter for parameter in self.parameters}
-        for name in texts:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                have = f"it has {', '.join(known)}" if known else "it has none"
-                raise UserError(
-                    f"cache: {self.name} has no parameter '{name}'; {have}{hint}",
-                    kind="unknown_parameter",
-                    name=name,
-                )
-        settings: dict[str, int | str] = {}
-        shown = []
-        # Check these after the parameters that they depend on.
-        for parameter in sorted(self.parameters, key=lambda one: one.only_with is not None):
-            if not parameter.applies(settings):
-                if parameter.name in texts and parameter.only_with is not None:
-                    other, values = parameter.only_with
-                    raise UserError(
-                        f"cache: {self.name}: {parameter.name} is only valid with "
-                        f"{other}={'|'.join(values)}.",
-                        kind="parameter_does_not_apply",
-                    )
-                continue
-            value = parameter.default
-            if parameter.name in texts:
-                value = parameter.read(texts[parameter.name])
-            if value is None:
-                choices = "|".join(parameter.choices) or "N"
-                raise UserError(
-                    f"cache: write {self.name}:{parameter.name}={choices}.",
-                    kind="parameter_missing",
-                    name=parameter.name,
-                )
-            settings[parameter.name] = value
-            if value != parameter.default:
-                shown.append(f"{parameter.name}={value}")
-        return replace(self, name=":".join([self.name, *sorted(shown)]), settings=settings)
+        name, settings = read_settings("cache", self.name, self.parameters, texts)
+        return replace(self, name=name, settings=settings)
 
     def positions_kept(self, seen: int, window: int | None) -> int:
         """Return how many positions a layer keeps after `seen` ones were fed."""

@@ -17,9 +17,8 @@ from kvbench.caches.entry import (
     window_positions,
 )
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
+from kvbench.caches.parameters import split_parameters
 from kvbench.caches.yours import yours
-from kvbench.errors import UserError, check_choice
-from kvbench.text import clip
 
 __all__ = [
     "ALL",
@@ -325,21 +324,8 @@ def strategy(name: str) -> CacheStrategy:
     Raises:
         UserError: no strategy has that name, or a parameter is wrong.
     """
-    head, *parts = name.split(":")
-    if head not in STRATEGIES and (found := yours(name)) is not None:
+    if name.partition(":")[0] not in STRATEGIES and (found := yours(name)) is not None:
         return found
-    check_choice("cache", "strategy", head, STRATEGIES)
+    head, texts = split_parameters("cache", name, STRATEGIES)
     entry = STRATEGIES[head]
-    if not (parts or entry.parameters):
-        return entry
-    texts: dict[str, str] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not equals or key in texts:
-            raise UserError(
-                f"cache: '{clip(name)}': write parameters once each, as name=value.",
-                kind="bad_parameter",
-                name=key,
-            )
-        texts[key] = value
-    return entry.with_settings(texts)
+    return entry.with_settings(texts) if texts or entry.parameters else entry

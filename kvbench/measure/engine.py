@@ -19,11 +19,11 @@ from kvbench.measure.caches import situation_of
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
 from kvbench.measure.inspection import inspect
-from kvbench.measure.job import run_job
 from kvbench.measure.open_model import OpenModel, config_of
 from kvbench.measure.probe import probe_device
 from kvbench.measure.quality import unmeasurable
 from kvbench.measure.verify import Work, verify, verify_output, work_of
+from kvbench.measure.workloads import OpenJob, body_of
 from kvbench.methods import Job, JobResult
 from kvbench.models.load import load_model
 from kvbench.models.prompts import Encoder
@@ -38,6 +38,7 @@ from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Stage
 from kvbench.theory.shapes import Shapes
+from kvbench.workloads import SINGLE, workload
 
 __all__ = ["LocalEngine"]
 
@@ -122,7 +123,8 @@ class LocalEngine:
 
     def run(self, job: Job) -> JobResult:
         """Run a job. A failure is a result too."""
-        result = run_job(self._model, job, self._classify, self._on_stage)
+        body = body_of(workload(SINGLE))
+        result = body(OpenJob(self._model, job, self._classify, self._on_stage))
         if result.status != "ok" and self.healthy:
             release_memory()
         return result

@@ -1,0 +1,21 @@
+"""The bodies of the workloads: each carries out a job on an open model.
+
+A body is a function from an `OpenJob` to its result, plain data. The entry names it; see
+kvbench/workloads/.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from kvbench.measure.workloads.job import Body, OpenJob
+from kvbench.workloads import Workload
+
+__all__ = ["Body", "OpenJob", "body_of"]
+
+
+def body_of(entry: Workload) -> Body:
+    """Return the body that a workload names."""
+    module, _, name = entry.body.partition(":")
+    return cast("Body", getattr(importlib.import_module(module), name))
