@@ -267,6 +267,7 @@ OTHER: dict[str, Any] = {
     "prompt": Prompt.of_tokens(6),
     "max_new_tokens": 101,
     **{axis.name: another(axis) for axis in AXES.values() if axis.is_added},
+    "workload": "chat",
 }
 """For each axis, a value that differs from that of `make_case()`."""
 

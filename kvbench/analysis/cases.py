@@ -16,7 +16,9 @@ SELDOM = tuple(axis for axis in AXES.values() if axis.seldom)
 """Axes that usually have one value in all cases; they are named only where the value differs."""
 
 _OTHERS = tuple(
-    axis for axis in AXES.values() if not axis.is_size and axis.name not in STRATEGY_AXES
+    axis
+    for axis in AXES.values()
+    if not axis.is_size and not axis.of_turns and axis.name not in STRATEGY_AXES
 )
 """Axes that identify neither the strategy or the model, nor the amount of work."""
 
@@ -42,7 +44,9 @@ class ReadingOrder:
         length = self._lengths.get(_prompt(record), 0)
         size = (record.batch_size, length, record.prompt, record.max_new_tokens)
         others = [axis.rank(getattr(record, axis.name)) for axis in _OTHERS]
-        return (self._models[_model(record)], *others, *size, self._caches[record.cache])
+        # How a cache is reused belongs to the strategy, and the strategies of a turn together.
+        kind = self._caches[record.cache], AXES["reuse"].rank(record.reuse)
+        return (self._models[_model(record)], *others, *size, record.turn, *kind)
 
 
 def varied(records: Sequence[CaseRecord]) -> frozenset[str]:

@@ -7,7 +7,15 @@ from typing import Literal
 from kvbench.analysis.summary import CaseSummary
 from kvbench.records.finding import VERIFY_FAILED
 
-__all__ = ["MOST_DISAGREEMENT", "Claim", "EnergyClaim", "claim", "energy_claim"]
+__all__ = [
+    "MOST_DISAGREEMENT",
+    "Claim",
+    "EnergyClaim",
+    "claim",
+    "claim_of",
+    "does_other_work",
+    "energy_claim",
+]
 
 Claim = Literal["faster", "slower", "unclear", "disagree", "too_few", "other_work"]
 EnergyClaim = Literal["less", "more", "unclear", "disagree", "too_few", "other_work"]
@@ -27,9 +35,14 @@ def claim(case: CaseSummary) -> Claim | None:
     """
     if case.speedup is None:
         return None
-    if _does_other_work(case):
+    if does_other_work(case):
         return "other_work"
-    side = _side(case.speedup_ci95_low, case.speedup_ci95_high)
+    return claim_of(case.speedup_ci95_low, case.speedup_ci95_high)
+
+
+def claim_of(low: float | None, high: float | None) -> Claim:
+    """Return what an interval of ratios of times allows to be claimed, by the same rules."""
+    side = _side(low, high)
     return "faster" if side == "above" else "slower" if side == "below" else side
 
 
@@ -40,13 +53,14 @@ def energy_claim(case: CaseSummary) -> EnergyClaim | None:
     """
     if case.energy_ratio is None:
         return None
-    if _does_other_work(case):
+    if does_other_work(case):
         return "other_work"
     side = _side(case.energy_ratio_ci95_low, case.energy_ratio_ci95_high)
     return "less" if side == "above" else "more" if side == "below" else side
 
 
-def _does_other_work(case: CaseSummary) -> bool:
+def does_other_work(case: CaseSummary) -> bool:
+    """Return whether verification found that a strategy gives other output than without a cache."""
     return any(flag.startswith(f"{VERIFY_FAILED}:") for flag in (case.flags or "").split())
 
 

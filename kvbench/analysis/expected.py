@@ -18,6 +18,7 @@ from kvbench.analysis.summary import (
     pair_key,
     summarize_cases,
 )
+from kvbench.analysis.turns import with_reuse
 from kvbench.caches import BASELINE
 from kvbench.catalogue import CATALOGUE
 from kvbench.device_kinds import kind_of
@@ -55,7 +56,7 @@ def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
     """Return one summary per case of a run, with the lower bounds that theory can compute."""
     known = _Known(run.info)
     cases = with_quality(summarize_cases(run.samples), run.qualities)
-    cases = with_fits(cases, run, known.architecture)
+    cases = with_reuse(with_fits(cases, run, known.architecture), run.samples)
     floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
     off = {pair_key(case): floors[case.case_id] for case in cases if case.cache == BASELINE}
     return tuple(_with_floor(c, floors[c.case_id], off.get(pair_key(c)), known) for c in cases)
@@ -142,6 +143,9 @@ class _Known:
         """Return the lower bound of a case, or of a longer one; None if it is unknown."""
         rates, architecture = self.rates(case.device), self.architecture(case.model)
         if rates is None or architecture is None or case.prompt_tokens is None:
+            return None
+        if case.cached_positions:
+            # Theory knows generations that start with an empty cache.
             return None
         sizes = (case.batch_size, case.prompt_tokens, new_tokens)
         # Theory cannot count some parts, or does not know the strategy: report no lower bound.

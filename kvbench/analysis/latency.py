@@ -56,7 +56,8 @@ def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
         counted = sample.phase == "measure" and sample.status == "ok"
         counted = counted and sample.sample_id not in cold
         if counted and sample.case_id in wanted:
-            stamps = times.get(sample.generation_id or sample.sample_id)
+            # A row has stamps of its own, or shares those of its generation.
+            stamps = times.get(sample.sample_id, times.get(sample.generation_id or ""))
             # A table that was cut by hand may lack some samples.
             if stamps is not None and len(stamps) >= sample.max_new_tokens > 1:
                 gaps = np.diff(stamps[: sample.max_new_tokens])

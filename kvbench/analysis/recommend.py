@@ -9,13 +9,15 @@ from typing import Literal
 
 from kvbench.analysis.cold import cold_starts
 from kvbench.analysis.statistics import fastest, least_rounds, paired_ratio
-from kvbench.analysis.summary import CaseSummary, pair_key
+from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import strategy
-from kvbench.plan.axes import MODEL_AXES, values_of
+from kvbench.plan.axes import AXES, MODEL_AXES, values_of
 from kvbench.records.finding import VERIFY_FAILED
 from kvbench.records.sample import Sample, latest, round_of
 
 __all__ = ["MOST_PERPLEXITY", "Choice", "Recommendation", "kept_bytes", "largest", "recommend"]
+
+_BUT_CACHE = tuple(name for name in AXES if name != "cache")
 
 MOST_PERPLEXITY = 1.01
 """A strategy keeps the quality if its perplexity is surely at most this many times as high."""
@@ -69,7 +71,7 @@ def largest(cases: Iterable[CaseSummary]) -> list[list[CaseSummary]]:
     groups: dict[tuple[object, ...], list[CaseSummary]] = {}
     for case in cases:
         if case.total_s_median is not None:
-            groups.setdefault(pair_key(case), []).append(case)
+            groups.setdefault(values_of(case, _BUT_CACHE), []).append(case)
     found: dict[tuple[object, ...], list[CaseSummary]] = {}
     for group in groups.values():
         key = values_of(group[0], MODEL_AXES)

@@ -13,6 +13,7 @@ import numpy as np
 
 from kvbench.analysis.cases import ReadingOrder
 from kvbench.analysis.cold import cold_starts
+from kvbench.analysis.gaps import GAPS
 from kvbench.analysis.statistics import (
     MIN_FOR_INTERVAL,
     outliers,
@@ -47,7 +48,7 @@ _TREND_LEVEL = 0.01
 _LEAST_TREND = 0.05
 """A trend is flagged below this p-value, if it changes the times by at least this fraction."""
 
-_PAIR = tuple(name for name in AXES if name != "cache")
+_PAIR = tuple(name for name in AXES if name not in ("cache", "reuse"))
 
 
 @axes_after("case_id")
@@ -101,6 +102,12 @@ class CaseSummary(CaseRecord):
     tokens_per_s_median: float | None = column(
         "Median of the new tokens of the whole batch per second.", unit="tokens/s", default=None
     )
+    gap_p50_s: float | None = column(
+        "Median over the samples of gap_p50_s.", unit="s", default=None
+    )
+    gap_p90_s: float | None = column("The same of gap_p90_s.", unit="s", default=None)
+    gap_p99_s: float | None = column("The same of gap_p99_s.", unit="s", default=None)
+    gap_max_s: float | None = column("The same of gap_max_s.", unit="s", default=None)
     speedup: float | None = column(
         "Time of strategy off over that of this one, otherwise the same case: the Hodges-Lehmann "
         "estimate from the ratios within rounds; the ratio of medians where speedup_rounds is 0.",
@@ -284,6 +291,21 @@ class CaseSummary(CaseRecord):
         "Hidden numbers that were found, over those that the same model found without a cache.",
         default=None,
     )
+    cached_positions: int | None = column("As in samples.csv.", default=None)
+    reuse_gain: float | None = column(
+        "chat, reuse conversation: time to first token with reuse turn over that of this one, "
+        "otherwise the same turn; estimated like the speedup, from the ratios within rounds.",
+        default=None,
+    )
+    reuse_gain_ci95_low: float | None = column(
+        "95 % confidence interval of reuse_gain, from the exact signed-rank distribution; null "
+        "below 6 rounds.",
+        default=None,
+    )
+    reuse_gain_ci95_high: float | None = column("Upper end of the interval.", default=None)
+    reuse_rounds: int | None = column(
+        "Rounds used for reuse_gain; null without the reuse turn.", unit="rounds", default=None
+    )
 
 
 def summarize_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
@@ -316,6 +338,7 @@ def _summarize(
     first = members[0]
     known: dict[str, Any] = {name: getattr(first, name) for name in ("case_id", "use_cache", *AXES)}
     known["prompt_tokens"] = _last(s.prompt_tokens for s in members)
+    known["cached_positions"] = _last(s.cached_positions for s in members)
     known["attention_used"] = _last(s.attention_used for s in members)
     known |= {
         "status": ended[0].status if ended else "ok",
@@ -338,6 +361,7 @@ def _summarize(
         "ttft_s_median": _median(s.ttft_s for s in counted),
         "itl_s_median": _median(s.itl_s for s in counted),
         "tokens_per_s_median": _median(s.tokens_per_s for s in counted),
+        **{name: _median(getattr(s, name) for s in counted) for name in GAPS},
         "kv_cache_bytes": _last(s.kv_cache_bytes for s in counted),
         "cache_allocated_bytes": _last(s.cache_allocated_bytes for s in counted),
         "cache_host_bytes": _last(s.cache_host_bytes for s in counted),
@@ -490,7 +514,7 @@ def _joules_by_method(samples: Sequence[Sample]) -> dict[str | None, _Joules]:
 
 
 def pair_key(record: Sample | CaseSummary) -> tuple[object, ...]:
-    """Return what a case and its baseline share: the case without the cache strategy."""
+    """Return what a case and its baseline share: all but the cache strategy and its reuse."""
     return values_of(record, _PAIR)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvbench.analysis.gaps import gaps_of
 from kvbench.caches import CacheStrategy, strategy
 from kvbench.errors import UserError
 from kvbench.plan.case import Case, Task
@@ -145,6 +146,7 @@ def _times(
         "ttft_s": first,
         "itl_s": (total - first) / (tokens - 1) if tokens > 1 else None,
         "tokens_per_s": batch_size * tokens / total,
+        **gaps_of(times[:tokens]),
     }
 
 

@@ -64,6 +64,7 @@ class Situation:
         keys_in_every_layer: whether every layer of the model keeps its own keys and values, and
             nothing else.
         driver: what calls the model, an axis of a case.
+        reuse: how long the cache of a conversation lives, an axis of a case.
     """
 
     device: str
@@ -77,6 +78,7 @@ class Situation:
     dtype: str = "float32"
     keys_in_every_layer: bool = True
     driver: str = "generate"
+    reuse: str = "turn"
 
 
 @dataclass(frozen=True, slots=True)

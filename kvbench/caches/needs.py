@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvbench.caches.entry import Need
 
-__all__ = ["CACHE_OBJECTS", "DECODER_ONLY", "NO_STATES", "NO_WINDOWS"]
+__all__ = ["CACHE_OBJECTS", "DECODER_ONLY", "NO_STATES", "NO_WINDOWS", "ONE_CALL"]
 
 CACHE_OBJECTS = Need(
     lambda here, _: here.cache_objects,
@@ -25,4 +25,9 @@ NO_STATES = Need(
     lambda here, _: here.keys_in_every_layer,
     "it keeps keys and values only, and this model has layers with other state.",
     "attention in every layer",
+)
+ONE_CALL = Need(
+    lambda here, _: here.reuse != "conversation",
+    "its cache ends with the call that made it, so it cannot be kept for the next turn.",
+    "reuse none or turn",
 )

@@ -46,7 +46,11 @@ class Parameter:
         Raises:
             UserError: the text is not a valid value; the message names valid ones.
         """
-        if self.is_text and text:
+        if self.is_text:
+            if not text:
+                raise UserError(
+                    f"{kind}: {self.name}= is empty.", kind="bad_parameter", name=self.name
+                )
             return text
         if self.choices:
             if text not in self.choices:

@@ -16,7 +16,7 @@ from kvbench.caches.entry import (
     needs_kind,
     window_positions,
 )
-from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
+from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, ONE_CALL
 from kvbench.caches.parameters import split_parameters
 from kvbench.caches.yours import yours
 
@@ -258,7 +258,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.paged:eager",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -267,7 +267,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
+            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from kvbench.models.load import parameter_count
 from kvbench.models.positions import PositionLimit, position_limit
 from kvbench.models.prompts import check_prompt
 from kvbench.models.source import ModelSource, check_weights, locate
-from kvbench.plan.case import Group, ModelKey
+from kvbench.plan.case import Case, Group, ModelKey, Prompt
+from kvbench.workloads import workload
 
 __all__ = ["check_groups"]
 
@@ -50,8 +52,14 @@ def check_groups(groups: Iterable[Group], trust_remote_code: bool) -> None:
         # The size of quantized weights depends on the method; random ones are not quantized.
         if parameters is not None and not (quantized and group.model.weights == "pretrained"):
             _check_fits(group.model, parameters)
-        for prompt in dict.fromkeys(case.prompt for case in group.cases):
-            check_prompt(source, prompt, limit, trust_remote_code)
+        for prompt, has_turns in dict.fromkeys(map(_prompt, group.cases)):
+            # How long a conversation becomes is not the length of its text.
+            cut = replace(limit, prompt=None) if has_turns and prompt.texts else limit
+            check_prompt(source, prompt, cut, trust_remote_code)
+
+
+def _prompt(case: Case) -> tuple[Prompt, bool]:
+    return case.prompt, workload(case.workload).has_turns
 
 
 def _look_at(source: ModelSource, trust_remote_code: bool) -> _Known:

@@ -24,6 +24,7 @@ from kvbench.measure.probe import probe_device
 from kvbench.measure.quality import unmeasurable
 from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.measure.workloads import OpenJob, body_of
+from kvbench.measure.workloads.chat import context_of
 from kvbench.methods import Job, JobResult
 from kvbench.models.load import load_model
 from kvbench.models.prompts import Encoder
@@ -38,7 +39,7 @@ from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
 from kvbench.records.sample import Stage
 from kvbench.theory.shapes import Shapes
-from kvbench.workloads import SINGLE, workload
+from kvbench.workloads import workload
 
 __all__ = ["LocalEngine"]
 
@@ -123,7 +124,7 @@ class LocalEngine:
 
     def run(self, job: Job) -> JobResult:
         """Run a job. A failure is a result too."""
-        body = body_of(workload(SINGLE))
+        body = body_of(workload(job.task.case.workload))
         result = body(OpenJob(self._model, job, self._classify, self._on_stage))
         if result.status != "ok" and self.healthy:
             release_memory()
@@ -161,7 +162,7 @@ class LocalEngine:
 
         Empty if the case cannot be generated: its samples say why.
         """
-        work = self._work(case)
+        work = self._work(case) if not workload(case.workload).has_turns else self._turn(case)
         if work is None:
             return ()
         work = dataclasses.replace(work, driver=case.driver)
@@ -174,6 +175,15 @@ class LocalEngine:
             # The model cannot take this prompt: the rows of its samples say so.
             return None
         return work_of(self._model.loaded, inputs, case.max_new_tokens, least)
+
+    def _turn(self, case: Case) -> Work | None:
+        try:
+            inputs, kept = context_of(self._model, case)
+        except UserError:
+            # The model cannot take this conversation: the rows of its samples say so.
+            return None
+        work = work_of(self._model.loaded, inputs, case.max_new_tokens)
+        return work and dataclasses.replace(work, kept=kept)
 
     def quality(self, cache: str, text: Text, size: QualitySize) -> Quality:
         """Return how a cache strategy changes the output of the open model.

@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from kvbench.caches import CacheStrategy
 from kvbench.measure.caches import Call, Driven, Driver, Look, make_cache
 from kvbench.measure.clock import TokenClock
+from kvbench.measure.kept import Kept
 from kvbench.measure.loop import Loop
 from kvbench.measure.state import ModuleState, ModuleWatch
 from kvbench.models.load import LoadedModel
@@ -67,6 +68,7 @@ def generate(
     clock: TokenClock | None,
     synchronise: Callable[[], None],
     driver: str = "generate",
+    kept: Kept | None = None,
 ) -> Generation:
     """Generate exactly `new_tokens` tokens per sequence and time it.
 
@@ -81,8 +83,10 @@ def generate(
         clock: stamps each token; None disables the stamps (to measure their cost).
         synchronise: waits until the device has finished all queued work.
         driver: what calls the model, an axis of a case.
+        kept: the cache of earlier generations, which this one continues.
     """
-    with contextlib.closing(driver_of(loaded, strategy, inputs, new_tokens, driver)) as prepared:
+    made = driver_of(loaded, strategy, inputs, new_tokens, driver, kept)
+    with contextlib.closing(made) as prepared:
         watch = ModuleWatch(loaded.model) if strategy.use_cache else None
         synchronise()
         start = time.perf_counter()
@@ -91,6 +95,8 @@ def generate(
         output = prepared.run(clock=clock)
         synchronise()
         total_s = time.perf_counter() - start
+    if kept is not None:
+        kept.take(output.cache)
     first = 1 if loaded.is_encoder_decoder else inputs.tokens
     return Generation(
         total_s=total_s,
@@ -107,16 +113,17 @@ def driver_of(
     inputs: Inputs,
     new_tokens: int,
     driver: str = "generate",
+    kept: Kept | None = None,
 ) -> Driver:
     """Return a prepared driver of the generation; the choice of driver is made only here.
 
-    The cache object is new. Close the driver afterwards.
+    The cache object is new, unless one is kept. Close the driver afterwards.
 
     Raises:
         UserError: the loop cannot drive this model or this strategy.
     """
     call = Call(loaded, inputs, new_tokens)
-    made = make_cache(strategy, call)
+    made = make_cache(strategy, call) if kept is None else kept.options_for(strategy, call)
     if driver == "loop":
         return Loop(call, made, use_cache=strategy.use_cache)
     if not isinstance(made, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.compiling import Compiled, counting_compilations
 from kvbench.measure.generate import Generation, generate
+from kvbench.measure.kept import Kept
 from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
 from kvbench.measure.quality import QualityPass
 from kvbench.models.load import LoadedModel
@@ -24,6 +25,7 @@ from kvbench.plan.case import Case, Task
 from kvbench.plan.texts import Text
 from kvbench.records.quality import QualitySize
 from kvbench.theory.architecture import Architecture
+from kvbench.workloads import workload
 
 __all__ = ["Observed", "OpenModel", "config_of"]
 
@@ -47,8 +49,10 @@ class OpenModel:
     # The text and the size used last with this model, and the output without a cache.
     _quality: tuple[tuple[Text, QualitySize], QualityPass] | None = field(default=None, init=False)
 
-    def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> Observed:
-        """Generate, with the meter's readings around it."""
+    def run(
+        self, task: Task, inputs: Inputs, clock: TokenClock, kept: Kept | None = None
+    ) -> Observed:
+        """Generate, with the meter's readings around it; continue a cache if one is kept."""
         entry = strategy(task.case.cache)
         self.meter.start(task.phase)
         slept = suspended_s()
@@ -62,6 +66,7 @@ class OpenModel:
                     clock=clock,
                     synchronise=self.meter.synchronise,
                     driver=task.case.driver,
+                    kept=kept,
                 )
         except BaseException:
             self.meter.cancel()
@@ -99,15 +104,16 @@ class OpenModel:
             self._quality = (text, size), found
         return self._quality[1]
 
-    def check_cache(self, cache: str, driver: str) -> None:
-        """Refuse a cache strategy that this device, model, or driver cannot run.
+    def check_case(self, case: Case) -> None:
+        """Refuse a cache strategy or a workload that this device, model, or driver cannot run.
 
         Raises:
-            UserError: the strategy cannot run; the message says what is missing.
+            UserError: it cannot run; the message says what is missing.
         """
-        reason = strategy(cache).unmet(situation_of(self.loaded, driver))
+        here = replace(situation_of(self.loaded, case.driver), reuse=case.reuse)
+        reason = workload(case.workload).unmet(here) or strategy(case.cache).unmet(here)
         if reason is not None:
-            raise UserError(reason, kind="cache_unmet", cache=cache)
+            raise UserError(reason, kind="cache_unmet", cache=case.cache)
 
     def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
         """Return a flag for rotary positions past the trained ones.

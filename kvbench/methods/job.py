@@ -23,7 +23,7 @@ class Job:
 
     Attributes:
         tasks: the rows that it yields, the longest last. They differ only in the number of new
-            tokens and share one phase.
+            tokens, or in the turn of a conversation, and share one phase.
         method: the method that made it and that reads its result.
     """
 
@@ -48,6 +48,7 @@ class JobResult:
         total_s: seconds of the whole generation; None if it failed.
         times: seconds from its start to each new token; of one that failed, as far as it came.
         prefixes: what is known of the shorter lengths that it passed through.
+        turns: of a conversation, the outcome of each turn up to a failure; a failure is the last.
         architecture: of the model, for the bytes of their caches; None where theory cannot read it.
     """
 
@@ -58,3 +59,4 @@ class JobResult:
     times: tuple[float, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     architecture: Architecture | None = None
+    turns: tuple[JobResult, ...] = ()

@@ -11,6 +11,7 @@ from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row
 from kvbench.methods.trace import TRACE
 from kvbench.plan.case import Case, Task, split
+from kvbench.workloads import workload
 
 __all__ = ["METHODS", "cannot", "groups_of", "jobs_of", "rows_of", "with_fallback"]
 
@@ -49,6 +50,13 @@ def with_fallback(cases: Iterable[Case]) -> tuple[Case, ...]:
 
 
 def cannot(cases: Iterable[Case]) -> tuple[str, ...]:
-    """Return the cache strategies of cases that their method does not hold for."""
-    found = (c.cache for c in cases if not METHODS[c.method].can(strategy(c.cache)))
-    return tuple(dict.fromkeys(found))
+    """Return the workloads and cache strategies of cases that their method does not hold for."""
+    return tuple(dict.fromkeys(name for case in cases for name in _cannot(case)))
+
+
+def _cannot(case: Case) -> Iterable[str]:
+    methods = workload(case.workload).methods
+    if methods and case.method not in methods:
+        yield case.workload
+    elif not METHODS[case.method].can(strategy(case.cache)):
+        yield case.cache

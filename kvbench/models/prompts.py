@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,18 +101,46 @@ class Encoder:
         Raises:
             UserError: the model has no tokenizer, or it cannot be loaded.
         """
-        source = self._loaded.source
-        if source.place is None:
-            raise UserError(
-                f"text: {source.name} has no tokenizer to read a text with.", kind="no_tokenizer"
-            )
-        tokenizer = _tokenizer(source, self._trust_remote_code)
+        tokenizer = self._tokenizer
         own: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         # Some tokenizers also add a token at the end.
         marked: list[int] = tokenizer("a")["input_ids"]
         plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
         front = next((n for n in range(len(marked)) if marked[n : n + len(plain)] == plain), 0)
         return marked[:front], own
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model comes with a chat template."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return messages as a text that ends where the next reply begins.
+
+        Raises:
+            UserError: the template refuses the messages.
+        """
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            # A template is a program of the model's authors: it raises whatever they like.
+            raise UserError(
+                f"workload: the chat template of {self._loaded.source.name} refuses this "
+                f"conversation: {error}.",
+                kind="bad_template",
+            ) from error
+        return text
+
+    @property
+    def _tokenizer(self) -> Any:
+        source = self._loaded.source
+        if source.place is None:
+            raise UserError(
+                f"text: {source.name} has no tokenizer to read a text with.", kind="no_tokenizer"
+            )
+        return _tokenizer(source, self._trust_remote_code)
 
     def decode(self, ids: Sequence[int]) -> tuple[str, ...] | None:
         """Return the text of each id; None if the model comes without a vocabulary."""

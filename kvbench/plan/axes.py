@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from kvbench.caches import STRATEGIES
 from kvbench.dtypes import DTYPES
+from kvbench.workloads import SINGLE, WORKLOADS
 
 __all__ = [
     "AUTO",
@@ -37,9 +38,9 @@ __all__ = [
 AUTO = "auto"
 """The name that lets Transformers choose the attention implementation."""
 
-Reading = Literal["words", "models", "caches", "texts", "sizes"]
-"""How the values of a key are read: words and sizes as lists, models and caches by their own rules,
-texts unchanged.
+Reading = Literal["words", "models", "caches", "workloads", "texts", "sizes"]
+"""How the values of a key are read: words and sizes as lists, models, caches and workloads by their
+own rules, texts unchanged.
 """
 
 
@@ -70,7 +71,7 @@ class Axis:
 
     Attributes:
         name: of the field and of the column.
-        keys: the keys of a plan that set it.
+        keys: the keys of a plan that set it; none if its values follow from the workload.
         column: the description of its column in the docs of a table.
         kind: the type of its values; for a prompt `str`, its label.
         unit: of its values.
@@ -82,6 +83,8 @@ class Axis:
         in_group: whether all cases of a comparison group share its value. Members of a group differ
             in other axes and are measured next to each other. A speedup is always between cases
             that differ only in the cache strategy.
+        of_turns: whether only workloads with several turns vary in it; in the others it has its
+            legacy value.
         is_size: whether more of it is more of the same work, which needs no less memory.
         seldom: whether it is the same in most runs; it is shown only where it varies.
         head: its column heading.
@@ -100,6 +103,7 @@ class Axis:
     least: int
     single: bool
     in_group: bool
+    of_turns: bool
     is_size: bool
     seldom: bool
     head: str
@@ -139,6 +143,7 @@ def axis(
     column: str = "",
     short: str = "",
     reading: Reading | None = None,
+    planned: bool = True,
     **declared: Any,
 ) -> Any:
     """Declare a field of a case.
@@ -151,13 +156,15 @@ def axis(
         column: its description in the docs of tables; by default `help`.
         short: its short option.
         reading: how a plan reads it.
+        planned: whether a plan has a key for it.
         declared: other fields of `Axis` that differ from their defaults.
     """
     values = default if isinstance(default, tuple) else (default,)
     if not values and legacy is not dataclasses.MISSING:
         values = (legacy,)
     first = Key(help, short=short, reading=reading, default=values)
-    known = {"keys": (first, *more), "legacy": legacy, "column": column or help, **declared}
+    keys = (first, *more) if planned else ()
+    known = {"keys": keys, "legacy": legacy, "column": column or help, **declared}
     metadata = {"axis": known, "unit": declared.get("unit", ""), "description": known["column"]}
     return dataclasses.field(default=legacy, metadata=metadata)
 
@@ -308,6 +315,34 @@ class CaseAxes(StrategyAxes):
         legacy="each",
         choices=("each", "trace"),
     )
+    workload: str = axis(
+        f"What is generated: {', '.join(WORKLOADS)}, with parameters as in chat:turns=4:reply=64 "
+        "(see docs/workloads.md).",
+        column="What was generated: single (one prompt), or a conversation such as chat:turns=4.",
+        legacy=SINGLE,
+        reading="workloads",
+    )
+    reuse: Literal["none", "turn", "conversation"] = axis(
+        "How long the cache of a conversation lives. none: no cache. turn: until the reply is "
+        "complete; the history is recomputed for the next turn. conversation: it is kept from turn "
+        "to turn.",
+        column="How long the cache of a conversation lived: none (no cache), turn, or "
+        "conversation. turn for a single prompt.",
+        legacy="turn",
+        default=("none", "turn", "conversation"),
+        choices=("none", "turn", "conversation"),
+        in_group=False,
+        of_turns=True,
+    )
+    turn: int = axis(
+        "The turn of a conversation, from 1; always 1 for a single prompt.",
+        legacy=1,
+        planned=False,
+        in_group=False,
+        of_turns=True,
+        is_size=True,
+        words="turn {}",
+    )
 
 
 def values_of(record: object, names: Iterable[str]) -> tuple[Any, ...]:
@@ -325,6 +360,7 @@ def _declared(field: dataclasses.Field[Any], hint: Any) -> Axis:
         "least": 1,
         "single": False,
         "in_group": True,
+        "of_turns": False,
         "is_size": False,
         "seldom": True,
         "head": label,

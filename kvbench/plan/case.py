@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, TypeVar
@@ -33,6 +34,9 @@ class Prompt:
 
     Either `texts` (encoded with the model's tokenizer, cycled over the batch) or `tokens`, a number
     of fixed pseudo-random token ids. `label` identifies the prompt in keys and columns.
+
+    In a conversation, `tokens` is the length of the history at that turn, the new message included;
+    or the only text is the conversation, as JSON.
     """
 
     label: str
@@ -55,6 +59,20 @@ class Prompt:
         texts = tuple(texts)
         digest = _digest("\n".join(texts), 8)
         return cls(label=f"file:{PurePath(path).name}#{digest}", texts=texts)
+
+    @classmethod
+    def of_conversations(
+        cls, path: str, conversations: Sequence[Sequence[Mapping[str, str]]]
+    ) -> tuple[tuple[Prompt, int], ...]:
+        """Return a prompt for each conversation of a file, and its number of turns.
+
+        The label has a hash of the conversation, so an edited one is new.
+        """
+        texts = [json.dumps(one, ensure_ascii=False, sort_keys=True) for one in conversations]
+        turns = [sum(message["role"] == "user" for message in one) for one in conversations]
+        name = PurePath(path).name
+        prompts = (cls(label=f"file:{name}#{_digest(text, 8)}", texts=(text,)) for text in texts)
+        return tuple(zip(prompts, turns, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from kvbench.errors import UserError
 from kvbench.input_file import read_text
 from kvbench.text import clip
 
-__all__ = ["as_list", "read_plan_file", "read_prompts"]
+__all__ = ["as_list", "read_conversations", "read_plan_file", "read_prompts"]
 
 _MAX_YAML_BYTES = 1 << 20
 _MAX_PROMPT_FILE_BYTES = 16 << 20
@@ -101,3 +102,50 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     if not texts:
         raise UserError(f"prompt_file: {path} contains no text.", kind="prompt_empty")
     return texts
+
+
+_ROLES = ("system", "user", "assistant")
+_MESSAGES = 'use [{"role": "user", "content": "..."}, ...]'
+
+
+def read_conversations(path: Path) -> tuple[tuple[Mapping[str, str], ...], ...]:
+    """Return the conversations of a JSON Lines file, each as messages with a role and a content.
+
+    A line is a list of messages, or an object that has it in `messages`.
+
+    Raises:
+        UserError: the file cannot be read, a line is not a conversation, or there is none.
+    """
+    lines = read_text(path, _MAX_PROMPT_FILE_BYTES, "file of conversations").split("\n")
+    found = tuple(
+        _conversation(line, f"{path} line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    )
+    if not found:
+        raise UserError(f"workload: {path} contains no conversation.", kind="prompt_empty")
+    return found
+
+
+def _conversation(line: str, where: str) -> tuple[Mapping[str, str], ...]:
+    try:
+        read: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON.", kind="bad_conversation") from error
+    messages = read.get("messages") if isinstance(read, dict) else read
+    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        raise UserError(
+            f"{where}: not a conversation; {_MESSAGES}, with the roles {', '.join(_ROLES)}.",
+            kind="bad_conversation",
+        )
+    if not any(message["role"] == "user" for message in messages):
+        raise UserError(f"{where}: no message of the role user.", kind="bad_conversation")
+    return tuple({name: message[name] for name in ("role", "content")} for message in messages)
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.get("role") in _ROLES
+        and isinstance(message.get("content"), str)
+    )

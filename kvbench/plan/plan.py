@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +26,12 @@ from kvbench.errors import UserError, did_you_mean
 from kvbench.plan.axes import AXES, Axis, Key
 from kvbench.plan.case import Case, Prompt
 from kvbench.plan.file import as_list, read_plan_file, read_prompts
+from kvbench.plan.grid import points_of
 from kvbench.plan.options import DESCRIPTIONS
 from kvbench.plan.ranges import MAX_LENGTH, MAX_SIZE, parse_sizes
 from kvbench.plan.shipped import find_plan
 from kvbench.text import clip
+from kvbench.workloads import workload
 
 __all__ = [
     "CONDUCT",
@@ -106,6 +106,11 @@ def _canonical(name: Any) -> Any:
     return strategy(name).name if isinstance(name, str) and name not in ("", *GROUPS) else name
 
 
+def _workloads(value: Any) -> Any:
+    """Return the canonical names of workloads."""
+    return [workload(v).name if isinstance(v, str) and v else v for v in _listed(value)]
+
+
 def _number(value: Any) -> Any:
     """Refuse true and false, which Python takes for 1 and 0."""
     if isinstance(value, bool):
@@ -144,8 +149,18 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
+_PLANNED = tuple(axis for axis in AXES.values() if axis.keys)
+"""The axes that a plan has a key for."""
+
 _Text = Annotated[str, Field(min_length=1)]
-_READ = {"models": _models, "caches": _caches, "texts": as_list, "words": _listed, "sizes": _sizes}
+_READ = {
+    "models": _models,
+    "caches": _caches,
+    "workloads": _workloads,
+    "texts": as_list,
+    "words": _listed,
+    "sizes": _sizes,
+}
 """How the values of a key are split, by the name in its declaration."""
 
 _Number = BeforeValidator(_number)
@@ -168,6 +183,9 @@ def _axis_key(axis: Axis, key: Key) -> tuple[Any, Any]:
     value: Any = number if key.reading == "sizes" else _Text
     listed = Annotated[tuple[value, ...], BeforeValidator(_READ[key.reading])]
     legacy = [axis.legacy] if axis.is_added else None
+    if axis.of_turns:
+        # Runs that predate it have no turns: any values mean the same.
+        legacy = list(key.default)
     return listed, _key(key.default, key.name, legacy=legacy)
 
 
@@ -236,11 +254,11 @@ class Plan(_Axes):
 
     @model_validator(mode="after")
     def _check_axes(self) -> Plan:
-        for axis in AXES.values():
+        for axis in _PLANNED:
             key = axis.keys[0]
             if key.default and not axis.single and not self.values(key.name):
                 raise ValueError(f"{key.name}: the list is empty; nothing to measure")
-        for axis in AXES.values():
+        for axis in _PLANNED:
             _check_words(axis, () if axis.single else self.values(axis.name))
         for text in (*self.values("prompt"), *self.values("prompt_file")):
             if not _is_unicode(text):
@@ -334,20 +352,11 @@ class Plan(_Axes):
         """
         # Keep the members of a comparison group next to each other.
         order = sorted(
-            (axis for axis in AXES.values() if not axis.single), key=lambda axis: not axis.in_group
+            (axis for axis in _PLANNED if not axis.single), key=lambda axis: not axis.in_group
         )
-        axes = [self._grid(axis, present) for axis in order]
-        count = math.prod(len(axis) for axis in axes)
-        if count > MANY_CASES and not allow_many:
-            raise UserError(
-                f"The grid has {count:,} cases, more than {MANY_CASES:,}: pass --yes to run it "
-                "anyway.",
-                kind="too_many_cases",
-                count=count,
-            )
-        names = [axis.name for axis in order]
-        grid = (dict(zip(names, values, strict=True)) for values in itertools.product(*axes))
-        return tuple(Case(**point, weights=self._weights(point["model"])) for point in grid)
+        axes = {axis.name: self._grid(axis, present) for axis in order}
+        points = points_of(axes, None if allow_many else MANY_CASES)
+        return tuple(Case(**point, weights=self._weights(point["model"])) for point in points)
 
     def _grid(self, axis: Axis, present: Sequence[str]) -> tuple[Any, ...]:
         """Return the values of an axis, each once."""

@@ -122,10 +122,26 @@ class Sample(CaseRecord):
     tokens_per_s: Amount | None = column(
         "New tokens of the whole batch over total_s.", unit="tokens/s", default=None
     )
+    gap_p50_s: Amount | None = column(
+        "Median time between two tokens of this generation.", unit="s", default=None
+    )
+    gap_p90_s: Amount | None = column(
+        "90th percentile of the time between two tokens.", unit="s", default=None
+    )
+    gap_p99_s: Amount | None = column("99th percentile of it.", unit="s", default=None)
+    gap_max_s: Amount | None = column(
+        "Longest time between two tokens: a stall, such as a buffer that grows.",
+        unit="s",
+        default=None,
+    )
     generation_id: str | None = column(
         "trace: the sample whose generation this row is read from; that of the longest length. Its "
-        "stamps in tokens.csv are those of all its rows.",
+        "stamps in tokens.csv are those of all its rows. chat: the last turn of the conversation; "
+        "each turn has its own stamps.",
         default=None,
+    )
+    cached_positions: Number | None = column(
+        "chat: positions of the history that were in the cache when the turn began.", default=None
     )
     total_s_low: Amount | None = column(
         "sampled: lower end of the interval of total_s, 95 %, from positions that were held back.",

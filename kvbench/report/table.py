@@ -224,6 +224,8 @@ _COLUMNS = (
     _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else time_text(p[1])),
     _Column(_named("speedup"), lambda p: speedup_text(p[1])),
     _Column(_named("expected"), lambda p: expected_text(p[1]), only_if_said=True),
+    _Column(_named("TTFT"), lambda p: _either(p, "ttft_s_median", seconds), only_if_varied="turn"),
+    _Column(_named("reused"), lambda p: _either(p, "cached_positions", str), only_if_varied="turn"),
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
     _Column(_named("cache MiB"), lambda p: _either(p, "kv_cache_bytes", mib)),
     _Column(_named("allocated MiB"), lambda p: _allocated(p[1]), only_if_said=True),
@@ -308,6 +310,11 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
         text += "J/tok: only samples long enough for a reading. "
     if any(c.method == "trace" for c in cases):
         text += "method trace: read from the longest generation of the same round. "
+    if any(c.cached_positions is not None for c in cases):
+        text += (
+            "off: the same turn without a cache; TTFT: time to first token; reused: positions of "
+            "the history that were in the cache. "
+        )
     if any(c.kl_divergence is not None for c in cases):
         text += (
             "KL: mean divergence of the next-token distribution from the one without a cache, in "

@@ -16,6 +16,7 @@ from kvbench.plan.axes import AXES, values_of
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding, not_asked
 from kvbench.records.run import RunInfo
+from kvbench.report.turns import turn_sentences
 from kvbench.report.units import MIB, seconds, significant, times
 
 __all__ = [
@@ -43,7 +44,10 @@ def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
 
 
 def answers(cases: Sequence[CaseSummary]) -> list[str]:
-    """Return one sentence for all sizes of the same work, about its longest measured case."""
+    """Return one sentence for all sizes of the same work, about its longest measured case.
+
+    Conversations get another one, about keeping the cache.
+    """
     longest: dict[tuple[object, ...], tuple[CaseSummary, CaseSummary]] = {}
     for off, on in pairs(cases):
         if off is not None and on.speedup is not None:
@@ -51,10 +55,11 @@ def answers(cases: Sequence[CaseSummary]) -> list[str]:
             if key not in longest or _size(on) >= _size(longest[key][1]):
                 longest[key] = (off, on)
     differing, several = varied(cases), len({case.dtype for case in cases}) > 1
-    return [
+    sentences = [
         _sentence(off, on, [*([on.dtype] if several else []), *named(on, differing)])
         for off, on in longest.values()
     ]
+    return sentences + turn_sentences(cases)
 
 
 def proofs(info: RunInfo) -> list[str]:

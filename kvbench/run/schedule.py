@@ -229,8 +229,13 @@ def _to_compare(progress: SweepState, session: ModelSession | None, turn: Turn) 
         return None
     if not any(one.case.cache in session.ran for one in turn.order):
         return None
-    for members in split(turn.group.members, lambda one: one.case.max_new_tokens):
+    for members in split(turn.group.members, _same_tokens):
         for case in differing((one.case, one.outputs) for one in members):
             if case.id not in progress.compared:
                 return case
     return None
+
+
+def _same_tokens(member: CaseProgress) -> tuple[int, int]:
+    """Return what members of a group share that should have the same tokens."""
+    return member.case.max_new_tokens, member.case.turn

@@ -22,6 +22,8 @@ class Workload:
             kvbench/measure/workloads/. A string, which the worker resolves, because the entry must
             not import torch.
         rows: what is a row of samples.csv, in words for the docs.
+        has_turns: whether a job has several rows, one for each turn of a conversation.
+        methods: the methods that it works with; none if with all. Others fall back to `each`.
         needs: its requirements. An unmet requirement makes a row `unsupported`.
         parameters: its configurable parameters.
         settings: the parameter values, as read by `with_settings`.
@@ -31,6 +33,8 @@ class Workload:
     description: str
     body: str
     rows: str
+    has_turns: bool = False
+    methods: tuple[str, ...] = ()
     needs: tuple[Need, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     settings: Settings = field(default_factory=dict)

@@ -14,6 +14,7 @@ from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.errors import UserError
 from kvbench.measure.caches import Driver, Look
 from kvbench.measure.generate import driver_of, generate_options
+from kvbench.measure.kept import Kept
 from kvbench.models.config import position_limit
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
@@ -40,13 +41,15 @@ _PROMPT_TOKENS = 8
 class Work:
     """What is generated: the model, the prompt and the number of new tokens per sequence.
 
-    `driver` is what calls the model.
+    `driver` is what calls the model. `kept` is how many positions at the start of the inputs a
+    cache holds from before.
     """
 
     loaded: LoadedModel
     inputs: Inputs
     new_tokens: int
     driver: str = "generate"
+    kept: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -251,8 +254,19 @@ def _generate(work: Work, arm: CacheStrategy, along: torch.Tensor | None = None)
 
 
 def _driver(work: Work, arm: CacheStrategy) -> contextlib.closing[Driver]:
-    prepared = driver_of(work.loaded, arm, work.inputs, work.new_tokens, work.driver)
+    kept = _filled(work, arm) if work.kept and arm.use_cache else None
+    prepared = driver_of(work.loaded, arm, work.inputs, work.new_tokens, work.driver, kept)
     return contextlib.closing(prepared)
+
+
+def _filled(work: Work, arm: CacheStrategy) -> Kept:
+    """Return a cache of the first positions of a work: a generation of one token feeds them."""
+    kept = Kept(work.decoder_prompt + work.new_tokens - 1)
+    mask = work.inputs.attention_mask[:, : work.kept]
+    first = Inputs(work.inputs.input_ids[:, : work.kept], mask)
+    with contextlib.closing(driver_of(work.loaded, arm, first, 1, work.driver, kept)) as prepared:
+        kept.take(prepared.run().cache)
+    return kept
 
 
 def _call(loaded: LoadedModel, **options: Any) -> Any:

@@ -41,7 +41,7 @@ def _observe(opened: OpenJob, attempt: Attempt) -> Observed:
     model, task = opened.model, opened.job.task
     case = task.case
     attempt.reach("load")
-    model.check_cache(case.cache, case.driver)
+    model.check_case(case)
     inputs = model.encoder.encode(case.prompt, case.batch_size)
     attempt.fields["prompt_tokens"] = inputs.tokens
     attempt.fields |= model.past_positions(case, inputs)

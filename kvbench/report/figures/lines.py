@@ -37,7 +37,7 @@ __all__ = [
 KINDS = 7
 """The number of colors, markers and dashes, each."""
 
-Along = Literal["max_new_tokens", "batch_size", "prompt_tokens"]
+Along = Literal["max_new_tokens", "batch_size", "prompt_tokens", "turn"]
 """The size that lines run along."""
 
 
@@ -52,6 +52,7 @@ SIZES: dict[Along, Size] = {
     "max_new_tokens": Size("max_new_tokens", "New tokens per sequence"),
     "batch_size": Size("batch_size", "Batch size (sequences)"),
     "prompt_tokens": Size("prompt", "Length of the prompt (tokens)"),
+    "turn": Size("turn", "Turn of the conversation"),
 }
 """What lines may run along."""
 
@@ -145,11 +146,13 @@ def texts_of(entries: Sequence[Entry], shown: Callable[[str], str]) -> Texts:
 def along_of(entries: Sequence[Entry]) -> Along:
     """Return new tokens; or another size if new tokens would give lines of a single point.
 
-    The other size is the batch size, or the length of the prompt if prompts are only lengths.
+    The other size is the batch size, the length of the prompt if prompts are only lengths, or the
+    turn of a conversation.
     """
     alongs: list[Along] = ["max_new_tokens", "batch_size"]
     if all(entry.case.prompt.startswith("tokens:") for entry in entries):
         alongs.append("prompt_tokens")
+    alongs.append("turn")
     longest = {
         along: max((len(members) for members in _grouped(entries, _across(along))), default=0)
         for along in alongs

@@ -22,6 +22,7 @@ from kvbench.report.figures.style import chart_settings
 from kvbench.report.figures.tokens import token_latency
 from kvbench.report.figures.totals import total_time
 from kvbench.report.figures.tradeoff import tradeoff
+from kvbench.report.figures.turns import turns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,12 @@ CHARTS: dict[str, Chart] = {
             "Time of each token",
             "Do later tokens take longer?",
             token_latency,
+        ),
+        Chart(
+            "turns",
+            "First token of each turn",
+            "How long does each turn of a conversation keep its reader waiting?",
+            turns,
         ),
         Chart("speedup", "Speedup", "How much faster is generation with the cache?", speedup),
         Chart(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvbench.report.figures.layout import device_panels, finish, from_zero
-from kvbench.report.figures.lines import Line
+from kvbench.report.figures.lines import FIELDS, Entry, Line
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import line_style
 
@@ -16,8 +16,15 @@ __all__ = ["token_latency"]
 
 
 def token_latency(material: Material) -> Figure | None:
-    """Draw milliseconds since the previous token against position, for each line's longest case."""
-    lines = material.lines(lambda entry: entry.case.max_new_tokens > 1, "max_new_tokens")
+    """Draw milliseconds since the previous token against position, for each line's longest case.
+
+    Of a conversation, the last turn is drawn.
+    """
+    last = {_conversation(entry): entry for entry in sorted(material.entries, key=_turn)}
+    lines = material.lines(
+        lambda entry: entry.case.max_new_tokens > 1 and last[_conversation(entry)] is entry,
+        "max_new_tokens",
+    )
     found = material.latencies(line.entries[-1] for line in lines)
     drawn = [line for line in lines if _key(line) in found]
     if not drawn:
@@ -37,6 +44,15 @@ def token_latency(material: Material) -> Figure | None:
     longest = [line.entries[-1] for line in drawn]
     finish(panels.figure, panels.grid[0], longest, "bands: quartiles over the samples")
     return panels.figure
+
+
+def _turn(entry: Entry) -> int:
+    return entry.case.turn
+
+
+def _conversation(entry: Entry) -> tuple[object, ...]:
+    """Return what the turns of a conversation share; of a single prompt, what makes it a case."""
+    return tuple(entry.value(field) for field in FIELDS if field != "turn")
 
 
 def _key(line: Line) -> tuple[str, str]:

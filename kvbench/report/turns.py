@@ -1,0 +1,48 @@
+"""Say from which turn of a conversation on keeping the cache pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvbench.analysis.cases import named, varied
+from kvbench.analysis.statistics import MIN_FOR_INTERVAL
+from kvbench.analysis.summary import CaseSummary
+from kvbench.analysis.turns import Conversation, conversations
+from kvbench.report.units import mib, seconds, significant, times
+
+__all__ = ["turn_sentences"]
+
+
+def turn_sentences(cases: Sequence[CaseSummary]) -> list[str]:
+    """Return one sentence for each conversation whose cache was kept and was not."""
+    found = conversations(cases)
+    differing = varied(cases) - {"reuse", "turn"}
+    several = len({one.last[0].cache for one in found}) > 1
+    return [_sentence(one, differing, several) for one in found]
+
+
+def _sentence(one: Conversation, differing: frozenset[str], several: bool) -> str:
+    kept, again = one.last
+    assert kept.ttft_s_median is not None and again.ttft_s_median is not None
+    told = [*([f"cache {kept.cache}"] if several else []), *named(kept, differing)]
+    subject = ", ".join([f"{kept.model} on {kept.device}", *told])
+    if one.pays_from is None:
+        why = (
+            f"too few rounds for a claim ({kept.reuse_rounds or 0}, {MIN_FOR_INTERVAL} needed)"
+            if one.too_few
+            else "no turn from which it reliably brings the first token earlier"
+        )
+        return f"{subject}: keeping the cache from turn to turn: {why}."
+    low, high = (significant(end or 0) for end in _interval(kept))
+    held = one.held_bytes
+    price = "" if held is None else f", for {mib(held)} MiB held per conversation"
+    return (
+        f"{subject}: from turn {one.pays_from} on keeping the cache is faster; at turn "
+        f"{kept.turn} TTFT is {seconds(kept.ttft_s_median)} instead of "
+        f"{seconds(again.ttft_s_median)} ({times(kept.reuse_gain or 0)}, 95 % CI "
+        f"{low}\N{EN DASH}{high}){price}."
+    )
+
+
+def _interval(case: CaseSummary) -> tuple[float | None, float | None]:
+    return case.reuse_gain_ci95_low, case.reuse_gain_ci95_high
