@@ -35,6 +35,7 @@ from kvbench.console.printing import (
     print_saved,
     print_table,
     runs_table,
+    print_sentences,
 )
 from kvbench.console.rates import rates_table
 from kvbench.errors import check_choice
@@ -47,17 +48,24 @@ from kvbench.records.environment import Environment
 from kvbench.records.finding import findings
 from kvbench.records.index import Listed
 from kvbench.records.inspection import Arm, Inspection
+from kvbench.records.fit import FitResult
 from kvbench.records.inspection import as_json as inspection_json
 from kvbench.records.quality import Quality
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run
-from kvbench.report.estimate import estimate_json, estimate_markdown
+from kvbench.report.estimate import (
+    estimate_data,
+    estimate_json,
+    estimate_markdown,
+    strategy_records,
+)
+from kvbench.report.fit import fit_reasons, fit_table
 from kvbench.report.markdown import markdown_table, summary_markdown
 from kvbench.report.quality import quality_table
 from kvbench.report.table import Table, check_table
 from kvbench.report.words import proof
 from kvbench.theory.cache import cache_bytes_per_token
-from kvbench.theory.estimate import UNBOUNDED, Estimate
+from kvbench.theory.estimate import Estimate
 
 __all__ = [
     "FORMATS",
@@ -70,6 +78,7 @@ __all__ = [
     "show_estimate",
     "show_inspection",
     "show_models",
+    "show_fits",
     "show_qualities",
     "show_rates",
     "show_run",
@@ -256,8 +265,11 @@ def show_qualities(rows: Sequence[Quality], output: str) -> None:
         _print_records([dataclasses.asdict(row) for row in rows], output)
 
 
-def show_estimate(found: Estimate, output: str) -> None:
-    """Print an estimate: as CSV one row per device, repeating the values that all devices share."""
+def show_estimate(found: Estimate, output: str, *, by_strategy: bool = False) -> None:
+    """Print an estimate: as CSV one row per device, repeating the values that all devices share.
+
+    With `by_strategy`, CSV has one row per cache strategy and device instead.
+    """
     if output == "table":
         print_estimate(make_console(), found)
     elif output == "json":
@@ -265,13 +277,13 @@ def show_estimate(found: Estimate, output: str) -> None:
     elif output == "markdown":
         print(estimate_markdown(found), end="")
     else:
-        whole = dataclasses.asdict(found)
-        for name in ("largest_batch", "longest_context"):
-            whole[name] = None if whole[name] == UNBOUNDED else whole[name]
+        whole = estimate_data(found)
         work, floors = whole.pop("work"), whole.pop("floors")
         common = work | {name: v for name, v in whole.items() if name not in ("formula", "notes")}
         _print_csv([common | floor for floor in floors] or [common])
 
+    elif by_strategy:
+        _print_csv(list(strategy_records(found)))
 
 def show_inspection(inspection: Inspection, output: str) -> None:
     """Print an inspection: as CSV one row per strategy and step."""
@@ -282,6 +294,20 @@ def show_inspection(inspection: Inspection, output: str) -> None:
     elif output == "markdown":
         print(inspection_markdown(inspection))
     else:
+def show_fits(rows: Sequence[FitResult], output: str) -> None:
+    """Print what fits: one row per model and strategy."""
+    if output == "table":
+        console = make_console()
+        print_table(console, fit_table(rows))
+        print_sentences(console, fit_reasons(rows))
+    elif output == "markdown":
+        _print_markdown(fit_table(rows))
+        for reason in fit_reasons(rows):
+            print(f"\n{for_markdown(reason)}")
+    else:
+        _print_records([dataclasses.asdict(row) for row in rows], output)
+
+
         _print_csv([*_step_records(inspection.off), *_step_records(inspection.cached)])
 
 

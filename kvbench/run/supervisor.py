@@ -65,6 +65,7 @@ class WorkerEngine:
         step_timeout_s: each load, each verification and each strategy's quality is ended after
             this many seconds; by default never.
         stop: called while a model loads or is verified; return True to end that at once.
+        memory_limit: bytes that each worker process may use on the host; by default no limit.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class WorkerEngine:
         trust_remote_code: bool = False,
         step_timeout_s: float | None = None,
         stop: Callable[[], bool] = lambda: False,
+        memory_limit: int | None = None,
     ) -> None:
+        self._memory_limit = memory_limit
         self._seed = seed
         self._trust_remote_code = trust_remote_code
         self._step_timeout_s = step_timeout_s
@@ -120,6 +123,15 @@ class WorkerEngine:
         self._open_model = None
         rates: Rates = self._ask_or_refuse("probe", device)
         return rates
+
+    def free_bytes(self, device: str) -> int:
+        """Return the free memory of a device, as the worker sees it.
+
+        Raises:
+            UserError: the worker was lost during it.
+        """
+        free: int = self._ask_or_refuse("free_bytes", device)
+        return free
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         """Return what the cache of a model keeps, read in the worker; see LocalEngine.shapes.
@@ -279,7 +291,9 @@ class WorkerEngine:
             self._worker = _Worker()
             self._started += 1
         stop = self._stop if stoppable else lambda: False
-        request = Request(method, arguments, self._seed, self._trust_remote_code)
+        request = Request(
+            method, arguments, self._seed, self._trust_remote_code, self._memory_limit
+        )
         try:
             reply = self._worker.ask(request, timeout_s, stop)
         except _Lost as lost:
