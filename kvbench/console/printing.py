@@ -174,12 +174,11 @@ def _print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
     console.print(drawn)
 
 
-def print_saved(console: Console, run: Run) -> None:
-    """Print the output of `kvbench show`."""
+def print_saved(console: Console, run: Run, cases: Sequence[CaseSummary]) -> None:
+    """Print the output of `kvbench show`; `cases` is the summary of the run."""
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
-    cases = summarize_run(run)
     _print_results(console, run, cases)
     bars = speedup_bars(run, cases=cases)
     if bars:
