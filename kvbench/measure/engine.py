@@ -256,6 +256,7 @@ class LocalEngine:
         """
         model = self._model
         try:
+            model.check_cache(case.cache, case.driver)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
             model.past_positions(case, inputs)
             return inspect(model.loaded, inputs, case, layer, model.encoder.decode)
