@@ -22,6 +22,7 @@ class Client:
         seed: seed of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
         stop: called during requests that can be stopped; return True to end one at once.
+        memory_limit: bytes that each worker may use on the host; None for no limit.
 
     Attributes:
         worker: the current worker; None while there is none.
@@ -29,10 +30,17 @@ class Client:
         open_model: the model that the current worker has open.
     """
 
-    def __init__(self, seed: int, trust_remote_code: bool, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        trust_remote_code: bool,
+        stop: Callable[[], bool],
+        memory_limit: int | None = None,
+    ) -> None:
         self._seed = seed
         self._trust_remote_code = trust_remote_code
         self._stop = stop
+        self._memory_limit = memory_limit
         self._log = ""
         self.worker: Worker | None = None
         self.started = 0
@@ -70,7 +78,9 @@ class Client:
             self.worker = Worker()
             self.started += 1
         stop = self._stop if stoppable else lambda: False
-        request = Request(method, arguments, self._seed, self._trust_remote_code)
+        request = Request(
+            method, arguments, self._seed, self._trust_remote_code, self._memory_limit
+        )
         try:
             reply = self.worker.ask(request, timeout_s, stop)
         except Lost as lost:

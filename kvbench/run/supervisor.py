@@ -32,6 +32,7 @@ class WorkerEngine:
         step_timeout_s: each load, each verification and each strategy's quality is ended after
             this many seconds; by default never.
         stop: called while a model loads or is verified; return True to end that at once.
+        memory_limit: bytes that each worker process may use on the host; by default no limit.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class WorkerEngine:
         trust_remote_code: bool = False,
         step_timeout_s: float | None = None,
         stop: Callable[[], bool] = lambda: False,
+        memory_limit: int | None = None,
     ) -> None:
         self._step_timeout_s = step_timeout_s
-        self._client = Client(seed, trust_remote_code, stop)
+        self._client = Client(seed, trust_remote_code, stop, memory_limit)
 
     @property
     def open_model(self) -> ModelKey | None:
@@ -83,6 +85,15 @@ class WorkerEngine:
         self._client.open_model = None
         rates: Rates = self._client.ask_twice("probe", device)
         return rates
+
+    def free_bytes(self, device: str) -> int:
+        """Return the free memory of a device, as the worker sees it.
+
+        Raises:
+            UserError: the worker was lost during it.
+        """
+        free: int = self._client.ask_twice("free_bytes", device)
+        return free
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         """Return what the cache of a model keeps, read in the worker; see LocalEngine.shapes.

@@ -53,11 +53,14 @@ def _engine(connection: Connection, request: Request) -> LocalEngine:
     # Imports take seconds; an idle worker should cost no more than a Python process.
     from kvbench.measure.engine import LocalEngine
 
-    return LocalEngine(
+    engine = LocalEngine(
         seed=request.seed,
         trust_remote_code=request.trust_remote_code,
         on_stage=lambda stage: connection.send(Reached(stage)),
     )
+    if request.memory_limit is not None:
+        engine.limit_memory(request.memory_limit)
+    return engine
 
 
 def _answer(engine: LocalEngine, request: Request) -> Reply:
