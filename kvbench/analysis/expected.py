@@ -14,7 +14,6 @@ from kvbench.analysis.quality import with_quality
 from kvbench.analysis.summary import (
     CaseSummary,
     ExpectedFrom,
-    line_key,
     pair_key,
     summarize_cases,
 )
@@ -23,6 +22,7 @@ from kvbench.caches import BASELINE
 from kvbench.catalogue import CATALOGUE
 from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
+from kvbench.plan.axes import AXES, values_of
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run, RunInfo
 from kvbench.theory.architecture import Architecture
@@ -52,13 +52,16 @@ def summarize(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[field.name for field in dataclasses.fields(CaseSummary)])
 
 
-def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
-    """Return one summary per case of a run, with the lower bounds that theory can compute."""
+def summarize_run(run: Run, baseline: str = BASELINE) -> tuple[CaseSummary, ...]:
+    """Return one summary per case of a run, with the lower bounds that theory can compute.
+
+    Speedups and ratios compare with the strategy `baseline`.
+    """
     known = _Known(run.info)
-    cases = with_quality(summarize_cases(run.samples), run.qualities)
+    cases = with_quality(summarize_cases(run.samples, baseline), run.qualities)
     cases = with_reuse(with_fits(cases, run, known.architecture), run.samples)
     floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
-    off = {pair_key(case): floors[case.case_id] for case in cases if case.cache == BASELINE}
+    off = {pair_key(case): floors[case.case_id] for case in cases if case.is_baseline}
     return tuple(_with_floor(c, floors[c.case_id], off.get(pair_key(c)), known) for c in cases)
 
 
@@ -89,16 +92,27 @@ class Expectation:
 
 
 def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectation, ...]:
-    """Return one expectation per line of cases that differ only in length, with known bounds."""
+    """Return one expectation per line of cases that differ only in length or turn, if bounded.
+
+    They are about what a cache saves: there are none if the baseline has a cache itself.
+    """
+    cases = [case for case in cases if case.baseline == BASELINE]
     off = {pair_key(case): case for case in cases if case.cache == BASELINE}
     longest: dict[tuple[object, ...], CaseSummary] = {}
     for case in cases:
         if case.expected_speedup is not None and case.speedup is not None:
-            line = line_key(case)
-            if line not in longest or case.max_new_tokens > longest[line].max_new_tokens:
+            line = values_of(case, _NO_SIZE)
+            if line not in longest or _size(case) > _size(longest[line]):
                 longest[line] = case
     known = _Known(info)
     return tuple(_expectation(off[pair_key(on)], on, known) for on in longest.values())
+
+
+_NO_SIZE = tuple(name for name in AXES if name not in ("max_new_tokens", "turn"))
+
+
+def _size(case: CaseSummary) -> tuple[int, int]:
+    return case.turn, case.max_new_tokens
 
 
 def _expectation(off: CaseSummary, on: CaseSummary, known: _Known) -> Expectation:
@@ -144,7 +158,7 @@ class _Known:
         rates, architecture = self.rates(case.device), self.architecture(case.model)
         if rates is None or architecture is None or case.prompt_tokens is None:
             return None
-        if case.cached_positions:
+        if case.reuse == "conversation":
             # Theory knows generations that start with an empty cache.
             return None
         sizes = (case.batch_size, case.prompt_tokens, new_tokens)
@@ -190,7 +204,7 @@ def _with_floor(
         "floor_s": found.seconds,
         "expected_s": found.expected_s,
     }
-    if off is not None and case.cache != BASELINE:
+    if off is not None and not case.is_baseline:
         fields["expected_speedup"] = off.expected_s / found.expected_s
         fields["expected_from"] = _expected_from(found)
     if case.total_s_median:

@@ -16,6 +16,7 @@ from kvbench.caches.entry import (
     needs_kind,
     window_positions,
 )
+from kvbench.caches.held import on_host, whole_blocks
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, ONE_CALL
 from kvbench.caches.parameters import split_parameters
 from kvbench.caches.yours import yours
@@ -172,6 +173,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.dynamic:offloaded",
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
+            holds=on_host,
         ),
         CacheStrategy(
             name="offloaded-static",
@@ -181,6 +183,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
             positions=buffer_positions,
+            holds=on_host,
         ),
         CacheStrategy(
             name="quantized",
@@ -228,6 +231,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 ),
             ),
             kept=kept_quantized,
+            converts=True,
         ),
         CacheStrategy(
             name="window",
@@ -259,6 +263,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             parameters=(PAGE,),
             needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
+            room=whole_blocks("page"),
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -268,6 +273,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             parameters=(PAGE,),
             needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
+            room=whole_blocks("page"),
         ),
     )
 }

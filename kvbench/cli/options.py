@@ -13,6 +13,7 @@ from kvbench.plan.axes import AXES, KEYS
 from kvbench.plan.options import DESCRIPTIONS
 
 __all__ = [
+    "BASELINE_OPTION",
     "AxisKeys",
     "Debug",
     "Format",
@@ -42,6 +43,10 @@ def listed(values: Sequence[str] | None) -> list[str]:
     """Return the values given in several options, or in one option separated by commas."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
+
+BASELINE_OPTION = option(
+    "Cache strategy to compare the others with, in speedups, sentences and charts; by default off."
+)
 
 Format = Annotated[str, option("table, csv, json or markdown.", "--format", "-o")]
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import huggingface_hub
+import torch
 import transformers
 
 from kvbench.caches import strategy
+from kvbench.devices import host
 from kvbench.devices.faults import is_device_fault
-from kvbench.devices.registry import make_meter, release_memory
+from kvbench.devices.registry import backend_of, make_meter, release_memory
 from kvbench.errors import UserError
 from kvbench.measure.admission import check_groups
 from kvbench.measure.caches import situation_of
@@ -82,6 +84,20 @@ class LocalEngine:
         """Measure the rates of a present device. Closes the open model."""
         self.close()
         return probe_device(device)
+
+    def free_bytes(self, device: str) -> int:
+        """Return the free memory of a present device."""
+        return backend_of(device).free_bytes(torch.device(device))
+
+    def limit_memory(self, limit: int) -> None:
+        """Limit the host memory that this process may use from now on.
+
+        Raises:
+            UserError: the system does not support it, or the process needs more than that already.
+        """
+        # The threads of torch reserve addresses that they never use: start them before.
+        torch.ones(1 << 22).sum()
+        host.limit_memory(limit)
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         """Read the cache of a config.json from a model without data.
@@ -213,6 +229,7 @@ class LocalEngine:
         """
         model = self._model
         try:
+            model.check_case(case)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
             model.past_positions(case, inputs)
             return inspect(model.loaded, inputs, case, layer, model.encoder.decode)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvbench.plan.axes import ModelAxes
 
-__all__ = ["Arm", "CacheLayers", "Inspection", "Shape", "Step", "Totals", "as_json"]
+__all__ = ["Arm", "CacheLayers", "Inspection", "KeptTensors", "Shape", "Step", "Totals", "as_json"]
 
 Shape = tuple[int, ...]
 
@@ -33,6 +33,21 @@ class CacheLayers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTensors:
+    """Tensors of one layer of a cache that are alike.
+
+    Attributes:
+        count: how many.
+        shape: of each.
+        dtype: of each.
+    """
+
+    count: int
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One forward of the model. What was not observed is null.
 
@@ -51,6 +66,8 @@ class Step:
         flops_theory: FLOPs derived from the configuration.
         token_ids: the new token of each sequence.
         texts: the same as text, null without a tokenizer.
+        kept: the tensors that the cache keeps for the inspected layer, whatever its form; the pool
+            of all layers, for a cache that has only that.
     """
 
     input_ids: Shape
@@ -65,6 +82,7 @@ class Step:
     flops_theory: int | None
     token_ids: tuple[int, ...]
     texts: tuple[str, ...] | None
+    kept: tuple[KeptTensors, ...] = ()
 
     @property
     def positions(self) -> int:

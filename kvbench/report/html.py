@@ -17,6 +17,7 @@ from kvbench.report.figures import Drawing, Material
 from kvbench.report.figures.inline import Styles, inline
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
+from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.table import (
     energy_text,
     expected_text,
@@ -50,6 +51,11 @@ def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
         script=_own("report.js"),
         title=", ".join(material.summaries),
         answers=_of_each(material, answers),
+        recommended=[
+            f"{name}: {sentence}" if len(material.runs) > 1 else sentence
+            for name, found_there in material.recommendations.items()
+            for sentence in recommendation_sentences(found_there)
+        ],
         proofs=[(proof(finding), finding.verdict == "fail") for finding in found],
         verdicts=", ".join(
             f"{count} {verdict.replace('_', ' ')}"
@@ -171,11 +177,15 @@ _COLUMNS = (
     _field("gap p99", "gap_p99_s", seconds, is_detail=True),
     _field("longest gap", "gap_max_s", seconds, is_detail=True),
     _field("cache MiB", "kv_cache_bytes", mib),
+    _field("allocated MiB", "cache_allocated_bytes", mib, is_detail=True),
     _field("peak MiB", "memory_peak_bytes", mib),
     _field("J/token", "energy_j_per_token", significant),
     _Column(
         "less energy", lambda run, case: case.energy_ratio, lambda case, value: energy_text(case)
     ),
+    _field("perplexity", "perplexity_ratio", "{:.4g}x".format),
+    _field("KL", "kl_divergence", significant, is_detail=True),
+    _field("same top-1", "top1_agreement", "{:.1%}".format, is_detail=True),
     _field("samples", "samples", is_detail=True),
     _Column(
         "expected",
