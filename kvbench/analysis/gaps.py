@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ GAPS: Mapping[str, float] = {
 """Columns of samples.csv, and the percentile of the gaps that each holds."""
 
 
-def gaps_of(times: Sequence[float]) -> dict[str, float]:
+def gaps_of(times: Sequence[float]) -> dict[str, Any]:
     """Return percentiles of the seconds between tokens; empty below two tokens.
 
     Args:

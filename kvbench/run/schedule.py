@@ -206,7 +206,10 @@ def _job(progress: SweepState, tasks: Sequence[Task]) -> RunJob:
     limit = progress.conduct.case_timeout_s
     if limit is None:
         return RunJob(job)
-    return RunJob(job, limit, progress.member(job.task.case).used_s)
+    # A conversation plays all turns up to its last, and each turn is a case with a limit.
+    turns = job.task.case.turn
+    cases = [task.case for task in job.tasks] if turns > 1 else [job.task.case]
+    return RunJob(job, limit * turns, sum(progress.member(case).used_s for case in cases))
 
 
 def _needs_check(progress: SweepState, case: Case) -> bool:

@@ -116,7 +116,7 @@ def test_the_turns_before_a_failure_have_results(engine: LocalEngine, tmp_path: 
     model = checkpoint(tmp_path, GPT2)
     rows = played(engine, model, "dynamic", "conversation", "chat:turns=4:user=20:reply=10")
     assert [row.status for row in rows] == ["ok", "ok", "unsupported", "unsupported"]
-    assert [row.prompt_tokens for row in rows] == [20, 50, 80, None]
+    assert [row.prompt_tokens for row in rows] == [20, 50, 80, 110]
     assert rows[1].ttft_s is not None and rows[3].error == rows[2].error
 
 

@@ -132,7 +132,7 @@ def messages_of(model: OpenModel, case: Case) -> tuple[torch.Tensor, ...]:
         return tuple(row.expand(case.batch_size, -1) for row in rows)
     user, count = int(settings["user"]), int(settings["turns"])
     ids = model.encoder.encode(Prompt.of_tokens(user * count), case.batch_size).input_ids
-    return tuple(ids.split(user, dim=1))
+    return tuple(ids[:, start : start + user] for start in range(0, user * count, user))
 
 
 def context_of(model: OpenModel, case: Case) -> tuple[Inputs, int]:
