@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,27 +31,34 @@ def points_of(values: Values, most: int | None = None) -> tuple[dict[str, Any], 
         UserError: there are more, or none is left.
     """
     grids = [grid for name in values["workload"] for grid in _grids(values, workload(name))]
-    points = (
-        dict(zip(grid, point, strict=True))
-        for grid in grids
-        for point in itertools.product(*grid.values())
-    )
-    found = (point for point in points if _goes_together(point))
-    kept = tuple(found if most is None else itertools.islice(found, most + 1))
-    if most is not None and len(kept) > most:
-        count = len(kept) + sum(1 for _ in found)
+    # Counted, not built: a range is soon too long to be listed.
+    count = sum(map(_count, grids))
+    if most is not None and count > most:
         raise UserError(
             f"The grid has {count:,} cases, more than {most:,}: pass --yes to run it anyway.",
             kind="too_many_cases",
             count=count,
         )
-    if not kept:
+    if not count:
         raise UserError(
             "No case is left: with a conversation, cache off goes with reuse none, and every other "
             "cache with reuse turn or conversation.",
             kind="no_cases",
         )
-    return kept
+    points = (
+        dict(zip(grid, point, strict=True))
+        for grid in grids
+        for point in itertools.product(*grid.values())
+    )
+    return tuple(point for point in points if _goes_together(point))
+
+
+def _count(grid: Values) -> int:
+    """Return how many points a grid has."""
+    pairs = itertools.product(grid["workload"], grid["cache"], grid["reuse"])
+    names = ("workload", "cache", "reuse")
+    together = sum(_goes_together(dict(zip(names, pair, strict=True))) for pair in pairs)
+    return together * math.prod(len(grid[name]) for name in grid if name not in names)
 
 
 def _goes_together(point: Mapping[str, Any]) -> bool:
