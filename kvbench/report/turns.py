@@ -27,12 +27,12 @@ def _sentence(one: Conversation, differing: frozenset[str], several: bool) -> st
     told = [*([f"cache {kept.cache}"] if several else []), *named(kept, differing)]
     subject = ", ".join([f"{kept.model} on {kept.device}", *told])
     if one.pays_from is None:
-        why = (
-            f"too few rounds for a claim ({kept.reuse_rounds or 0}, {MIN_FOR_INTERVAL} needed)"
-            if one.too_few
-            else "no turn from which it reliably brings the first token earlier"
+        if one.too_few:
+            rounds = f"{kept.reuse_rounds or 0}, {MIN_FOR_INTERVAL} needed"
+            return f"{subject}: too few rounds for a claim about keeping the cache ({rounds})."
+        return (
+            f"{subject}: no turn from which keeping the cache reliably speeds up the first token."
         )
-        return f"{subject}: keeping the cache from turn to turn: {why}."
     low, high = (significant(end or 0) for end in _interval(kept))
     held = one.held_bytes
     price = "" if held is None else f", for {mib(held)} MiB held per conversation"
