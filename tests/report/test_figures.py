@@ -129,14 +129,15 @@ PROBED = make_environment(
 )
 
 
-OF_TWO_STRATEGIES = [name for name in CHARTS if name != "tradeoff"]
-"""A trade-off needs a choice: two strategies with a cache."""
+OF_TWO_STRATEGIES = [name for name in CHARTS if name not in ("tradeoff", "turns")]
+"""A trade-off needs a choice: two strategies with a cache. Turns need a conversation."""
 
 
 def test_the_charts_are_those_of_the_registry() -> None:
     assert list(CHARTS) == [
         "total_time",
         "token_latency",
+        "turns",
         "speedup",
         "tradeoff",
         "memory",
@@ -155,7 +156,7 @@ def test_the_charts_are_those_of_the_registry() -> None:
 
 def test_a_grid_without_energy_and_gpu_has_the_charts_of_its_data(tmp_path: Path) -> None:
     run = load_run(save(tmp_path / "run", grid(batch_size=(1, 2), repeats=2)))
-    assert drawn(run) == set(CHARTS) - {"devices", "energy", "roofline", "tradeoff"}
+    assert drawn(run) == set(CHARTS) - {"devices", "energy", "roofline", "tradeoff", "turns"}
 
 
 def test_everything_is_drawn_of_a_run_that_has_everything(tmp_path: Path) -> None:
@@ -174,6 +175,7 @@ def test_everything_is_drawn_of_a_run_that_has_everything(tmp_path: Path) -> Non
         ("throughput", grid()),
         ("speedup_map", grid(batch_size=(1, 2), max_new_tokens=(10,))),
         ("speedup_map", grid()),
+        ("turns", grid()),
         ("devices", grid()),
         ("devices", grid(device=("cuda", "cuda:1"))),
         ("phases", [dataclasses.replace(s, itl_s=None) for s in grid()]),
