@@ -115,15 +115,21 @@ def _conversation(kept: tuple[CaseSummary, ...], again: tuple[CaseSummary, ...])
     later = [case for case in kept if case.turn > 1]
     pays_from = None
     for case in reversed(later):
-        if reuse_claim(case) != "faster":
+        if not _is_earlier(case):
             break
         pays_from = case.turn
     too_few = any(reuse_claim(case) == "too_few" for case in later)
     return Conversation(kept, again, pays_from, too_few)
 
 
+def _is_earlier(case: CaseSummary) -> bool:
+    """Return whether the first token is earlier beyond chance, by however much."""
+    low = case.reuse_gain_ci95_low
+    return not does_other_work(case) and low is not None and low > 1
+
+
 def reuse_claim(case: CaseSummary) -> Claim:
-    """Return what can be claimed about the first token of a turn whose cache is kept."""
+    """Return what can be claimed about how much earlier the first token of a turn is."""
     if does_other_work(case):
         return "other_work"
     return claim_of(case.reuse_gain_ci95_low, case.reuse_gain_ci95_high)

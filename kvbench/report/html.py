@@ -172,6 +172,7 @@ _COLUMNS = (
     _field("tok/s", "tokens_per_s_median", significant),
     _field("first token", "ttft_s_median", seconds),
     _field("between tokens", "itl_s_median", seconds),
+    _field("reused positions", "cached_positions", is_detail=True),
     _field("gap p50", "gap_p50_s", seconds, is_detail=True),
     _field("gap p90", "gap_p90_s", seconds, is_detail=True),
     _field("gap p99", "gap_p99_s", seconds, is_detail=True),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kvbench.analysis.cases import named, varied
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
-from kvbench.analysis.turns import Conversation, conversations
+from kvbench.analysis.turns import Conversation, conversations, reuse_claim
 from kvbench.report.units import mib, seconds, significant, times
 
 __all__ = ["turn_sentences"]
@@ -34,11 +34,16 @@ def _sentence(one: Conversation, differing: frozenset[str], several: bool) -> st
             f"{subject}: no turn from which keeping the cache reliably speeds up the first token."
         )
     low, high = (significant(end or 0) for end in _interval(kept))
+    begins = f"{subject}: from turn {one.pays_from} on keeping the cache is faster; at turn "
     held = one.held_bytes
     price = "" if held is None else f", for {mib(held)} MiB held per conversation"
+    if reuse_claim(kept) == "disagree":
+        return (
+            f"{begins}{kept.turn} TTFT is {low} to {high} times shorter (95 % CI; the rounds "
+            f"disagree by half or more){price}."
+        )
     return (
-        f"{subject}: from turn {one.pays_from} on keeping the cache is faster; at turn "
-        f"{kept.turn} TTFT is {seconds(kept.ttft_s_median)} instead of "
+        f"{begins}{kept.turn} TTFT is {seconds(kept.ttft_s_median)} instead of "
         f"{seconds(again.ttft_s_median)} ({times(kept.reuse_gain or 0)}, 95 % CI "
         f"{low}\N{EN DASH}{high}){price}."
     )

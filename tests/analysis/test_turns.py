@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from kvbench.analysis.summary import CaseSummary, summarize_cases
-from kvbench.analysis.turns import Conversation, conversations, with_reuse
+from kvbench.analysis.turns import Conversation, conversations, reuse_claim, with_reuse
 from kvbench.records.sample import Sample
 from tests.fakes import make_case, make_task, timed_sample
 
@@ -15,7 +15,9 @@ TURNS = range(1, 5)
 CHAT = {"workload": "chat:turns=4"}
 
 
-def measured(gain: Callable[[int], float], rounds: int = 7, **fields: object) -> list[Sample]:
+def measured(
+    gain: Callable[[int], float], rounds: int = 7, noise: float = 0.01, **fields: object
+) -> list[Sample]:
     """Return the rows of conversations in which a kept cache gains this much, by turn."""
     found = []
     for turn in TURNS:
@@ -24,7 +26,7 @@ def measured(gain: Callable[[int], float], rounds: int = 7, **fields: object) ->
             held = {"cache_allocated_bytes": 1000 * turn, "kv_cache_bytes": 900 * turn}
             for number in range(rounds):
                 # The machine drifts, and both kinds of reuse with it.
-                drift = (1 + number) * (1 + 0.01 * (number % 3) * (reuse == "turn"))
+                drift = (1 + number) * (1 + noise * (number % 3) * (reuse == "turn"))
                 task = make_task(case, number)
                 found.append(timed_sample(task, 2.0 * drift, ttft_s=first * drift, **held))
     return found
@@ -69,6 +71,12 @@ def test_keeping_pays_from_the_turn_on_from_which_all_are_faster(
     assert (found.pays_from, found.too_few) == (pays_from, False)
     assert found.held_bytes == 4000
     assert [case.turn for case in found.last] == [4, 4]
+
+
+def test_rounds_that_disagree_about_how_much_may_agree_that_it_pays() -> None:
+    found = only(measured(lambda turn: 2.0, noise=0.5))
+    assert found.pays_from == 2
+    assert reuse_claim(found.last[0]) == "disagree"
 
 
 def test_too_few_rounds_carry_no_claim() -> None:

@@ -12,12 +12,14 @@ from tests.report.saved import run_of
 
 
 @pytest.mark.parametrize(
-    ("gain", "rounds"),
-    [(4.0, 7), (0.9, 7), (4.0, 3)],
-    ids=["pays", "never", "too-few"],
+    ("gain", "rounds", "noise"),
+    [(4.0, 7, 0.01), (0.9, 7, 0.01), (4.0, 3, 0.01), (4.0, 7, 0.5)],
+    ids=["pays", "never", "too-few", "disagree"],
 )
-def test_from_which_turn_on_keeping_pays(gain: float, rounds: int, snapshot: object) -> None:
-    cases = summaries(measured(lambda turn: gain if turn > 2 else 1.0, rounds))
+def test_from_which_turn_on_keeping_pays(
+    gain: float, rounds: int, noise: float, snapshot: object
+) -> None:
+    cases = summaries(measured(lambda turn: gain if turn > 2 else 0.5, rounds, noise))
     assert turn_sentences(cases) == snapshot
 
 
