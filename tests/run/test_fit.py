@@ -57,9 +57,9 @@ def test_each_strategy_is_searched_in_a_process_of_its_own(snapshot: object) -> 
     assert rows[0].predicted == largest_batch(known, work, "dynamic", ROOM)
     assert rows[0].needed_bytes == needed_bytes(known, work.with_batch(37), "dynamic")
     assert rows[1].reason == "terminate called after std::bad_alloc"
-    # One load for each strategy, and one after each generation that failed.
+    # A new process for each strategy, and after each generation that failed; the last is ended.
     failed = sum(failure(task) is not None for task in engine.tasks)
-    assert len(engine.opened) == 4 + failed - 2
+    assert engine.closed == 4 + failed + 1
     table = fit_table(rows)
     assert (table.heads, table.rows, table.caption, fit_reasons(rows)) == snapshot
 
