@@ -1,6 +1,6 @@
 """The worker: a process that owns the device and serves requests; its loss does no harm.
 
-`kvbench.run.supervisor` starts it in a fresh interpreter, as multiprocessing's spawn does, but
+`kvbench.run.launch` starts it in a fresh interpreter, as multiprocessing's spawn does, but
 without running the caller's script again.
 """
 
