@@ -22,6 +22,7 @@ class Client:
         seed: seed of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
         stop: called during requests that can be stopped; return True to end one at once.
+        memory_limit: bytes that a worker may use on the host; null if there is no limit.
 
     Attributes:
         worker: the current worker; None while there is none.
