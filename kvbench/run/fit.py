@@ -101,9 +101,9 @@ class _Search:
             if unmet is not None:
                 return self._row("unsupported", reason=unmet)
             config, known = self._theory()
-            predicted = self._predicted(known)
-            first, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
             most = self._most(config)
+            predicted = self._predicted(known, most)
+            first, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
             found = largest_that_fits(self._fits, first=first, most=most, step=step)
         except _Ended as ended:
             return self._row("failed", reason=str(ended))
@@ -174,14 +174,15 @@ class _Search:
             dtype=case.dtype,
         )
 
-    def _predicted(self, known: Architecture | None) -> int | None:
+    def _predicted(self, known: Architecture | None, most: int) -> int | None:
+        """Return what fits as far as theory knows, and no more than is tried."""
         most_of: dict[Find, Callable[[Architecture, Work, str, int], int]]
         most_of = {"batch": largest_batch, "context": longest_context}
         if known is None or self.room_bytes is None:
             return None
         with contextlib.suppress(UserError):
             size = most_of[self.find](known, self._work(1), self.case.cache, self.room_bytes)
-            return None if size == UNBOUNDED else size
+            return min(size, most)
         return None
 
     def _needed(self, known: Architecture | None, size: int) -> int | None:
