@@ -180,6 +180,9 @@ class _Search:
         most_of = {"batch": largest_batch, "context": longest_context}
         if known is None or self.room_bytes is None:
             return None
+        if known.encoder and self.find == "context":
+            # Here it is the encoder's prompt that grows, and not the decoder's positions.
+            return None
         with contextlib.suppress(UserError):
             size = most_of[self.find](known, self._work(1), self.case.cache, self.room_bytes)
             return min(size, most)
