@@ -22,7 +22,7 @@ class Client:
         seed: seed of random weights and prompt ids.
         trust_remote_code: let Transformers run code that comes with a model.
         stop: called during requests that can be stopped; return True to end one at once.
-        memory_limit: bytes that a worker may use on the host; null if there is no limit.
+        memory_limit: bytes that each worker may use on the host; None for no limit.
 
     Attributes:
         worker: the current worker; None while there is none.
@@ -37,10 +37,10 @@ class Client:
         stop: Callable[[], bool],
         memory_limit: int | None = None,
     ) -> None:
-        self._memory_limit = memory_limit
         self._seed = seed
         self._trust_remote_code = trust_remote_code
         self._stop = stop
+        self._memory_limit = memory_limit
         self._log = ""
         self.worker: Worker | None = None
         self.started = 0
