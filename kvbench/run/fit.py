@@ -28,6 +28,8 @@ __all__ = ["fit"]
 
 _MOST_BATCH = 4096
 _FIRST_CONTEXT, _CONTEXT_STEP = 64, 16
+_PARTS = 16
+"""The largest size that fits is found to a sixteenth; smaller ones exactly."""
 
 
 def fit(
@@ -103,8 +105,10 @@ class _Search:
             config, known = self._theory()
             most = self._most(config)
             predicted = self._predicted(known, most)
-            first, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
-            found = largest_that_fits(self._fits, first=first, most=most, step=step)
+            least, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
+            # Large sizes take long: theory saves the small ones.
+            first = max(least, (predicted or 0) // 2)
+            found = largest_that_fits(self._fits, first=first, most=most, step=step, parts=_PARTS)
         except _Ended as ended:
             return self._row("failed", reason=str(ended))
         status: FitStatus = "found" if found.largest else "nothing_fits"
