@@ -23,6 +23,7 @@ LAUNCH = 400e-6
 RATES = make_rates(
     device="cuda",
     read_bytes_per_s=3e12,
+    copy_bytes_per_s=3e12,
     flops_per_s={"float32": 50e12},
     layer_s=LAUNCH,
 )
