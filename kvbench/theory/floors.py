@@ -176,8 +176,8 @@ def floor(
     if times is not None:
         used = used_products(architecture, rows, batch, batch * prompt_tokens, cached)
         kernels = _kernels(used, times, flops, moved - weights, least)
-    # Bytes read, and as many written.
-    copies = 2 * copied / (rates.copy_bytes_per_s or rates.read_bytes_per_s)
+    # Bytes read, and as many written; none if copying was not probed.
+    copies = 2 * copied / (rates.copy_bytes_per_s or np.inf)
     launches = _launches(architecture, new_tokens, rates)
     return _expecting(least, launches, kernels, copies, _packing(rows, weights, rates), rates)
 
