@@ -24,8 +24,7 @@ def images_ahead(drawings: Sequence[Drawing], kinds: Sequence[str]) -> Iterator[
     A figure cannot be sent to a process, so this one is copied. Only Linux copies one safely, and
     only if it has no other threads: elsewhere this does nothing, and images are made when needed.
     """
-    can = sys.platform == "linux" and threading.active_count() == 1
-    started = [_start(drawings, kind) for kind in kinds] if can and drawings else []
+    started = [_start(drawings, kind) for kind in kinds] if drawings and _can_copy() else []
     try:
         yield
         for (_, images), kind in zip(started, kinds, strict=False):
@@ -38,6 +37,13 @@ def images_ahead(drawings: Sequence[Drawing], kinds: Sequence[str]) -> Iterator[
             images.close()
             process.kill()
             process.join()
+
+
+def _can_copy() -> bool:
+    if sys.platform != "linux" or threading.active_count() > 1:
+        return False
+    # A process of a pool must not have processes of its own.
+    return not multiprocessing.current_process().daemon
 
 
 def _start(drawings: Sequence[Drawing], kind: str) -> tuple[BaseProcess, Connection]:
