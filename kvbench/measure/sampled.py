@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from kvbench.analysis.sampled import Block, Measured, blocks_of, start_tokens
+from kvbench.analysis.positions import blocks_of, start_tokens
+from kvbench.analysis.sampled import Block, Measured
 from kvbench.caches import CacheStrategy
 from kvbench.errors import UserError
 from kvbench.measure.clock import TokenClock
