@@ -16,7 +16,7 @@ from kvbench.caches.entry import (
     needs_kind,
     window_positions,
 )
-from kvbench.caches.held import on_host, whole_blocks
+from kvbench.caches.held import in_pages, on_host, whole_blocks
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, ONE_CALL
 from kvbench.caches.parameters import split_parameters
 from kvbench.caches.yours import yours
@@ -264,6 +264,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
             room=whole_blocks("page"),
+            holds=in_pages,
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -274,6 +275,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
             room=whole_blocks("page"),
+            holds=in_pages,
         ),
     )
 }

@@ -19,7 +19,8 @@ from kvbench.measure.kept import Kept
 from kvbench.measure.open_model import OpenModel
 from kvbench.measure.outcome import outcome_of
 from kvbench.measure.workloads.job import Attempt, OpenJob
-from kvbench.methods import JobResult
+from kvbench.methods import Job, JobResult
+from kvbench.methods.each import EACH
 from kvbench.models.conversations import message_ids
 from kvbench.models.prompts import Inputs
 from kvbench.plan.case import Case, Prompt, Task
@@ -66,8 +67,8 @@ def _take_turn(model: OpenModel, task: Task, attempt: Attempt, history: History)
     attempt.fields["cached_positions"] = history.kept.positions if history.kept else 0
     attempt.fields |= model.past_positions(task.case, inputs)
     attempt.reach("prefill")
-    observed = model.run(task, inputs, attempt.clock, history.kept)
-    history.add(observed.generation.new_ids)
+    observed = model.run(Job((task,), EACH.name), inputs, attempt.clock, history.kept)
+    history.add(observed.taken.generation.new_ids)
     return outcome_of(model.loaded, task, attempt.started_at, attempt.fields, observed)
 
 

@@ -1,4 +1,4 @@
-"""The workload `single`: one generation, or how far it came before it failed."""
+"""The workload `single`: what a job measured, or how far it came before it failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["run"]
 
 
 def run(opened: OpenJob) -> JobResult:
-    """Generate once."""
+    """Carry out a job."""
     model, job = opened.model, opened.job
     attempt = opened.attempt()
     generation = None
@@ -25,10 +25,10 @@ def run(opened: OpenJob) -> JobResult:
         # on. Interrupts are not Exceptions and pass through.
         result = attempt.failed(opened.classify(error))
     else:
-        generation = observed.generation
+        generation = observed.taken.generation
         result = outcome_of(model.loaded, job.task, attempt.started_at, attempt.fields, observed)
     shorter = [one.new_tokens for one in job.tasks[:-1]]
-    if not shorter:
+    if not shorter and result.steps is None:
         return result
     return dataclasses.replace(
         result,
@@ -38,12 +38,11 @@ def run(opened: OpenJob) -> JobResult:
 
 
 def _observe(opened: OpenJob, attempt: Attempt) -> Observed:
-    model, task = opened.model, opened.job.task
-    case = task.case
+    model, case = opened.model, opened.job.task.case
     attempt.reach("load")
     model.check_case(case)
     inputs = model.encoder.encode(case.prompt, case.batch_size)
     attempt.fields["prompt_tokens"] = inputs.tokens
     attempt.fields |= model.past_positions(case, inputs)
     attempt.reach("prefill")
-    return model.run(task, inputs, attempt.clock)
+    return model.run(opened.job, inputs, attempt.clock)
