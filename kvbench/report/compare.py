@@ -251,11 +251,12 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
     order = ReadingOrder(examples)
 
     def rank(value: object) -> tuple[object, ...]:
-        # The baseline of a comparison is no cache, the CPU, or the smallest size.
+        # The baseline of a comparison is no cache, the CPU, the smallest size, or what runs did
+        # before they had the axis.
         if isinstance(value, int):
             return (value,)
         if AXES[by].is_added:
-            return AXES[by].rank(value)
+            return (value != AXES[by].legacy, *AXES[by].rank(value))
         if by == "prompt":
             return (values[value].prompt_tokens or 0, value)
         return (value not in (BASELINE, HOST), *order(values[value]))
