@@ -44,6 +44,20 @@ def test_a_failure_ends_its_case_unless_it_is_tried_again(phase: str, status: st
     assert (progress.ended, progress.failure) == (not again, None if again else failed)
 
 
+def test_of_several_attempts_the_last_counts() -> None:
+    progress = of(row(status="crashed"), row(attempt=1, status="crashed"), row(attempt=2))
+    assert [sample.attempt for sample in progress.measured] == [2]
+    assert progress.failure is None
+    assert next_ids(progress) == ("-w000", "-s001")
+    assert progress.task("measure", 0, 16).attempt == 3
+
+
+def test_an_earlier_failure_that_was_tried_again_does_not_end_the_case() -> None:
+    tried = [row(status="oom"), row(attempt=1), row(repeat=1)]
+    progress = of(*tried)
+    assert (progress.ended, progress.failure, len(progress.measured)) == (False, None, 2)
+
+
 def test_a_later_failure_ends_a_case_that_was_fine() -> None:
     failed = row("warmup", attempt=1, status="oom")
     progress = of(row("warmup"), row(), failed)
