@@ -11,8 +11,10 @@ import typer
 
 from kvbench.plan.axes import AXES, KEYS
 from kvbench.plan.options import DESCRIPTIONS
+from kvbench.report.records import FORMATS
 
 __all__ = [
+    "FORMAT_LIST",
     "AxisKeys",
     "Debug",
     "Format",
@@ -43,7 +45,9 @@ def listed(values: Sequence[str] | None) -> list[str]:
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
-Format = Annotated[str, option("table, csv, json or markdown.", "--format", "-o")]
+FORMAT_LIST = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+
+Format = Annotated[str, option(f"{FORMAT_LIST}.", "--format", "-o")]
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 
