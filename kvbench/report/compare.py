@@ -274,9 +274,14 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         return (value not in (BASELINE, HOST), *order(values[value]))
 
     return [
-        Side(str(value), tuple(_where(run, by, value) for run in runs))
+        Side(_side_name(AXES[by], value), tuple(_where(run, by, value) for run in runs))
         for value in sorted(values, key=rank)
     ]
+
+
+def _side_name(axis: Axis, value: object) -> str:
+    """Return the value; a number in words, such as `batch 8`."""
+    return axis.phrase(value) if axis.is_number else str(value)
 
 
 def _from(sides: Sequence[Side], by: str, baseline: str) -> list[Side]:
