@@ -63,6 +63,7 @@ from kvbench.report.markdown import markdown_table, summary_markdown
 from kvbench.report.quality import quality_table
 from kvbench.report.records import FORMATS, WRITERS, Record, Records
 from kvbench.report.table import Table, check_table
+from kvbench.report.walk_page import walk_page
 from kvbench.report.words import proof
 from kvbench.theory.cache import cache_bytes_per_token
 from kvbench.theory.estimate import UNBOUNDED, Estimate
@@ -79,7 +80,7 @@ __all__ = [
     "show_configs",
     "show_environment",
     "show_estimate",
-    "show_inspection",
+    "show_inspections",
     "show_models",
     "show_qualities",
     "show_rates",
@@ -307,9 +308,12 @@ def show_estimate(found: Estimate, output: str) -> None:
         _print_records(Records("kvbench_estimates", rows), output)
 
 
-def show_inspection(inspection: Inspection, output: str) -> None:
-    """Print an inspection: as records one per strategy and step."""
-    if output == "table":
+def show_inspections(found: Sequence[Inspection], output: str) -> None:
+    """Print an inspection: as records one per strategy and step. A page shows several."""
+    inspection = found[0]
+    if output == "html":
+        print(walk_page(found), end="")
+    elif output == "table":
         print_inspection(make_console(), inspection)
     elif output == "json":
         print_json(inspection_json(inspection))

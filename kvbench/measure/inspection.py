@@ -14,6 +14,7 @@ from kvbench.errors import UserError
 from kvbench.measure.count import count_flops
 from kvbench.measure.generate import generate
 from kvbench.measure.observers import Seen, Watch, watching
+from kvbench.measure.provenance import first_numbers, key_positions
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.expected import decoder_layers
 from kvbench.measure.verify.shapes import CacheShape, LayerShape
@@ -56,7 +57,7 @@ def inspect(
         )
     work = _Work(loaded, inputs, case.max_new_tokens, layer, decode)
     off, off_watch, off_doubt = _run(work, strategy(BASELINE))
-    cached, cached_watch, doubt = _run(work, strategy(case.cache))
+    cached, cached_watch, doubt = _run(work, strategy(case.cache), off_watch)
     same = off.token_ids == cached.token_ids and bool(inputs.attention_mask.all())
     return Inspection(
         **(asdict(case.model_key) | {"attention": loaded.attention}),
@@ -70,6 +71,7 @@ def inspect(
         cached=cached,
         largest_difference=_difference(off_watch, cached_watch) if same else None,
         notes=(*_notes(loaded, layer, cached_watch), *dict.fromkeys((*off_doubt, *doubt))),
+        prompt_texts=decode(inputs.input_ids[0].tolist()),
     )
 
 
@@ -84,8 +86,13 @@ class _Work:
     decode: Decode
 
 
-def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, ...]]:
-    """Return one generation with its observations, and what could not be counted."""
+def _run(
+    work: _Work, strategy: CacheStrategy, off: Watch | None = None
+) -> tuple[Arm, Watch, tuple[str, ...]]:
+    """Return one generation with its observations, and what could not be counted.
+
+    `off` is what the generation without a cache showed, None for that one itself.
+    """
     what = (work.loaded, work.inputs, strategy, work.new_tokens)
     with watching(work.loaded.model, work.layer) as watch:
         generation = generate(*what, clock=None, synchronise=lambda: None)
@@ -99,6 +106,7 @@ def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, .
     if isinstance(counted, Outcome):
         doubt, counted = (f"FLOPs could not be counted: {counted.detail}",), None
     theory = _theory(*what)
+    positions = key_positions(watch.steps, (off or watch).steps)
     steps = tuple(
         Step(
             **_shapes(seen, strategy.use_cache),
@@ -106,6 +114,8 @@ def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, .
             flops_theory=theory[i] if theory else None,
             token_ids=tokens[i],
             texts=work.decode(tokens[i]),
+            key_positions=positions[i],
+            key_numbers=first_numbers(seen.keys),
         )
         for i, seen in enumerate(watch.steps)
     )
