@@ -12,10 +12,12 @@ from kvbench.plan.texts import Text, default_text
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
 from kvbench.records.events import Listener
+from kvbench.records.fit import Find, FitResult
 from kvbench.records.inspection import Inspection
 from kvbench.records.quality import Quality, QualitySize
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run
+from kvbench.run import fit as fitting
 from kvbench.run import machine, quality, session, single
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, plan_cases
@@ -25,6 +27,8 @@ from kvbench.theory.architecture import FAMILIES, Architecture, family_of
 
 __all__ = [
     "environment",
+    "fit",
+    "free_bytes",
     "inspect",
     "inspect_strategies",
     "measure_quality",
@@ -190,6 +194,45 @@ def probe(
         UserError: a device is not present, cannot be measured, or the store is damaged.
     """
     return single.probe(devices, Caller(listener, stop, engine))
+
+
+def fit(
+    plan: Plan,
+    *,
+    find: Find = "batch",
+    most: int | None = None,
+    memory_limit: int | None = None,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: Engine | None = None,
+) -> tuple[FitResult, ...]:
+    """Find the largest batch or context that really fits, for each strategy of a plan.
+
+    Sizes are doubled until a generation runs out of memory, then bisected. Each one runs in a
+    worker process, which is replaced after running out. Nothing is timed or written.
+
+    Args:
+        plan: models, devices and strategies; a single size, with a number of prompt tokens.
+        find: what grows: the batch, or the positions at its end, by a longer prompt.
+        most: the largest size to try; by default a batch of 4096, or the model's positions.
+        memory_limit: bytes that a worker process may use on the host.
+        listener, stop, engine: as for `sweep`.
+
+    Raises:
+        UserError: the plan has several sizes, its model cannot be measured at all, or the limit is
+            not supported here.
+    """
+    caller = Caller(listener, stop, engine)
+    return fitting.fit(plan, caller, find=find, most=most, memory_limit=memory_limit)
+
+
+def free_bytes(device: str | None = None) -> int:
+    """Return the free memory of a device now; by default of an accelerator, or else of the CPU.
+
+    Raises:
+        UserError: the device is not present.
+    """
+    return single.free_bytes(device, Caller())
 
 
 def measure_quality(

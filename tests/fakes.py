@@ -177,6 +177,9 @@ class FakeEngine:
         parts = tuple(Prefix(one.new_tokens, self.tokens_of(one)) for one in job.tasks[:-1])
         return JobResult("ok", utc_now(), fields, total, times, parts)
 
+    def free_bytes(self, device: str) -> int:
+        return self.room_bytes or 0
+
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         raise UserError(f"{config.get('model_type')}: no fake has it.", kind="unknown_family")
 

@@ -51,13 +51,16 @@ def summarize(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[field.name for field in dataclasses.fields(CaseSummary)])
 
 
-def summarize_run(run: Run) -> tuple[CaseSummary, ...]:
-    """Return one summary per case of a run, with the lower bounds that theory can compute."""
+def summarize_run(run: Run, baseline: str = BASELINE) -> tuple[CaseSummary, ...]:
+    """Return one summary per case of a run, with the lower bounds that theory can compute.
+
+    Speedups and ratios compare with the strategy `baseline`.
+    """
     known = _Known(run.info)
-    cases = with_quality(summarize_cases(run.samples), run.qualities)
+    cases = with_quality(summarize_cases(run.samples, baseline), run.qualities)
     cases = with_fits(cases, run, known.architecture)
     floors = {case.case_id: known.floor(case, case.max_new_tokens) for case in cases}
-    off = {pair_key(case): floors[case.case_id] for case in cases if case.cache == BASELINE}
+    off = {pair_key(case): floors[case.case_id] for case in cases if case.is_baseline}
     return tuple(_with_floor(c, floors[c.case_id], off.get(pair_key(c)), known) for c in cases)
 
 
@@ -88,7 +91,11 @@ class Expectation:
 
 
 def expectations(cases: Sequence[CaseSummary], info: RunInfo) -> tuple[Expectation, ...]:
-    """Return one expectation per line of cases that differ only in length, with known bounds."""
+    """Return one expectation per line of cases that differ only in length, with known bounds.
+
+    They are about what a cache saves: there are none if the baseline has a cache itself.
+    """
+    cases = [case for case in cases if case.baseline == BASELINE]
     off = {pair_key(case): case for case in cases if case.cache == BASELINE}
     longest: dict[tuple[object, ...], CaseSummary] = {}
     for case in cases:
@@ -186,7 +193,7 @@ def _with_floor(
         "floor_s": found.seconds,
         "expected_s": found.expected_s,
     }
-    if off is not None and case.cache != BASELINE:
+    if off is not None and not case.is_baseline:
         fields["expected_speedup"] = off.expected_s / found.expected_s
         fields["expected_from"] = _expected_from(found)
     if case.total_s_median:

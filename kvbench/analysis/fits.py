@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.caches import Situation, strategy
+from kvbench.caches import strategy
 from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
 from kvbench.records.run import Run
 from kvbench.theory.advice import needed_bytes, what_fits
 from kvbench.theory.architecture import Architecture
-from kvbench.theory.estimate import Work
-from kvbench.theory.layers import Attention
+from kvbench.theory.strategies import situation_of
+from kvbench.theory.work import Work
 
 __all__ = ["with_fits"]
 
@@ -64,17 +64,7 @@ def with_fits(
 
 
 def _runnable(architecture: Architecture, case: CaseSummary, run: Run) -> list[str]:
-    mixers = [layer.mixer for layer in architecture.layers]
-    attention = [mixer for mixer in mixers if isinstance(mixer, Attention)]
-    situation = Situation(
-        device=kind_of(case.device).name,
-        versions=run.info.environment.versions,
-        encoder_decoder=bool(architecture.encoder),
-        windows=any(mixer.window for mixer in attention),
-        sees_all=any(not mixer.window for mixer in attention),
-        dtype=case.dtype,
-        keys_in_every_layer=len(attention) == len(mixers)
-        and not any(mixer.latent for mixer in attention),
-    )
+    kind, versions = kind_of(case.device).name, run.info.environment.versions
+    situation = situation_of(architecture, kind, case.dtype, versions)
     seen = dict.fromkeys((*(sample.cache for sample in run.samples), *_OTHERS))
     return [name for name in seen if strategy(name).unmet(situation) is None]

@@ -10,7 +10,6 @@ import numpy as np
 from kvbench.analysis.claims import claim
 from kvbench.analysis.statistics import line_fit
 from kvbench.analysis.summary import CaseSummary, line_key
-from kvbench.caches import BASELINE
 
 __all__ = ["BreakEven", "Growth", "break_evens", "growths"]
 
@@ -72,8 +71,8 @@ def growths(cases: Iterable[CaseSummary]) -> tuple[Growth, ...]:
 
 
 def break_evens(cases: Iterable[CaseSummary]) -> tuple[BreakEven, ...]:
-    """Return where each cached strategy starts to pay, if it has an uncached partner."""
-    lines = _lines(case for case in cases if case.cache != BASELINE and case.speedup is not None)
+    """Return where each strategy starts to pay, if its baseline was timed, too."""
+    lines = _lines(case for case in cases if not case.is_baseline and case.speedup is not None)
     return tuple(
         BreakEven(
             cases=line,

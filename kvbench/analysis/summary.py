@@ -101,8 +101,13 @@ class CaseSummary(CaseRecord):
     tokens_per_s_median: float | None = column(
         "Median of the new tokens of the whole batch per second.", unit="tokens/s", default=None
     )
+    baseline: str = column(
+        "Cache strategy that speedups and ratios compare with: off, or the one given by "
+        "--baseline.",
+        default=BASELINE,
+    )
     speedup: float | None = column(
-        "Time of strategy off over that of this one, otherwise the same case: the Hodges-Lehmann "
+        "Time of the baseline over that of this one, otherwise the same case: the Hodges-Lehmann "
         "estimate from the ratios within rounds; the ratio of medians where speedup_rounds is 0.",
         default=None,
     )
@@ -125,8 +130,8 @@ class CaseSummary(CaseRecord):
         "Largest speedup within one of these rounds.", default=None
     )
     same_output: bool | None = column(
-        "Whether all samples of this strategy and of off produced the same tokens; "
-        "null without off.",
+        "Whether all samples of this strategy and of the baseline produced the same tokens; "
+        "null without a baseline.",
         default=None,
     )
     kv_cache_bytes: int | None = column(
@@ -181,7 +186,7 @@ class CaseSummary(CaseRecord):
         "Maximum of the energy per new token.", unit="J", default=None
     )
     energy_ratio: float | None = column(
-        "Energy per token of strategy off over that of this one, otherwise the same case, read "
+        "Energy per token of the baseline over that of this one, otherwise the same case, read "
         "with the same method: estimated like the speedup, from the ratios within rounds; the "
         "ratio of medians where energy_rounds is 0.",
         default=None,
@@ -236,7 +241,7 @@ class CaseSummary(CaseRecord):
         default=None,
     )
     expected_speedup: float | None = column(
-        "Expected time of strategy off over that of this one, otherwise the same case.",
+        "Expected time of the baseline over that of this one, otherwise the same case.",
         default=None,
     )
     expected_from: ExpectedFrom | None = column(
@@ -285,11 +290,17 @@ class CaseSummary(CaseRecord):
         default=None,
     )
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is what the others are compared with."""
+        return self.cache == self.baseline
 
-def summarize_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
+
+def summarize_cases(samples: Iterable[Sample], baseline: str = BASELINE) -> tuple[CaseSummary, ...]:
     """Return one summary per case, in the order first seen, then by size.
 
-    If a sample was retried, only its last attempt counts.
+    If a sample was retried, only its last attempt counts. Speedups and ratios compare with the
+    strategy `baseline`.
     """
     rows = latest(samples)
     cold = cold_starts(rows)
@@ -299,22 +310,23 @@ def summarize_cases(samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
     baselines = {
         pair_key(members[0]): members
         for members in by_case.values()
-        if members[0].cache == BASELINE
+        if members[0].cache == baseline
     }
     summaries = [
-        _summarize(members, baselines.get(pair_key(members[0]), []), cold)
+        _summarize(members, baselines.get(pair_key(members[0]), []), cold, baseline)
         for members in by_case.values()
     ]
     return tuple(sorted(summaries, key=ReadingOrder(summaries)))
 
 
 def _summarize(
-    members: Sequence[Sample], baseline: Sequence[Sample], cold: Container[str]
+    members: Sequence[Sample], others: Sequence[Sample], cold: Container[str], baseline: str
 ) -> CaseSummary:
     everything, ended = _counted(members), [s for s in members if s.status != "ok"]
     counted = _warm(everything, cold)
     first = members[0]
     known: dict[str, Any] = {name: getattr(first, name) for name in ("case_id", "use_cache", *AXES)}
+    known["baseline"] = baseline
     known["prompt_tokens"] = _last(s.prompt_tokens for s in members)
     known["attention_used"] = _last(s.attention_used for s in members)
     known |= {
@@ -345,14 +357,16 @@ def _summarize(
         "weights_bytes": _last(s.weights_bytes for s in counted),
         **_energy(counted),
     }
-    known |= _memory(members) | _speedup(everything, _counted(baseline), cold)
+    known |= _memory(members)
+    if first.cache != baseline:
+        known |= _speedup(everything, _counted(others), cold)
     return CaseSummary(**known)
 
 
 def _speedup(
     counted: Sequence[Sample], baseline: Sequence[Sample], cold: Container[str]
 ) -> dict[str, Any]:
-    if not baseline or counted[0].cache == BASELINE:
+    if not baseline:
         return {}
     off, on = _warm(baseline, cold), _warm(counted, cold)
     # An interrupted round may continue hours later, or in another process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situation
+from kvbench.caches.held import Held
 from kvbench.caches.registry import (
     ALL,
     BASELINE,
@@ -22,6 +23,7 @@ __all__ = [
     "PACKAGES",
     "STRATEGIES",
     "CacheStrategy",
+    "Held",
     "KeptLayer",
     "Need",
     "Parameter",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Settings
+from kvbench.caches.held import doubled_room, on_disk, whole_blocks
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, NO_STATES, NO_WINDOWS
 
 __all__ = ["BY_HAND"]
@@ -70,6 +71,7 @@ BY_HAND = (
         "prealloc",
         "prealloc:make",
         "By hand: a buffer per layer that doubles when it is full.",
+        room=doubled_room,
     ),
     _by_hand(
         "per-head",
@@ -81,6 +83,7 @@ BY_HAND = (
         "blocks:make",
         "By hand: blocks of positions and a block table, gathered at every read.",
         parameters=(Parameter("size", "Positions in a block.", default=16),),
+        room=whole_blocks("size"),
     ),
     _by_hand(
         "half",
@@ -90,6 +93,7 @@ BY_HAND = (
         attends="elsewhere",
         needs=(*_DECODERS, _HAVE_16_BITS),
         kept=_half,
+        converts=True,
         parameters=(
             Parameter(
                 "dtype",
@@ -106,6 +110,7 @@ BY_HAND = (
         lossy=True,
         attends="elsewhere",
         kept=_tiered,
+        converts=True,
         parameters=(
             Parameter("recent", "Minimum number of positions kept exact.", default=64),
             Parameter("block", "Positions that share a scale.", default=16),
@@ -129,5 +134,6 @@ BY_HAND = (
         "By hand: keys and values in memory-mapped files, the latest positions in memory.",
         attends="elsewhere",
         parameters=(Parameter("recent", "Positions kept in memory.", default=64),),
+        holds=on_disk,
     ),
 )

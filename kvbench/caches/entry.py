@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from kvbench.caches.held import Held, no_spare_room, on_device
 from kvbench.errors import UserError, did_you_mean
 
 __all__ = [
@@ -140,6 +141,7 @@ class Need:
         of_machine: whether it is about the machine and its software, not about the model.
         packages: packages whose versions it checks.
         only_with: a parameter, and the values of it that have this need; null if all have it.
+        device: the only kind of device that meets it; null if it is not about the device.
     """
 
     met: Callable[[Situation, Settings], bool]
@@ -148,6 +150,7 @@ class Need:
     of_machine: bool = False
     packages: tuple[str, ...] = ()
     only_with: tuple[str, tuple[str, ...]] | None = None
+    device: str | None = None
 
     def applies(self, settings: Settings) -> bool:
         """Return whether a strategy with these settings has this need."""
@@ -156,7 +159,9 @@ class Need:
 
 def needs_kind(device: str, sentence: str, label: str) -> Need:
     """Return the need for one kind of device, named as in kvbench/device_kinds.py."""
-    return Need(lambda here, _: here.device == device, sentence, label, of_machine=True)
+    return Need(
+        lambda here, _: here.device == device, sentence, label, of_machine=True, device=device
+    )
 
 
 def kept_positions(seen: int, window: int | None) -> int:
@@ -206,6 +211,10 @@ class CacheStrategy:
             model's window (null if it sees all) and the settings. Used by verification and theory.
         kept: returns the bytes that an attention layer holds for all sequences after a generation,
             from the layer, the number of positions and the settings.
+        room: returns the positions that a layer allocates, from the layer, the number of positions
+            that it keeps and the settings; more than these if buffers or blocks have spare room.
+        holds: returns where the bytes of the layers lie; by default in the device's memory.
+        converts: whether each step converts what is kept to the model's dtype before it attends.
         parameters: its configurable parameters.
         settings: the parameter values, as read by `with_settings`.
     """
@@ -221,6 +230,9 @@ class CacheStrategy:
     needs: tuple[Need, ...] = ()
     positions: Callable[[int, int | None, Settings], int] = window_positions
     kept: Callable[[KeptLayer, int, Settings], int] = kept_plainly
+    room: Callable[[KeptLayer, int, Settings], int] = no_spare_room
+    holds: Callable[[CacheStrategy, Sequence[KeptLayer]], Held] = on_device
+    converts: bool = False
     parameters: tuple[Parameter, ...] = ()
     settings: Settings = field(default_factory=dict)
 
@@ -278,6 +290,15 @@ class CacheStrategy:
         """Return the bytes that one layer of attention holds, for all sequences."""
         return self.kept(layer, self.positions_kept(layer.seen, layer.window), self.settings)
 
+    def bytes_allocated(self, layer: KeptLayer) -> int:
+        """Return the same with the spare room of its buffers or blocks."""
+        positions = self.positions_kept(layer.seen, layer.window)
+        return self.kept(layer, self.room(layer, positions, self.settings), self.settings)
+
+    def held(self, layers: Sequence[KeptLayer]) -> Held:
+        """Return the bytes of these layers and where they lie."""
+        return self.holds(self, layers)
+
     def unmet(self, situation: Situation) -> str | None:
         """Return why this strategy cannot run in a situation, as a sentence; None if it can."""
         return self._first_unmet(self.applying_needs, situation)
@@ -286,6 +307,17 @@ class CacheStrategy:
         """Return the same for what the machine lacks, regardless of the model."""
         of_machine = [need for need in self.applying_needs if need.of_machine]
         return self._first_unmet(of_machine, situation)
+
+    def unmet_by_model(self, situation: Situation) -> str | None:
+        """Return the same for what the model lacks, whatever the machine."""
+        of_model = [need for need in self.applying_needs if not need.of_machine]
+        return self._first_unmet(of_model, situation)
+
+    def lacks_kind(self, device: str) -> str | None:
+        """Return why this strategy cannot run on a kind of device, as a sentence."""
+        wrong = (need for need in self.applying_needs if need.device not in (None, device))
+        missing = next(wrong, None)
+        return None if missing is None else f"{self.name}: {missing.sentence}"
 
     @property
     def applying_needs(self) -> list[Need]:

@@ -16,6 +16,7 @@ from kvbench.caches.entry import (
     needs_kind,
     window_positions,
 )
+from kvbench.caches.held import on_host, whole_blocks
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
 from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
@@ -173,6 +174,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.dynamic:offloaded",
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
+            holds=on_host,
         ),
         CacheStrategy(
             name="offloaded-static",
@@ -182,6 +184,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             needs=(CUDA, CACHE_OBJECTS),
             positions=buffer_positions,
+            holds=on_host,
         ),
         CacheStrategy(
             name="quantized",
@@ -229,6 +232,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 ),
             ),
             kept=kept_quantized,
+            converts=True,
         ),
         CacheStrategy(
             name="window",
@@ -260,6 +264,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             parameters=(PAGE,),
             needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
+            room=whole_blocks("page"),
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -269,6 +274,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             attends="elsewhere",
             parameters=(PAGE,),
             needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
+            room=whole_blocks("page"),
         ),
     )
 }

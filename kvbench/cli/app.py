@@ -24,6 +24,7 @@ from kvbench.cli.configs import configs
 from kvbench.cli.env import env
 from kvbench.cli.estimate import estimate
 from kvbench.cli.export import export
+from kvbench.cli.fit import fit
 from kvbench.cli.inspect import inspect
 from kvbench.cli.models import models
 from kvbench.cli.probe import probe
@@ -89,6 +90,7 @@ app.command()(caches)
 app.command()(configs)
 app.command()(env)
 app.command()(estimate)
+app.command()(fit)
 app.command()(probe)
 
 

@@ -14,6 +14,7 @@ from kvbench.plan.options import DESCRIPTIONS
 from kvbench.report.records import FORMATS
 
 __all__ = [
+    "BASELINE_OPTION",
     "FORMAT_LIST",
     "AxisKeys",
     "Debug",
@@ -48,6 +49,10 @@ def listed(values: Sequence[str] | None) -> list[str]:
 FORMAT_LIST = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 Format = Annotated[str, option(f"{FORMAT_LIST}.", "--format", "-o")]
+BASELINE_OPTION = option(
+    "Cache strategy to compare the others with, in speedups, sentences and charts; by default off."
+)
+
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 

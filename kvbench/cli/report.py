@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, listed, option
+from kvbench.cli.options import BASELINE_OPTION, Debug, listed, option
 
 __all__ = ["report"]
 
@@ -26,6 +26,7 @@ def report(
     charts: Annotated[
         Texts, option("Only this chart; repeat the option for several.", "--chart")
     ] = None,
+    baseline: Annotated[str | None, BASELINE_OPTION] = None,
     debug: Debug = False,
 ) -> None:
     """Write summary.csv, summary.md, the charts and report.html from samples.csv and tokens.csv.
@@ -47,5 +48,6 @@ def report(
         runs[0] if out is None else out,
         formats=listed(formats) or FORMATS,
         charts=listed(charts) or None,
+        baseline=baseline,
     )
     console.print_written(console.make_console(), paths)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from kvbench.cli.options import Debug, Format
+from kvbench.cli.options import BASELINE_OPTION, Debug, Format
 
 __all__ = ["show"]
 
 
 def show(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    baseline: Annotated[str | None, BASELINE_OPTION] = None,
     output: Format = "table",
     debug: Debug = False,
 ) -> None:
@@ -22,4 +23,4 @@ def show(
     from kvbench.records.run import load_run
 
     console.check_format(output)
-    console.show_saved(load_run(run), output)
+    console.show_saved(load_run(run), output, baseline)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.forecast import Forecast
+from kvbench.analysis.recommend import recommend
 from kvbench.analysis.summary import CaseSummary
 from kvbench.catalogue import CATALOGUE
 from kvbench.console.inspection import inspection_markdown, print_inspection
@@ -33,6 +34,7 @@ from kvbench.console.printing import (
     print_run,
     print_runs,
     print_saved,
+    print_sentences,
     print_table,
     print_unmatched,
     runs_table,
@@ -46,6 +48,7 @@ from kvbench.records.check import Check
 from kvbench.records.columns import kinds_of
 from kvbench.records.environment import Environment
 from kvbench.records.finding import findings
+from kvbench.records.fit import FitResult
 from kvbench.records.index import Listed
 from kvbench.records.inspection import Arm, Inspection
 from kvbench.records.inspection import as_json as inspection_json
@@ -58,15 +61,21 @@ from kvbench.report.compare import (
     comparison_markdown,
     comparison_records,
 )
-from kvbench.report.estimate import estimate_json, estimate_markdown
+from kvbench.report.estimate import (
+    estimate_data,
+    estimate_json,
+    estimate_markdown,
+    strategy_records,
+)
+from kvbench.report.fit import fit_reasons, fit_table
 from kvbench.report.markdown import markdown_table, summary_markdown
 from kvbench.report.quality import quality_table
 from kvbench.report.records import FORMATS, WRITERS, Record, Records
 from kvbench.report.table import Table, check_table
 from kvbench.report.walk_page import walk_page
-from kvbench.report.words import proof
+from kvbench.report.words import chosen_baseline, proof
 from kvbench.theory.cache import cache_bytes_per_token
-from kvbench.theory.estimate import UNBOUNDED, Estimate
+from kvbench.theory.estimate import Estimate
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -80,6 +89,7 @@ __all__ = [
     "show_configs",
     "show_environment",
     "show_estimate",
+    "show_fits",
     "show_inspections",
     "show_models",
     "show_qualities",
@@ -99,12 +109,18 @@ def check_format(output: str, *more: str) -> None:
     check_choice("--format", "format", output, (*FORMATS, *more))
 
 
-def show_saved(run: Run, output: str) -> None:
-    """Print a saved run: as JSON and CSV, one summary per case, as in summary.csv."""
+def show_saved(run: Run, output: str, baseline: str | None = None) -> None:
+    """Print a saved run: as JSON and CSV, one summary per case, as in summary.csv.
+
+    Raises:
+        UserError: `baseline`, the strategy that the others are compared with, was not measured.
+    """
+    chosen = chosen_baseline(baseline, [sample.cache for sample in run.samples])
+    cases = summarize_run(run, chosen)
     if output == "table":
-        print_saved(make_console(), run)
+        print_saved(make_console(), run, cases)
     else:
-        _show_summaries(run, output)
+        _show_summaries(run, cases, output)
 
 
 def show_run(run: Run, output: str) -> None:
@@ -112,13 +128,13 @@ def show_run(run: Run, output: str) -> None:
     print_run(make_console(stderr=output != "table"), run)
     # The view has printed JSON lines, one per sample.
     if output not in ("table", "jsonl"):
-        _show_summaries(run, output)
+        _show_summaries(run, summarize_run(run), output)
 
 
-def _show_summaries(run: Run, output: str) -> None:
-    cases = summarize_run(run)
+def _show_summaries(run: Run, cases: Sequence[CaseSummary], output: str) -> None:
     if output == "markdown":
-        print(summary_markdown(run.info, cases), end="")
+        recommended = recommend(cases, run.samples)
+        print(summary_markdown(run.info, cases, recommended=recommended), end="")
     else:
         rows = [dataclasses.asdict(case) for case in cases]
         if output in ("jsonl", "sql"):
@@ -290,22 +306,42 @@ def show_qualities(rows: Sequence[Quality], output: str) -> None:
         _print_dataclasses("kvbench_quality", rows, output)
 
 
-def show_estimate(found: Estimate, output: str) -> None:
-    """Print an estimate: as records one per device, repeating the values that all devices share."""
+def show_estimate(found: Estimate, output: str, *, by_strategy: bool = False) -> None:
+    """Print an estimate: as records one per device, repeating the values that all devices share.
+
+    With `by_strategy`, one per cache strategy and device instead.
+    """
     if output == "table":
         print_estimate(make_console(), found)
     elif output == "json":
         print_json_text(estimate_json(found))
     elif output == "markdown":
         print(estimate_markdown(found), end="")
+    elif by_strategy:
+        _print_records(
+            Records("kvbench_estimates_by_strategy", list(strategy_records(found))), output
+        )
     else:
-        whole = dataclasses.asdict(found)
-        for name in ("largest_batch", "longest_context"):
-            whole[name] = None if whole[name] == UNBOUNDED else whole[name]
+        whole = estimate_data(found)
         work, floors = whole.pop("work"), whole.pop("floors")
-        common = work | {name: v for name, v in whole.items() if name not in ("formula", "notes")}
+        left_out = ("formula", "notes", "strategies")
+        common = work | {name: v for name, v in whole.items() if name not in left_out}
         rows = [common | floor for floor in floors] or [common]
         _print_records(Records("kvbench_estimates", rows), output)
+
+
+def show_fits(rows: Sequence[FitResult], output: str) -> None:
+    """Print what fits: one row per model and strategy."""
+    if output == "table":
+        console = make_console()
+        print_table(console, fit_table(rows))
+        print_sentences(console, fit_reasons(rows))
+    elif output == "markdown":
+        _print_markdown(fit_table(rows))
+        for reason in fit_reasons(rows):
+            print(f"\n{for_markdown(reason)}")
+    else:
+        _print_dataclasses("kvbench_fits", rows, output)
 
 
 def show_inspections(found: Sequence[Inspection], output: str) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from kvbench.caches import strategy
 from kvbench.console.printing import print_sentences
 from kvbench.records.inspection import (
     Arm,
@@ -112,6 +113,9 @@ def _readers(inspection: Inspection) -> Iterator[tuple[str, Callable[[Step], str
         yield "K attended to", lambda step: _shape(step.keys)
         yield "V attended to", lambda step: _shape(step.values)
     yield "cache", lambda step: "\n".join(_layers(step)) or "-"
+    if any(step.kept and not step.cache for step in inspection.cached.steps):
+        # Neither keys nor values in their usual form: show what there is.
+        yield f"kept in layer {inspection.layer}", lambda step: "\n".join(_kept(step)) or "-"
     yield "cache bytes", lambda step: f"{step.cache_bytes:,}"
     yield "FLOPs", lambda step: flops_text(step.flops)
 
@@ -133,6 +137,11 @@ def _layers(step: Step) -> Iterator[str]:
             what += f"K {_shape(one.keys)} V {_shape(one.values)}"
         states = ", ".join(map(_shape, one.states))
         yield f"{one.count} x {what}{f'states {states}' if states else ''}"
+
+
+def _kept(step: Step) -> Iterator[str]:
+    for one in step.kept:
+        yield f"{one.count} x {_shape(one.shape)} {one.dtype}"
 
 
 def _is_pair(one: CacheLayers) -> bool:
@@ -225,9 +234,12 @@ def _tokens_sentence(inspection: Inspection) -> str:
         return f"Both produced the same {_count(steps, 'token')}."
     pairs = zip(inspection.off.steps, inspection.cached.steps, strict=True)
     at = next(i for i, (a, b) in enumerate(pairs, 1) if a.token_ids != b.token_ids)
+    tells = "verify` tells whether that is rounding or a bug"
+    if strategy(inspection.cached.cache).lossy:
+        tells = "quality` tells how much that costs, since this cache is lossy"
     return (
         f"The outputs diverge at token {at}: from there on the two do different work. `kvbench "
-        "verify` tells whether that is rounding or a bug."
+        f"{tells}."
     )
 
 
@@ -236,7 +248,9 @@ def _difference_sentence(inspection: Inspection, difference: float) -> str:
     if not difference:
         return f"{what} are bit-identical."
     said = "equal up to rounding" if difference <= _ALIKE else "not the same"
-    if difference > _ALIKE and inspection.dtype != "float32":
+    if difference > _ALIKE and strategy(inspection.cached.cache).lossy:
+        said = "close, as in a lossy cache"
+    elif difference > _ALIKE and inspection.dtype != "float32":
         said = f"equal within {inspection.dtype} rounding"
     return (
         f"{what} are {said}: the largest difference is {difference:.0e} of their root mean square."

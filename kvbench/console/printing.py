@@ -33,7 +33,12 @@ from kvbench.records.index import Listed, state_of
 from kvbench.records.rates import Rates
 from kvbench.records.run import Run
 from kvbench.report.compare import Result, comparison_table
-from kvbench.report.estimate import estimate_facts, floor_table
+from kvbench.report.estimate import (
+    estimate_facts,
+    estimate_notes,
+    floor_table,
+    strategy_table,
+)
 from kvbench.report.expected import expectation_sentences
 from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.growth import growth_sentences
@@ -169,12 +174,11 @@ def _print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
     console.print(drawn)
 
 
-def print_saved(console: Console, run: Run) -> None:
-    """Print the output of `kvbench show`."""
+def print_saved(console: Console, run: Run, cases: Sequence[CaseSummary]) -> None:
+    """Print the output of `kvbench show`; `cases` is the summary of the run."""
     state = state_of(run.path, run.info)
     head = f"{run.info.name}, {run.info.started_at[:16].replace('T', ' ')} UTC, {state}"
     console.print(printable(head), soft_wrap=True)
-    cases = summarize_run(run)
     _print_results(console, run, cases)
     bars = speedup_bars(run, cases=cases)
     if bars:
@@ -385,15 +389,16 @@ def print_rates(console: Console, found: Sequence[Rates], stored: Path | None) -
 
 
 def print_estimate(console: Console, found: Estimate) -> None:
-    """What `kvbench estimate` shows: the facts with their formulas, then the floors."""
+    """Print the facts with their formulas, the lower bounds, and the cache strategies."""
     _print_facts(console, estimate_facts(found))
-    table = floor_table(found)
-    if table is not None:
-        console.print()
-        print_table(console, table)
-    if found.notes:
-        console.print()
-        print_sentences(console, found.notes)
+    for table in (floor_table(found), strategy_table(found)):
+        if table is not None:
+            console.print()
+            print_table(console, table)
+    notes = estimate_notes(found)
+    if notes:
+        console.print("\nNotes:")
+        print_sentences(console, (f"- {note}" for note in notes))
 
 
 def print_caches(console: Console, environment: Environment) -> None:

@@ -7,6 +7,8 @@ import functools
 import gc
 import os
 import platform
+import resource
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,12 +17,15 @@ from typing import Any, Self
 
 import psutil
 
+from kvbench.errors import UserError
+
 __all__ = [
     "CpuShare",
     "RssPoller",
     "cpu_governor",
     "high_water_mark_works",
     "last_level_cache_bytes",
+    "limit_memory",
     "load_average",
     "peak_rss_bytes",
     "processor_name",
@@ -38,6 +43,29 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 def rss_bytes() -> int:
     """Return the resident set of this process now."""
     return int(psutil.Process().memory_info().rss)
+
+
+def limit_memory(limit: int) -> None:
+    """Let this process use at most this many bytes: its resident set now, and what it asks for.
+
+    The limit is on addresses (RLIMIT_AS), so what is mapped already but not resident, such as the
+    code of libraries, is left out of the account.
+
+    Raises:
+        UserError: the system has no such limit, or the process uses more than that already.
+    """
+    if sys.platform != "linux":
+        raise UserError("--memory-limit: needs Linux.", kind="not_supported")
+    used = psutil.Process().memory_info()
+    spare = limit - int(used.rss)
+    if spare <= 0:
+        raise UserError(
+            f"--memory-limit: Python and torch alone use {used.rss / 2**20:.0f} MiB; use more.",
+            kind="too_few",
+            name="--memory-limit",
+        )
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(used.vms) + spare, hard))
 
 
 def release_memory() -> None:

@@ -105,10 +105,6 @@ class NvmlDevice:
         info = self._ask("nvmlDeviceGetMemoryInfo")
         return None if info is None else int(info.used), NVML_USED_AND_RESERVED
 
-    def used_bytes(self) -> int | None:
-        """Return the bytes in use on the device, by all processes."""
-        return self.used_memory()[0]
-
     def process_bytes(self) -> int | None:
         """Return the memory of this process; None if it is not listed, as in most containers."""
         for process in self._processes() or ():

@@ -4,49 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import huggingface_hub
 import torch
 import transformers
 
 from kvbench.caches import strategy
-from kvbench.device_kinds import kind_of
+from kvbench.devices import host
 from kvbench.devices.faults import is_device_fault
-from kvbench.devices.meter import Meter, Readings, trust_flags
 from kvbench.devices.registry import backend_of, make_meter, release_memory
 from kvbench.errors import UserError
-from kvbench.measure.cache import (
-    allocated_bytes,
-    cache_bytes,
-    cache_class,
-    cache_layers,
-    disk_bytes,
-)
+from kvbench.measure.admission import check_groups
 from kvbench.measure.caches import situation_of
-from kvbench.measure.clock import TokenClock
-from kvbench.measure.compiling import Compiled, counting_compilations
 from kvbench.measure.environment import read_environment
 from kvbench.measure.failures import Failure, classify
-from kvbench.measure.generate import Generation, generate
 from kvbench.measure.inspection import inspect
-from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
-from kvbench.measure.prefixes import prefixes_of
+from kvbench.measure.job import run_job
+from kvbench.measure.open_model import OpenModel, config_of
 from kvbench.measure.probe import probe_device
-from kvbench.measure.quality import QualityPass, unmeasurable
+from kvbench.measure.quality import unmeasurable
 from kvbench.measure.verify import Work, verify, verify_output, work_of
 from kvbench.methods import Job, JobResult
-from kvbench.models.config import load_config, loading, quantization_of
-from kvbench.models.load import LoadedModel, load_model, parameter_count
-from kvbench.models.positions import PositionLimit, position_limit
-from kvbench.models.prompts import Encoder, Inputs, check_prompt
+from kvbench.models.load import load_model
+from kvbench.models.prompts import Encoder
 from kvbench.models.shapes import read_shapes
-from kvbench.models.source import ModelSource, check_weights, locate
-from kvbench.plan.case import AUTO, Case, Group, ModelKey, Task
+from kvbench.plan.case import Case, Group, ModelKey
 from kvbench.plan.texts import Text
 from kvbench.records.check import Check
 from kvbench.records.environment import Environment
@@ -54,13 +38,10 @@ from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.inspection import Inspection
 from kvbench.records.quality import Quality, QualitySize, quality_of
 from kvbench.records.rates import Rates
-from kvbench.records.sample import Stage, utc_now
-from kvbench.theory.architecture import Architecture
+from kvbench.records.sample import Stage
 from kvbench.theory.shapes import Shapes
 
 __all__ = ["LocalEngine"]
-
-_log = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -89,7 +70,7 @@ class LocalEngine:
         self._seed = seed
         self._trust_remote_code = trust_remote_code
         self._on_stage = on_stage
-        self._open: _OpenModel | None = None
+        self._open: OpenModel | None = None
         self.healthy = True
         _quieten()
 
@@ -101,6 +82,20 @@ class LocalEngine:
         """Measure the rates of a present device. Closes the open model."""
         self.close()
         return probe_device(device)
+
+    def free_bytes(self, device: str) -> int:
+        """Return the free memory of a present device."""
+        return backend_of(device).free_bytes(torch.device(device))
+
+    def limit_memory(self, limit: int) -> None:
+        """Limit the host memory that this process may use from now on.
+
+        Raises:
+            UserError: the system does not support it, or the process needs more than that already.
+        """
+        # The threads of torch reserve addresses that they never use: start them before.
+        torch.ones(1 << 22).sum()
+        host.limit_memory(limit)
 
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         """Read the cache of a config.json from a model without data.
@@ -117,21 +112,7 @@ class LocalEngine:
             UserError: a model is unavailable or does not generate, its weights do not fit, the
                 device lacks the dtype, or a prompt cannot be encoded or is too long.
         """
-        # Groups may differ only in device and dtype: look up and count each model once.
-        known: dict[ModelSource, _Known] = {}
-        for group in groups:
-            _check_dtype(group.model)
-            source = locate(group.model.model, group.model.weights)
-            if group.model.weights == "pretrained":
-                check_weights(source)
-            if source not in known:
-                known[source] = self._look_at(source)
-            parameters, limit, quantized = known[source]
-            # The size of quantized weights depends on the method; random ones are not quantized.
-            if parameters is not None and not (quantized and group.model.weights == "pretrained"):
-                _check_fits(group.model, parameters)
-            for prompt in dict.fromkeys(case.prompt for case in group.cases):
-                check_prompt(source, prompt, limit, self._trust_remote_code)
+        check_groups(groups, self._trust_remote_code)
 
     def open(self, key: ModelKey) -> ModelLoaded | LoadFailed:
         """Load a model. Return an error instead of raising: it affects only this model's cases."""
@@ -151,13 +132,13 @@ class LocalEngine:
             loaded.weights_bytes,
             needs_memory_pass=meter.needs_memory_pass,
             notices=loaded.notices + ((meter.notice,) if meter.notice else ()),
-            config=_config_of(loaded),
-            room_bytes=_room_bytes(loaded.device),
+            config=config_of(loaded),
+            room_bytes=opened.room_bytes,
         )
 
     def run(self, job: Job) -> JobResult:
         """Run a job. A failure is a result too."""
-        result = self._generate(job)
+        result = run_job(self._model, job, self._classify, self._on_stage)
         if result.status != "ok" and self.healthy:
             release_memory()
         return result
@@ -218,12 +199,7 @@ class LocalEngine:
             reason = unmeasurable(model.loaded, cache)
             if reason is not None:
                 return quality_of(model.loaded.key, cache, text, reason=reason)
-            if model.quality is None or model.quality[0] != (text, size):
-                found = QualityPass(
-                    model.loaded, text, size=size, encoder=model.encoder, seed=self._seed
-                )
-                model.quality = (text, size), found
-            return model.quality[1].of(cache)
+            return model.quality_pass(text, size, self._seed).of(cache)
         except UserError as error:
             reason = str(error)
         except Exception as error:
@@ -241,6 +217,7 @@ class LocalEngine:
         """
         model = self._model
         try:
+            model.check_cache(case.cache, case.driver)
             inputs = model.encoder.encode(case.prompt, case.batch_size)
             model.past_positions(case, inputs)
             return inspect(model.loaded, inputs, case, layer, model.encoder.decode)
@@ -260,67 +237,14 @@ class LocalEngine:
             gc.collect()
             meter.close()
 
-    def _look_at(self, source: ModelSource) -> _Known:
-        config = load_config(source, self._trust_remote_code)
-        # Before a model is built from it, which may fill in missing values.
-        limit = position_limit(config)
-        if source.gguf_file is not None:
-            return _Known(None, limit, quantized=True)
-        parameters = None
-        try:
-            with loading(source):
-                parameters = parameter_count(config, self._trust_remote_code)
-        except UserError:
-            raise
-        except Exception:
-            # A fault in the model's own code: loading hits the same one, and its rows report it.
-            _log.debug("%s cannot be counted", source.name, exc_info=True)
-        return _Known(parameters, limit, quantization_of(config) is not None)
-
-    def _load(self, key: ModelKey) -> _OpenModel | LoadFailed:
+    def _load(self, key: ModelKey) -> OpenModel | LoadFailed:
         try:
             loaded = load_model(key, seed=self._seed, trust_remote_code=self._trust_remote_code)
             encoder = Encoder(loaded, self._seed, self._trust_remote_code)
-            return _OpenModel(loaded, encoder, make_meter(loaded.device))
+            return OpenModel(loaded, encoder, make_meter(loaded.device))
         except Exception as error:
             # A model may fail in its own code or in the device's; the rows of its cases report how.
             return LoadFailed(key, *self._classify(error))
-
-    def _generate(self, job: Job) -> JobResult:
-        model, task = self._model, job.task
-        case, shorter = task.case, [one.new_tokens for one in job.tasks[:-1]]
-        started_at = utc_now()
-        stage: Stage = "load"
-        clock = TokenClock(lambda: self._on_stage("decode"), model.meter.processor_s)
-        fields: dict[str, Any] = {"model_commit": model.loaded.commit}
-        self._on_stage(stage)
-        try:
-            model.check_cache(case.cache, case.driver)
-            inputs = model.encoder.encode(case.prompt, case.batch_size)
-            fields["prompt_tokens"] = inputs.tokens
-            fields |= model.past_positions(case, inputs)
-            stage = "prefill"
-            self._on_stage(stage)
-            observed = model.run(task, inputs, clock)
-        except Exception as error:
-            # Whatever a model raises is this job's failure, which its rows report; the sweep goes
-            # on. Interrupts are not Exceptions and pass through.
-            failure = self._classify(error)
-            stage = "decode" if clock.tokens else stage
-            fields |= {"error": failure.error, "oom_bytes": failure.oom_bytes, "stage": stage}
-            times = () if clock.started is None else clock.times(clock.started)
-            result = JobResult(failure.status, started_at, fields, times=times)
-            generation = None
-        else:
-            result = model.result(task, started_at, fields, observed)
-            generation = observed.generation
-        if not shorter:
-            return result
-        return dataclasses.replace(
-            result,
-            prefixes=prefixes_of(generation, clock, shorter),
-            architecture=model.architecture,
-        )
 
     def _classify(self, error: Exception) -> Failure:
         failure = classify(error)
@@ -329,207 +253,13 @@ class LocalEngine:
         return failure
 
     @property
-    def _model(self) -> _OpenModel:
+    def _model(self) -> OpenModel:
         if self._open is None:
             raise RuntimeError("no model is open")
         return self._open
-
-
-class _Known(NamedTuple):
-    """A model that generates: parameters if they can be counted, positions, quantized or not."""
-
-    parameters: int | None
-    limit: PositionLimit
-    quantized: bool
-
-
-class _Observed(NamedTuple):
-    """A finished generation and the readings around it; `compiled` if it may run compiled code."""
-
-    generation: Generation
-    readings: Readings
-    paused: bool
-    compiled: Compiled | None
-
-
-@dataclasses.dataclass
-class _OpenModel:
-    loaded: LoadedModel
-    encoder: Encoder
-    meter: Meter
-    # The text and the size used last with this model, and the output without a cache.
-    quality: tuple[tuple[Text, QualitySize], QualityPass] | None = None
-
-    def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> _Observed:
-        """Generate, with the meter's readings around it."""
-        entry = strategy(task.case.cache)
-        self.meter.start(task.phase)
-        slept = suspended_s()
-        try:
-            with counting_compilations(entry.compiles) as compiled:
-                generation = generate(
-                    self.loaded,
-                    inputs,
-                    entry,
-                    task.new_tokens,
-                    clock=clock,
-                    synchronise=self.meter.synchronise,
-                    driver=task.case.driver,
-                )
-        except BaseException:
-            self.meter.cancel()
-            raise
-        # Read before the generation, and with it the cache, can be freed.
-        readings = self.meter.finish()
-        # A compiler may work in processes of its own while this one waits.
-        stood_still = not compiled.count and paused(clock.ticks, clock.used)
-        return _Observed(
-            generation,
-            readings,
-            paused=stood_still or suspended_s() - slept > LEAST_PAUSE_S,
-            compiled=compiled if entry.compiles else None,
-        )
-
-    @cached_property
-    def architecture(self) -> Architecture | None:
-        """The architecture as theory reads it; None for a family that it does not know."""
-        try:
-            return Architecture.from_config(_config_of(self.loaded))
-        except UserError:
-            return None
-
-    def check_cache(self, cache: str, driver: str) -> None:
-        """Refuse a cache strategy that this device, model, or driver cannot run.
-
-        Raises:
-            UserError: the strategy cannot run; the message says what is missing.
-        """
-        reason = strategy(cache).unmet(situation_of(self.loaded, driver))
-        if reason is not None:
-            raise UserError(reason, kind="cache_unmet", cache=cache)
-
-    def past_positions(self, case: Case, inputs: Inputs) -> dict[str, Any]:
-        """Return a flag for rotary positions past the trained ones.
-
-        Raises:
-            UserError: the model has a table of positions and the case runs over its end.
-        """
-        limit = position_limit(self.loaded.config)
-        # check() refuses this too; past a table, CUDA would lose its context.
-        if limit.prompt is not None and inputs.tokens > limit.prompt:
-            raise UserError(
-                f"The prompt has {inputs.tokens} tokens; {case.model} takes at most "
-                f"{limit.prompt}.",
-                kind="too_many_positions",
-            )
-        # The last generated token is never fed back.
-        decoder_prompt = 1 if self.loaded.is_encoder_decoder else inputs.tokens
-        needed = decoder_prompt + case.max_new_tokens - 1
-        if limit.positions is None:
-            return {}
-        if limit.kind == "absolute" and needed > limit.positions:
-            raise UserError(
-                f"{inputs.tokens} prompt tokens and {case.max_new_tokens} new ones need {needed} "
-                f"positions; {case.model} has {limit.positions}.",
-                kind="too_many_positions",
-            )
-        past = limit.kind == "rotary" and max(needed, inputs.tokens) > limit.positions
-        return {"flags": "past_positions"} if past else {}
-
-    def result(
-        self,
-        task: Task,
-        started_at: str,
-        fields: dict[str, Any],
-        observed: _Observed,
-    ) -> JobResult:
-        """Return the result of a finished generation: a failure if tokens are missing or extra."""
-        generation = observed.generation
-        times = generation.token_times
-        fields = (
-            fields
-            | dataclasses.asdict(observed.readings)
-            | {
-                "new_tokens": generation.new_tokens,
-                "attention_used": self.loaded.attention,
-                "output_sha256": generation.output_sha256,
-                "kv_cache_bytes": cache_bytes(generation.cache) + generation.state.bytes,
-                "cache_allocated_bytes": allocated_bytes(generation.cache) + generation.state.bytes,
-                "cache_host_bytes": None
-                if kind_of(str(self.loaded.device)).is_host
-                else allocated_bytes(generation.cache, on_host=True),
-                "cache_disk_bytes": disk_bytes(generation.cache),
-                "cache_page_size": getattr(generation.cache, "page_size", None),
-                "cache_occupancy": getattr(generation.cache, "occupancy", None),
-                "cache_class": cache_class(generation.cache),
-                "cache_layers": cache_layers(generation.cache),
-                "weights_bytes": self.loaded.weights_bytes,
-            }
-        )
-        if observed.compiled is not None:
-            fields |= {
-                "compilations": observed.compiled.count,
-                "compile_s": observed.compiled.seconds,
-            }
-        fields["flags"] = self._flags(task, fields, observed)
-        if not generation.new_tokens == len(times) == task.new_tokens:
-            error = (
-                f"{task.new_tokens} tokens requested, {generation.new_tokens} generated, "
-                f"{len(times)} time stamps"
-            )
-            fields |= {"stage": "decode", "error": error}
-            return JobResult("mismatch", started_at, fields, times=times)
-        return JobResult("ok", started_at, fields, generation.total_s, times)
-
-    def _flags(self, task: Task, fields: dict[str, Any], observed: _Observed) -> str | None:
-        case, flags = task.case, (fields.get("flags") or "").split()
-        if observed.paused:
-            flags.append("paused")
-        if task.phase == "measure" and observed.compiled is not None and observed.compiled.count:
-            flags.append("recompiled")
-        flags += trust_flags(observed.readings)
-        if case.attention not in (AUTO, self.loaded.attention):
-            flags.append(f"attention_is_{self.loaded.attention}")
-        # Some models return a cache object that they never fill.
-        signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
-        if signs != {strategy(case.cache).use_cache}:
-            flags.append("cache_not_as_asked")
-        if observed.generation.state.unknown:
-            flags.append("state_not_counted")
-        return " ".join(flags) or None
-
-
-def _config_of(loaded: LoadedModel) -> dict[str, Any]:
-    """Return the configuration whole, with defaults: they move from release to release."""
-    found: dict[str, Any] = json.loads(loaded.model.config.to_json_string(use_diff=False))
-    return found
 
 
 def _quieten() -> None:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-
-def _check_dtype(key: ModelKey) -> None:
-    reason = backend_of(key.device).lacks(key.dtype, torch.device(key.device))
-    if reason is not None:
-        raise UserError(reason, kind="dtype_unmet", dtype=key.dtype)
-
-
-def _check_fits(key: ModelKey, parameters: int) -> None:
-    needed = parameters * torch.finfo(getattr(torch, key.dtype)).bits // 8
-    available = backend_of(key.device).free_bytes(torch.device(key.device))
-    if needed > available:
-        raise UserError(
-            f"model: the weights of {key.model} need {needed / 2**30:.1f} GiB in {key.dtype} "
-            f"and {key.device} has {available / 2**30:.1f} GiB free: use a smaller model, a "
-            "smaller dtype or another device.",
-            kind="no_memory",
-        )
-
-
-def _room_bytes(device: torch.device) -> int:
-    """Return what a generation may still take: what is free, and what torch keeps unused."""
-    backend = backend_of(device)
-    return backend.free_bytes(device) + backend.reusable_bytes(device)

@@ -11,9 +11,10 @@ from typing import Any
 from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
+from kvbench.measure.cache import cache_bytes
 from kvbench.measure.count import count_flops
 from kvbench.measure.generate import generate
-from kvbench.measure.observers import Seen, Watch, watching
+from kvbench.measure.observers import Seen, Watch, kept_tensors, watching
 from kvbench.measure.provenance import first_numbers, key_positions
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.expected import decoder_layers
@@ -23,6 +24,7 @@ from kvbench.models.prompts import Inputs
 from kvbench.plan.case import Case
 from kvbench.records.inspection import Arm, CacheLayers, Inspection, Step
 from kvbench.theory.architecture import Architecture
+from kvbench.theory.cache import cache_bytes as theory_bytes
 from kvbench.theory.flops import step_flops
 
 __all__ = ["inspect"]
@@ -98,6 +100,9 @@ def _run(
         generation = generate(*what, clock=None, synchronise=lambda: None)
     if len(watch.steps) != work.new_tokens:
         raise RuntimeError(f"{len(watch.steps)} forward passes for {work.new_tokens} new tokens")
+    pooled: tuple[str, ...] = ()
+    if generation.cache is not None and all(seen.cache is None for seen in watch.steps):
+        pooled = (_look_into_pool(watch, generation.cache, *what),)
     # A row per step.
     tokens = list(zip(*generation.new_ids.tolist(), strict=True))
     # The plain form may need more memory than the model has.
@@ -119,7 +124,41 @@ def _run(
         )
         for i, seen in enumerate(watch.steps)
     )
-    return Arm(cache=strategy.name, steps=steps), watch, doubt
+    return Arm(cache=strategy.name, steps=steps), watch, (*pooled, *doubt)
+
+
+def _look_into_pool(
+    watch: Watch,
+    cache: Any,
+    loaded: LoadedModel,
+    inputs: Inputs,
+    strategy: CacheStrategy,
+    new_tokens: int,
+) -> str:
+    """Complete what forwards that return no cache did not show, and return a note about it.
+
+    The attention of such a driver reads its pool itself: hooks see only what it is handed.
+    """
+    for seen in watch.steps:
+        seen.handed, seen.attended = seen.handed or seen.attended, None
+    watch.last = None
+    last = watch.steps[-1]
+    last.cache_bytes, last.kept = cache_bytes(cache), kept_tensors(cache)
+    try:
+        known = Architecture.from_config(loaded.config.to_dict())
+        sizes = (inputs.input_ids.shape[0], inputs.tokens)
+        dtype = str(loaded.model.dtype).removeprefix("torch.")
+        for number, seen in enumerate(watch.steps[:-1], 1):
+            seen.cache_bytes = theory_bytes(known, strategy.name, *sizes, number, dtype)
+    except UserError:
+        pass
+    pages = [getattr(cache, name, None) for name in ("used_pages", "pages", "page_size")]
+    what = "{} of {} pages of {} positions".format(*pages) if None not in pages else "its pool"
+    return (
+        f"The driver of {strategy.name} keeps all layers in one pool, which its attention reads "
+        f"itself, so the keys and values attended to are not visible. At the end it uses {what}. "
+        "Cache bytes before the last step are from the configuration."
+    )
 
 
 def _shapes(seen: Seen, use_cache: bool) -> dict[str, Any]:
@@ -134,6 +173,7 @@ def _shapes(seen: Seen, use_cache: bool) -> dict[str, Any]:
         "values": seen.attended and seen.attended[1],
         "cache": _alike(seen.cache),
         "cache_bytes": seen.cache_bytes,
+        "kept": seen.kept,
     }
 
 
@@ -205,7 +245,7 @@ def _notes(loaded: LoadedModel, layer: int, cached: Watch) -> Iterator[str]:
             f"Layer {layer} does not use Transformers' attention interface, so its queries and the "
             "keys and values they attend to are not visible."
         )
-    elif last.handed is None and kept.keys is None:
+    elif last.handed is None and kept.keys is None and not last.kept:
         yield (
             f"Layer {layer} stores nothing in the cache: it attends to the keys and values of "
             "another layer."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, Cache, PreTrainedModel
 
-from kvbench.measure.cache import cache_bytes
+from kvbench.measure.cache import cache_bytes, cache_tensors
 from kvbench.measure.verify.shapes import CacheShape, cache_of, read_shape
-from kvbench.records.inspection import Shape
+from kvbench.records.inspection import KeptTensors, Shape
 
-__all__ = ["Seen", "Watch", "watching"]
+__all__ = ["Seen", "Watch", "kept_tensors", "watching"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -38,6 +39,7 @@ class Seen:
         keys: the keys that the query attends to, `[kv_heads, positions, head_dim]`, of the first
             sequence, as a copy on the CPU: a cache may write into its buffers later.
         made: the keys passed to the cache, in the same form.
+        kept: the tensors of the watched layer in it.
     """
 
     input_ids: Shape
@@ -48,6 +50,7 @@ class Seen:
     cache_bytes: int = 0
     keys: torch.Tensor | None = None
     made: torch.Tensor | None = None
+    kept: tuple[KeptTensors, ...] = ()
 
 
 @dataclass
@@ -81,6 +84,7 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
         cache, step = cache_of(output), watch.steps[-1]
         if cache is not None:
             step.cache, step.cache_bytes = read_shape(cache), cache_bytes(cache)
+            step.kept = kept_tensors(cache, layer)
 
     def attend(module: Any, query: torch.Tensor, *pair: torch.Tensor) -> None:
         # An encoder has layers with the same numbers, but runs before the first forward; attention
@@ -105,6 +109,21 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
         stack.enter_context(_replaced(AttentionInterface, "get_interface", _observed(attend)))
         stack.enter_context(_replaced(Cache, "update", _observed_update(keep)))
         yield watch
+
+
+def kept_tensors(cache: Any, layer: int | None = None) -> tuple[KeptTensors, ...]:
+    """Return the tensors of one layer of a cache, alike ones together; without `layer` all."""
+    own = getattr(cache, "self_attention_cache", cache)
+    layers = getattr(own, "layers", ())
+    part = cache if layer is None else layers[layer] if layer < len(layers) else None
+    kinds = Counter(
+        (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for tensor in cache_tensors(part)
+    )
+    return tuple(
+        KeptTensors(count=count, shape=shape, dtype=dtype)
+        for (shape, dtype), count in sorted(kinds.items(), reverse=True)
+    )
 
 
 def _fed(options: dict[str, Any]) -> Shape:

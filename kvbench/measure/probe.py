@@ -33,6 +33,9 @@ _COLUMNS = 4096
 _FEW = 16
 """Rows of a product that is still limited by bandwidth."""
 
+_LINK_BYTES = 256 << 20
+"""Bytes of a copy from host memory: enough to make its start negligible."""
+
 _LAYERS, _STEPS = (4, 12), 16
 """Layers of the tiny decoders, and tokens that each generates in a run."""
 
@@ -167,7 +170,7 @@ class _Probe:
 
     def rates(self, device: str) -> Rates:
         """Return all figures of the device."""
-        read, copy = self._best_read(), self._copy()
+        read, copy, link = self._best_read(), self._copy(), self._link()
         products = {}
         for dtype in DTYPES:
             figure = self._product_or_note(dtype)
@@ -185,6 +188,7 @@ class _Probe:
             source="probe",
             read_bytes_per_s=read.rate,
             copy_bytes_per_s=copy.rate,
+            host_bytes_per_s=link and link.rate,
             flops_per_s={dtype: figure.rate for dtype, figure in products.items()},
             overhead_s=launch.median / launch.amount,
             layer_s=layer,
@@ -243,6 +247,24 @@ class _Probe:
         source, target = numbers[:half], numbers[half : 2 * half]
         # Bytes read and bytes written.
         return self._timed("copy_", lambda: target.copy_(source), source.nbytes + target.nbytes)
+
+    def _link(self) -> _Figure | None:
+        """Return the rate of copies from pinned host memory; None for the host itself."""
+        if self._kind.is_host:
+            return None
+        target = self._filled("float32").view(-1)[: _LINK_BYTES // 4]
+        try:
+            source = torch.empty(len(target), pin_memory=True)
+        except RuntimeError as error:
+            # A container may limit how much memory can be locked.
+            self._notes.append(f"host to device skipped: {str(error).splitlines()[0].rstrip('.')}.")
+            return None
+        # Each run is waited for, so that one can queue the next as prefetching does.
+        return self._timed(
+            "copy_ from pinned memory",
+            lambda: target.copy_(source, non_blocking=True),
+            source.nbytes,
+        )
 
     def _product_or_note(self, dtype: str) -> _Figure | None:
         if dtype == "bfloat16" and not self._has_bfloat16():

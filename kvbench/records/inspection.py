@@ -8,7 +8,7 @@ from typing import Any
 
 from kvbench.plan.axes import ModelAxes
 
-__all__ = ["Arm", "CacheLayers", "Inspection", "Shape", "Step", "Totals", "as_json"]
+__all__ = ["Arm", "CacheLayers", "Inspection", "KeptTensors", "Shape", "Step", "Totals", "as_json"]
 
 Shape = tuple[int, ...]
 
@@ -30,6 +30,21 @@ class CacheLayers:
     values: Shape | None
     states: tuple[Shape, ...] = ()
     cross: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTensors:
+    """Tensors of one layer of a cache that are alike.
+
+    Attributes:
+        count: how many.
+        shape: of each.
+        dtype: of each.
+    """
+
+    count: int
+    shape: Shape
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +71,8 @@ class Step:
             whole if some key is not recognized.
         key_numbers: the first numbers of each key in `keys`, of the first sequence and its first
             head.
+        kept: the tensors that the cache keeps for the inspected layer, whatever its form; the pool
+            of all layers, for a cache that has only that.
     """
 
     input_ids: Shape
@@ -72,6 +89,7 @@ class Step:
     texts: tuple[str, ...] | None
     key_positions: tuple[int | None, ...] | None = None
     key_numbers: tuple[tuple[float, ...], ...] = ()
+    kept: tuple[KeptTensors, ...] = ()
 
     @property
     def positions(self) -> int:

@@ -73,6 +73,8 @@ class Rates:
         source: `probe` or `published`.
         read_bytes_per_s: bytes read over time, far beyond the caches: how decoding reads weights.
         copy_bytes_per_s: bytes read plus bytes written, over time.
+        host_bytes_per_s: bytes copied from pinned host memory to the device, over time: what an
+            offloaded cache waits for. Null on a CPU, in older probes, and for published figures.
         flops_per_s: dtype to FLOP/s of a product of large matrices, a multiply-add counted as 2.
             `float32` on CUDA is torch's default, without TF32; `method` says
             so if TF32 was allowed. A dtype that the device lacks, or that failed, is left out.
@@ -108,6 +110,7 @@ class Rates:
     source: Literal["probe", "published"]
     read_bytes_per_s: _Positive
     copy_bytes_per_s: _Positive | None = None
+    host_bytes_per_s: _Positive | None = None
     flops_per_s: dict[str, _Positive] = field(default_factory=dict)
     overhead_s: _Positive | None = None
     layer_s: _Positive | None = None

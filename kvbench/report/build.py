@@ -8,7 +8,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvbench.analysis.recommend import recommend
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_csv, to_text
@@ -18,6 +17,7 @@ from kvbench.report.figures import Material, check_charts, draw_charts, write_ch
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
 from kvbench.report.recommend import dumped, recommendation_json
+from kvbench.report.words import chosen_baseline
 
 __all__ = ["FORMATS", "build", "forget_report", "is_built"]
 
@@ -33,6 +33,7 @@ def build(
     *,
     formats: Sequence[str] = FORMATS,
     charts: Sequence[str] | None = None,
+    baseline: str | None = None,
 ) -> list[Path]:
     """Write summary.csv and the given `formats` into a folder; return the paths.
 
@@ -43,15 +44,17 @@ def build(
         out: the folder, created if needed.
         formats: `png` and `svg` for charts, `html` for report.html, `markdown` for summary.md.
         charts: names of charts; by default all charts with data.
+        baseline: the cache strategy that the others are compared with; by default no cache.
 
     Raises:
-        UserError: a format or chart is unknown, tokens.csv is not a table of token times, or the
-            folder of the charts is a link.
+        UserError: a format, chart or baseline is unknown, tokens.csv is not a table of token
+            times, or the folder of the charts is a link.
     """
     for name in formats:
         check_choice("--format", "format", name, FORMATS)
     check_real_folder(out / CHARTS_FOLDER)
-    material = Material(tuple(runs))
+    caches = [sample.cache for run in runs for sample in run.samples]
+    material = Material(tuple(runs), chosen_baseline(baseline, caches))
     check_charts(charts or ())
     drawn = list(draw_charts(material, charts)) if set(formats) - {"markdown"} else []
     missing = set(charts or ()) - {drawing.chart.name for drawing in drawn}
@@ -64,10 +67,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
-    found = {
-        name: recommend(cases, run.samples)
-        for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
-    }
+    found = material.recommendations
     chosen = out / _RECOMMENDATION
     if any(found.values()):
         paths.append(chosen)

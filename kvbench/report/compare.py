@@ -25,7 +25,7 @@ from kvbench.analysis.compare import (
 )
 from kvbench.analysis.metrics import METRICS, Metric
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
-from kvbench.caches import BASELINE, strategy
+from kvbench.caches import BASELINE
 from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
 from kvbench.media import for_markdown
@@ -41,6 +41,7 @@ from kvbench.report.markdown import markdown_table
 from kvbench.report.records import Records
 from kvbench.report.table import Table
 from kvbench.report.units import amount, significant
+from kvbench.report.words import chosen_baseline
 from kvbench.text import clip, shorten
 
 __all__ = [
@@ -296,8 +297,7 @@ def _from(sides: Sequence[Side], by: str, baseline: str) -> list[Side]:
             kind="option_does_not_apply",
             option="--baseline",
         )
-    name = strategy(baseline).name
-    check_choice("--baseline", "cache strategy of these runs", name, [one.name for one in sides])
+    name = chosen_baseline(baseline, [one.name for one in sides])
     return sorted(sides, key=lambda side: side.name != name)
 
 

@@ -1,18 +1,30 @@
-"""Format estimates as text: facts with their formulas, and a table of lower bounds."""
+"""Format estimates as text: facts with their formulas, lower bounds, and the cache strategies."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from kvbench.media import for_markdown
 from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
-from kvbench.report.units import seconds, significant, times
-from kvbench.theory.estimate import UNBOUNDED, DeviceFloor, Estimate
+from kvbench.report.units import mib, seconds, significant, times
+from kvbench.theory.advice import UNBOUNDED
+from kvbench.theory.estimate import DeviceFloor, Estimate
+from kvbench.theory.strategies import StrategyEstimate
 
-__all__ = ["estimate_facts", "estimate_json", "estimate_markdown", "floor_table"]
+__all__ = [
+    "estimate_data",
+    "estimate_facts",
+    "estimate_json",
+    "estimate_markdown",
+    "estimate_notes",
+    "floor_table",
+    "strategy_records",
+    "strategy_table",
+]
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
@@ -53,27 +65,78 @@ def floor_table(found: Estimate) -> Table | None:
     )
 
 
+def strategy_table(found: Estimate) -> Table | None:
+    """Return one row per cache strategy that can run with this model; None without any."""
+    shown = [one for one in found.strategies if one.reason is None]
+    if not shown:
+        return None
+    columns = [column for column in _STRATEGY_COLUMNS if column[3](shown)]
+    devices = [bound.hardware for bound in shown[0].bounds]
+    return Table(
+        heads=(*(head for head, _, _, _ in columns), *devices),
+        rows=tuple(
+            (
+                *(cell(one) for _, cell, _, _ in columns),
+                *("-" if bound.seconds is None else seconds(bound.seconds) for bound in one.bounds),
+            )
+            for one in shown
+        ),
+        numeric=(*(numeric for _, _, numeric, _ in columns), *(True for _ in devices)),
+        caption="Sizes in MiB at the end. attends: what a step reads of the cache; needs: on the "
+        "device in addition to the weights, to the end of the generation."
+        + " fits: the largest batch at this length, or positions at this batch, with a tenth of "
+        "the room left."
+        * (found.memory_bytes is not None)
+        + " Below a device: the lower bound of the time." * bool(devices),
+    )
+
+
+def estimate_notes(found: Estimate) -> list[str]:
+    """Return the notes of an estimate, and why strategies are left out or have no lower bound."""
+    reasons = [one.reason for one in found.strategies]
+    bounds = [bound.reason for one in found.strategies for bound in one.bounds]
+    return list(dict.fromkeys(note for note in (*found.notes, *reasons, *bounds) if note))
+
+
 def estimate_markdown(found: Estimate) -> str:
     """Return the same in Markdown."""
     facts = "\n".join(
         f"- {for_markdown(f'{name}: {text}' if name else text)}"
         for name, text in estimate_facts(found)
     )
-    table = floor_table(found)
     parts = [facts]
-    if table is not None:
-        parts += [markdown_table(table), for_markdown(table.caption)]
-    parts += [for_markdown(note) for note in found.notes]
+    for table in (floor_table(found), strategy_table(found)):
+        if table is not None:
+            parts += [markdown_table(table), for_markdown(table.caption)]
+    parts += [for_markdown(note) for note in estimate_notes(found)]
     return "\n\n".join(parts) + "\n"
 
 
-def estimate_json(found: Estimate) -> str:
+def estimate_data(found: Estimate) -> dict[str, Any]:
     """Return all fields of an estimate; an unlimited size is null."""
     value = dataclasses.asdict(found)
-    for name in ("largest_batch", "longest_context"):
-        if value[name] == UNBOUNDED:
-            value[name] = None
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    for one in (value, *value["strategies"]):
+        for name in ("largest_batch", "longest_context"):
+            if one[name] == UNBOUNDED:
+                one[name] = None
+    return value
+
+
+def estimate_json(found: Estimate) -> str:
+    """Return the same as JSON."""
+    return json.dumps(estimate_data(found), indent=2, ensure_ascii=False) + "\n"
+
+
+def strategy_records(found: Estimate) -> Iterator[dict[str, Any]]:
+    """Return one record per strategy and device; one per strategy without devices."""
+    for one in estimate_data(found)["strategies"]:
+        bounds = one.pop("bounds")
+        for bound in bounds or [{}]:
+            yield one | {
+                "hardware": bound.get("hardware"),
+                "lower_bound_s": bound.get("seconds"),
+                "reason": one["reason"] or bound.get("reason"),
+            }
 
 
 def _model(found: Estimate) -> str:
@@ -129,8 +192,8 @@ def _fits(found: Estimate) -> str:
     all_of_them = " (all the model supports)" if context == found.max_positions else ""
     return (
         f"next to the weights: batch {_size(batch)} at this length, or {_size(context)} "
-        f"positions{all_of_them} at batch {found.work.batch}; activations and libraries need "
-        "memory too"
+        f"positions{all_of_them} at batch {found.work.batch}; a tenth of the room is left for "
+        "libraries"
     )
 
 
@@ -152,4 +215,37 @@ _COLUMNS: tuple[tuple[str, Callable[[DeviceFloor], str], bool], ...] = (
     ("expected", lambda one: times(one.speedup), True),
     ("pays from", lambda one: "-" if one.pays_from is None else str(one.pays_from), True),
     ("limited by (off, cached)", _limits, False),
+)
+
+
+def _known_size(size: int | None) -> str:
+    return "-" if size is None else _size(size)
+
+
+def _known_mib(size: int | None) -> str:
+    return "-" if size is None else mib(size)
+
+
+def _any(name: str) -> Callable[[Sequence[StrategyEstimate]], bool]:
+    return lambda shown: any(getattr(one, name) for one in shown)
+
+
+_STRATEGY_COLUMNS: tuple[
+    tuple[
+        str,
+        Callable[[StrategyEstimate], str],
+        bool,
+        Callable[[Sequence[StrategyEstimate]], bool],
+    ],
+    ...,
+] = (
+    ("cache", lambda one: one.cache, False, lambda _: True),
+    ("tokens", lambda one: "lossy" if one.lossy else "exact", False, lambda _: True),
+    ("attends", lambda one: _known_mib(one.attended_bytes), True, lambda _: True),
+    ("allocated", lambda one: _known_mib(one.device_bytes), True, lambda _: True),
+    ("on host", lambda one: _known_mib(one.host_bytes), True, _any("host_bytes")),
+    ("on disk", lambda one: _known_mib(one.disk_bytes), True, _any("disk_bytes")),
+    ("needs", lambda one: _known_mib(one.needed_bytes), True, lambda _: True),
+    ("fits batch", lambda one: _known_size(one.largest_batch), True, _any("largest_batch")),
+    ("fits context", lambda one: _known_size(one.longest_context), True, _any("longest_context")),
 )

@@ -16,6 +16,7 @@ from kvbench.report.figures.inline import Styles, inline
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
 from kvbench.report.pages import own_text, render_page
+from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.table import (
     energy_text,
     expected_text,
@@ -47,6 +48,11 @@ def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
         script=own_text("report.js"),
         title=", ".join(material.summaries),
         answers=_of_each(material, answers),
+        recommended=[
+            f"{name}: {sentence}" if len(material.runs) > 1 else sentence
+            for name, found_there in material.recommendations.items()
+            for sentence in recommendation_sentences(found_there)
+        ],
         proofs=[(proof(finding), finding.verdict == "fail") for finding in found],
         verdicts=", ".join(
             f"{count} {verdict.replace('_', ' ')}"
@@ -164,11 +170,15 @@ _COLUMNS = (
     _field("first token", "ttft_s_median", seconds),
     _field("between tokens", "itl_s_median", seconds),
     _field("cache MiB", "kv_cache_bytes", mib),
+    _field("allocated MiB", "cache_allocated_bytes", mib, is_detail=True),
     _field("peak MiB", "memory_peak_bytes", mib),
     _field("J/token", "energy_j_per_token", significant),
     _Column(
         "less energy", lambda run, case: case.energy_ratio, lambda case, value: energy_text(case)
     ),
+    _field("perplexity", "perplexity_ratio", "{:.4g}x".format),
+    _field("KL", "kl_divergence", significant, is_detail=True),
+    _field("same top-1", "top1_agreement", "{:.1%}".format, is_detail=True),
     _field("samples", "samples", is_detail=True),
     _Column(
         "expected",

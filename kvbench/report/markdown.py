@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from kvbench.analysis.recommend import Recommendation
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import BASELINE
 from kvbench.media import for_markdown
 from kvbench.records.run import RunInfo
 from kvbench.report.expected import expectation_sentences
 from kvbench.report.flags import doubts_beside_a_table
 from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.table import Table, failures, pair_table
-from kvbench.report.words import answers, proofs
+from kvbench.report.words import answers, baseline_of, proofs
 
 __all__ = ["markdown_table", "summary_markdown"]
 
@@ -77,8 +78,10 @@ def _same_work(cases: Sequence[CaseSummary]) -> str:
     compared = [c.same_output for c in cases if c.same_output is not None]
     if not compared:
         return ""
+    name = baseline_of(cases)
+    how = "with and without the cache" if name == BASELINE else f"as with {name}"
     return (
-        f"Same tokens with and without the cache: {sum(compared)} of {len(compared)} comparisons. "
+        f"Same tokens {how}: {sum(compared)} of {len(compared)} comparisons. "
         "In bfloat16 and float16 greedy tokens can diverge at near-ties."
     )
 

@@ -13,7 +13,14 @@ from kvbench.device_kinds import kind_of
 from kvbench.plan.axes import AXES, STRATEGY_AXES, TABLE_ORDER, Axis
 from kvbench.records.check import Check
 from kvbench.report.units import mib, seconds, significant, times
-from kvbench.report.words import Pair, energy_interval, pairs, speedup_interval
+from kvbench.report.words import (
+    Pair,
+    baseline_of,
+    compared,
+    energy_interval,
+    pairs,
+    speedup_interval,
+)
 from kvbench.text import shorten
 
 __all__ = [
@@ -184,8 +191,10 @@ def _shown_flags(pair: Pair) -> str:
 
 
 def _cached_head(cases: Sequence[CaseSummary]) -> str:
-    names = {c.cache for c in cases if c.cache != BASELINE}
-    return names.pop() if len(names) == 1 else "with cache"
+    names = {c.cache for c in cases if not c.is_baseline}
+    if len(names) == 1:
+        return names.pop()
+    return "with cache" if baseline_of(cases) == BASELINE else "this cache"
 
 
 def _memory_head(cases: Sequence[CaseSummary]) -> str:
@@ -220,8 +229,8 @@ _COLUMNS = (
     _Column(_named("tokens"), lambda p: str(p[1].max_new_tokens)),
     _Column(_named("batch"), lambda p: str(p[1].batch_size)),
     _Column(_named("cache"), lambda p: p[1].cache, False, "_strategies"),
-    _Column(_named("off"), lambda p: time_text(p[1] if p[1].cache == BASELINE else p[0])),
-    _Column(_cached_head, lambda p: "-" if p[1].cache == BASELINE else time_text(p[1])),
+    _Column(baseline_of, lambda p: time_text(p[1] if p[1].is_baseline else p[0])),
+    _Column(_cached_head, lambda p: "-" if p[1].is_baseline else time_text(p[1])),
     _Column(_named("speedup"), lambda p: speedup_text(p[1])),
     _Column(_named("expected"), lambda p: expected_text(p[1]), only_if_said=True),
     _Column(_named("tok/s"), lambda p: _either(p, "tokens_per_s_median", significant)),
@@ -230,13 +239,13 @@ _COLUMNS = (
     _Column(_named("needs MiB"), lambda p: _needed(p[1]), only_if_said=True),
     _Column(_memory_head, lambda p: _either(p, "memory_peak_bytes", mib)),
     _Column(
-        _named("off J/tok"),
-        lambda p: _joules(p[1] if p[1].cache == BASELINE else p[0]),
+        lambda cases: f"{baseline_of(cases)} J/tok",
+        lambda p: _joules(p[1] if p[1].is_baseline else p[0]),
         only_if_said=True,
     ),
     _Column(
         _named("J/tok"),
-        lambda p: "-" if p[1].cache == BASELINE else _joules(p[1]),
+        lambda p: "-" if p[1].is_baseline else _joules(p[1]),
         only_if_said=True,
     ),
     _Column(_named("less energy"), lambda p: energy_text(p[1]), only_if_said=True),
@@ -274,7 +283,7 @@ def _needed(case: CaseSummary) -> str:
 
 def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
     if name == "_strategies":
-        return len({c.cache for c in cases if c.cache != BASELINE}) > 1
+        return len({c.cache for c in cases if not c.is_baseline}) > 1
     return len({getattr(c, name) for c in cases}) > 1
 
 
@@ -295,15 +304,15 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
             (False, True): f"95 % CI from {MIN_FOR_INTERVAL} rounds",
         }[tuple(sorted(known))]
         text += (
-            f"Speedup: off / cached, estimated within rounds ({interval}); it can differ from the "
-            "ratio of the medians. "
+            f"Speedup: {compared(cases)}, estimated within rounds ({interval}); it can differ from "
+            "the ratio of the medians. "
         )
     if any(c.memory_allocated_bytes is not None for c in cases):
         text += (
             "needs: allocated by torch on top of the model; VRAM: in use on the whole GPU (NVML). "
         )
     if any(c.energy_ratio is not None for c in cases):
-        text += "less energy: joules per token, off / cached, estimated like the speedup. "
+        text += f"less energy: joules per token, {compared(cases)}, estimated like the speedup. "
     if any(c.energy_samples and c.energy_samples < _warm(c) for c in cases):
         text += "J/tok: only samples long enough for a reading. "
     if any(c.method == "trace" for c in cases):

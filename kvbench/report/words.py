@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from kvbench.analysis.cases import named, varied
@@ -11,7 +11,8 @@ from kvbench.analysis.claims import Claim, claim, energy_claim
 from kvbench.analysis.cold import COLD_FACTOR
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary, pair_key
-from kvbench.caches import BASELINE
+from kvbench.caches import BASELINE, strategy
+from kvbench.errors import check_choice
 from kvbench.plan.axes import AXES, values_of
 from kvbench.records.check import Verdict
 from kvbench.records.finding import Finding, not_asked
@@ -21,6 +22,9 @@ from kvbench.report.units import MIB, seconds, significant, times
 __all__ = [
     "Pair",
     "answers",
+    "baseline_of",
+    "chosen_baseline",
+    "compared",
     "energy_interval",
     "pairs",
     "proof",
@@ -34,11 +38,35 @@ Pair = tuple[CaseSummary | None, CaseSummary]
 
 
 def pairs(cases: Sequence[CaseSummary]) -> list[Pair]:
-    """Return each cached case with its baseline; uncached cases without a partner come alone."""
-    off = {pair_key(case): case for case in cases if case.cache == BASELINE}
-    found: list[Pair] = [(off.get(pair_key(c)), c) for c in cases if c.cache != BASELINE]
+    """Return each other case with its baseline; baselines without a partner come alone."""
+    off = {pair_key(case): case for case in cases if case.is_baseline}
+    found: list[Pair] = [(off.get(pair_key(c)), c) for c in cases if not c.is_baseline]
     paired = {pair_key(case) for _, case in found}
     found += [(None, case) for key, case in off.items() if key not in paired]
+    return found
+
+
+def baseline_of(cases: Sequence[CaseSummary]) -> str:
+    """Return the strategy that these cases are compared with."""
+    return next((case.baseline for case in cases), BASELINE)
+
+
+def compared(cases: Sequence[CaseSummary]) -> str:
+    """Return what a ratio divides by what: `off / cached`."""
+    name = baseline_of(cases)
+    return f"{name} / {'cached' if name == BASELINE else 'this cache'}"
+
+
+def chosen_baseline(name: str | None, caches: Iterable[str]) -> str:
+    """Return the strategy to compare with: the given one, or no cache.
+
+    Raises:
+        UserError: the strategy is unknown, or not among the measured ones.
+    """
+    if name is None:
+        return BASELINE
+    found = strategy(name).name
+    check_choice("--baseline", "cache strategy of these runs", found, list(dict.fromkeys(caches)))
     return found
 
 
@@ -114,9 +142,10 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
     if on.batch_size > 1:
         tokens += f" for each of {on.batch_size} sequences"
     which = f" ({', '.join(told)})" if told else ""
-    name = "the cache" if on.cache == "dynamic" else f"the {on.cache} cache"
+    name = _name(on)
     subject = f"{on.model} on {on.device}{which}, {tokens}"
-    times_s = f"{seconds(on.total_s_median)} with {name}, {seconds(off.total_s_median)} without"
+    others = "without" if off.cache == BASELINE else f"with {_name(off)}"
+    times_s = f"{seconds(on.total_s_median)} with {name}, {seconds(off.total_s_median)} {others}"
     found = claim(on)
     if found == "too_few":
         answer = f"{subject}: {times_s} (too few samples for a claim: {_rounds(on)})"
@@ -131,6 +160,14 @@ def _sentence(off: CaseSummary, on: CaseSummary, told: Sequence[str]) -> str:
         answer = f"{subject}: {times_s}; {_verdict(on, found)}{_size_of_cache(on)}{_energy(on)}"
     doubts = _doubts(off, on)
     return " ".join([f"{answer}.", *doubts]) if doubts else answer
+
+
+def _name(case: CaseSummary) -> str:
+    """Return what a sentence calls a strategy."""
+    if case.cache == BASELINE:
+        return "no cache"
+    plain = case.cache == "dynamic" and case.baseline == BASELINE
+    return "the cache" if plain else f"the {case.cache} cache"
 
 
 def _verdict(case: CaseSummary, found: Claim | None) -> str:
@@ -165,7 +202,7 @@ def _energy(case: CaseSummary) -> str:
         "unclear": "no clear difference in energy",
         "disagree": "no claim about energy, the rounds disagree by half or more",
     }[found]
-    return f"; {doubt} ({_range(1 / high, 1 / low)}x that of {BASELINE}, 95 % CI)"
+    return f"; {doubt} ({_range(1 / high, 1 / low)}x that of {case.baseline}, 95 % CI)"
 
 
 def _spread(case: CaseSummary) -> str:

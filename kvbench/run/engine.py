@@ -44,6 +44,9 @@ class Engine(Protocol):
     def probe(self, device: str) -> Rates:
         """Measure the rates of a present device now."""
 
+    def free_bytes(self, device: str) -> int:
+        """Return the free memory of a present device now."""
+
     def shapes(self, config: Mapping[str, Any]) -> Shapes:
         """Return what the cache of a model keeps, read by building the model without its data."""
 

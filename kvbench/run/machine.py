@@ -42,18 +42,24 @@ class Caller:
         """The listener, or one that does nothing."""
         return self.listener or _ignore
 
-    def open_engine(self, plan: Plan | None = None) -> AbstractContextManager[Engine]:
-        """Yield an engine with the settings of a plan, and close it at the end."""
-        return closing(self.engine or self._worker(plan))
+    def open_engine(
+        self, plan: Plan | None = None, memory_limit: int | None = None
+    ) -> AbstractContextManager[Engine]:
+        """Yield an engine with the settings of a plan, and close it at the end.
 
-    def _worker(self, plan: Plan | None) -> Engine:
+        `memory_limit` is in bytes, for each of its processes.
+        """
+        return closing(self.engine or self._worker(plan, memory_limit))
+
+    def _worker(self, plan: Plan | None, memory_limit: int | None) -> Engine:
         if plan is None:
-            return WorkerEngine(stop=self.stop)
+            return WorkerEngine(stop=self.stop, memory_limit=memory_limit)
         return WorkerEngine(
             seed=plan.seed,
             trust_remote_code=plan.trust_remote_code,
             step_timeout_s=plan.case_timeout,
             stop=self.stop,
+            memory_limit=memory_limit,
         )
 
 

@@ -19,6 +19,7 @@ class Request:
     arguments: tuple[Any, ...]
     seed: int
     trust_remote_code: bool
+    memory_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Engine requests without a run folder: verify, inspect and probe."""
+"""Engine requests without a run folder: verify, inspect, probe and free memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kvbench.caches import BASELINE
+from kvbench.device_kinds import HOST, kind_of
 from kvbench.errors import UserError
 from kvbench.plan.case import Case, ModelKey, group_cases
 from kvbench.plan.plan import Plan, choose_devices
@@ -16,7 +17,7 @@ from kvbench.records.rates import Rates, keep_rates, read_rates, store_problem
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, naming_what_is_missing, plan_cases
 
-__all__ = ["inspect", "inspect_one", "open_model", "probe", "verify"]
+__all__ = ["free_bytes", "inspect", "inspect_one", "open_model", "probe", "verify"]
 
 _LEAST = {"max_new_tokens": 2, "generations": 3}
 """Two tokens give one step through the cache; three generations give a slope."""
@@ -120,6 +121,18 @@ def open_model(engine: Engine, model: ModelKey, emit: Listener) -> None:
     emit(loaded)
     if isinstance(loaded, LoadFailed):
         raise UserError(loaded.error, kind="not_loaded")
+
+
+def free_bytes(device: str | None, caller: Caller) -> int:
+    """Return the free memory of a device; see kvbench.api.free_bytes."""
+    with caller.open_engine() as engine:
+        machine = engine.environment()
+        present = tuple(d.name for d in machine.devices)
+        if device is None:
+            device = next((name for name in present if not kind_of(name).is_host), HOST)
+        with naming_what_is_missing(machine):
+            (name,) = choose_devices([device], present)
+        return engine.free_bytes(name)
 
 
 def probe(devices: Sequence[str], caller: Caller) -> tuple[Rates, ...]:

@@ -1,6 +1,6 @@
 """The worker: a process that owns the device and serves requests; its loss does no harm.
 
-`kvbench.run.supervisor` starts it in a fresh interpreter, as multiprocessing's spawn does, but
+`kvbench.run.launch` starts it in a fresh interpreter, as multiprocessing's spawn does, but
 without running the caller's script again.
 """
 
@@ -53,11 +53,14 @@ def _engine(connection: Connection, request: Request) -> LocalEngine:
     # Imports take seconds; an idle worker should cost no more than a Python process.
     from kvbench.measure.engine import LocalEngine
 
-    return LocalEngine(
+    engine = LocalEngine(
         seed=request.seed,
         trust_remote_code=request.trust_remote_code,
         on_stage=lambda stage: connection.send(Reached(stage)),
     )
+    if request.memory_limit is not None:
+        engine.limit_memory(request.memory_limit)
+    return engine
 
 
 def _answer(engine: LocalEngine, request: Request) -> Reply:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from kvbench.caches import CacheStrategy, KeptLayer, strategy
+from kvbench.caches import Held, KeptLayer, strategy
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.theory.architecture import Architecture
@@ -15,6 +16,7 @@ __all__ = [
     "cache_bytes",
     "cache_bytes_per_token",
     "check_work",
+    "held_bytes",
     "per_token_bytes",
     "uses_cache",
 ]
@@ -47,39 +49,61 @@ def cache_bytes(
     Raises:
         UserError: the strategy or the dtype is unknown, or a size less than 1.
     """
+    return held_bytes(architecture, strategy_name, batch, prompt_tokens, new_tokens, dtype).attended
+
+
+def held_bytes(
+    architecture: Architecture,
+    strategy_name: str,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    dtype: str,
+) -> Held:
+    """Return the bytes of the cache after a generation and where they lie; all 0 without one.
+
+    The attended bytes are those of `cache_bytes`. States of constant size and the positions of an
+    encoder are in the device's memory.
+
+    Raises:
+        UserError: as for `cache_bytes`.
+    """
     width = dtype_bytes(dtype)
     check_work(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     entry = strategy(strategy_name)
     if not entry.use_cache:
-        return 0
+        return Held(attended=0, device=0)
     first = 1 if architecture.encoder else prompt_tokens
     seen = first + new_tokens - 1
-    kept, total = 0, 0
+    constant = 0
+    growing: list[KeptLayer] = []
     for layer in architecture.layers:
-        if isinstance(layer.mixer, Attention):
-            mixer = layer.mixer
+        mixer = layer.mixer
+        if isinstance(mixer, Attention):
             # Latent attention keeps one vector for all heads.
             heads = 1 if mixer.latent else mixer.kv_heads
-            layer_kept = KeptLayer(seen, mixer.kept, mixer.window, width, heads, batch, first)
-            kept += entry.bytes_kept(layer_kept)
-        elif isinstance(layer.mixer, Kept):
-            kept += _growing(layer.mixer, entry, seen, first, batch, width)
-            total += layer.mixer.kept_bytes(width) + prompt_tokens * layer.mixer.cross * width
+            growing.append(KeptLayer(seen, mixer.kept, mixer.window, width, heads, batch, first))
         else:
-            total += layer.mixer.kept_bytes(width)
+            constant += mixer.kept_bytes(width)
+        if isinstance(mixer, Kept):
+            growing += _growing(mixer, seen, first, batch, width)
+            constant += prompt_tokens * mixer.cross * width
         if layer.cross:
-            total += prompt_tokens * layer.cross.kept * width
-    return kept + batch * total
+            constant += prompt_tokens * layer.cross.kept * width
+    held = entry.held(growing)
+    return replace(
+        held,
+        attended=held.attended + batch * constant,
+        device=held.device + batch * constant,
+    )
 
 
-def _growing(
-    layer: Kept, entry: CacheStrategy, seen: int, first: int, batch: int, width: int
-) -> int:
-    """Return the growing bytes of a layer of which only the kept numbers are known."""
+def _growing(layer: Kept, seen: int, first: int, batch: int, width: int) -> list[KeptLayer]:
+    """Return what grows in a layer of which only the kept numbers are known."""
     wide, heads = dtype_bytes("float32"), layer.kv_heads or 1
     own = KeptLayer(seen, layer.kept, layer.window, width, heads, batch, first)
     more = KeptLayer(seen, layer.other_float32, layer.window, wide, 1, batch, first)
-    return entry.bytes_kept(own) + (entry.bytes_kept(more) if layer.other_float32 else 0)
+    return [own, more] if layer.other_float32 else [own]
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:

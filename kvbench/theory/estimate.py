@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,16 @@ from kvbench.errors import UserError
 from kvbench.plan.ranges import MAX_SIZE
 from kvbench.records.rates import Rates
 from kvbench.text import clip
+from kvbench.theory.advice import UNBOUNDED, largest_batch, longest_context
 from kvbench.theory.architecture import FAMILIES, Architecture
 from kvbench.theory.cache import cache_bytes, check_work, per_token_bytes
 from kvbench.theory.fields import SPELLINGS
 from kvbench.theory.floors import Limit, floor, pays_from
 from kvbench.theory.flops import generation_flops, kv_projection_flops
 from kvbench.theory.layers import Attention, Kept, Layer
+from kvbench.theory.strategies import StrategyEstimate, estimate_strategies
 from kvbench.theory.weights import parameters, weights_bytes
+from kvbench.theory.work import Work
 
 __all__ = [
     "UNBOUNDED",
@@ -37,19 +39,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-UNBOUNDED = 1 << 40
-"""A batch or a context of this size means no limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What is generated: `batch` sequences of `prompt_tokens` and `new_tokens`, in a dtype."""
-
-    batch: int = 1
-    prompt_tokens: int = 6
-    new_tokens: int = 1000
-    dtype: str = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +91,12 @@ class Estimate:
         flops_on: with one.
         floors: lower bounds on each requested device.
         memory_bytes: the given memory.
-        largest_batch: sequences of this length that fit into it next to the weights; 0 if none.
+        largest_batch: sequences of this length that fit into it next to the weights with `dynamic`;
+            0 if none. A tenth of the room is left for what theory does not count.
         longest_context: positions that fit at this batch size, and no more than `max_positions`; 0
-            if none. `UNBOUNDED` in both means no limit, as with windows only.
+            if none. `UNBOUNDED` in both means no limit.
         max_positions: the positions that the model was made for; null if unknown.
+        strategies: bytes, lower bounds and what fits, for each cache strategy that was named.
         notes: what is left out, and why; what does not fit.
     """
 
@@ -126,6 +117,7 @@ class Estimate:
     largest_batch: int | None = None
     longest_context: int | None = None
     max_positions: int | None = None
+    strategies: tuple[StrategyEstimate, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -137,6 +129,7 @@ def estimate(
     rates: Iterable[Rates] = (),
     memory_bytes: int | None = None,
     max_positions: int | None = None,
+    caches: Iterable[str] = (),
 ) -> Estimate:
     """Estimate the cost of a generation.
 
@@ -147,11 +140,12 @@ def estimate(
         rates: the rates of the devices to compute lower bounds for.
         memory_bytes: the memory of the device, to compute what fits.
         max_positions: the positions that the model was made for, for a note.
+        caches: the cache strategies to cover one by one.
 
     Raises:
         UserError: a size is less than 1 or above 2**31 - 1, or the dtype is unknown.
     """
-    sizes = (work.batch, work.prompt_tokens, work.new_tokens)
+    sizes, rates = work.sizes, tuple(rates)
     check_work(batch=work.batch, prompt_tokens=work.prompt_tokens, max_new_tokens=work.new_tokens)
     for name, size in zip(("batch", "prompt_tokens", "max_new_tokens"), sizes, strict=True):
         if size > MAX_SIZE:
@@ -164,9 +158,12 @@ def estimate(
         told.notes.append(f"{positions} positions exceed the {max_positions} of the model.")
     weights = told.of(lambda: weights_bytes(architecture, work.dtype))
     fits = None
-    if memory_bytes is not None and weights is not None:
-        fits = _fits(architecture, work, memory_bytes - weights)
-        if not fits[0]:
+    room = None if memory_bytes is None or weights is None else memory_bytes - weights
+    if room is not None:
+        fits = tuple(
+            most(architecture, work, "dynamic", room) for most in (largest_batch, longest_context)
+        )
+        if fits[0] < work.batch:
             told.notes.append("This case does not fit in the given memory.")
     return Estimate(
         model=model,
@@ -188,6 +185,9 @@ def estimate(
         largest_batch=fits[0] if fits else None,
         longest_context=min(fits[1], max_positions or UNBOUNDED) if fits else None,
         max_positions=max_positions,
+        strategies=estimate_strategies(
+            architecture, work, caches, rates=rates, room_bytes=room, max_positions=max_positions
+        ),
         notes=tuple(dict.fromkeys(told.notes)),
     )
 
@@ -277,30 +277,6 @@ def _floors(architecture: Architecture, work: Work, rates: Rates) -> DeviceFloor
         on_limit=on.limited_by(on.seconds),
         pays_from=pays_from(off, on),
     )
-
-
-def _fits(architecture: Architecture, work: Work, room: int) -> tuple[int, int]:
-    """Return the largest batch of this length, and the longest context of this batch."""
-
-    def of_batch(batch: int) -> int:
-        sizes = (work.prompt_tokens, work.new_tokens, work.dtype)
-        return cache_bytes(architecture, "dynamic", batch, *sizes)
-
-    def of_context(positions: int) -> int:
-        prompt = work.prompt_tokens if architecture.encoder else 1
-        return cache_bytes(architecture, "dynamic", work.batch, prompt, positions, work.dtype)
-
-    return _largest(of_batch, room), _largest(of_context, room)
-
-
-def _largest(size: Callable[[int], int], room: int) -> int:
-    """Return the largest number whose size fits; 0 if none does, `UNBOUNDED` if all do."""
-    if room < size(1):
-        return 0
-    if size(UNBOUNDED) <= room:
-        return UNBOUNDED
-    # Sizes grow with the number: the largest that fits is below the first that does not.
-    return bisect.bisect_right(range(1, UNBOUNDED), room, key=size)
 
 
 def _terms(layer: Layer, seen: int, work: Work, width: int) -> Iterator[tuple[str, int]]:

@@ -29,7 +29,7 @@ from kvbench.theory.layers import Attention, Experts, Layer
 from kvbench.theory.products import ProductTimes, Used, product_times, used_products
 from kvbench.theory.weights import parameters
 
-__all__ = ["Floor", "Limit", "floor", "pays_from"]
+__all__ = ["Floor", "Limit", "floor", "pays_from", "stepwise"]
 
 Limit = Literal["bandwidth", "arithmetic", "overhead"]
 
@@ -57,6 +57,8 @@ class Floor:
             works during launches. Null on others, and if not probed.
         kernels: seconds that each step's work on the device takes, `[new tokens]`, at the rates of
             products of a decoder's sizes; null if not probed.
+        link: seconds that each step's bytes take from host memory, `[new tokens]`, while the device
+            works; null if nothing is kept there.
     """
 
     moved: np.ndarray
@@ -66,6 +68,7 @@ class Floor:
     beyond: np.ndarray | None = None
     launch_s: float | None = None
     kernels: np.ndarray | None = None
+    link: np.ndarray | None = None
 
     @cached_property
     def expected(self) -> np.ndarray:
@@ -86,7 +89,8 @@ class Floor:
     @cached_property
     def steps(self) -> np.ndarray:
         """The least seconds of each step, `[new tokens]`."""
-        return np.maximum(self.moved / self.bytes_per_s, self.flops / self.flops_per_s)
+        least = np.maximum(self.moved / self.bytes_per_s, self.flops / self.flops_per_s)
+        return least if self.link is None else np.maximum(least, self.link)
 
     @property
     def seconds(self) -> float:
@@ -194,6 +198,14 @@ def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
         return None
     # The first length after the last one at which it does not pay.
     return int(len(pays) - np.argmin(pays[::-1]) + 1) if not pays.all() else 1
+
+
+def stepwise(value: Callable[[int], int], count: int) -> np.ndarray:
+    """Return a function of the step at all steps, `[count]`, interpolated between 64 of them.
+
+    Its value at step 0 is that at step 1.
+    """
+    return _piecewise(value, map(int, np.linspace(1, count, 64)), count)
 
 
 def _weights(architecture: Architecture, rows: np.ndarray) -> np.ndarray:

@@ -95,6 +95,29 @@ def test_report_into_a_file_is_a_sentence(
     refused(capsys, "report", runs / "base", "--out", tmp_path / "file")
 
 
+def test_another_baseline_changes_speedups_sentences_and_charts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: object
+) -> None:
+    run = save(tmp_path / "three", grid(cache=("off", "dynamic", "static")))
+    assert run_cli("show", run, "--format", "json") == 0
+    before = {row["case_id"]: row for row in json.loads(capsys.readouterr().out)}
+    assert run_cli("show", run, "--format", "json", "--baseline", "dynamic") == 0
+    after = json.loads(capsys.readouterr().out)
+    assert {row["baseline"] for row in after} == {"dynamic"}
+    # 100 new tokens take twice as long without a cache.
+    speedups = {row["cache"]: row["speedup"] for row in after if row["max_new_tokens"] == 100}
+    assert speedups == {"off": pytest.approx(0.5), "dynamic": None, "static": pytest.approx(1.0)}
+    old = {r["cache"]: r["speedup"] for r in before.values() if r["max_new_tokens"] == 100}
+    assert old == {"off": None, "dynamic": pytest.approx(2.0), "static": pytest.approx(2.0)}
+    assert run_cli("report", run, "--baseline", "dynamic", "-o", "markdown,html,svg") == 0
+    chart = (run / "charts" / "speedup.svg").read_text(encoding="utf-8")
+    assert "dynamic / this cache" in chart
+    assert "0.500x" in (run / "report.html").read_text(encoding="utf-8")
+    assert (run / "summary.md").read_text(encoding="utf-8").splitlines()[:8] == snapshot
+    said = refused(capsys, "show", run, "--baseline", "concat")
+    assert said == snapshot
+
+
 # compare
 
 

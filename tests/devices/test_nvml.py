@@ -82,7 +82,7 @@ def test_closing_a_library_that_is_gone_is_quiet() -> None:
 @pytest.mark.parametrize("uuid", ["GPU-abc", "MIG-abc"])
 def test_a_device_is_matched_by_its_uuid(uuid: str) -> None:
     fake = FakeNvml(uuid)
-    Nvml(fake).device("abc").used_bytes()
+    Nvml(fake).device("abc").used_memory()
     assert fake.arguments["nvmlDeviceGetMemoryInfo"][0] == f"handle of {uuid}"
 
 
@@ -96,7 +96,7 @@ def test_a_device_that_nvml_does_not_know_is_unavailable() -> None:
 def test_readings_are_those_of_the_board() -> None:
     fake = FakeNvml()
     gpu = Nvml(fake).device("abc")
-    assert gpu.used_bytes() == 10000
+    assert gpu.used_memory()[0] == 10000
     assert gpu.sm_clock_mhz() == 1980
     assert gpu.temperature_c() == 45
     assert gpu.energy_mj() == 5000
@@ -131,7 +131,7 @@ def test_a_reading_of_zero_is_zero() -> None:
 def test_readings_that_are_not_supported_are_null() -> None:
     names = [name for name in FakeNvml().answers if name.startswith("nvmlDevice")]
     gpu = device(**{name: NotSupported("Not Supported") for name in names})
-    assert gpu.used_bytes() is None
+    assert gpu.used_memory()[0] is None
     assert gpu.process_bytes() is None
     assert gpu.other_processes() is None
     assert gpu.throttle_reasons() is None

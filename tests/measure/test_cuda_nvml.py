@@ -75,7 +75,7 @@ def measured(engine: LocalEngine, one: Case) -> Sample:
 
 def used(gpu: NvmlDevice) -> int:
     """Return NVML's used memory; skip without it."""
-    found = gpu.used_bytes()
+    found = gpu.used_memory()[0]
     if found is None:
         pytest.skip("NVML does not tell the memory in use here")
     return found

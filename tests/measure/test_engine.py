@@ -20,6 +20,7 @@ from transformers import GPT2LMHeadModel
 from kvbench.devices import host, rapl
 from kvbench.errors import UserError
 from kvbench.measure import engine as engine_module
+from kvbench.measure import open_model
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.plan.case import AUTO, Case, Prompt
@@ -489,13 +490,13 @@ def test_an_interrupt_is_no_sample(
 def test_too_few_tokens_are_a_mismatch_and_no_time(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engine_module.generate
+    real = open_model.generate
 
     def one_less(*arguments: Any, **keywords: Any) -> Any:
         *others, tokens = arguments
         return real(*others, tokens - 1, **keywords)
 
-    monkeypatch.setattr(engine_module, "generate", one_less)
+    monkeypatch.setattr(open_model, "generate", one_less)
     sample = measured(engine, case(gpt2, max_new_tokens=8))
     assert (sample.status, sample.stage) == ("mismatch", "decode")
     assert sample.error == "8 tokens requested, 7 generated, 7 time stamps"
@@ -506,13 +507,13 @@ def test_too_few_tokens_are_a_mismatch_and_no_time(
 def test_missing_stamps_are_a_mismatch(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engine_module.generate
+    real = open_model.generate
 
     def unstamped(*arguments: Any, **keywords: Any) -> Any:
         out = real(*arguments, **keywords)
         return dataclasses.replace(out, token_times=out.token_times[:-1])
 
-    monkeypatch.setattr(engine_module, "generate", unstamped)
+    monkeypatch.setattr(open_model, "generate", unstamped)
     sample = measured(engine, case(gpt2, max_new_tokens=8))
     assert sample.status == "mismatch"
     assert sample.error == "8 tokens requested, 8 generated, 7 time stamps"
@@ -562,7 +563,7 @@ def test_attention_left_to_transformers_is_recorded_and_no_flag(
 def test_another_cache_than_asked_for_is_flagged(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    real = engine_module.generate
+    real = open_model.generate
 
     def swapped(*arguments: Any, **keywords: Any) -> Any:
         out = real(*arguments, **keywords)
@@ -570,7 +571,7 @@ def test_another_cache_than_asked_for_is_flagged(
 
     one = case(gpt2, cache=cache)
     assert "cache_not_as_asked" not in (measured(engine, one).flags or "").split()
-    monkeypatch.setattr(engine_module, "generate", swapped)
+    monkeypatch.setattr(open_model, "generate", swapped)
     assert "cache_not_as_asked" in (measure(engine, one).flags or "").split()
 
 
@@ -703,14 +704,14 @@ def test_a_generation_is_not_kept(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches: list[Any] = []
-    real = engine_module.generate
+    real = open_model.generate
 
     def noted(*arguments: Any, **keywords: Any) -> Any:
         out = real(*arguments, **keywords)
         caches.append(weakref.ref(out.cache))
         return out
 
-    monkeypatch.setattr(engine_module, "generate", noted)
+    monkeypatch.setattr(open_model, "generate", noted)
     measured(engine, case(gpt2))
     gc.collect()
     assert [cache() for cache in caches] == [None]

@@ -17,6 +17,8 @@ from kvbench.records.run import Run
 from kvbench.records.sample import Sample, sample_of
 from kvbench.report.figures import Material, draw_charts
 from kvbench.report.html import report_html
+from kvbench.report.markdown import summary_markdown
+from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.words import answers
 from tests.fakes import make_case, make_finding, make_task
 from tests.prose import added
@@ -189,6 +191,17 @@ def test_the_answer_comes_first() -> None:
     (answer,) = answers(Material((run,)).summaries["my-run"])
     # The title in the head, the title on the page, the answer.
     assert text.split(answer)[0] == "my-run · kvbench my-run "
+
+
+def test_the_recommendation_follows_the_answer_as_in_the_other_files() -> None:
+    run = run_of(grid(cache=("off", "dynamic", "static"), repeats=8))
+    found = Material((run,)).recommendations["a-run"]
+    (sentence,) = recommendation_sentences(found)
+    text = page(run).text
+    assert sentence in text.split("Strategies side by side")[0]
+    assert sentence.replace("<", "") in summary_markdown(
+        run.info, Material((run,)).summaries["a-run"], recommended=found
+    ).replace("\\", "")
 
 
 def test_without_a_pair_the_answer_is_that_there_is_none(snapshot: object) -> None:

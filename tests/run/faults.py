@@ -37,7 +37,7 @@ from kvbench.records.check import Check, check_of
 from kvbench.records.environment import Device, Environment
 from kvbench.records.events import Event, LoadFailed, ModelLoaded
 from kvbench.records.sample import Stage, utc_now
-from kvbench.run import supervisor, worker
+from kvbench.run import launch, worker
 from kvbench.run.messages import Reached, Request
 
 ROOT = Path(__file__).parents[2]
@@ -169,10 +169,10 @@ class LightEngine:
 def start(main: Callable[[int], None]) -> str:
     """Return the command that starts a worker, with another function of this module to run."""
     old = "from kvbench.run.worker import main"
-    assert old in supervisor._START
+    assert old in launch._START
     # The folder of the tests may be the current one, which is not on the path of a worker.
     new = f"sys.path.append({str(ROOT)!r}); from {__name__} import {main.__name__} as main"
-    return supervisor._START.replace(old, new)
+    return launch._START.replace(old, new)
 
 
 def light_main(descriptor: int) -> None:
@@ -379,7 +379,7 @@ def _run_kvbench(drive: Drive, arguments: Sequence[str]) -> None:
     from kvbench.run import session
 
     if drive.light:
-        supervisor._START = start(light_main)
+        launch._START = start(light_main)
     if not drive.derived:
         session.build = lambda *arguments, **options: []
     if drive.die is not None and drive.die.fsync:

@@ -44,7 +44,7 @@ from kvbench.records.events import (
 from kvbench.records.lock import is_in_use
 from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample, latest
-from kvbench.run import supervisor
+from kvbench.run import launch
 from kvbench.run.supervisor import WorkerEngine
 from tests.run.faults import (
     PATIENCE_S,
@@ -77,7 +77,7 @@ def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Light:
     """Make workers started in this process light ones; return their mark."""
     mark = uuid.uuid4().hex
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(supervisor, "_START", start(light_main))
+    monkeypatch.setattr(launch, "_START", start(light_main))
     monkeypatch.setattr("kvbench.run.session.build", lambda *arguments: [])
 
     def use(script: Script) -> str:
@@ -852,7 +852,7 @@ def test_derived_files_that_a_kill_cost_are_written_by_the_next_start(
 
 
 def light_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_START", start(light_main))
+    monkeypatch.setattr(launch, "_START", start(light_main))
 
 
 def test_a_proof_whose_worker_was_killed_is_made_again(light: Light) -> None:

@@ -25,8 +25,9 @@ from kvbench.errors import UserError
 from kvbench.plan.case import Case, Group, Prompt
 from kvbench.records.events import LoadFailed, ModelLoaded
 from kvbench.records.sample import Sample
-from kvbench.run import supervisor
+from kvbench.run import launch, process
 from kvbench.run.engine import Interrupted
+from kvbench.run.loss import oom_kills
 from kvbench.run.supervisor import WorkerEngine
 from tests.fakes import run_task
 from tests.run.faults import (
@@ -88,7 +89,7 @@ Light = Callable[[Script], str]
 def light(monkeypatch: pytest.MonkeyPatch) -> Light:
     """Make the next workers light ones that follow a script; return their mark."""
     mark = uuid.uuid4().hex
-    monkeypatch.setattr(supervisor, "_START", start(light_main))
+    monkeypatch.setattr(launch, "_START", start(light_main))
 
     def use(script: Script) -> str:
         for name, value in mark_environment(mark, script).items():
@@ -119,7 +120,7 @@ def measured_while(
     engine: WorkerEngine, one: Case, fault: Callable[[int], object]
 ) -> tuple[Sample, tuple[float, ...]]:
     """Return a sample during whose decoding something happens to the worker."""
-    worker, pid, decoding = engine._worker, engine.worker_pid, threading.Event()
+    worker, pid, decoding = engine._client.worker, engine.worker_pid, threading.Event()
     assert worker is not None and pid is not None
     receive = worker._connection.recv
 
@@ -210,9 +211,9 @@ def test_the_supervisor_imports_no_torch_and_needs_no_main_guard(tmp_path: Path)
             import sys
             # Of no use to an import, but people have them there.
             sys.path += [{str(ROOT)!r}, ""]
-            from kvbench.run import supervisor
+            from kvbench.run import launch, supervisor
             from tests.run.faults import light_main, start
-            supervisor._START = start(light_main)
+            launch._START = start(light_main)
             print("once")
             engine = supervisor.WorkerEngine()
             print(engine.environment().cpu, "torch" in sys.modules)
@@ -263,9 +264,9 @@ def test_killed_while_it_waits_it_is_lost_before_it_can_be_waited_for(
     engine: WorkerEngine, light: Light, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid = opened(engine, case("gpt2"))
-    assert engine._worker is not None
+    assert engine._client.worker is not None
     # Until another thread of the process has ended.
-    monkeypatch.setattr(engine._worker.process, "poll", lambda: None)
+    monkeypatch.setattr(engine._client.worker.process, "poll", lambda: None)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: engine.open_model is None, "word of its end")
     assert is_gone(pid)
@@ -381,7 +382,7 @@ def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case) -> None:
 def test_a_device_that_has_had_a_fault_costs_the_sample_and_the_worker(
     engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_START", start(device_fault_main))
+    monkeypatch.setattr(launch, "_START", start(device_fault_main))
     pid = opened(engine, gpt2)
     sample, _ = run_task(engine, task(gpt2))
     assert (sample.status, sample.stage) == ("crashed", "prefill")
@@ -493,7 +494,7 @@ def test_a_check_past_its_time_is_cut_off(light: Light, snapshot: object) -> Non
 def test_the_start_of_a_worker_is_no_part_of_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "_START", start(slow_main))
+    monkeypatch.setattr(launch, "_START", start(slow_main))
     engine = WorkerEngine(step_timeout_s=1)
     try:
         # The first request is the load, as after losing a worker.
@@ -505,8 +506,8 @@ def test_the_start_of_a_worker_is_no_part_of_a_limit(
 def test_a_worker_that_does_not_start_is_ended_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "_START", start(slow_main))
-    monkeypatch.setattr(supervisor, "_START_TIMEOUT_S", 0.25)
+    monkeypatch.setattr(launch, "_START", start(slow_main))
+    monkeypatch.setattr(process, "_START_TIMEOUT_S", 0.25)
     engine = WorkerEngine(step_timeout_s=0.25)
     try:
         failed = engine.open(case("gpt2").model_key)
@@ -519,13 +520,13 @@ def test_loads_checks_and_samples_have_limits_of_their_own(
     light: Light, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: dict[str, float | None] = {}
-    ask = supervisor._Worker.ask
+    ask = process.Worker.ask
 
     def noted(self: Any, request: Any, timeout_s: float | None, stop: Any) -> Any:
         limits[request.method] = timeout_s
         return ask(self, request, timeout_s, stop)
 
-    monkeypatch.setattr(supervisor._Worker, "ask", noted)
+    monkeypatch.setattr(process.Worker, "ask", noted)
     engine = WorkerEngine(step_timeout_s=PATIENCE_S)
     try:
         engine.environment()
@@ -649,7 +650,7 @@ def test_a_keyboard_interrupt_leaves_no_worker(
     def interrupt(seconds: float | None) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervisor, "_wait_s", interrupt)
+    monkeypatch.setattr(process, "_wait_s", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_task(engine, task(case("gpt2")))
     assert is_gone(pid) and engine.worker_pid is None
@@ -683,12 +684,12 @@ def test_an_engine_that_is_forgotten_takes_its_worker_along(light: Light) -> Non
 SUPERVISOR = """
 import sys
 from kvbench.plan.case import Prompt, Task
-from kvbench.run import supervisor
+from kvbench.run import launch, supervisor
 from tests.fakes import make_case
 from tests.fakes import run_task
 from tests.run.faults import light_main, start
 case = make_case(attention="auto", prompt=Prompt.of_tokens(5), max_new_tokens=8)
-supervisor._START = start(light_main)
+launch._START = start(light_main)
 engine = supervisor.WorkerEngine()
 if sys.argv[1] != "start":
     engine.environment()
@@ -709,18 +710,18 @@ sys.stdin.read()
 def test_a_worker_ends_with_its_supervisor(light: Light, tmp_path: Path, when: str) -> None:
     seconds = {"load": {"load_s": FOREVER_S}, "measure": {"slow": {"8": FOREVER_S}}}
     mark = light(Script(**seconds.get(when, {})))
-    process = subprocess.Popen(
+    parent = subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, when],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert process.stdin and process.stdout
-    with process:
-        assert process.stdout.readline() == b"ready\n"
-        wait_until(lambda: set(marked(mark)) - {process.pid}, "a worker")
-        workers = set(marked(mark)) - {process.pid}
-        process.kill()
+    assert parent.stdin and parent.stdout
+    with parent:
+        assert parent.stdout.readline() == b"ready\n"
+        wait_until(lambda: set(marked(mark)) - {parent.pid}, "a worker")
+        workers = set(marked(mark)) - {parent.pid}
+        parent.kill()
     wait_until(lambda: all(map(is_gone, workers)), "the end of the worker")
     assert len(workers) == 1
 
@@ -747,10 +748,10 @@ def test_kills_are_those_of_the_own_control_group(tmp_path: Path) -> None:
         sys__fs__cgroup__box__7__memory_events="oom 9\noom_kill 3\noom_group_kill 0\n",
         proc__vmstat=VMSTAT,
     )
-    assert supervisor._oom_kills(root) == 3
+    assert oom_kills(root) == 3
 
 
 def test_without_a_control_group_kills_are_those_of_the_system(tmp_path: Path) -> None:
-    assert supervisor._oom_kills(tmp_path) == 0
-    assert supervisor._oom_kills(system(tmp_path, proc__vmstat=VMSTAT)) == 52
-    assert supervisor._oom_kills(system(tmp_path, proc__self__cgroup="0::/\n")) == 52
+    assert oom_kills(tmp_path) == 0
+    assert oom_kills(system(tmp_path, proc__vmstat=VMSTAT)) == 52
+    assert oom_kills(system(tmp_path, proc__self__cgroup="0::/\n")) == 52

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
-from kvbench.caches import BASELINE
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
-from kvbench.report.figures.lines import Entry, Line, entries_of
+from kvbench.report.figures.lines import Entry, Line, divided, entries_of
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import COLOURS, line_style
 from kvbench.report.units import significant, times
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["energy"]
 
 _JOULES = "Energy per new token (J)"
-_RATIO = "Energy ratio, off / cached"
-
 _METHODS = {
     "nvml-total-energy": "NVML's energy counter of the whole board",
     "rapl-package": "RAPL's counters of the processor packages",
@@ -50,7 +47,7 @@ def energy(material: Material) -> Figure | None:
 
 def _lines(lines: Sequence[Line]) -> Figure:
     compared = any(_ratio(entry) is not None for entry in entries_of(lines))
-    labels = (_JOULES, _RATIO) if compared else (_JOULES,)
+    labels = (_JOULES, f"Energy ratio, {divided(lines)}") if compared else (_JOULES,)
     shown = device_panels(lines, labels, height=3.2)
     for column, here in shown.columns:
         for line in here:
@@ -96,7 +93,7 @@ def _bars(lines: Sequence[Line]) -> Figure:
     entries = entries_of(lines)
     marks = f"{_method(entries)}, lines: min to max"
     if any(_ratio(entry) is not None for entry in entries):
-        marks += f"; below the joules: ratio off / cached with 95 % CI{_few(entries)}"
+        marks += f"; below the joules: ratio {divided(lines)} with 95 % CI{_few(entries)}"
     # The bars have their names below them.
     finish(figure, [], entries, marks)
     return figure
@@ -145,7 +142,7 @@ def _errors(entries: Sequence[Entry]) -> tuple[list[float], list[float]]:
 
 
 def _ratio(entry: Entry) -> float | None:
-    return None if entry.case.cache == BASELINE else entry.case.energy_ratio
+    return None if entry.case.is_baseline else entry.case.energy_ratio
 
 
 def _method(entries: Sequence[Entry]) -> str:

@@ -11,11 +11,11 @@ import numpy as np
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.report.figures.bars import Measure, bar_panels, one_size
 from kvbench.report.figures.layout import device_panels, finish, fold, from_zero, panels
-from kvbench.report.figures.lines import SERIES, Entry, Line, entries_of, has_pair
+from kvbench.report.figures.lines import SERIES, Entry, Line, divided, entries_of, has_pair
 from kvbench.report.figures.material import Material
 from kvbench.report.figures.style import draw_theory, line_style
 from kvbench.report.units import significant, times
-from kvbench.report.words import speedup_interval
+from kvbench.report.words import compared, speedup_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,6 @@ _MAPS_IN_A_ROW = 3
 _BLACK = "#111111"
 """On bright cells: a page in the dark swaps the black of other text for white."""
 
-_GAIN = "Speedup (time off / cached)"
-
 
 def speedup(material: Material) -> Figure | None:
     """Draw speedup against new tokens, one line per batch size, with a reference line at 1."""
@@ -38,7 +36,7 @@ def speedup(material: Material) -> Figure | None:
         return None
     if one_size(lines):
         return _bars(lines)
-    shown = device_panels(lines, (_GAIN,))
+    shown = device_panels(lines, (_gain(lines),))
     expected = False
     for (axes,), here in shown.columns:
         for line in here:
@@ -53,9 +51,13 @@ def speedup(material: Material) -> Figure | None:
     return shown.figure
 
 
+def _gain(lines: Sequence[Line]) -> str:
+    return f"Speedup (time {divided(lines)})"
+
+
 def _bars(lines: Sequence[Line]) -> Figure:
     measure = Measure(
-        _GAIN,
+        _gain(lines),
         lambda entry: entry.case.speedup,
         times,
         lambda entry: speedup_interval(entry.case),
@@ -101,6 +103,7 @@ def speedup_map(material: Material) -> Figure | None:
     if not maps:
         return None
     entries = [entry for _, cells in maps for entry in cells]
+    ratio = compared([entry.case for entry in entries])
     rows = math.ceil(len(maps) / _MAPS_IN_A_ROW)
     batches, lengths = map(max, zip(*(_sides(cells) for _, cells in maps), strict=True))
     # Cells fit their numbers, whatever the size of the grid.
@@ -116,7 +119,7 @@ def speedup_map(material: Material) -> Figure | None:
         axes.set_title(fold(head, width - 0.7, 10), fontsize=10)
     for axes in list(grid.flat)[len(maps) :]:
         axes.remove()
-    marks = "number: time off / cached; one color scale for all maps"
+    marks = f"number: time {ratio}; one color scale for all maps"
     finish(figure, [], entries, f"{marks}, {times(least)} dark to {times(most)} bright")
     return figure
 

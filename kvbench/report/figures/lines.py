@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.caches import BASELINE, STRATEGIES
+from kvbench.caches import STRATEGIES
 from kvbench.plan.axes import TABLE_ORDER
 from kvbench.records.run import RunInfo
 from kvbench.report.figures.labels import distinct, named
+from kvbench.report.words import compared
 
 __all__ = [
     "FIELDS",
@@ -25,6 +26,7 @@ __all__ = [
     "Look",
     "Texts",
     "along_of",
+    "divided",
     "entries_of",
     "grids_of",
     "has_pair",
@@ -199,9 +201,14 @@ def entries_of(lines: Iterable[Line]) -> list[Entry]:
     return [entry for line in lines for entry in line.entries]
 
 
+def divided(lines: Iterable[Line]) -> str:
+    """Return what the ratios of these lines divide by what: `off / cached`."""
+    return compared([entry.case for entry in entries_of(lines)])
+
+
 def has_pair(entry: Entry) -> bool:
-    """Return whether a case has a speedup: it is cached, and its baseline was timed."""
-    return entry.case.cache != BASELINE and entry.case.speedup is not None
+    """Return whether a case has a speedup: it is no baseline, and its baseline was timed."""
+    return not entry.case.is_baseline and entry.case.speedup is not None
 
 
 def _across(along: Along) -> tuple[str, ...]:

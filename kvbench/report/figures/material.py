@@ -8,7 +8,9 @@ from functools import cached_property
 
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.latency import Latency, latencies
+from kvbench.analysis.recommend import Recommendation, recommend
 from kvbench.analysis.summary import CaseSummary
+from kvbench.caches import BASELINE
 from kvbench.records.run import Run
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.lines import (
@@ -28,14 +30,31 @@ __all__ = ["Material"]
 
 @dataclass(frozen=True)
 class Material:
-    """The runs of a report, and views of their cases."""
+    """The runs of a report, and views of their cases.
+
+    Attributes:
+        runs: the runs.
+        baseline: the cache strategy that the others are compared with.
+    """
 
     runs: tuple[Run, ...]
+    baseline: str = BASELINE
 
     @cached_property
     def summaries(self) -> dict[str, tuple[CaseSummary, ...]]:
         """The cases of each run, by its name."""
-        return {name: summarize_run(run) for name, run in zip(self._names, self.runs, strict=True)}
+        return {
+            name: summarize_run(run, self.baseline)
+            for name, run in zip(self._names, self.runs, strict=True)
+        }
+
+    @cached_property
+    def recommendations(self) -> dict[str, tuple[Recommendation, ...]]:
+        """What to choose for each model of each run, by the run's name."""
+        return {
+            name: recommend(cases, run.samples)
+            for run, (name, cases) in zip(self.runs, self.summaries.items(), strict=True)
+        }
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

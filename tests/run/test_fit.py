@@ -1,0 +1,102 @@
+"""Tests of kvbench/run/fit.py: with a fake engine, and once with a real one under a limit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from kvbench import api
+from kvbench.catalogue import CATALOGUE
+from kvbench.errors import UserError
+from kvbench.plan.case import Task
+from kvbench.plan.plan import Plan
+from kvbench.report.fit import fit_reasons, fit_table
+from kvbench.theory.advice import largest_batch, needed_bytes
+from kvbench.theory.architecture import Architecture
+from kvbench.theory.work import Work
+from tests.fakes import Failure, FakeEngine
+from tests.tiny import LLAMA, config_folder
+
+ROOM = 1 << 30
+FP8 = "quantized:backend=fp8"
+
+
+def failure(task: Task) -> Failure | None:
+    """Fit 37 sequences, or 5 with `static`, whose process ends when it gets no memory."""
+    if task.case.cache == "window" and task.case.batch_size > 1:
+        return "error", "prefill", "no such operator"
+    if task.case.cache == "static" and task.case.batch_size > 5:
+        return "crashed", "decode", "terminate called after std::bad_alloc"
+    positions = (task.case.prompt.tokens or 0) + task.new_tokens - 1
+    fits = task.case.batch_size <= 37 and positions <= 700
+    return None if fits else ("oom", "prefill", "not enough memory")
+
+
+def plan(*caches: str, **keys: Any) -> Plan:
+    known = {"model": ["gpt2"], "device": ["cpu"], "weights": "random", "cache": list(caches)}
+    return Plan.parse(known | {"prompt_tokens": 256, "max_new_tokens": 16} | keys)
+
+
+def test_each_strategy_is_searched_in_a_process_of_its_own(snapshot: object) -> None:
+    engine = FakeEngine(
+        failure=failure, room_bytes=ROOM, needs={"offloaded": "offloaded: it needs a CUDA device."}
+    )
+    rows = api.fit(plan("dynamic", "static", "offloaded", "window"), engine=engine)
+    assert [(row.status, row.largest, row.fails_at) for row in rows] == [
+        ("found", 37, 38),
+        ("found", 5, 6),
+        ("unsupported", None, None),
+        ("failed", None, None),
+    ]
+    known = Architecture.from_config(CATALOGUE["gpt2"].config)
+    work = Work(prompt_tokens=256, new_tokens=16)
+    assert rows[0].predicted == largest_batch(known, work, "dynamic", ROOM)
+    assert rows[0].needed_bytes == needed_bytes(known, work.with_batch(37), "dynamic")
+    assert rows[1].reason == "terminate called after std::bad_alloc"
+    # One load for each strategy, and one after each generation that failed.
+    failed = sum(failure(task) is not None for task in engine.tasks)
+    assert len(engine.opened) == 4 + failed - 2
+    table = fit_table(rows)
+    assert (table.heads, table.rows, table.caption, fit_reasons(rows)) == snapshot
+
+
+def test_a_context_grows_by_its_prompt_up_to_the_positions_of_the_model() -> None:
+    engine = FakeEngine(failure=failure, room_bytes=ROOM)
+    (row,) = api.fit(plan("dynamic"), find="context", engine=engine)
+    assert (row.status, row.prompt_tokens, row.batch_size) == ("found", None, 1)
+    assert row.largest is not None and row.fails_at is not None
+    assert row.largest <= 700 < row.fails_at <= row.largest + 16
+    assert {task.new_tokens for task in engine.tasks} == {16}
+    engine = FakeEngine(room_bytes=ROOM)
+    (row,) = api.fit(plan("dynamic"), find="context", engine=engine)
+    assert (row.status, row.largest) == ("at_most", 1024)
+
+
+@pytest.mark.parametrize("keys", [{"batch_size": [1, 2]}, {"prompt": ["a"], "prompt_tokens": None}])
+def test_what_has_no_single_size_is_refused(keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        api.fit(plan("dynamic", **keys), engine=FakeEngine())
+    assert caught.value.kind == "one_case_only"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_under_a_limit_the_found_batch_fits_and_the_next_does_not(tmp_path: Path) -> None:
+    # Much cache and little work: 256 KiB for each position of each sequence.
+    wide = LLAMA | {"num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 16}
+    folder = config_folder(tmp_path, wide | {"head_dim": 256})
+    before = set(psutil.Process().children(recursive=True))
+    limited = plan("dynamic", FP8, model=[folder], prompt_tokens=8, max_new_tokens=17)
+    rows = api.fit(limited, memory_limit=1 << 30)
+    assert [row.status for row in rows] == ["found", "found"], rows
+    plain, packed = rows
+    for row in rows:
+        assert row.fails_at == (row.largest or 0) + 1
+        assert row.room_bytes is not None and row.room_bytes < 1 << 30
+        # What is predicted fits, and is not far from what really does.
+        assert row.predicted and 0.3 < row.predicted / (row.largest or 1) <= 1
+    assert packed.largest and plain.largest and packed.largest > 1.3 * plain.largest
+    assert set(psutil.Process().children(recursive=True)) <= before
