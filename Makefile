@@ -63,7 +63,7 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing kvbench and its pinned dependencies into $(VENV) ..."
-	@$(PIP) --config-settings editable_mode=compat -e .
+	@$(PIP) --config-settings editable_mode=compat -e '.[gguf]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
