@@ -1,9 +1,9 @@
 """Build the documentation site: stage the pages in build/docs, then run `mkdocs build --strict`.
 
 The pages link to each other and to files of the repository, as they have to on a code host. Staging
-moves README.md and its like into the site, runs the notebooks, and rewrites the links. A link to any other file of the
-repository leads to `--repository URL`, and is plain text without one. A link to a file that does
-not exist is an error.
+moves README.md and its like into the site, runs the notebooks, and rewrites the links. A link to
+any other file of the repository leads to `--repository URL`, and is plain text without one. A link
+to a file that does not exist is an error.
 """
 
 from __future__ import annotations

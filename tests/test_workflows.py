@@ -72,7 +72,7 @@ def test_a_pull_request_fails_if_it_is_slower(tmp_path: Path, factor: float, cod
     shutil.copy(WORKFLOWS / "plan.yaml", tmp_path / "new" / "ci" / "kvbench.yaml")
     codes = run_steps("kvbench.yml", tmp_path, "env-base", "env-new")
     assert codes == {"Measure": 0, "Compare": code}
-    verdicts = re.findall(r"\| (slower|same) \|", (tmp_path / "summary.md").read_text("utf-8"))
+    verdicts = re.findall(r"\| (slower|same) +\|", (tmp_path / "summary.md").read_text("utf-8"))
     assert set(verdicts) == {"slower" if code else "same"}
 
 

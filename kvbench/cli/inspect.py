@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from kvbench.cli.options import (
     plan_option,
 )
 from kvbench.plan.axes import MODEL_AXES
+
+if TYPE_CHECKING:
+    from kvbench.records.inspection import Inspection
 
 __all__ = ["inspect"]
 
@@ -92,11 +95,15 @@ def inspect(
     console.check_format(output, "html")
     view = console.make_view(console.make_console(stderr=True), quiet=False, as_json=False)
     try:
-        plan, sizes = Plan.parse(keys), {"max_new_tokens": max_new_tokens, "layer": layer}
+        plan = Plan.parse(keys)
+        found: tuple[Inspection, ...]
         if output == "html":
-            found = api.inspect_strategies(plan, **sizes, listener=view)
+            found = api.inspect_strategies(
+                plan, max_new_tokens=max_new_tokens, layer=layer, listener=view
+            )
         else:
-            found = (api.inspect(plan, **sizes, listener=view),)
+            one = api.inspect(plan, max_new_tokens=max_new_tokens, layer=layer, listener=view)
+            found = (one,)
     finally:
         view.close()
     console.show_inspections(found, output)

@@ -141,6 +141,7 @@ def _look_into_pool(
     """
     for seen in watch.steps:
         seen.handed, seen.attended = seen.handed or seen.attended, None
+        seen.keys = seen.made = None
     watch.last = None
     last = watch.steps[-1]
     last.cache_bytes, last.kept = cache_bytes(cache), kept_tensors(cache)

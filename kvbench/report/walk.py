@@ -72,6 +72,8 @@ class Act:
             found.append("Reads and updates a state of constant size.")
         elif self.read:
             found.append(f"Reads {self.read} from the cache.")
+        elif self.read is None and self.step.cache_bytes and self.length > self.step.positions:
+            found.append("Reads the others from the cache, out of kvbench's sight.")
         if gone := self.count("gone"):
             found.append(f"{gone} {'is' if gone == 1 else 'are'} no longer kept.")
         if empty := self.count("empty"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,10 @@ def walk_page(inspections: Sequence[Inspection]) -> str:
         totals=[_total(one, arm) for one, arm in zip([shown, *inspections], arms, strict=True)],
         layer=shown.layer,
         numbers=stripes.count,
-        notes=dict.fromkeys(note for one in inspections for note in one.notes),
+        notes=[
+            *_partings(inspections),
+            *dict.fromkeys(n for one in inspections for n in one.notes),
+        ],
         # Last: all stripes are known now.
         css=own_text("walk.css", stripes.css),
         script=own_text("walk.js"),
@@ -61,6 +64,22 @@ def _facts(shown: Inspection) -> str:
 
 
 _Lane = tuple[str, str, list[tuple[int, Cell, str]]]
+
+
+def _notes(inspections: Sequence[Inspection]) -> Iterator[str]:
+    return (note for one in inspections for note in one.notes)
+
+
+def _partings(inspections: Sequence[Inspection]) -> Iterator[str]:
+    """Say from where on the cells of a strategy belong to another text than the one shown."""
+    for one in inspections:
+        pairs = zip(one.off.steps, one.cached.steps, strict=True)
+        parts = [n for n, (a, b) in enumerate(pairs, 1) if a.token_ids != b.token_ids]
+        if parts and parts[0] < len(one.off.steps):
+            yield (
+                f"{one.cached.cache} makes another token in step {parts[0]}. From then on, it goes "
+                "on with its own text, and its cells belong to that."
+            )
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,9 @@ def _shape(shape: Shape | None) -> str:
 
 
 def _several(act: Act) -> str:
+    """Return what layers that differ keep, or a cache in another form than keys and values."""
     kinds = [f"{one.count} x K {_shape(one.keys)}" for one in act.step.cache]
+    kinds = kinds or [f"{one.count} x {_shape(one.shape)} {one.dtype}" for one in act.step.kept]
     return "; ".join(kinds) or "none"
 
 

@@ -478,7 +478,9 @@ def test_keys_are_recognized_whatever_the_cache_keeps(
     for off, cached in zip(found.off.steps, found.cached.steps, strict=True):
         for position, numbers in zip(cached.key_positions or (), cached.key_numbers, strict=True):
             expected = (0.0,) * 8 if position is None else off.key_numbers[position]
-            assert numbers == pytest.approx(expected, rel=0.01, abs=1e-3)
+            # A lossy cache goes on with a text of its own.
+            if position is None or position < PROMPT:
+                assert numbers == pytest.approx(expected, rel=0.01, abs=1e-3)
 
 
 def test_each_head_may_keep_positions_of_its_own(tmp_path: Path) -> None:

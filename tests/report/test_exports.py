@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pkgutil
 
@@ -12,6 +11,7 @@ from kvbench.errors import UserError
 from kvbench.records.run import load_run
 from kvbench.report.exporters import EXPORTERS
 from kvbench.report.exports import export, not_exported
+from tests.report.saved import run_of
 from tests.report.test_golden import GOLDEN
 
 
@@ -40,15 +40,15 @@ def test_bencher_gets_nanoseconds_within_their_range(snapshot: object) -> None:
 def test_a_case_is_named_whatever_else_was_measured() -> None:
     run = load_run(GOLDEN / "gpt2-faults")
     assert len(not_exported(run)) == 8
-    alone = tuple(s for s in run.samples if s.batch_size == 1 and s.max_new_tokens == 5)
-    names = [*json.loads(export(dataclasses.replace(run, samples=alone), "bencher"))]
+    alone = [s for s in run.samples if s.batch_size == 1 and s.max_new_tokens == 5]
+    names = [*json.loads(export(run_of(alone, "alone"), "bencher"))]
     assert names == [*json.loads(export(run, "bencher"))][: len(names)]
 
 
 def test_a_run_without_a_time_and_an_unknown_tracker_are_refused() -> None:
     run = load_run(GOLDEN / "gpt2-faults")
     with pytest.raises(UserError) as caught:
-        export(dataclasses.replace(run, samples=()), "bencher")
+        export(run_of([], "empty"), "bencher")
     assert caught.value.kind == "nothing_measured"
     with pytest.raises(UserError) as caught:
         export(run, "benchr")

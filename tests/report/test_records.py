@@ -82,8 +82,9 @@ def test_runs_are_collected_in_one_database(capsys: pytest.CaptureFixture[str]) 
             "SELECT run, count(*), min(total_s_median), sum(use_cache), max(hardware) "
             "FROM kvbench_cases GROUP BY run ORDER BY run"
         ).fetchall()
-    for (run, cases, fastest, cached, hardware), name in zip(found, names, strict=True):
-        known = load_run(GOLDEN / name)
-        assert (run, cases, cached) == (name, len(known.info.cases), len(known.info.cases) / 2)
+    runs = sorted((load_run(GOLDEN / name) for name in names), key=lambda run: run.info.name)
+    for (run, cases, fastest, cached, hardware), known in zip(found, runs, strict=True):
+        count = len(known.info.cases)
+        assert (run, cases, cached) == (known.info.name, count, count / 2)
         assert isinstance(fastest, float)
         assert hardware in {device.hardware for device in known.info.environment.devices}

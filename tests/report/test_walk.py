@@ -6,6 +6,7 @@ import dataclasses
 
 from kvbench.records.inspection import Arm, CacheLayers
 from kvbench.report.walk import Act, acts_of, labels_of
+from kvbench.report.walk_page import walk_page
 from tests.fakes import make_inspection, make_step
 from tests.report.walks import dynamic, key, static, window
 
@@ -40,8 +41,20 @@ def test_each_step_is_a_sentence(snapshot: object) -> None:
     state = CacheLayers(count=3, keys=None, values=None, states=((1, 8),))
     unseen = make_step(1, 5, True, cache=(state,), keys=None, values=None)
     arms["state"] = Arm(cache="dynamic", steps=(make_step(4, 4, True, cache=(state,)), unseen))
+    arms["pool"] = Arm(
+        cache="paged",
+        steps=(make_step(4, 4, True, keys=None), make_step(1, 5, True, keys=None)),
+    )
     said = {name: [act.sentence for act in acts_of(arm, 4)] for name, arm in arms.items()}
     assert said == snapshot
+
+
+def test_where_a_strategy_leaves_the_text_is_told() -> None:
+    known = window()
+    steps = tuple(dataclasses.replace(one, token_ids=(99,)) for one in known.cached.steps)
+    parted = dataclasses.replace(known, cached=Arm(cache="window:size=3", steps=steps))
+    assert "another token in step 1." in walk_page([dynamic(), parted])
+    assert "another token" not in walk_page([dynamic(), known])
 
 
 def test_tokens_are_texts_or_ids() -> None:
