@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Held",
     "doubled_room",
+    "in_pages",
     "no_spare_room",
     "on_device",
     "on_disk",
@@ -79,6 +80,17 @@ def on_host(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
     sizes = list(map(entry.bytes_allocated, layers))
     attended = sum(map(entry.bytes_kept, layers))
     return Held(attended=attended, device=sum(sorted(sizes)[-2:]), host=sum(sizes[1:]))
+
+
+def in_pages(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
+    """Keep everything in a pool of whole pages, with two more that only padding is written to.
+
+    Source: `PagedAttentionCache` in Transformers' continuous_batching/cache.py.
+    """
+    page = int(entry.settings["page"])
+    unused = sum(entry.kept(replace(one, sequences=1), 2 * page, entry.settings) for one in layers)
+    held = on_device(entry, layers)
+    return replace(held, device=held.device + unused)
 
 
 def on_disk(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:

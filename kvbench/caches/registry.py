@@ -16,7 +16,7 @@ from kvbench.caches.entry import (
     needs_kind,
     window_positions,
 )
-from kvbench.caches.held import on_host, whole_blocks
+from kvbench.caches.held import in_pages, on_host, whole_blocks
 from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY
 from kvbench.caches.yours import yours
 from kvbench.errors import UserError, check_choice
@@ -265,6 +265,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
             room=whole_blocks("page"),
+            holds=in_pages,
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -275,6 +276,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
             room=whole_blocks("page"),
+            holds=in_pages,
         ),
     )
 }

@@ -71,8 +71,7 @@ class Step:
             whole if some key is not recognized.
         key_numbers: the first numbers of each key in `keys`, of the first sequence and its first
             head.
-        kept: the tensors that the cache keeps for the inspected layer, whatever its form; the pool
-            of all layers, for a cache that has only that.
+        kept: the tensors that the cache keeps for the inspected layer, whatever its form.
     """
 
     input_ids: Shape

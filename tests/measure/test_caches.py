@@ -322,6 +322,9 @@ def test_theory_knows_the_bytes(tmp_path: Path, name: str, kind: str) -> None:
     if situation_of(loaded).windows or "window" in name:
         # A growing window allocates the tensors that it was concatenated from.
         assert allocated_bytes(cache) >= said.device
+    elif name == "paged":
+        # Not every release of Transformers has pages for padding.
+        assert said.attended <= allocated_bytes(cache) <= said.device
     else:
         assert allocated_bytes(cache) == said.device
 
