@@ -115,7 +115,8 @@ def _run(
     steps = tuple(
         Step(
             **_shapes(seen, strategy.use_cache),
-            flops_counted=counted[i] if counted else None,
+            # The counter does not see what a driver does in a thread of its own.
+            flops_counted=(counted[i] or None) if counted else None,
             flops_theory=theory[i] if theory else None,
             token_ids=tokens[i],
             texts=work.decode(tokens[i]),

@@ -174,7 +174,7 @@ def _several(act: Act) -> str:
     """Return what layers that differ keep, or a cache in another form than keys and values."""
     kinds = [f"{one.count} x K {_shape(one.keys)}" for one in act.step.cache]
     kinds = kinds or [f"{one.count} x {_shape(one.shape)} {one.dtype}" for one in act.step.kept]
-    return "; ".join(kinds) or "none"
+    return "; ".join(kinds) or ("a pool" if act.step.cache_bytes else "none")
 
 
 def _bars(number: int, arm: Arm, arms: Sequence[Arm]) -> list[tuple[str, str, list[int]]]:
@@ -184,7 +184,7 @@ def _bars(number: int, arm: Arm, arms: Sequence[Arm]) -> list[tuple[str, str, li
     kept = [[one.cache_bytes for one in other.steps] for other in arms]
     mine = next(place for place, other in enumerate(arms) if other is arm)
     return [
-        ("Work", f"{flops_text(step.flops)}FLOP", _shares(work, mine)),
+        ("Work", f"{flops_text(step.flops)}FLOP" if step.flops else "unknown", _shares(work, mine)),
         ("Cache", _bytes(step.cache_bytes), _shares(kept, mine)),
     ]
 
