@@ -67,6 +67,20 @@ def test_the_rule_sees_the_times_of_counted_samples_alone() -> None:
     assert seen == [[0.25, 0.75]]
 
 
+@pytest.mark.parametrize("method", ["trace", "sampled"])
+def test_stopping_looks_at_every_length_that_shares_the_rounds(method: str) -> None:
+    rule = StoppingRule(min_repeats=6, max_repeats=30, min_seconds=0.1, max_spread=0.05)
+    short, long = (make_case(method=method, max_new_tokens=tokens) for tokens in (10, 100))
+    calm, wild = [1.0] * 6, [1.0, 2.0] * 3
+
+    def ended(*times: list[float]) -> set[bool]:
+        rows = [row for pair in zip((short, long), times, strict=True) for row in arm(*pair)]
+        return {one.ended for one in progress_of([short, long], rows, rule).values()}
+
+    assert ended(calm, calm) == {True}
+    assert ended(wild, calm) == ended(calm, wild) == {False}
+
+
 def test_another_rule_may_want_more_of_a_case_that_had_ended() -> None:
     samples = arm(CASE, [0.5] * 3)
     assert progress_of([CASE], samples, THREE)[CASE].ended

@@ -271,7 +271,7 @@ def test_the_rule_sees_the_times_of_samples_and_not_of_warmups(sweep: Sweep) -> 
     seen: list[list[float]] = []
 
     class Rule(StoppingRule):
-        def done(self, *arms: Sequence[float], generated: Sequence[float] | None = None) -> bool:
+        def done(self, *arms: Sequence[float], **others: Any) -> bool:
             (times,) = arms
             if list(times) not in seen:
                 seen.append(list(times))
