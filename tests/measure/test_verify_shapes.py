@@ -12,6 +12,8 @@ from transformers import AutoConfig, Cache
 
 from kvbench.caches import strategy
 from kvbench.measure.verify.arms import Arms
+from kvbench.measure.verify.check_pages import pages_contradict, wrong_pages
+from kvbench.measure.verify.check_shapes import describe_shapes, wrong_shape
 from kvbench.measure.verify.expected import LayerPlan, cross_layers, decoder_layers
 from kvbench.measure.verify.judge import judge_shape
 from kvbench.measure.verify.runs import Run, Work, greedy, make_work, watching
@@ -19,11 +21,10 @@ from kvbench.measure.verify.shapes import (
     CacheShape,
     Handed,
     LayerShape,
+    PagedLayer,
     cache_of,
-    describe_shapes,
     noting_what_is_handed_over,
     read_shape,
-    wrong_shape,
 )
 from tests.tiny import GPT2, LLAMA, MISTRAL, T5, Config, config_folder, load
 
@@ -111,8 +112,8 @@ def watched(path: Path, config: Config) -> tuple[Work, list[CacheShape]]:
     work = make_work(load(config_folder(path, config)), 1, 4, 0)
     steps: list[CacheShape] = []
 
-    def look(output: Any) -> None:
-        steps.append(read_shape(cache_of(output)))
+    def look(output: Any, given: dict[str, Any]) -> None:
+        steps.append(read_shape(cache_of(output, given)))
 
     with watching(work.loaded.model, look):
         greedy(work, DYNAMIC)
@@ -218,3 +219,42 @@ def test_a_packed_layer_is_judged_by_what_it_says(tmp_path: Path, snapshot: obje
 
 def test_a_cache_without_layers_is_named() -> None:
     assert read_shape([1, 2]) == CacheShape((), unreadable="list")
+
+
+# Pages
+
+
+HANDED = Handed((1, 2, 16), (1, 2, 16), 9 + 6)
+PAGES = PagedLayer((2, 16), 4, ((0, 2, 4), (1, 3)), handed=HANDED)
+"""Two sequences of 9 and 6 positions, in pages of 4."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "contradicts"),
+    [
+        # The configuration says otherwise, but the cache holds what it received.
+        ({"slot": (4, 16), "handed": dataclasses.replace(HANDED, keys=(1, 4, 16))}, False),
+        ({"slot": (4, 16)}, True),
+        ({"slot": (2, 8)}, True),
+        ({"tables": ((0, 2, 4),)}, True),
+        ({"tables": ((0, 2), (1, 3))}, True),
+        ({"tables": ((0, 2, 4), (1, 3, 5))}, True),
+        ({"tables": ((0, 2, 4), (1, 2))}, True),
+        ({"handed": dataclasses.replace(HANDED, positions=14)}, True),
+    ],
+)
+def test_wrong_pages_are_found(
+    changes: dict[str, Any], contradicts: bool, snapshot: object
+) -> None:
+    wrong = dataclasses.replace(PAGES, **changes)
+    assert wrong_pages([FULL] * 2, [PAGES, wrong], [9, 6]) == snapshot
+    assert pages_contradict([PAGES, wrong], [9, 6]) == contradicts
+
+
+def test_pages_that_are_right(snapshot: object) -> None:
+    assert wrong_pages([FULL] * 2, [PAGES] * 2, [9, 6]) is None
+    assert not pages_contradict([PAGES] * 2, [9, 6])
+    ring = dataclasses.replace(PAGES, tables=((0, 1), (2, 3)), window=6)
+    assert wrong_pages([LayerPlan("window", 6, 2, 16)], [ring], [9, 6]) is None
+    assert not pages_contradict([ring], [9, 6])
+    assert wrong_pages([FULL], [PAGES] * 2, [9, 6]) == snapshot

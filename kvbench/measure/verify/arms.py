@@ -104,8 +104,8 @@ def _watched(work: Work, arm: CacheStrategy, shapes: list[CacheShape]) -> Run:
     """Return the cached generation; `shapes` receives the cache after each of its forwards."""
     with noting_what_is_handed_over() as handed:
 
-        def look(output: Any) -> None:
-            cache = cache_of(output)
+        def look(output: Any, given: dict[str, Any]) -> None:
+            cache = cache_of(output, given)
             if cache is not None:
                 shapes.append(read_shape(cache, handed))
 

@@ -10,17 +10,17 @@ import torch
 from kvbench.caches import CacheStrategy
 from kvbench.measure.verify.arms import Arms, Exact
 from kvbench.measure.verify.attempt import Outcome
-from kvbench.measure.verify.compare import Distance, Parting, agreement, distance, partings
-from kvbench.measure.verify.far import Far
-from kvbench.measure.verify.leak import Leak
-from kvbench.measure.verify.outputs import Divergence, Outputs
-from kvbench.measure.verify.runs import Work
-from kvbench.measure.verify.shapes import (
+from kvbench.measure.verify.check_shapes import (
     contradicts_itself,
     describe_shapes,
     saw_what_was_handed_over,
     wrong_shape,
 )
+from kvbench.measure.verify.compare import Distance, Parting, agreement, distance, partings
+from kvbench.measure.verify.far import Far
+from kvbench.measure.verify.leak import Leak
+from kvbench.measure.verify.outputs import Divergence, Outputs
+from kvbench.measure.verify.runs import Work
 from kvbench.records.check import Verdict
 
 __all__ = [
@@ -209,7 +209,7 @@ def judge_shape(work: Work, arm: CacheStrategy, arms: Arms) -> Outcome:
         return Outcome("inconclusive", f"{detail}, so steps and caches cannot be matched.")
     wrong = wrong_shape(work, arm, arms.shapes)
     if wrong is not None:
-        if contradicts_itself(arm, arms.shapes):
+        if contradicts_itself(work, arm, arms.shapes):
             return Outcome("fail", f"{_sentence(wrong)}.")
         why = "but the configuration does not describe what the model caches"
         if not saw_what_was_handed_over(arms.shapes):

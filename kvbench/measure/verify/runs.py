@@ -58,6 +58,11 @@ class Work:
         """The positions that the decoder starts from: a start token if there is an encoder."""
         return 1 if self.loaded.is_encoder_decoder else self.inputs.tokens
 
+    def lengths_after(self, step: int) -> list[int]:
+        """Return the positions of each sequence after a step, without padding, of a decoder."""
+        prompts: list[int] = self.inputs.attention_mask.sum(1).tolist()
+        return [prompt + step for prompt in prompts]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -199,7 +204,7 @@ def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor
         mask = torch.cat([mask, mask.new_ones(mask.shape[0], new)], dim=1)
     seen: list[torch.Tensor] = []
 
-    def look(output: Any) -> None:
+    def look(output: Any, _given: dict[str, Any]) -> None:
         seen.append(output.logits[:, -steps:].float().cpu())
 
     with watching(loaded.model, look), _keeping_logits(loaded.model, steps):
@@ -214,13 +219,13 @@ def last_logits(work: Work, sequences: torch.Tensor, steps: int) -> torch.Tensor
 
 
 @contextlib.contextmanager
-def watching(model: torch.nn.Module, look: Callable[[Any], None]) -> Iterator[None]:
-    """Pass the output of each forward to `look` while the block runs."""
+def watching(model: torch.nn.Module, look: Callable[[Any, dict[str, Any]], None]) -> Iterator[None]:
+    """Pass the output and keyword arguments of each forward to `look` while the block runs."""
 
-    def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
-        look(output)
+    def hook(_module: torch.nn.Module, _args: Any, given: dict[str, Any], output: Any) -> None:
+        look(output, given)
 
-    handle = model.register_forward_hook(hook)
+    handle = model.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
     finally:
