@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Held",
     "doubled_room",
+    "in_pool",
     "joined_room",
     "no_spare_room",
     "on_device",
@@ -85,6 +86,18 @@ def on_device(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
     return Held(
         attended=sum(map(entry.bytes_kept, layers)), device=sum(map(entry.bytes_allocated, layers))
     )
+
+
+def in_pool(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
+    """Keep everything in the pages of a pool, which has two more for what padding reads and writes.
+
+    Layers with a window have larger pages, whose size this does not know. Source:
+    `PagedAttentionCache` in Transformers' continuous batching.
+    """
+    page = int(entry.settings["page"])
+    spare = sum(entry.kept(layer, 2 * page, entry.settings) // layer.sequences for layer in layers)
+    held = on_device(entry, layers)
+    return replace(held, device=held.device + spare)
 
 
 def on_host(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
