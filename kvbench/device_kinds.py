@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["HOST", "KINDS", "DeviceKind", "first_name", "is_device_name", "kind_of"]
+__all__ = [
+    "HOST",
+    "KINDS",
+    "DeviceKind",
+    "first_name",
+    "is_device_name",
+    "kind_of",
+    "needs_full_warmup",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +64,11 @@ def kind_of(device: str) -> DeviceKind:
     """
     name = device.partition(":")[0]
     return KINDS.get(name) or DeviceKind(name=name)
+
+
+def needs_full_warmup(device: str, dtype: str) -> bool:
+    """Return whether a warm-up must reach every length that is timed; see `DeviceKind`."""
+    return kind_of(device).half_needs_full_warmup and dtype != "float32"
 
 
 def is_device_name(name: str) -> bool:

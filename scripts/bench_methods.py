@@ -1,19 +1,26 @@
 """Measure what `each`, `trace` and `sampled` take and how far they are off, next to a plain script.
 
 One table: GPT-2's architecture, random weights, float32, several lengths, with and without the
-cache. Each round makes the whole table in four ways, in an order that moves: by the script of the
-articles (in our own few lines), and by the three methods. Absolute times say little on a shared
-machine; ratios within a round say more. The figures worth keeping go to docs/methods.md.
+cache. A round makes it in four ways: by the script of the articles (in our own few lines), and by
+the three methods. All ways take turns with one strategy before the next one, in an order that
+moves: absolute times say little on a shared machine, but ratios of what was measured close together
+do. The figures worth keeping go to docs/methods.md.
+
+With `--whole N`, only the first N rounds make the whole table. The others make what the bias is
+judged by: the separate generations of two lengths, and the trace. `--keep FILE` keeps each finished
+round, and a benchmark that was stopped goes on there.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,36 +32,41 @@ from kvbench.caches import strategy
 from kvbench.plan.case import Case, ModelKey, Prompt, Task
 from kvbench.records.sample import sample_of
 
+WAYS = ("script", "each", "trace", "sampled")
 LENGTHS = (10, 110, 210, 310)
 CACHES = ("off", "dynamic")
 JUDGED = (110, 310)
+LEAST_ROUNDS = 10
 ARTICLE = range(10, 911, 100)
 PLANTED = 1.1
 """A planted cost on the last tokens, to see whether it would be found."""
 
 LIMITS = {"trace": 0.65, "sampled": 0.15}
+ARTICLE_LIMIT = 0.32
 BIAS = (0.95, 1.05)
 ERROR = 0.05
 
-Cell = tuple[str, int]
-
 
 @dataclass(frozen=True)
-class Table:
-    """One table made in one way.
+class Part:
+    """One strategy's part of a table, made in one way.
 
     Attributes:
         wall_s: seconds for all of it.
-        totals: seconds of a generation, by strategy and length.
-        stamps: seconds to each token of the longest generation, by strategy, if there is one.
+        totals: seconds of a generation, by its new tokens.
+        stamps: seconds to each token of the longest generation, if there is one.
         low, high: ends of the intervals; NaN if there is none.
     """
 
     wall_s: float
-    totals: Mapping[Cell, float]
-    stamps: Mapping[str, tuple[float, ...]]
-    low: Mapping[Cell, float]
-    high: Mapping[Cell, float]
+    totals: Mapping[int, float]
+    stamps: Sequence[float] = ()
+    low: Mapping[int, float] = field(default_factory=dict)
+    high: Mapping[int, float] = field(default_factory=dict)
+
+
+Round = dict[tuple[str, str], Part]
+"""The parts of a round, by way and strategy."""
 
 
 class Ways:
@@ -66,6 +78,7 @@ class Ways:
 
         key = ModelKey(model, "random", "cpu", "float32", "auto")
         self.lengths = tuple(lengths)
+        self.judged = tuple(n for n in self.lengths if n in (*JUDGED, self.lengths[-1]))
         self._loaded = load_model(key)
         # Use a separate model, so that kvbench's settings on its own model neither help nor hurt
         # this one.
@@ -74,77 +87,70 @@ class Ways:
         self._inputs = Encoder(self._loaded, 0).encode(self._prompt, 1)
         self._key = key
 
-    def script(self) -> Table:
-        """Generate each length with and without the cache, and read the clock."""
-        totals: dict[Cell, float] = {}
-        ids, mask = self._inputs.input_ids, self._inputs.attention_mask
-        for new_tokens in self.lengths:
-            for cache in CACHES:
-                start = time.perf_counter()
-                self._bare.generate(
-                    ids,
-                    attention_mask=mask,
-                    max_new_tokens=new_tokens,
-                    do_sample=False,
-                    use_cache=cache != "off",
-                    eos_token_id=None,
-                    pad_token_id=0,
-                )
-                totals[cache, new_tokens] = time.perf_counter() - start
-        return Table(0.0, totals, {}, {}, {})
+    def make(self, way: str, cache: str, *, whole: bool) -> Part:
+        """Make a strategy's part of a table; if it is not whole, of the judged lengths alone."""
+        start = time.perf_counter()
+        part: Part = getattr(self, f"_{way}")(cache, self.lengths if whole else self.judged)
+        return dataclasses.replace(part, wall_s=time.perf_counter() - start)
 
-    def each(self) -> Table:
-        """Generate each length as kvbench does."""
-        totals: dict[Cell, float] = {}
-        stamps: dict[str, tuple[float, ...]] = {}
-        for new_tokens in self.lengths:
-            for cache in CACHES:
-                done = self._generate(cache, new_tokens)
-                totals[cache, new_tokens] = done.total_s
-                stamps[cache] = done.token_times
-        return Table(0.0, totals, stamps, {}, {})
-
-    def trace(self) -> Table:
-        """Generate the longest length, and derive the others from its stamps."""
-        totals: dict[Cell, float] = {}
-        stamps: dict[str, tuple[float, ...]] = {}
+    def warm_up(self) -> None:
+        """Make a small table in each way, with both models; nothing is imported later."""
         for cache in CACHES:
-            tasks = self._tasks(cache)
-            done = self._generate(cache, self.lengths[-1])
-            whole = sample_of(tasks[-1], total_s=done.total_s, prompt_tokens=self._inputs.tokens)
-            for row in rows_of_trace(whole, done.token_times, tasks):
-                totals[cache, row.max_new_tokens] = row.total_s or np.nan
-            stamps[cache] = done.token_times
-        return Table(0.0, totals, stamps, {}, {})
+            for way in WAYS:
+                getattr(self, f"_{way}")(cache, (8, 24))
 
-    def sampled(self) -> Table:
+    def _script(self, cache: str, lengths: Sequence[int]) -> Part:
+        """Generate each length, and read the clock."""
+        totals = {}
+        ids, mask = self._inputs.input_ids, self._inputs.attention_mask
+        for new_tokens in lengths:
+            start = time.perf_counter()
+            self._bare.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                use_cache=cache != "off",
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+            totals[new_tokens] = time.perf_counter() - start
+        return Part(0.0, totals)
+
+    def _each(self, cache: str, lengths: Sequence[int]) -> Part:
+        """Generate each length as kvbench does."""
+        made = [self._generate(cache, new_tokens) for new_tokens in lengths]
+        totals = {new_tokens: one.total_s for new_tokens, one in zip(lengths, made, strict=True)}
+        return Part(0.0, totals, made[-1].token_times)
+
+    def _trace(self, cache: str, lengths: Sequence[int]) -> Part:
+        """Generate the longest length, and derive the others from its stamps."""
+        tasks = self._tasks(cache, lengths)
+        done = self._generate(cache, lengths[-1])
+        whole = sample_of(tasks[-1], total_s=done.total_s, prompt_tokens=self._inputs.tokens)
+        rows = rows_of_trace(whole, done.token_times, tasks)
+        return Part(
+            0.0, {row.max_new_tokens: _known(row.total_s) for row in rows}, done.token_times
+        )
+
+    def _sampled(self, cache: str, lengths: Sequence[int]) -> Part:
         """Time steps at chosen positions, and add up."""
         from kvbench.measure.sampled import measure_steps
 
-        totals: dict[Cell, float] = {}
-        low: dict[Cell, float] = {}
-        high: dict[Cell, float] = {}
-        for cache in CACHES:
-            found = measure_steps(
-                self._loaded,
-                self._inputs,
-                strategy(cache),
-                self.lengths,
-                synchronise=lambda: None,
-                processor_s=time.process_time,
-            )
-            for row in rows_of_steps(found.measured, self._tasks(cache)):
-                cell = cache, row.max_new_tokens
-                totals[cell] = row.total_s or np.nan
-                low[cell] = np.nan if row.total_s_low is None else row.total_s_low
-                high[cell] = np.nan if row.total_s_high is None else row.total_s_high
-        return Table(0.0, totals, {}, low, high)
-
-    def warm_up(self) -> None:
-        """Generate a few tokens with both models."""
-        for cache in CACHES:
-            self._generate(cache, 16)
-        self._bare.generate(self._inputs.input_ids, max_new_tokens=16, pad_token_id=0)
+        found = measure_steps(
+            self._loaded,
+            self._inputs,
+            strategy(cache),
+            lengths,
+            synchronise=lambda: None,
+            processor_s=time.process_time,
+        )
+        rows = rows_of_steps(found.measured, self._tasks(cache, lengths))
+        totals, low, high = (
+            {row.max_new_tokens: _known(getattr(row, name)) for row in rows}
+            for name in ("total_s", "total_s_low", "total_s_high")
+        )
+        return Part(0.0, totals, (), low, high)
 
     def _generate(self, cache: str, new_tokens: int) -> Any:
         from kvbench.measure.clock import TokenClock
@@ -159,23 +165,56 @@ class Ways:
             synchronise=lambda: None,
         )
 
-    def _tasks(self, cache: str) -> list[Task]:
+    def _tasks(self, cache: str, lengths: Sequence[int]) -> list[Task]:
         case = Case(
             **dataclasses.asdict(self._key),
             cache=cache,
             batch_size=1,
             prompt=self._prompt,
-            max_new_tokens=self.lengths[-1],
+            max_new_tokens=lengths[-1],
         )
         return [
-            Task(dataclasses.replace(case, max_new_tokens=n), "measure", 0, 0, n)
-            for n in self.lengths
+            Task(dataclasses.replace(case, max_new_tokens=n), "measure", 0, 0, n) for n in lengths
         ]
 
 
 def main() -> int:
+    options = _options()
+    if options.cpu_time:
+        import torch
+
+        torch.set_num_threads(1)
+        # Stamps, walls and totals alike: all of kvbench asks for it by this name.
+        time.perf_counter = time.process_time
+    _print_machine()
+    lengths = sorted(options.lengths)
+    kept = read_kept(options.keep, options.model, lengths)
+    if kept:
+        print(f"{len(kept)} rounds kept in {options.keep}", flush=True)
+    ways = Ways(options.model, lengths)
+    ways.warm_up()
+    whole = min(options.rounds if options.whole is None else options.whole, options.rounds)
+    for number in range(len(kept), options.rounds):
+        kept.append(one_round(ways, number, options.rounds, whole=number < whole))
+        keep(options.keep, options.model, lengths, kept[-1])
+        wholes, lights = max(whole - number - 1, 0), options.rounds - max(whole, number + 1)
+        left = left_s(kept, ways.judged, wholes, lights)
+        print(f"round {number + 1}: {_minutes(left)} left", flush=True)
+    verdicts = [
+        walls(kept),
+        bias(kept, ways.judged),
+        planted(kept, ways.lengths),
+        errors(kept, ways.lengths),
+        curve(kept),
+    ]
+    return 0 if all(verdicts) else 1
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10, help="tables made in each way")
+    parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS, help="rounds to make")
+    parser.add_argument("--whole", type=int, help="rounds that make the whole table; default: all")
+    parser.add_argument("--keep", type=Path, help="file that keeps finished rounds")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--model", default="gpt2")
     parser.add_argument(
@@ -183,87 +222,122 @@ def main() -> int:
         action="store_true",
         help="on a busy machine: one thread, and its processor time in place of the clock",
     )
-    options = parser.parse_args()
-    if options.cpu_time:
-        import torch
-
-        torch.set_num_threads(1)
-        # Stamps, walls and totals alike: all of kvbench asks for it by this name.
-        time.perf_counter = time.process_time
-    ways = Ways(options.model, sorted(options.lengths))
-    ways.warm_up()
-    made = rounds(ways, options.rounds)
-    within = [
-        walls(made),
-        bias(made, [n for n in JUDGED if n in ways.lengths] or [ways.lengths[-1]]),
-        planted(made, ways.lengths),
-        errors(made, ways.lengths),
-    ]
-    curve(made)
-    return 0 if all(within) else 1
+    return parser.parse_args()
 
 
-def rounds(ways: Ways, count: int) -> dict[str, list[Table]]:
-    """Make the tables; each round starts with another way."""
-    makers: dict[str, Callable[[], Table]] = {
-        "script": ways.script,
-        "each": ways.each,
-        "trace": ways.trace,
-        "sampled": ways.sampled,
-    }
-    made: dict[str, list[Table]] = {name: [] for name in makers}
-    names = list(makers)
-    for number in range(count):
-        for name in names[number % 4 :] + names[: number % 4]:
-            start = time.perf_counter()
-            table = makers[name]()
-            wall = time.perf_counter() - start
-            made[name].append(Table(wall, table.totals, table.stamps, table.low, table.high))
-        print(
-            f"round {number + 1}: "
-            + ", ".join(f"{name} {made[name][-1].wall_s:.1f} s" for name in names),
-            flush=True,
-        )
+def _print_machine() -> None:
+    from kvbench.measure.environment import read_environment
+
+    env = read_environment()
+    versions = ", ".join(f"{name} {env.versions[name]}" for name in ("torch", "transformers"))
+    print(f"{env.hardware('cpu')}, {env.threads} threads, {versions}, Python {env.python}")
+
+
+# Rounds
+
+
+def one_round(ways: Ways, number: int, of: int, *, whole: bool) -> Round:
+    """Make the parts of a round; each round starts with another way."""
+    names = WAYS if whole else ("each", "trace")
+    turn = number % len(names)
+    made: Round = {}
+    for cache in CACHES:
+        for name in names[turn:] + names[:turn]:
+            # The trace is always that of the longest length, with all lengths in it.
+            part = ways.make(name, cache, whole=whole or name == "trace")
+            made[name, cache] = part
+            print(f"round {number + 1} of {of}: {cache}, {name}: {part.wall_s:.1f} s", flush=True)
     return made
 
 
-def walls(made: Mapping[str, Sequence[Table]]) -> bool:
-    """Print the time of the tables, relative to the script."""
-    print("\n| way | median s | share of the script | 95 % interval | wanted |")
+def left_s(made: Sequence[Round], judged: Sequence[int], wholes: int, lights: int) -> float:
+    """Return how many seconds this many further rounds will take, from those made."""
+    whole = [sum(part.wall_s for part in one.values()) for one in made if _is_whole(one)]
+    light = [
+        sum(
+            one["trace", cache].wall_s + sum(one["each", cache].totals[n] for n in judged)
+            for cache in CACHES
+        )
+        for one in made
+    ]
+    return wholes * float(np.median(whole or [0.0])) + lights * float(np.median(light))
+
+
+def keep(file: Path | None, model: str, lengths: Sequence[int], made: Round) -> None:
+    """Append a round to the file, as a line of JSON."""
+    if file is not None:
+        parts = [[*key, dataclasses.asdict(part)] for key, part in made.items()]
+        line = {"model": model, "lengths": list(lengths), "parts": parts}
+        with file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def read_kept(file: Path | None, model: str, lengths: Sequence[int]) -> list[Round]:
+    """Return the rounds in the file; none if there is no file."""
+    if file is None or not file.exists():
+        return []
+    rounds = []
+    for line in map(json.loads, file.read_text().splitlines()):
+        if (line["model"], line["lengths"]) != (model, list(lengths)):
+            sys.exit(f"{file} has rounds of another model or of other lengths.")
+        rounds.append({(way, cache): _part(fields) for way, cache, fields in line["parts"]})
+    return rounds
+
+
+def _part(fields: Mapping[str, Any]) -> Part:
+    """Return a part as it was kept: JSON has only texts as keys."""
+    numbered = {
+        name: {int(tokens): value for tokens, value in fields[name].items()}
+        for name in ("totals", "low", "high")
+    }
+    return Part(**{**fields, **numbered})
+
+
+# Verdicts
+
+
+def walls(made: Sequence[Round]) -> bool:
+    """Print the time of the whole tables, relative to the script."""
+    tables = [one for one in made if _is_whole(one)]
+    print(f"\n{len(tables)} whole tables:\n")
+    print("| way | median s | share of the script | 95 % interval | wanted |")
     print("|---|---:|---:|---|---|")
-    script = [table.wall_s for table in made["script"]]
+
+    def seconds(way: str) -> list[float]:
+        return [sum(one[way, cache].wall_s for cache in CACHES) for one in tables]
+
     good = True
-    for name, tables in made.items():
-        own = [table.wall_s for table in tables]
-        ratio, interval = ratio_of(own, script)
-        limit = LIMITS.get(name)
+    for way in WAYS if tables else ():
+        ratio, interval = ratio_of(seconds(way), seconds("script"))
+        limit = LIMITS.get(way)
         fine = limit is None or ratio <= limit
         good = good and fine
-        wanted = "" if limit is None else f"at most {limit}{'' if fine else ': NOT MET'}"
-        print(f"| {name} | {np.median(own):.1f} | {ratio:.3f} | {interval} | {wanted} |")
+        wanted = "" if limit is None else f"at most {limit}{_said(fine)}"
+        print(f"| {way} | {np.median(seconds(way)):.1f} | {ratio:.3f} | {interval} | {wanted} |")
     return good
 
 
-def bias(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
+def bias(made: Sequence[Round], lengths: Sequence[int]) -> bool:
     """Print the totals of `trace` over those of separate generations of the same rounds."""
-    print("\n| strategy | tokens | trace / each | 95 % interval | wanted |")
+    print(f"\n{len(made)} rounds (at least {LEAST_ROUNDS} wanted):\n")
+    print("| strategy | tokens | trace / each | 95 % interval | wanted |")
     print("|---|---:|---:|---|---|")
-    good = True
+    good = len(made) >= LEAST_ROUNDS
     for cache in CACHES:
         for tokens in lengths:
             own, other = (
-                [table.totals[cache, tokens] for table in made[name]] for name in ("trace", "each")
+                [one[way, cache].totals[tokens] for one in made] for way in ("trace", "each")
             )
             ratio, interval = ratio_of(own, other)
             found = _bounds(own, other)
             fine = found is not None and BIAS[0] <= found[0] and found[1] <= BIAS[1]
             good = good and fine
-            wanted = f"{BIAS[0]} to {BIAS[1]}{'' if fine else ': NOT MET'}"
+            wanted = f"{BIAS[0]} to {BIAS[1]}{_said(fine)}"
             print(f"| {cache} | {tokens} | {ratio:.3f} | {interval} | {wanted} |")
     return good
 
 
-def planted(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
+def planted(made: Sequence[Round], lengths: Sequence[int]) -> bool:
     """Print whether a planted cost of 10 % on the last tokens of `trace` is found.
 
     The last tokens are those after the second longest length.
@@ -275,8 +349,8 @@ def planted(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool
     good = True
     for cache in CACHES:
         own, other = (
-            [table.stamps[cache][-1] - table.stamps[cache][since - 1] for table in made[name]]
-            for name in ("trace", "each")
+            [one[way, cache].stamps[-1] - one[way, cache].stamps[since - 1] for one in made]
+            for way in ("trace", "each")
         )
         plain = _bounds(own, other)
         more = _bounds([PLANTED * seconds for seconds in own], other)
@@ -286,7 +360,7 @@ def planted(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool
     return good
 
 
-def errors(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
+def errors(made: Sequence[Round], lengths: Sequence[int]) -> bool:
     """Print how far `sampled` is from the separate generations of the same rounds.
 
     A generation has its own noise, so the median of the ratios is judged.
@@ -295,40 +369,37 @@ def errors(made: Mapping[str, Sequence[Table]], lengths: Sequence[int]) -> bool:
     print("|---|---:|---:|---:|---:|---:|")
     off: list[float] = []
     for cache in CACHES:
-        for tokens in lengths:
-            cell = cache, tokens
-            pairs = list(zip(made["sampled"], made["each"], strict=True))
-            ratios = np.array([own.totals[cell] / other.totals[cell] for own, other in pairs])
-            held = np.mean(
-                [own.low[cell] <= other.totals[cell] <= own.high[cell] for own, other in pairs]
-            )
-            width = np.median([own.high[cell] / own.low[cell] for own, _ in pairs])
+        pairs = [(one["sampled", cache], one["each", cache]) for one in made if _is_whole(one)]
+        for n in lengths if pairs else ():
+            ratios = np.array([own.totals[n] / other.totals[n] for own, other in pairs])
+            held = np.mean([own.low[n] <= other.totals[n] <= own.high[n] for own, other in pairs])
+            width = np.median([own.high[n] / own.low[n] for own, _ in pairs])
             off.append(abs(float(np.median(ratios)) - 1))
             print(
-                f"| {cache} | {tokens} | {np.median(ratios):.3f} | "
+                f"| {cache} | {n} | {np.median(ratios):.3f} | "
                 f"{np.mean(np.abs(ratios - 1) <= ERROR):.0%} | {held:.0%} | {width:.2f} |"
             )
-    good = max(off) <= ERROR
-    print(
-        f"\nLargest median error {max(off):.1%}, wanted at most 5 %: {'ok' if good else 'NOT MET'}"
-    )
-    return good
+    most = max(off, default=0.0)
+    print(f"\nLargest median error {most:.1%}, wanted at most 5 %{_said(most <= ERROR)}")
+    return most <= ERROR
 
 
-def curve(made: Mapping[str, Sequence[Table]]) -> None:
+def curve(made: Sequence[Round]) -> bool:
     """Print what `trace` would take of the script's time for 10 to 910, from the measured curve."""
-    per_table = each_longest = 0.0
+    per_table = longest = 0.0
     for cache in CACHES:
-        stamps = np.median([table.stamps[cache] for table in made["trace"]], axis=0)
+        stamps = np.median([one["trace", cache].stamps for one in made], axis=0)
         steps = np.diff(stamps)
         fit = np.polyfit(np.arange(2, len(stamps) + 1), steps, 2 if cache == "off" else 1)
-        totals = stamps[0] + np.cumsum(np.polyval(fit, np.arange(1, ARTICLE[-1] + 1)))
-        per_table += sum(totals[n - 1] for n in ARTICLE)
-        each_longest += totals[-1]
+        after = np.cumsum(np.polyval(fit, np.arange(2, ARTICLE[-1] + 1)))
+        per_table += sum(stamps[0] + after[n - 2] for n in ARTICLE)
+        longest += stamps[0] + after[-1]
+    share = longest / per_table
     print(
-        f"\nFrom this curve, {ARTICLE[0]} to {ARTICLE[-1]} tokens by trace: "
-        f"{each_longest / per_table:.3f} of the script."
+        f"\nFrom this curve, {ARTICLE[0]} to {ARTICLE[-1]} tokens by trace: {share:.3f} of the "
+        f"script, wanted at most {ARTICLE_LIMIT}{_said(share <= ARTICLE_LIMIT)}"
     )
+    return bool(share <= ARTICLE_LIMIT)
 
 
 def ratio_of(own: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
@@ -343,6 +414,22 @@ def _bounds(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]
 
 def _interval(found: tuple[float, float] | None) -> str:
     return "too few rounds" if found is None else f"{found[0]:.3f} to {found[1]:.3f}"
+
+
+def _is_whole(made: Round) -> bool:
+    return ("script", CACHES[0]) in made
+
+
+def _known(seconds: float | None) -> float:
+    return np.nan if seconds is None else seconds
+
+
+def _said(fine: bool) -> str:
+    return "" if fine else ": NOT MET"
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min"
 
 
 if __name__ == "__main__":

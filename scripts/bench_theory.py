@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
@@ -24,6 +25,9 @@ from kvbench.catalogue import CATALOGUE
 from kvbench.records.rates import Rates
 from kvbench.theory.architecture import Architecture
 from kvbench.theory.floors import floor
+
+if TYPE_CHECKING:
+    from kvbench.measure.engine import LocalEngine
 
 PROMPT_TOKENS = 6
 CACHES = ("off", "dynamic")
@@ -117,13 +121,11 @@ def measure(models: Sequence[str], tokens: int, seconds: float) -> Iterator[Roun
         engine.close()
 
 
-def generate(engine: object, model: str, cache: str, tokens: int) -> Generation:
+def generate(engine: LocalEngine, model: str, cache: str, tokens: int) -> Generation:
     """Generate once, as a sweep does."""
-    from kvbench.measure.engine import LocalEngine
     from kvbench.methods.each import EACH
     from kvbench.plan.case import Case, ModelKey, Prompt, Task
 
-    assert isinstance(engine, LocalEngine)
     key = ModelKey(model, "random", "cpu", "float32", "auto")
     case = Case(
         **dataclasses.asdict(key),

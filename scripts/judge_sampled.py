@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from kvbench.analysis.cold import cold_starts
-from kvbench.analysis.sampled import Block, Curve, Measured, blocks_of, can_sample, start_tokens
+from kvbench.analysis.positions import blocks_of, start_tokens
+from kvbench.analysis.sampled import Block, Curve, Measured, can_sample
 from kvbench.caches import strategy
 from kvbench.records.run import load_run
 from kvbench.records.sample import Sample, latest

@@ -64,9 +64,8 @@ CONSOLE_SCRIPT = "import sys; del sys.path[0]; from kvbench.__main__ import main
 @pytest.mark.parametrize(
     ("start", "path"),
     [
-        (("-m", "kvbench", "env"), None),
-        (("-c", CONSOLE_SCRIPT, "env"), None),
-        # An empty entry, as `PYTHONPATH=$PYTHONPATH:/more` leaves one, is the current folder.
+        # The current folder is there twice: of itself, and as the empty entry that
+        # `PYTHONPATH=$PYTHONPATH:/more` leaves.
         (("-m", "kvbench", "env"), f"{os.pathsep}/more"),
         (("-c", CONSOLE_SCRIPT, "env"), os.curdir),
     ],

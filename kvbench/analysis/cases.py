@@ -46,8 +46,8 @@ class ReadingOrder:
 
 
 def varied(records: Sequence[CaseRecord]) -> frozenset[str]:
-    """Return the fields usually left out by `describe` that differ between these cases."""
-    return frozenset(a.name for a in SELDOM if len({getattr(r, a.name) for r in records}) > 1)
+    """Return the fields usually left out by `describe` that are to be named for these cases."""
+    return frozenset(a.name for a in SELDOM if a.is_told(getattr(r, a.name) for r in records))
 
 
 def describe(record: CaseRecord, differing: Iterable[str] = (), *, length: bool = True) -> str:
@@ -71,7 +71,7 @@ def describe(record: CaseRecord, differing: Iterable[str] = (), *, length: bool 
 
 
 def named(record: CaseRecord, differing: Collection[str]) -> list[str]:
-    """Return the values of those `SELDOM` fields that differ, each in words."""
+    """Return the values of those `SELDOM` fields that are to be named, each in words."""
     values = ((axis, getattr(record, axis.name)) for axis in SELDOM if axis.name in differing)
     return [axis.phrase(shorten(str(value))) for axis, value in values]
 

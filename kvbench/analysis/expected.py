@@ -124,8 +124,7 @@ def _reason(case: CaseSummary, found: Floor) -> Reason:
     """Return what dominates the time of a case."""
     far = case.limited_by == "overhead"
     if kind_of(case.device).queues_work:
-        # Without a probe, launches are inferred from the distance between the time and its lower
-        # bound.
+        # Without a probe, the distance between the time and its lower bound has to do: probably.
         if found.launch_bound or (far and found.launch_s is None):
             return "launch"
     elif far:

@@ -24,6 +24,7 @@ _OTHERS = (
     "quantized:backend=fp8",
     "quantized:backend=quanto:nbits=4",
     "window:size=256",
+    "offloaded",
 )
 """What is tried in place of the strategy that ran out, as far as it can run here."""
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from kvbench.analysis.trace import longest_of, round_key
+from kvbench.analysis.generated import (
+    generations_of,
+    is_sampled,
+    longest_of,
+    rough_prompt_tokens,
+    round_key,
+)
 from kvbench.caches import BASELINE, strategy
 from kvbench.catalogue import CATALOGUE
 from kvbench.device_kinds import kind_of
@@ -53,9 +59,6 @@ _LOAD_BYTES_PER_S = 1e9
 
 _TRUST = 0.001
 """The weight of the prior belief, relative to one sample."""
-
-_TOKEN_LENGTH = 4
-"""Approximate characters per token of text."""
 
 _NOMINAL_PARAMETERS = 1e9
 _NOMINAL_LAYERS = 24
@@ -177,6 +180,7 @@ class Forecaster:
         self._warmup = warmup
         self._parts: dict[tuple[Case, int], np.ndarray] = {}
         self._own: dict[Case, list[float]] = {case: [] for case in self._cases.values()}
+        self._sampling: dict[Case, list[float]] = {}
         self._seen: dict[tuple[ModelKey, str], list[_Seen]] = {}
         self._first: dict[tuple[ModelKey, str], list[_Seen]] = {}
         self._warm: set[Case] = set()
@@ -196,6 +200,9 @@ class Forecaster:
         self._warm.add(case)
         self._to_load.discard(case.model_key)
         tokens = sample.new_tokens
+        if sample.phase == "measure" and is_sampled(case):
+            # An estimate of a generation that was not made.
+            tokens = case.max_new_tokens
         if sample.status != "ok" or not sample.total_s or not tokens or sample.phase == "memory":
             return
         key = (case.model_key, case.cache)
@@ -204,6 +211,8 @@ class Forecaster:
         seen.setdefault(key, []).append(_Seen(parts, sample.total_s))
         if sample.phase == "measure":
             self._own[case].append(sample.total_s)
+        if sample.sampling_s is not None:
+            self._sampling.setdefault(case, []).append(sample.sampling_s)
 
     def loaded(self, model: ModelKey, config: Mapping[str, Any] | None = None) -> None:
         """Record that a model was loaded, and its configuration."""
@@ -225,12 +234,19 @@ class Forecaster:
         tokens = case.max_new_tokens if new_tokens is None else new_tokens
         if tokens == case.max_new_tokens and self._own.get(case):
             return statistics.median(self._own[case])
-        parts = self._parts_of(case, tokens)
-        return float(parts @ self._speed(case.model_key, case.cache, float(parts.sum())))
+        return self._modeled(dataclasses.replace(case, max_new_tokens=tokens))
+
+    def sample_seconds(self, case: Case) -> float:
+        """Return how long taking one sample of a case takes, in seconds."""
+        if not is_sampled(case):
+            return self.seconds(case)
+        if case in self._sampling:
+            return statistics.median(self._sampling[case])
+        return sum(map(self._modeled, self._taken().get(case, ())))
 
     def case_seconds(self, case: Case) -> float:
-        """Return the seconds of all samples of a case that are still wanted."""
-        return self._left(self._group(case)).get(case, 0) * self.seconds(case)
+        """Return how long taking all samples of a case that are still wanted takes, in seconds."""
+        return self._left(self._group(case)).get(case, 0) * self.sample_seconds(case)
 
     @property
     def informed(self) -> bool:
@@ -241,9 +257,9 @@ class Forecaster:
     def remaining_s(self) -> float:
         """The seconds until the end: samples, warm-ups, verification and loading."""
         total = 0.0
-        for group in split(self._generated(), round_key):
+        for group in split(self._taken(), round_key):
             for case, left in self._left(group).items():
-                total += left * self.seconds(case)
+                total += left * self.sample_seconds(case)
                 total += 0.0 if case in self._warm else self._warmup_s(case)
         total += sum(self._verify_s(*key) for key in self._to_verify)
         return total + sum(self._load_s(model) for model in self._to_load)
@@ -254,11 +270,14 @@ class Forecaster:
 
     def _group(self, case: Case) -> list[Case]:
         key = round_key(case)
-        return [one for one in self._generated() if round_key(one) == key]
+        return [one for one in self._taken() if round_key(one) == key]
 
-    def _generated(self) -> tuple[Case, ...]:
-        """Return the cases that have not ended and that are generated, not read from others."""
-        return longest_of(case for case in self._cases.values() if case not in self._ended)
+    def _taken(self) -> Mapping[Case, Sequence[Case]]:
+        """Return the cases that have not ended and have samples of their own.
+
+        Each comes with the generations of one sample.
+        """
+        return generations_of(case for case in self._cases.values() if case not in self._ended)
 
     def _left(self, group: Iterable[Case]) -> dict[Case, int]:
         """Return the samples still wanted of each member of a comparison group.
@@ -269,14 +288,15 @@ class Forecaster:
         members = [case for case in group if case not in self._ended]
         if not members:
             return {}
-        asked = [self._rounds(max(self.seconds(case), 1e-9)) for case in members]
+        asked = [self._rounds(max(self.sample_seconds(case), 1e-9)) for case in members]
         most = min(most for _, most in asked)
         wanted = min(max(need for need, _ in asked), most)
         left = {case: max(wanted - len(self._own[case]), 0) for case in members}
         return left if any(left.values()) or wanted == most else dict.fromkeys(members, 1)
 
     def _warmup_s(self, case: Case) -> float:
-        if self._warmup == "full" or strategy(case.cache).warmup == "full":
+        full = self._warmup == "full" or strategy(case.cache).warmup == "full"
+        if full and not is_sampled(case):
             return self.seconds(case)
         tokens = int(self._warmup) if self._warmup.isdecimal() else _WARMUP_TOKENS
         return self.seconds(case, min(tokens, case.max_new_tokens))
@@ -291,7 +311,7 @@ class Forecaster:
         tokens = min(_VERIFY_TOKENS, longest.max_new_tokens)
         without = next((one for one in cases if one.cache == BASELINE), longest)
         short = _VERIFY_GENERATIONS * self.seconds(longest, tokens) + self.seconds(without, tokens)
-        return short + self.seconds(longest)
+        return short + self.sample_seconds(longest)
 
     def _load_s(self, model: ModelKey) -> float:
         architecture = _architecture(model.model, self._configs)
@@ -300,6 +320,11 @@ class Forecaster:
         except UserError:
             size = 0
         return _LOAD_S + size / _LOAD_BYTES_PER_S
+
+    def _modeled(self, case: Case) -> float:
+        """Return the seconds of one generation of a case, by what is known of its strategy."""
+        parts = self._parts_of(case, case.max_new_tokens)
+        return float(parts @ self._speed(case.model_key, case.cache, float(parts.sum())))
 
     def _speed(self, model: ModelKey, cache: str, near: float) -> np.ndarray:
         """Return how long each part takes, relative to the first belief, `[3]`.
@@ -358,7 +383,7 @@ def _fit(seen: list[_Seen], believed: np.ndarray, near: float) -> np.ndarray:
 def _parts(case: Case, tokens: int, architecture: Architecture | None, rates: Rates) -> np.ndarray:
     """Return the seconds of steps, bytes and arithmetic of a generation, `[3]`."""
     cached = strategy(case.cache).use_cache
-    prompt = _prompt_tokens(case)
+    prompt = rough_prompt_tokens(case)
     layer_s = rates.layer_s or _rough(case).layer_s or 0.0
     if architecture is not None:
         try:
@@ -424,13 +449,8 @@ def _bytes_of(case: Case, architecture: Architecture | None) -> int | None:
     if architecture is None:
         return None
     try:
-        sizes = (case.batch_size, _prompt_tokens(case), case.max_new_tokens)
+        sizes = (case.batch_size, rough_prompt_tokens(case), case.max_new_tokens)
         weights = weights_bytes(architecture, case.dtype, random=case.weights == "random")
         return weights + cache_bytes(architecture, case.cache, *sizes, case.dtype)
     except UserError:
         return None
-
-
-def _prompt_tokens(case: Case) -> int:
-    texts = (len(text) // _TOKEN_LENGTH + 1 for text in case.prompt.texts)
-    return case.prompt.tokens or max(texts, default=1)

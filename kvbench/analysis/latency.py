@@ -66,11 +66,9 @@ def latencies(run: Run, case_ids: Iterable[str]) -> dict[str, Latency]:
 
 def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
     """Return the stamps of each sample in token order, for samples with a complete set."""
-    table = run.tokens_table
-    if table.empty:
+    names, codes, tokens, elapsed = run.stamps
+    if not len(codes):
         return {}
-    codes = table["sample_id"].cat.codes.to_numpy()
-    tokens, elapsed = table["new_token"].to_numpy(), table["elapsed_s"].to_numpy()
     begins = np.concatenate([[True], np.diff(codes) != 0])
     if not np.all(begins[1:] | (np.diff(tokens) == 1)):
         # The table was sorted differently by hand.
@@ -78,7 +76,6 @@ def _times_by_sample(run: Run) -> Mapping[str, np.ndarray]:
         codes, tokens, elapsed = codes[order], tokens[order], elapsed[order]
         begins = np.concatenate([[True], np.diff(codes) != 0])
     ends = np.append(np.flatnonzero(begins), len(codes))
-    names = table["sample_id"].cat.categories
     return {
         str(names[codes[start]]): elapsed[start:end]
         for start, end in itertools.pairwise(ends)

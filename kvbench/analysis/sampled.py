@@ -18,35 +18,13 @@ from kvbench.theory.architecture import Architecture
 
 __all__ = [
     "LEAST_HELD_BACK",
-    "MOST_POSITIONS",
     "Block",
     "Curve",
     "Measured",
     "Times",
-    "blocks_of",
     "can_sample",
     "rows_of_steps",
-    "start_tokens",
 ]
-
-MOST_POSITIONS = 24
-"""The most positions to measure, however long the generation."""
-
-_TOKENS_PER_POSITION = 16
-"""A shorter generation has one position per this many tokens, to keep sampling cheap."""
-
-_LEAST_POSITIONS = 10
-
-_MOST_START = 16
-"""The most tokens at the beginning that are generated and timed in full; at least eight."""
-
-_LEAST_START = 8
-
-_STEPS = (2, 8)
-"""The least and the most steps at each position: more if the table has many lengths."""
-
-_SHARE = 16
-"""All steps together take about a sixteenth of the time of separate generations."""
 
 LEAST_HELD_BACK = 4
 """With fewer positions to hold back there is no interval."""
@@ -101,39 +79,6 @@ def can_sample(entry: CacheStrategy) -> bool:
     and nothing is requantized at intervals.
     """
     return can_trace(entry) and not entry.lossy
-
-
-def start_tokens(lengths: Iterable[int]) -> int:
-    """Return how many tokens at the beginning are generated in full, for these lengths."""
-    lengths = tuple(lengths)
-    return min(max(min(lengths), _LEAST_START), _MOST_START, max(lengths))
-
-
-def blocks_of(lengths: Iterable[int], *, cached: bool) -> tuple[range, ...]:
-    """Return the tokens whose steps are measured, as rising ranges, one per position.
-
-    The first token after the start and the last one are among them. Positions are denser at the
-    beginning, evenly spaced in the square root: short lengths depend on few of them.
-
-    Args:
-        lengths: the new tokens of each case.
-        cached: whether a step is cheap compared with the prefill before it: then more steps are
-            timed after each prefill.
-    """
-    lengths = tuple(lengths)
-    first, last = start_tokens(lengths) + 1, max(lengths)
-    if last < first:
-        return ()
-    wanted = max(_LEAST_POSITIONS, (last - first) // _TOKENS_PER_POSITION)
-    roots = np.linspace(math.sqrt(first), math.sqrt(last), min(MOST_POSITIONS, wanted))
-    middles = sorted({first, last, *(round(root * root) for root in roots)})
-    least, most = _STEPS
-    steps = min(max(sum(lengths) // (_SHARE * len(middles)), least), most) * (2 if cached else 1)
-    blocks = []
-    for middle in middles:
-        start = min(max(middle - (steps - 1) // 2, first), max(last - steps + 1, first))
-        blocks.append(range(start, min(start + steps, last + 1)))
-    return tuple(dict.fromkeys(blocks))
 
 
 class Curve:

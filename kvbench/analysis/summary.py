@@ -94,6 +94,12 @@ class CaseSummary(CaseRecord):
     total_s_q3: float | None = column("Third quartile of total_s.", unit="s", default=None)
     total_s_min: float | None = column("Minimum of total_s.", unit="s", default=None)
     total_s_max: float | None = column("Maximum of total_s.", unit="s", default=None)
+    total_s_low: float | None = column(
+        "sampled: median of the lower ends of total_s, 95 %.", unit="s", default=None
+    )
+    total_s_high: float | None = column(
+        "sampled: median of the upper ends of total_s, 95 %.", unit="s", default=None
+    )
     ttft_s_median: float | None = column("Median time to first token.", unit="s", default=None)
     itl_s_median: float | None = column(
         "Median of the mean time between tokens.", unit="s", default=None
@@ -347,6 +353,8 @@ def _summarize(
         "total_s_q3": float(q3),
         "total_s_min": min(total),
         "total_s_max": max(total),
+        "total_s_low": _median(s.total_s_low for s in counted),
+        "total_s_high": _median(s.total_s_high for s in counted),
         "ttft_s_median": _median(s.ttft_s for s in counted),
         "itl_s_median": _median(s.itl_s for s in counted),
         "tokens_per_s_median": _median(s.tokens_per_s for s in counted),

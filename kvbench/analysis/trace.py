@@ -18,8 +18,6 @@ __all__ = [
     "Prefix",
     "can_trace",
     "checked_cache_bytes",
-    "longest_of",
-    "round_key",
     "rows_of_trace",
 ]
 
@@ -63,30 +61,6 @@ def can_trace(entry: CacheStrategy) -> bool:
     shorter generation may do different work in each step.
     """
     return entry.attends in ("nothing", "seen") and entry.warmup != "full" and not entry.compiles
-
-
-def round_key(case: Case) -> str:
-    """Return the key that cases share which are measured in the same rounds.
-
-    Under trace, that is the comparison groups of all lengths: their rows come out of the same
-    generations.
-    """
-    if case.method == "each":
-        return case.pair_key
-    return dataclasses.replace(case, max_new_tokens=1).pair_key
-
-
-def longest_of(cases: Iterable[Case]) -> tuple[Case, ...]:
-    """Return the cases that are generated: under trace, the longest of those that differ in length.
-
-    They come in the order in which their kind first appears.
-    """
-    found: dict[Case, Case] = {}
-    for case in cases:
-        kind = case if case.method == "each" else dataclasses.replace(case, max_new_tokens=1)
-        if kind not in found or case.max_new_tokens > found[kind].max_new_tokens:
-            found[kind] = case
-    return tuple(found.values())
 
 
 def rows_of_trace(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Held",
     "doubled_room",
-    "in_pool",
+    "in_pages",
     "joined_room",
     "no_spare_room",
     "on_device",
@@ -88,18 +88,6 @@ def on_device(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
     )
 
 
-def in_pool(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
-    """Keep everything in the pages of a pool, which has two more for what padding reads and writes.
-
-    Layers with a window have larger pages, whose size this does not know. Source:
-    `PagedAttentionCache` in Transformers' continuous batching.
-    """
-    page = int(entry.settings["page"])
-    spare = sum(entry.kept(layer, 2 * page, entry.settings) // layer.sequences for layer in layers)
-    held = on_device(entry, layers)
-    return replace(held, device=held.device + spare)
-
-
 def on_host(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
     """Keep the layers in host memory, except the current one and the next.
 
@@ -109,6 +97,17 @@ def on_host(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
     sizes = list(map(entry.bytes_allocated, layers))
     attended = sum(map(entry.bytes_kept, layers))
     return Held(attended=attended, device=sum(sorted(sizes)[-2:]), host=sum(sizes[1:]))
+
+
+def in_pages(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:
+    """Keep everything in a pool of whole pages, with two more that only padding is written to.
+
+    Source: `PagedAttentionCache` in Transformers' continuous_batching/cache.py.
+    """
+    page = int(entry.settings["page"])
+    unused = sum(entry.kept(replace(one, sequences=1), 2 * page, entry.settings) for one in layers)
+    held = on_device(entry, layers)
+    return replace(held, device=held.device + unused)
 
 
 def on_disk(entry: CacheStrategy, layers: Sequence[KeptLayer]) -> Held:

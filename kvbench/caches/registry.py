@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from kvbench.caches.by_hand import BY_HAND
 from kvbench.caches.entry import CacheStrategy, Need, Parameter
-from kvbench.caches.held import in_pool, joined_room, on_host, whole_blocks, window_room
+from kvbench.caches.held import in_pages, joined_room, on_host, whole_blocks, window_room
 from kvbench.caches.kept import (
     all_positions,
     buffer_positions,
@@ -201,7 +201,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
             room=whole_blocks("page"),
-            holds=in_pool,
+            holds=in_pages,
         ),
         CacheStrategy(
             name="paged-graphs",
@@ -212,7 +212,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             parameters=(PAGE,),
             needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE),
             room=whole_blocks("page"),
-            holds=in_pool,
+            holds=in_pages,
         ),
     )
 }

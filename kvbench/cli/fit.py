@@ -34,10 +34,10 @@ def fit(
     batch_size: Annotated[
         int, option("With --find context: sequences generated at once.", "--batch-size", "-b")
     ] = 1,
-    prompt_tokens: Annotated[int, option("With --find batch: length of the prompt.")] = 256,
+    prompt_tokens: Annotated[int, option("With --find batch: length of the prompt.")] = 128,
     max_new_tokens: Annotated[
         int, option("New tokens per sequence.", "--max-new-tokens", "-n")
-    ] = 16,
+    ] = 8,
     memory_limit: Annotated[
         str | None,
         option("On a CPU: memory that the measuring process may use, such as 2GiB."),
@@ -56,9 +56,11 @@ def fit(
 ) -> None:
     """Find the largest batch or context that really fits, for each cache strategy.
 
-    Doubles the size until a generation runs out of memory, then bisects. Each generation runs in a
-    worker process, so running out costs only that one. The result is next to the prediction from
-    theory, as in kvbench estimate. Nothing is timed.
+    Starts at half the size that theory predicts, doubles it until a generation runs out of memory,
+    then bisects until the largest size that fits is known to a sixteenth. Each generation runs in
+    a worker process, so running out costs only that one. The result is next to the prediction, as
+    in kvbench estimate. Nothing is timed, but large sizes take long on a CPU, above all without a
+    cache.
 
     Exit codes: 0 found, 1 a search failed, 2 wrong usage, 130 interrupted. A strategy that cannot
     run here is not searched; that does not count as a failure.

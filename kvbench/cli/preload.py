@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["REPORT", "Preload"]
 
 REPORT = (
-    "pandas",
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
-    "scipy.special",
     "jinja2",
 )
 """Modules that a report imports late: they take most of a second."""

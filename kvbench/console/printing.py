@@ -316,7 +316,7 @@ def print_cases(console: Console, cases: Sequence[Case], forecast: Forecast) -> 
 def cases_table(cases: Sequence[Case], forecast: Forecast) -> Table:
     """Return one row per case; the caption has what all cases share."""
     axes = sorted(AXES.values(), key=lambda axis: not axis.in_group)
-    varied = [axis for axis in axes if len({getattr(case, axis.name) for case in cases}) > 1]
+    varied = [axis for axis in axes if axis.is_told(getattr(case, axis.name) for case in cases)]
     heads = ("case", *(axis.head for axis in varied))
     rows = tuple((case.id, *(_value(case, axis) for axis in varied)) for case in cases)
     numeric = (False, *(axis.is_number for axis in varied))

@@ -216,7 +216,7 @@ class Forecast:
         if case in self._warned or self._forecaster.case_seconds(case) < LONG_S:
             return None
         self._warned.add(case)
-        one, whole = self._forecaster.seconds(case), self._forecaster.case_seconds(case)
+        one, whole = self._forecaster.sample_seconds(case), self._forecaster.case_seconds(case)
         return (
             f"{case.device}: {case.label} is likely to take {about(whole)} "
             f"({about(one)} a sample). Ctrl-C stops the sweep; --resume goes on with it."

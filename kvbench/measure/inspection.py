@@ -11,10 +11,10 @@ from typing import Any
 from kvbench.caches import BASELINE, CacheStrategy, strategy
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
-from kvbench.measure.cache import cache_bytes
+from kvbench.measure.cache import allocated_bytes, cache_bytes
 from kvbench.measure.count import count_flops
 from kvbench.measure.generate import generate
-from kvbench.measure.observers import Seen, Watch, kept_tensors, watching
+from kvbench.measure.observers import Seen, Watch, watching
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.expected import decoder_layers
 from kvbench.measure.verify.shapes import CacheShape, LayerShape
@@ -132,8 +132,7 @@ def _look_into_pool(
     for seen in watch.steps:
         seen.handed, seen.attended = seen.handed or seen.attended, None
     watch.last = None
-    last = watch.steps[-1]
-    last.cache_bytes, last.kept = cache_bytes(cache), kept_tensors(cache)
+    watch.steps[-1].cache_bytes = cache_bytes(cache)
     try:
         known = Architecture.from_config(loaded.config.to_dict())
         sizes = (inputs.input_ids.shape[0], inputs.tokens)
@@ -145,9 +144,10 @@ def _look_into_pool(
     pages = [getattr(cache, name, None) for name in ("used_pages", "pages", "page_size")]
     what = "{} of {} pages of {} positions".format(*pages) if None not in pages else "its pool"
     return (
-        f"The driver of {strategy.name} keeps all layers in one pool, which its attention reads "
-        f"itself, so the keys and values attended to are not visible. At the end it uses {what}. "
-        "Cache bytes before the last step are from the configuration."
+        f"The driver of {strategy.name} keeps all layers in one pool of {allocated_bytes(cache):,} "
+        "bytes, which its attention reads itself, so the keys and values attended to are not "
+        f"visible. At the end it uses {what}. Cache bytes before the last step are from the "
+        "configuration."
     )
 
 
@@ -235,7 +235,7 @@ def _notes(loaded: LoadedModel, layer: int, cached: Watch) -> Iterator[str]:
             f"Layer {layer} does not use Transformers' attention interface, so its queries and the "
             "keys and values they attend to are not visible."
         )
-    elif last.handed is None and kept.keys is None and not last.kept:
+    elif last.handed is None and kept.keys is None:
         yield (
             f"Layer {layer} stores nothing in the cache: it attends to the keys and values of "
             "another layer."

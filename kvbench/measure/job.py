@@ -1,4 +1,4 @@
-"""Run one job on the open model: a generation, or how far it came before it failed."""
+"""Run one job on the open model: what it measured, or how far it came before it failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kvbench.measure.open_model import Observed, OpenModel
 from kvbench.measure.outcome import outcome_of
 from kvbench.measure.prefixes import prefixes_of
 from kvbench.methods import Job, JobResult
-from kvbench.plan.case import Task
 from kvbench.records.sample import Stage, utc_now
 
 __all__ = ["run_job"]
@@ -42,7 +41,7 @@ def run_job(
     classify: Callable[[Exception], Failure],
     on_stage: Callable[[Stage], None],
 ) -> JobResult:
-    """Generate once. A failure is a result too.
+    """Carry out a job. A failure is a result too.
 
     Args:
         model: the open model.
@@ -54,16 +53,16 @@ def run_job(
     attempt = _Attempt(utc_now(), clock, {"model_commit": model.loaded.commit})
     generation = None
     try:
-        observed = _observe(model, job.task, attempt, on_stage)
+        observed = _observe(model, job, attempt, on_stage)
     except Exception as error:
         # Whatever a model raises is this job's failure, which its rows report; the sweep goes
         # on. Interrupts are not Exceptions and pass through.
         result = attempt.failed(classify(error))
     else:
-        generation = observed.generation
+        generation = observed.taken.generation
         result = outcome_of(model.loaded, job.task, attempt.started_at, attempt.fields, observed)
     shorter = [one.new_tokens for one in job.tasks[:-1]]
-    if not shorter:
+    if not shorter and result.steps is None:
         return result
     return dataclasses.replace(
         result,
@@ -73,9 +72,9 @@ def run_job(
 
 
 def _observe(
-    model: OpenModel, task: Task, attempt: _Attempt, on_stage: Callable[[Stage], None]
+    model: OpenModel, job: Job, attempt: _Attempt, on_stage: Callable[[Stage], None]
 ) -> Observed:
-    case = task.case
+    case = job.task.case
     on_stage(attempt.stage)
     model.check_cache(case.cache, case.driver)
     inputs = model.encoder.encode(case.prompt, case.batch_size)
@@ -83,4 +82,4 @@ def _observe(
     attempt.fields |= model.past_positions(case, inputs)
     attempt.stage = "prefill"
     on_stage(attempt.stage)
-    return model.run(task, inputs, attempt.clock)
+    return model.run(job, inputs, attempt.clock)

@@ -20,7 +20,7 @@ from kvbench.measure.cache import cache_bytes, cache_tensors
 from kvbench.measure.verify.shapes import CacheShape, cache_of, read_shape
 from kvbench.records.inspection import KeptTensors, Shape
 
-__all__ = ["Seen", "Watch", "kept_tensors", "watching"]
+__all__ = ["Seen", "Watch", "watching"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -79,7 +79,7 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
         cache, step = cache_of(output), watch.steps[-1]
         if cache is not None:
             step.cache, step.cache_bytes = read_shape(cache), cache_bytes(cache)
-            step.kept = kept_tensors(cache, layer)
+            step.kept = _kept(cache, layer)
 
     def attend(module: Any, query: torch.Tensor, *pair: torch.Tensor) -> None:
         # An encoder has layers with the same numbers, but runs before the first forward; attention
@@ -104,14 +104,13 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
         yield watch
 
 
-def kept_tensors(cache: Any, layer: int | None = None) -> tuple[KeptTensors, ...]:
-    """Return the tensors of one layer of a cache, alike ones together; without `layer` all."""
-    own = getattr(cache, "self_attention_cache", cache)
-    layers = getattr(own, "layers", ())
-    part = cache if layer is None else layers[layer] if layer < len(layers) else None
+def _kept(cache: Any, layer: int) -> tuple[KeptTensors, ...]:
+    """Return the tensors of one layer of a cache, alike ones together."""
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
     kinds = Counter(
         (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        for tensor in cache_tensors(part)
+        for one in layers[layer : layer + 1]
+        for tensor in cache_tensors(one)
     )
     return tuple(
         KeptTensors(count=count, shape=shape, dtype=dtype)

@@ -14,13 +14,14 @@ from kvbench.errors import UserError
 from kvbench.measure.caches import situation_of
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.compiling import Compiled, counting_compilations
-from kvbench.measure.generate import Generation, generate
-from kvbench.measure.pauses import LEAST_PAUSE_S, paused, suspended_s
+from kvbench.measure.pauses import LEAST_PAUSE_S, suspended_s
 from kvbench.measure.quality import QualityPass
+from kvbench.measure.taken import JobCall, Taken, take
+from kvbench.methods import Job
 from kvbench.models.load import LoadedModel
 from kvbench.models.positions import position_limit
 from kvbench.models.prompts import Encoder, Inputs
-from kvbench.plan.case import Case, Task
+from kvbench.plan.case import Case
 from kvbench.plan.texts import Text
 from kvbench.records.quality import QualitySize
 from kvbench.theory.architecture import Architecture
@@ -29,9 +30,9 @@ __all__ = ["Observed", "OpenModel", "config_of"]
 
 
 class Observed(NamedTuple):
-    """A finished generation and the readings around it; `compiled` if it may run compiled code."""
+    """A finished job and the readings around it; `compiled` if it may run compiled code."""
 
-    generation: Generation
+    taken: Taken
     readings: Readings
     paused: bool
     compiled: Compiled | None
@@ -47,31 +48,24 @@ class OpenModel:
     # The text and the size used last with this model, and the output without a cache.
     _quality: tuple[tuple[Text, QualitySize], QualityPass] | None = field(default=None, init=False)
 
-    def run(self, task: Task, inputs: Inputs, clock: TokenClock) -> Observed:
-        """Generate, with the meter's readings around it."""
-        entry = strategy(task.case.cache)
-        self.meter.start(task.phase)
+    def run(self, job: Job, inputs: Inputs, clock: TokenClock) -> Observed:
+        """Carry out a job, with the meter's readings around it."""
+        entry, meter = strategy(job.task.case.cache), self.meter
+        call = JobCall(self.loaded, inputs, job, clock, meter.synchronise, meter.processor_s)
+        meter.start(job.task.phase)
         slept = suspended_s()
         try:
             with counting_compilations(entry.compiles) as compiled:
-                generation = generate(
-                    self.loaded,
-                    inputs,
-                    entry,
-                    task.new_tokens,
-                    clock=clock,
-                    synchronise=self.meter.synchronise,
-                    driver=task.case.driver,
-                )
+                taken = take(call)
         except BaseException:
-            self.meter.cancel()
+            meter.cancel()
             raise
         # Read before the generation, and with it the cache, can be freed.
-        readings = self.meter.finish()
+        readings = meter.finish()
         # A compiler may work in processes of its own while this one waits.
-        stood_still = not compiled.count and paused(clock.ticks, clock.used)
+        stood_still = not compiled.count and taken.paused
         return Observed(
-            generation,
+            taken,
             readings,
             paused=stood_still or suspended_s() - slept > LEAST_PAUSE_S,
             compiled=compiled if entry.compiles else None,

@@ -31,8 +31,8 @@ def outcome_of(
     fields: dict[str, Any],
     observed: Observed,
 ) -> JobResult:
-    """Return the result of a finished generation: a failure if tokens are missing or extra."""
-    generation = observed.generation
+    """Return the result of a finished job: a failure if tokens are missing or extra."""
+    taken, generation = observed.taken, observed.taken.generation
     times = generation.token_times
     fields = fields | dataclasses.asdict(observed.readings) | _made_by(loaded, generation)
     if observed.compiled is not None:
@@ -41,6 +41,8 @@ def outcome_of(
             "compile_s": observed.compiled.seconds,
         }
     fields["flags"] = _flags(loaded, task, fields, observed)
+    if taken.steps is not None:
+        return JobResult("ok", started_at, fields, taken.seconds, steps=taken.steps)
     if not generation.new_tokens == len(times) == task.new_tokens:
         error = (
             f"{task.new_tokens} tokens requested, {generation.new_tokens} generated, "
@@ -48,7 +50,7 @@ def outcome_of(
         )
         fields |= {"stage": "decode", "error": error}
         return JobResult("mismatch", started_at, fields, times=times)
-    return JobResult("ok", started_at, fields, generation.total_s, times)
+    return JobResult("ok", started_at, fields, taken.seconds, times)
 
 
 def _made_by(loaded: LoadedModel, generation: Generation) -> dict[str, Any]:
@@ -86,6 +88,6 @@ def _flags(
     signs = {fields["cache_class"] is not None, fields["kv_cache_bytes"] > 0}
     if signs != {strategy(case.cache).use_cache}:
         flags.append("cache_not_as_asked")
-    if observed.generation.state.unknown:
+    if observed.taken.generation.state.unknown:
         flags.append("state_not_counted")
     return " ".join(flags) or None

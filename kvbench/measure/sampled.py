@@ -1,4 +1,4 @@
-"""Time one token at chosen positions, inside a short `generate`."""
+"""The body of the method `sampled`: time steps at chosen positions, inside a short `generate`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from typing import Any
 
 import torch
 
-from kvbench.analysis.sampled import Block, Measured, blocks_of, start_tokens
-from kvbench.caches import CacheStrategy
+from kvbench.analysis.positions import blocks_of, generation_of, start_tokens
+from kvbench.analysis.sampled import Block, Measured
+from kvbench.caches import CacheStrategy, strategy
+from kvbench.device_kinds import needs_full_warmup
 from kvbench.errors import UserError
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import Generation, generate
 from kvbench.measure.pauses import paused
+from kvbench.measure.taken import JobCall, Taken
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs
 
-__all__ = ["Sampled", "measure_steps"]
+__all__ = ["Sampled", "measure_steps", "take"]
 
 _MOST_PAUSES = 2
 """How often a short generation that stood still is repeated."""
@@ -43,16 +46,36 @@ class Sampled:
     paused: bool
 
 
+def take(call: JobCall) -> Taken:
+    """Measure the steps from which the rows of a job are estimated."""
+    case, begun = call.job.task.case, time.perf_counter()
+    found = measure_steps(
+        call.loaded,
+        call.inputs,
+        strategy(case.cache),
+        [task.new_tokens for task in call.job.tasks],
+        synchronise=call.synchronise,
+        processor_s=call.processor_s,
+        warm_up=needs_full_warmup(case.device, case.dtype),
+        seed=call.job.task.repeat,
+        driver=case.driver,
+        clock=call.clock,
+    )
+    return Taken(found.start, found.paused, time.perf_counter() - begun, found.measured)
+
+
 def measure_steps(
     loaded: LoadedModel,
     inputs: Inputs,
-    strategy: CacheStrategy,
+    entry: CacheStrategy,
     lengths: Sequence[int],
     *,
     synchronise: Callable[[], None],
     processor_s: Callable[[], float] | None = None,
     warm_up: bool = False,
     seed: int = 0,
+    driver: str = "generate",
+    clock: TokenClock | None = None,
 ) -> Sampled:
     """Time steps at the positions that generations of these lengths pass through.
 
@@ -64,13 +87,15 @@ def measure_steps(
     Args:
         loaded: the model, a decoder.
         inputs: the case's own prompt.
-        strategy: the cache strategy.
+        entry: the cache strategy.
         lengths: new tokens of each case.
         synchronise: waits until the device has finished all queued work.
         processor_s: reads the processor time of this process, if it does the work itself.
         warm_up: whether to run each step once before it is timed, for devices on which the first
             pass over each new key length is slow.
         seed: the seed of the order of the positions, and of the tokens that fill up a prompt.
+        driver: what calls the model, an axis of a case.
+        clock: stamps the first short generation, so that a failure tells how far it came.
 
     Raises:
         UserError: the model has an encoder.
@@ -80,13 +105,13 @@ def measure_steps(
             "sampled: a model with an encoder cannot be sampled; use --method each.",
             kind="method_unsupported",
         )
-    maker = _Maker(loaded, inputs, strategy, synchronise, processor_s, seed)
-    blocks = list(blocks_of(lengths, cached=strategy.use_cache))
+    maker = _Maker(loaded, inputs, entry, driver, synchronise, processor_s, seed)
+    blocks = list(blocks_of(lengths, cached=entry.use_cache))
     # In a random order, so a machine that slows down meanwhile is not mistaken for a curve.
     random.Random(seed).shuffle(blocks)
     tokens = start_tokens(lengths)
     with maker.watching():
-        starts = [maker.make(0, tokens)]
+        starts = [maker.make(0, tokens, clock)]
         share_s = _share(starts[0])
         found = []
         for block in blocks:
@@ -131,14 +156,16 @@ class _Maker:
         self,
         loaded: LoadedModel,
         inputs: Inputs,
-        strategy: CacheStrategy,
+        entry: CacheStrategy,
+        driver: str,
         synchronise: Callable[[], None],
         processor_s: Callable[[], float] | None,
         seed: int,
     ) -> None:
         self._loaded = loaded
         self._inputs = inputs
-        self._strategy = strategy
+        self._entry = entry
+        self._driver = driver
         self._synchronise = synchronise
         self._processor_s = processor_s
         self._generator = torch.Generator().manual_seed(seed)
@@ -160,35 +187,35 @@ class _Maker:
 
     def block(self, tokens: range, share_s: float) -> Block:
         """Time the steps that make these tokens."""
-        if self._strategy.use_cache:
-            # The prefill makes the token before, and each later pass is one of the steps.
-            made = self.make(tokens.start - 2, len(tokens) + 1)
+        if self._entry.use_cache:
+            made = self.make(*generation_of(tokens, cached=True))
             return Block(tokens.start, made.gaps)
-        made = self.make(tokens.start - 1, len(tokens))
+        made = self.make(*generation_of(tokens, cached=False))
         first = made.stamps[0] - made.begins[0] + share_s
         return Block(tokens.start, (first, *made.gaps))
 
-    def make(self, further: int, new_tokens: int) -> _Made:
+    def make(self, further: int, new_tokens: int, clock: TokenClock | None = None) -> _Made:
         """Generate from the prompt and `further` tokens; repeat if it stood still."""
         inputs = self._longer(further)
         for _ in range(_MOST_PAUSES + 1):
             self._begins.clear()
-            clock = TokenClock(processor_s=self._processor_s)
+            clock, own = None, clock or TokenClock(processor_s=self._processor_s)
             generation = generate(
                 self._loaded,
                 inputs,
-                self._strategy,
+                self._entry,
                 new_tokens,
-                clock=clock,
+                clock=own,
                 synchronise=self._synchronise,
+                driver=self._driver,
             )
             # The prompt has the first tick, and the end the last.
-            made = _Made(generation, tuple(self._begins), tuple(clock.ticks[1:-1]))
+            made = _Made(generation, tuple(self._begins), tuple(own.ticks[1:-1]))
             if not len(made.begins) == len(made.stamps) == new_tokens:
                 raise RuntimeError(
                     f"{len(made.begins)} forwards made {len(made.stamps)} of {new_tokens} tokens"
                 )
-            if not paused(clock.ticks, clock.used):
+            if not paused(own.ticks, own.used):
                 return made
         self.paused = True
         return made

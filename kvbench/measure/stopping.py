@@ -31,7 +31,12 @@ class StoppingRule:
     max_spread: float = 0.05
     max_seconds: float = 600.0
 
-    def done(self, *arms: Sequence[float], generated: Sequence[float] | None = None) -> bool:
+    def done(
+        self,
+        *arms: Sequence[float],
+        costs: Sequence[Sequence[float]] | None = None,
+        generated: Sequence[float] | None = None,
+    ) -> bool:
         """Return whether no further round is needed after these times, in seconds, of a group.
 
         All members continue together, until each has enough samples or one may not continue:
@@ -41,24 +46,30 @@ class StoppingRule:
 
         Args:
             arms: the times of each member.
+            costs: how long taking each of these samples took, where that is another time.
             generated: for each member, the seconds of the generations that its times are read from,
                 where they are longer than its times. `min_seconds` then applies to them: otherwise
                 a short length would require many long generations.
         """
-        most = max(map(len, arms))
-        if any(len(times) < most and not self.spent(times) for times in arms):
+        costs = arms if costs is None else costs
+        most = max(map(len, costs))
+        if any(len(times) < most and not self.spent(times) for times in costs):
             return False
-        seconds = [sum(times) for times in arms] if generated is None else generated
-        return any(map(self.spent, arms)) or all(map(self._enough, arms, seconds))
+        seconds = [sum(times) for times in costs] if generated is None else generated
+        return any(map(self.spent, costs)) or all(map(self._enough, arms, seconds))
 
-    def spent(self, times: Sequence[float]) -> bool:
-        """Return whether a member may not continue: it has the most samples, or its time is up."""
+    def spent(self, costs: Sequence[float]) -> bool:
+        """Return whether a member may not continue: it has the most samples, or its time is up.
+
+        Args:
+            costs: how long taking each of its samples took.
+        """
         if self.repeats is not None:
-            return len(times) >= self.repeats
-        if len(times) >= self.max_repeats:
+            return len(costs) >= self.repeats
+        if len(costs) >= self.max_repeats:
             return True
         # Use the median, since one hiccup says nothing about the next sample.
-        return len(times) > 0 and sum(times) + float(np.median(times)) > self.max_seconds
+        return len(costs) > 0 and sum(costs) + float(np.median(costs)) > self.max_seconds
 
     def _enough(self, times: Sequence[float], seconds: float) -> bool:
         return (

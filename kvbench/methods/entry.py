@@ -27,6 +27,9 @@ class Method:
             another job; the longest task always has one.
         can: whether it works for a cache strategy. A comparison group with a strategy for which it
             does not work is measured with the method `each`.
+        body: the function in kvbench/measure/ that carries out the samples of a job, as
+            `module:function`; None for one generation. A string, which the worker resolves, because
+            the entry must not import torch.
     """
 
     name: str
@@ -35,3 +38,4 @@ class Method:
     jobs: Callable[[Sequence[Task]], tuple[Job, ...]]
     rows: Callable[[Job, JobResult], tuple[Row, ...]]
     can: Callable[[CacheStrategy], bool] = lambda entry: True
+    body: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvbench.analysis.sampled import Measured
 from kvbench.analysis.trace import Prefix
 from kvbench.plan.case import Task
 from kvbench.records.sample import Sample, Status
@@ -19,7 +20,7 @@ Row = tuple[Sample, tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One generation.
+    """One generation, or what its method makes in place of it.
 
     Attributes:
         tasks: the rows that it yields, the longest last. They differ only in the number of new
@@ -45,10 +46,11 @@ class JobResult:
         started_at: UTC, ISO 8601.
         fields: columns of samples.csv that were read over the whole generation; for a failure, its
             `stage` and `error`.
-        total_s: seconds of the whole generation; None if it failed.
+        total_s: seconds of the whole generation, or of measuring the steps; None if it failed.
         times: seconds from its start to each new token; of one that failed, as far as it came.
         prefixes: what is known of the shorter lengths that it passed through.
         architecture: of the model, for the bytes of their caches; None where theory cannot read it.
+        steps: the steps at chosen positions; None for a generation.
     """
 
     status: Status
@@ -58,3 +60,4 @@ class JobResult:
     times: tuple[float, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     architecture: Architecture | None = None
+    steps: Measured | None = None

@@ -9,12 +9,13 @@ from kvbench.caches import strategy
 from kvbench.methods.each import EACH
 from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row
+from kvbench.methods.sampled import SAMPLED
 from kvbench.methods.trace import TRACE
 from kvbench.plan.case import Case, Task, split
 
 __all__ = ["METHODS", "cannot", "groups_of", "jobs_of", "rows_of", "with_fallback"]
 
-METHODS: dict[str, Method] = {entry.name: entry for entry in (EACH, TRACE)}
+METHODS: dict[str, Method] = {entry.name: entry for entry in (EACH, TRACE, SAMPLED)}
 
 
 def groups_of(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:

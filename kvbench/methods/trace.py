@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kvbench.analysis.trace import can_trace, round_key, rows_of_trace
+from kvbench.analysis.generated import round_key
+from kvbench.analysis.trace import can_trace, rows_of_trace
 from kvbench.methods.each import EACH
 from kvbench.methods.entry import Method
 from kvbench.methods.job import Job, JobResult, Row

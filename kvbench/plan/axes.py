@@ -88,6 +88,7 @@ class Axis:
         label: its display name.
         words: a value in a sentence.
         bare: whether the value alone is clear enough in a label.
+        told: values that are named wherever they occur, even if nothing else does.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Axis:
     label: str
     words: str
     bare: bool
+    told: tuple[str, ...]
 
     @property
     def is_number(self) -> bool:
@@ -116,6 +118,11 @@ class Axis:
     def is_added(self) -> bool:
         """Whether there are runs that predate it."""
         return self.legacy is not dataclasses.MISSING
+
+    def is_told(self, values: Iterable[object]) -> bool:
+        """Return whether to name the values of these cases: they differ, or must be named."""
+        found = set(values)
+        return len(found) > 1 or not found.isdisjoint(self.told)
 
     def phrase(self, value: object) -> str:
         """Return a value as written in a sentence: `batch 8`, `random weights`."""
@@ -300,13 +307,15 @@ class CaseAxes(StrategyAxes):
         choices=("generate", "loop"),
         in_group=False,
     )
-    method: Literal["each", "trace"] = axis(
+    method: Literal["each", "trace", "sampled"] = axis(
         "How generations become rows. each: every length is generated separately. trace: "
-        "shorter lengths are read from the timestamps of the longest generation.",
+        "shorter lengths are read from the timestamps of the longest generation. sampled: times "
+        "are estimated from single steps at chosen positions, for long generations.",
         column="each: every length has its own generation. trace: read from the time stamps of a "
-        "longer generation.",
+        "longer generation. sampled: an estimate from single steps at chosen positions.",
         legacy="each",
-        choices=("each", "trace"),
+        choices=("each", "trace", "sampled"),
+        told=("sampled",),
     )
 
 
@@ -331,6 +340,7 @@ def _declared(field: dataclasses.Field[Any], hint: Any) -> Axis:
         "label": label,
         "words": f"{label} {{}}",
         "bare": False,
+        "told": (),
     } | field.metadata["axis"]
     usual: Reading = "sizes" if known["kind"] is int else "words"
     known["keys"] = tuple(

@@ -174,7 +174,7 @@ def _work(columns: Columns) -> Found:
 
 def _times(columns: Columns) -> Found:
     total, first = _numbers(columns, "total_s"), _numbers(columns, "ttft_s")
-    tokens, batch = _numbers(columns, "new_tokens"), _numbers(columns, "batch_size")
+    tokens, batch = _tokens(columns), _numbers(columns, "batch_size")
     step, rate = _numbers(columns, "itl_s"), _numbers(columns, "tokens_per_s")
     yield from _where(first > total * (1 + _SAME), "ttft_s is longer than total_s")
     yield from _where(
@@ -190,8 +190,17 @@ def _times(columns: Columns) -> Found:
         yield from _where(~np.isnan(values) & np.isnan(total), f"{name} without total_s")
     for name, values in (("itl_s", step), ("tokens_per_s", rate)):
         yield from _where(~np.isnan(values) & np.isnan(tokens), f"{name} without new_tokens")
+    low, high = _numbers(columns, "total_s_low"), _numbers(columns, "total_s_high")
+    yield from _where((low > total) | (high < total), "total_s is outside its interval")
     spent = _numbers(columns, "compile_s")
     yield from _where(spent > total * (1 + _SAME), "compile_s is longer than total_s")
+
+
+def _tokens(columns: Columns) -> np.ndarray:
+    """Return the tokens that the times are for; where no tokens were kept, those asked for."""
+    tokens, asked = _numbers(columns, "new_tokens"), _numbers(columns, "max_new_tokens")
+    estimated = _equal(columns, "method", "sampled") & np.isnan(tokens)
+    return np.where(estimated, asked, tokens)
 
 
 def _memory(columns: Columns) -> Found:

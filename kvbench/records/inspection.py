@@ -66,8 +66,7 @@ class Step:
         flops_theory: FLOPs derived from the configuration.
         token_ids: the new token of each sequence.
         texts: the same as text, null without a tokenizer.
-        kept: the tensors that the cache keeps for the inspected layer, whatever its form; the pool
-            of all layers, for a cache that has only that.
+        kept: the tensors that the cache keeps for the inspected layer, whatever its form.
     """
 
     input_ids: Shape

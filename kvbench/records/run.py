@@ -21,7 +21,7 @@ from kvbench.records.finding import Finding
 from kvbench.records.quality import Quality, load_qualities
 from kvbench.records.rows import as_rows, read_columns
 from kvbench.records.sample import Sample
-from kvbench.records.tokens import load_tokens
+from kvbench.records.tokens import Stamps, load_stamps, load_tokens
 from kvbench.text import clip
 
 if TYPE_CHECKING:
@@ -163,6 +163,15 @@ class Run:
             UserError: as `load_tokens`.
         """
         return load_tokens(self.path / "tokens.csv")
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """Return tokens.csv as arrays.
+
+        Raises:
+            UserError: as `load_tokens`.
+        """
+        return load_stamps(self.path / "tokens.csv")
 
 
 def load_run(path: str | Path) -> Run:

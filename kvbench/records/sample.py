@@ -21,6 +21,7 @@ __all__ = [
     "Sample",
     "Stage",
     "Status",
+    "cost_s",
     "latest",
     "latest_rows",
     "memory_readings",
@@ -133,6 +134,11 @@ class Sample(CaseRecord):
         default=None,
     )
     total_s_high: Amount | None = column("sampled: upper end of it.", unit="s", default=None)
+    sampling_s: Amount | None = column(
+        "sampled: how long measuring the steps took; the same for all lengths that they serve.",
+        unit="s",
+        default=None,
+    )
     compilations: Number | None = column(
         "Compilations during the run, for strategies that compile; 0 once warm.",
         default=None,
@@ -331,6 +337,11 @@ def memory_readings(sample: Sample) -> tuple[MemoryReading, ...]:
     return tuple(
         MemoryReading(method, peak, before) for method, peak, before in found if peak is not None
     )
+
+
+def cost_s(sample: Sample) -> float:
+    """Return the seconds that taking a sample took; 0 if unknown."""
+    return (sample.total_s if sample.sampling_s is None else sample.sampling_s) or 0.0
 
 
 def with_flag(sample: Sample, flag: str) -> Sample:

@@ -15,6 +15,7 @@ from kvbench.records.columns import to_text
 from kvbench.records.files import CHARTS_FOLDER, check_real_folder, write_atomically
 from kvbench.records.run import Run
 from kvbench.report.figures import Material, check_charts, draw_charts, write_charts
+from kvbench.report.figures.ahead import images_ahead
 from kvbench.report.html import report_html
 from kvbench.report.markdown import summary_markdown
 from kvbench.report.recommend import dumped, recommendation_json
@@ -66,6 +67,20 @@ def build(
             charts=tuple(sorted(missing)),
         )
     out.mkdir(parents=True, exist_ok=True)
+    images = [name for name in _IMAGES if name in formats]
+    with images_ahead(drawn, images):
+        paths = _write_texts(material, out, markdown="markdown" in formats)
+        page = report_html(material, drawn) if "html" in formats else None
+    paths += write_charts(drawn, out / CHARTS_FOLDER, images)
+    if page is not None:
+        # Last: if this file exists, so do the others.
+        paths.append(out / _REPORT)
+        write_atomically(paths[-1], page)
+    return paths
+
+
+def _write_texts(material: Material, out: Path, *, markdown: bool) -> list[Path]:
+    """Write summary.csv, recommendation.json if there is anything to recommend, and summary.md."""
     paths = [out / "summary.csv"]
     write_atomically(paths[0], _csv(material))
     found = material.recommendations
@@ -75,19 +90,13 @@ def build(
         write_atomically(chosen, dumped(recommendation_json(*one) for one in found.items()))
     else:
         chosen.unlink(missing_ok=True)
-    if "markdown" in formats:
+    if markdown:
         paths.append(out / "summary.md")
         parts = (
             summary_markdown(run.info, cases, name, found[name])
-            for run, (name, cases) in zip(runs, material.summaries.items(), strict=True)
+            for run, (name, cases) in zip(material.runs, material.summaries.items(), strict=True)
         )
         write_atomically(paths[-1], "\n".join(parts))
-    images = [name for name in _IMAGES if name in formats]
-    paths += write_charts(drawn, out / CHARTS_FOLDER, images)
-    if "html" in formats:
-        # Last: if this file exists, so do the others.
-        paths.append(out / _REPORT)
-        write_atomically(paths[-1], report_html(material, drawn))
     return paths
 
 

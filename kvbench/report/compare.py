@@ -368,6 +368,8 @@ class _Column:
         if self.field is None:
             return True
         values = {getattr(row, self.field) for row in rows}
+        if self.field in AXES and AXES[self.field].is_told(values):
+            return True
         required = self.field in ("max_new_tokens",)
         return len(values) > 1 or (required and values != {None})
 
@@ -441,7 +443,7 @@ def _columns(metric: Metric) -> tuple[_Column, ...]:
 
 def _labels(rows: Sequence[Comparison]) -> list[str]:
     """Return the label of each row: fields that seldom differ are named only if they do."""
-    differing = [axis for axis in SELDOM if len({getattr(row, axis.name) for row in rows}) > 1]
+    differing = [axis for axis in SELDOM if axis.is_told(getattr(row, axis.name) for row in rows)]
     # The fields that define the model come first.
     always = [axis for axis in AXES.values() if not axis.seldom]
     model = [axis for axis in always if axis.name in MODEL_AXES]
@@ -504,7 +506,16 @@ def _caption(result: Result) -> str:
         )
     if any(row.a_cold_starts or row.b_cold_starts for row in result.rows):
         caption += " Cold samples excluded."
+    if _has_estimates(result):
+        caption += " method sampled: estimated from single steps, not measured in full."
     return caption
+
+
+def _has_estimates(result: Result) -> bool:
+    methods = {getattr(row, "method", None) for row in result.rows}
+    # Along this axis, the sides are the methods.
+    methods |= set(result.sides if result.by == "method" else ())
+    return not methods.isdisjoint(AXES["method"].told)
 
 
 def _json(result: Result) -> str:

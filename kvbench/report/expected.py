@@ -92,11 +92,11 @@ def _why(found: Expectation, case: CaseSummary) -> str:
     reason = found.reasons[0 if case is found.off else 1]
     if reason != "launch":
         return _BOUND[reason]
-    # Without a probe, launches are inferred from how long a step takes.
-    launch_s = _step_s(case) if found.launch_s is None else found.launch_s
-    taken = seconds(min(launch_s, _step_s(case)))
+    if found.launch_s is None:
+        # How long a step takes says that something else dominates it, not how long launches take.
+        return "probably launch-bound, launches were not probed"
     known = " (as far as these rates show)" if case is found.off and at_least(found.on) else ""
-    return f"launch-bound{known}, launches alone take {taken}"
+    return f"launch-bound{known}, launches alone take {seconds(found.launch_s)}"
 
 
 def _step_s(case: CaseSummary) -> float:
@@ -127,7 +127,7 @@ def _share(share: float) -> str:
 
 
 def _overhead(step_s: float, found: Expectation) -> str:
-    step = f"With a fixed cost of {seconds(step_s)} per step,"
+    step = f"If no step takes less than the {seconds(step_s)} measured with the cache,"
     if found.pays_from is None:
         return f"{step} no speedup is expected within {HORIZON} tokens."
     if found.on.expected_from != "products" and kind_of(found.on.device).queues_work:

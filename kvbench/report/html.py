@@ -93,8 +93,9 @@ class _Column:
     value: Callable[[str, CaseSummary], Any]
     text: Callable[[CaseSummary, Any], str] = lambda case, value: str(value)
     numeric: bool = True
-    # Left out if it is the same in each row.
+    # Left out if it is the same in each row, unless that is one of these.
     only_if_varied: bool = False
+    told: tuple[str, ...] = ()
     # What makes a case, so that it stays in sight.
     is_key: bool = False
     # Shown when all columns are asked for.
@@ -129,7 +130,9 @@ class _Column:
         found = {
             self.value(name, case) for name, cases in material.summaries.items() for case in cases
         }
-        return len(found) > 1 if self.only_if_varied else found != {None}
+        if self.only_if_varied:
+            return len(found) > 1 or not found.isdisjoint(self.told)
+        return found != {None}
 
 
 def _field(
@@ -148,6 +151,7 @@ def _axis_column(axis: Axis) -> _Column:
         (lambda label: shorten(str(label))) if axis.name == "prompt" else str,
         numeric=axis.is_number,
         only_if_varied=axis.name != "cache",
+        told=axis.told,
         is_key=True,
     )
 

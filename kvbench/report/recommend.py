@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.analysis.recommend import Choice, Recommendation
 from kvbench.plan.axes import MODEL_AXES
 from kvbench.report.units import mib, significant, times
@@ -31,6 +32,7 @@ def _sentence(one: Recommendation) -> str:
     case = one.case
     what = (
         f"{case.model} on {case.device}, batch {case.batch_size}, {case.max_new_tokens} new tokens"
+        + ", sampled" * is_sampled(case)
     )
     parts = [f"fastest: {_fastest(one)}", f"smallest cache: {_smallest(one.smallest)}"]
     if one.smallest_within == one.smallest:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvbench.analysis.cases import describe, varied
+from kvbench.analysis.generated import is_sampled
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import BASELINE
@@ -130,11 +131,14 @@ def time_text(case: CaseSummary | None) -> str:
     if case.total_s_median is None:
         # A case that was interrupted before its first sample has not failed.
         return "-" if case.status == "ok" else case.status
-    if case.total_s_min is None or case.total_s_max is None or _warm(case) == 1:
+    low, high = case.total_s_low, case.total_s_high
+    if low is None and _warm(case) > 1:
+        low, high = case.total_s_min, case.total_s_max
+    if low is None or high is None:
         return seconds(case.total_s_median)
     # One unit for all three: the ends are in that of the median.
     unit = 1 if case.total_s_median >= 1 else 1000
-    ends = significant(case.total_s_min * unit), significant(case.total_s_max * unit)
+    ends = significant(low * unit), significant(high * unit)
     return f"{seconds(case.total_s_median)} [{ends[0]}\N{EN DASH}{ends[1]}]"
 
 
@@ -284,15 +288,16 @@ def _needed(case: CaseSummary) -> str:
 def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
     if name == "_strategies":
         return len({c.cache for c in cases if not c.is_baseline}) > 1
-    return len({getattr(c, name) for c in cases}) > 1
+    return AXES[name].is_told(getattr(c, name) for c in cases)
 
 
 def _caption(cases: Sequence[CaseSummary]) -> str:
     counts = sorted({_warm(c) for c in cases if c.samples})
     if not counts:
         return "Nothing was measured."
+    sampled = _sampled_caption(cases)
     if counts[-1] == 1:
-        return "Times: one sample per case; variance unknown."
+        return f"Times: one sample per case; variance unknown. {sampled}".rstrip()
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"Times: median [min\N{EN DASH}max] of {number} samples"
     text += ", without cold ones. " if any(c.cold_starts for c in cases) else ". "
@@ -317,6 +322,7 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
         text += "J/tok: only samples long enough for a reading. "
     if any(c.method == "trace" for c in cases):
         text += "method trace: read from the longest generation of the same round. "
+    text += sampled
     if any(c.kl_divergence is not None for c in cases):
         text += (
             "KL: mean divergence of the next-token distribution from the one without a cache, in "
@@ -324,3 +330,12 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
             "cache. "
         )
     return text + "tok/s, cache, memory and J/tok: with the cache."
+
+
+def _sampled_caption(cases: Sequence[CaseSummary]) -> str:
+    if not any(is_sampled(c) for c in cases):
+        return ""
+    return (
+        "method sampled: estimated from single steps at chosen positions, not measured in full; "
+        "their range is the 95 % interval of the estimate. "
+    )

@@ -177,8 +177,8 @@ def _verdict(case: CaseSummary, found: Claim | None) -> str:
 
 
 def _size_of_cache(case: CaseSummary) -> str:
-    """Return the size of the cache, to go on with; nothing where it is not known."""
-    if case.kv_cache_bytes is None:
+    """Return the size of the cache, to go on with; nothing without one, or if it is not known."""
+    if not case.kv_cache_bytes:
         return ""
     return f", {_brief(case.kv_cache_bytes / MIB)} MiB"
 

@@ -28,6 +28,8 @@ __all__ = ["fit"]
 
 _MOST_BATCH = 4096
 _FIRST_CONTEXT, _CONTEXT_STEP = 64, 16
+_PARTS = 16
+"""The largest size that fits is found to a sixteenth; smaller ones exactly."""
 
 
 def fit(
@@ -101,10 +103,12 @@ class _Search:
             if unmet is not None:
                 return self._row("unsupported", reason=unmet)
             config, known = self._theory()
-            predicted = self._predicted(known)
-            first, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
             most = self._most(config)
-            found = largest_that_fits(self._fits, first=first, most=most, step=step)
+            predicted = self._predicted(known, most)
+            least, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
+            # Large sizes take long: theory saves the small ones.
+            first = max(least, (predicted or 0) // 2)
+            found = largest_that_fits(self._fits, first=first, most=most, step=step, parts=_PARTS)
         except _Ended as ended:
             return self._row("failed", reason=str(ended))
         status: FitStatus = "found" if found.largest else "nothing_fits"
@@ -174,14 +178,18 @@ class _Search:
             dtype=case.dtype,
         )
 
-    def _predicted(self, known: Architecture | None) -> int | None:
+    def _predicted(self, known: Architecture | None, most: int) -> int | None:
+        """Return what fits as far as theory knows, and no more than is tried."""
         most_of: dict[Find, Callable[[Architecture, Work, str, int], int]]
         most_of = {"batch": largest_batch, "context": longest_context}
         if known is None or self.room_bytes is None:
             return None
+        if known.encoder and self.find == "context":
+            # Here it is the encoder's prompt that grows, and not the decoder's positions.
+            return None
         with contextlib.suppress(UserError):
             size = most_of[self.find](known, self._work(1), self.case.cache, self.room_bytes)
-            return None if size == UNBOUNDED else size
+            return min(size, most)
         return None
 
     def _needed(self, known: Architecture | None, size: int) -> int | None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kvbench.analysis.forecast import share_of_trace
-from kvbench.analysis.trace import longest_of
+from kvbench.analysis.generated import longest_of
 from kvbench.methods import cannot
 from kvbench.plan.case import Case
 from kvbench.plan.plan import Plan

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from kvbench.measure.stopping import StoppingRule
 from kvbench.methods import groups_of
 from kvbench.plan.case import Case, Phase, Task
-from kvbench.records.sample import Sample, latest, round_of
+from kvbench.records.sample import Sample, cost_s, latest, round_of
 from kvbench.run.rounds import SharedRounds, counted_rounds
 
 __all__ = ["MOST_LOSSES", "TRIED_AGAIN", "CaseProgress", "progress_of"]
@@ -88,7 +88,7 @@ class CaseProgress:
 
     @property
     def used_s(self) -> float:
-        """The seconds of its samples in complete rounds.
+        """How long taking its samples in complete rounds took, in seconds.
 
         Warm-ups and interrupted rounds do not count: each process has its own, and an interrupted
         sweep has more of them.
@@ -97,7 +97,7 @@ class CaseProgress:
         if self.failure is None:
             return rounds.used_s[self._going_on.index(self)]
         complete = set(rounds.complete)
-        return math.fsum(s.total_s or 0.0 for s in self.measured if round_of(s) in complete)
+        return math.fsum(cost_s(s) for s in self.measured if round_of(s) in complete)
 
     def task(self, phase: Phase, repeat: int, new_tokens: int, number: int | None = None) -> Task:
         """Return a task of this case; its attempt is how often it was recorded before.
@@ -161,16 +161,17 @@ class CaseProgress:
         rounds, first = self._rounds, self.pair[0]
         times, known = rounds.times, first._done
         if known is None or known[:2] != (rounds, rounds.version):
-            done = self.rule.done(*times, generated=self._generated(times))
+            costs = rounds.costs
+            done = self.rule.done(*times, costs=costs, generated=self._generated(costs))
             first._done = known = (rounds, rounds.version, done)
         return known[2]
 
-    def _generated(self, times: Sequence[Sequence[float]]) -> list[float]:
+    def _generated(self, costs: Sequence[Sequence[float]]) -> list[float]:
         """Return, for each member, the seconds of the generations that its times are read from."""
         arms = self._going_on
         kinds = [replace(arm.case, max_new_tokens=1) for arm in arms]
         longest: dict[Case, float] = {}
-        for kind, seconds in zip(kinds, times, strict=True):
+        for kind, seconds in zip(kinds, costs, strict=True):
             longest[kind] = max(longest.get(kind, 0.0), sum(seconds))
         return [longest[kind] for kind in kinds]
 

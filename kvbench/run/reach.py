@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from kvbench.analysis.generated import generations_of, rough_prompt_tokens
 from kvbench.caches import BASELINE, strategy
 from kvbench.plan.case import Case
 
@@ -39,8 +40,9 @@ def reach_of(cases: Sequence[Case], cache: str, repeats: int) -> Case | None:
     # Another shape would have to be compiled.
     if not own or strategy(cache).compiles:
         return None
-    samples = sum(_cost(case) for case in cases if case.cache in (cache, BASELINE))
-    far = max(own, key=lambda case: (case.max_new_tokens, case.batch_size, _prompt(case)))
+    compared = (case for case in cases if case.cache in (cache, BASELINE))
+    samples = sum(_cost(one) for made in generations_of(compared).values() for one in made)
+    far = max(own, key=_size)
     while _cost(far) + _reference(far) > repeats * samples:
         if far.max_new_tokens <= _ALWAYS and far.batch_size == 1:
             break
@@ -52,20 +54,18 @@ def reach_of(cases: Sequence[Case], cache: str, repeats: int) -> Case | None:
     return None if covered or far.max_new_tokens < 2 else far
 
 
+def _size(case: Case) -> tuple[int, int, int]:
+    return case.max_new_tokens, case.batch_size, rough_prompt_tokens(case)
+
+
 def _cost(case: Case) -> int:
     """Return the cost of a generation, in tokens through the model."""
-    prompt, steps = _prompt(case), case.max_new_tokens
+    prompt, steps = rough_prompt_tokens(case), case.max_new_tokens
     if strategy(case.cache).use_cache:
         return case.batch_size * (prompt + steps) + _PASS * steps
     return case.batch_size * (prompt * steps + steps * steps // 2) + _PASS * steps
 
 
 def _reference(case: Case) -> int:
-    tokens = case.batch_size * (_prompt(case) + case.max_new_tokens)
+    tokens = case.batch_size * (rough_prompt_tokens(case) + case.max_new_tokens)
     return _FORWARDS * (tokens + _PASS)
-
-
-def _prompt(case: Case) -> int:
-    # A token of text has about four characters.
-    texts = (len(text) // 4 + 1 for text in case.prompt.texts)
-    return case.prompt.tokens or max(texts, default=1)

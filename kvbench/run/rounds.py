@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from kvbench.analysis.cold import COLD_FACTOR, COLD_LATER, cold_starts
-from kvbench.records.sample import Round, Sample, round_of
+from kvbench.records.sample import Round, Sample, cost_s, round_of
 
 __all__ = [
     "MOST_COLD_ROUNDS",
@@ -79,10 +79,12 @@ class SharedRounds:
         self._members = members
         self._read = [0] * len(members)
         self._seconds: list[dict[Round, float]] = [{} for _ in members]
+        self._spent: list[dict[Round, float]] = [{} for _ in members]
         self._processes: dict[tuple[int, int, int], _Process] = {}
         self._complete: list[Round] = []
         self._used_s = [0.0] * len(members)
         self._times: list[list[float]] = [[] for _ in members]
+        self._costs: list[list[float]] = [[] for _ in members]
         self._version = 0
 
     @property
@@ -98,8 +100,14 @@ class SharedRounds:
         return self._times
 
     @property
+    def costs(self) -> Sequence[Sequence[float]]:
+        """For each member, how long taking each of these samples took, in seconds."""
+        self._catch_up()
+        return self._costs
+
+    @property
     def used_s(self) -> Sequence[float]:
-        """For each member, the seconds of its samples in complete rounds."""
+        """For each member, how long taking its samples in complete rounds took, in seconds."""
         self._catch_up()
         return self._used_s
 
@@ -120,17 +128,20 @@ class SharedRounds:
             cold = {process.first for process in self._processes.values() if process.is_cold}
             counted = _without_cold(self._complete, cold)
             self._times = [[seconds[one] for one in counted] for seconds in self._seconds]
+            self._costs = [[seconds[one] for one in counted] for seconds in self._spent]
 
     def _take(self, index: int, sample: Sample) -> bool:
         """Add a sample, and return whether that changes which earlier rounds count."""
         one = round_of(sample)
         self._seconds[index][one] = sample.total_s or 0.0
+        self._spent[index][one] = cost_s(sample)
         changed = sample.total_s is not None and self._judge(index, one, sample.total_s)
         if all(one in seconds for seconds in self._seconds):
             self._complete.append(one)
-            for number, seconds in enumerate(self._seconds):
-                self._used_s[number] += seconds[one]
+            for number, (seconds, spent) in enumerate(zip(self._seconds, self._spent, strict=True)):
+                self._used_s[number] += spent[one]
                 self._times[number].append(seconds[one])
+                self._costs[number].append(spent[one])
             # A cold first sample of a round that is only now complete.
             changed |= any(p.first == one and p.is_cold for p in self._of_process(one))
         return changed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
-from kvbench.analysis.trace import longest_of
+from kvbench.analysis.generated import is_sampled
 from kvbench.caches import BASELINE
 from kvbench.methods import jobs_of
 from kvbench.plan.case import Case, ModelKey, Task, split
@@ -196,7 +196,7 @@ def _preparation(
         leader = case if member.owes_warmup else longest(case, list(waiting), conduct.warmup)
         task = waiting[leader].task("warmup", 0, warmup_tokens(leader, conduct.warmup))
         return _job(progress, [task])
-    if session.needs_memory_pass and not member.memory_known:
+    if session.needs_memory_pass and not (is_sampled(case) or member.memory_known):
         return _job(progress, [member.task("memory", 0, case.max_new_tokens)])
     return None
 
@@ -219,7 +219,7 @@ def _reach(progress: SweepState, case: Case) -> Case | None:
     if (case.model_key, case.cache) in progress.cut:
         return None
     rule = progress.conduct.rule
-    cases = longest_of(one.case for one in progress.models[case.model_key].members)
+    cases = [one.case for one in progress.models[case.model_key].members]
     return reach_of(cases, case.cache, rule.repeats or rule.min_repeats)
 
 

@@ -24,15 +24,18 @@ class Reached:
 
 
 def largest_that_fits(
-    fits: Callable[[int], bool], *, first: int, most: int, step: int = 1
+    fits: Callable[[int], bool], *, first: int, most: int, step: int = 1, parts: int | None = None
 ) -> Reached:
     """Return the largest size that fits, to within `step`; sizes are tried once each.
+
+    A large size takes long to try, so `parts` allows the last two to be further apart.
 
     Args:
         fits: tries a size. If one does not fit, no larger one is assumed to.
         first: the size to begin with.
         most: the largest size to try.
         step: how far apart the last two sizes may be.
+        parts: they may also be apart by the size over this many; by default only by `step`.
     """
     low, high, attempts = 0, None, 0
     size = min(first, most)
@@ -42,7 +45,7 @@ def largest_that_fits(
             low, size = size, min(2 * size, most)
         else:
             high = size
-    while high is not None and high - low > step:
+    while high is not None and high - low > max(step, low // parts if parts else 0):
         middle = (low + high) // 2
         # On multiples of the step, where there is one in between.
         middle = middle - middle % step if middle - middle % step > low else middle

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.caches import strategy
-from kvbench.device_kinds import kind_of
+from kvbench.device_kinds import needs_full_warmup
 from kvbench.plan.case import Case
 
 __all__ = ["SHORT_TOKENS", "Scope", "covered", "longest", "scope_of", "warmup_tokens"]
@@ -30,8 +31,10 @@ def scope_of(case: Case, warmup: str) -> Scope:
     """Return how a case is warmed up under the plan's `warmup`: auto, full or a number."""
     if strategy(case.cache).warmup == "full" and warmup in ("auto", "full"):
         return "length"
-    slow = kind_of(case.device).half_needs_full_warmup and case.dtype != "float32"
-    return "shape" if warmup == "full" or (warmup == "auto" and slow) else "short"
+    if is_sampled(case):
+        return "short"
+    slow = warmup == "auto" and needs_full_warmup(case.device, case.dtype)
+    return "shape" if warmup == "full" or slow else "short"
 
 
 def warmup_tokens(case: Case, warmup: str) -> int:

@@ -52,11 +52,12 @@ class Floor:
         bytes_per_s: the bandwidth used.
         flops_per_s: the arithmetic rate used.
         beyond: seconds that each step is expected to take beyond its lower bound, `[new tokens]`:
-            the overhead of layers, and slower products of a decoder's sizes. Null if not probed.
+            the overhead of layers, slower products of a decoder's sizes, and copies of the cache.
+            Null if not probed.
         launch_s: seconds that a step's launches, and the Python around them, take on a device that
             works during launches. Null on others, and if not probed.
         kernels: seconds that each step's work on the device takes, `[new tokens]`, at the rates of
-            products of a decoder's sizes; null if not probed.
+            products of a decoder's sizes, with copies of the cache; null if not probed.
         link: seconds that each step's bytes take from host memory, `[new tokens]`, while the device
             works; null if nothing is kept there.
     """
@@ -163,27 +164,45 @@ def floor(
             if layer.cross
             for linear in layer.cross.key_value
         )
-    moved = weights.copy()
+    moved, copied = weights.copy(), np.zeros(new_tokens)
     moved[0] += dtype_bytes(dtype) * sum(layer.parameters for layer in architecture.encoder)
     if cached:
-        moved += _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
+        kept = _kept(architecture, strategy, batch, prompt_tokens, new_tokens, dtype)
+        moved += kept
+        copied = _copied(architecture, kept, batch * prompt_tokens, dtype)
     least = Floor(moved, flops, rates.read_bytes_per_s, rates.flops_per_s[dtype])
     times = product_times(rates.products, dtype)
     kernels = None
     if times is not None:
         used = used_products(architecture, rows, batch, batch * prompt_tokens, cached)
         kernels = _kernels(used, times, flops, moved - weights, least)
+    # Bytes read, and as many written; none if copying was not probed.
+    copies = 2 * copied / (rates.copy_bytes_per_s or np.inf)
     launches = _launches(architecture, new_tokens, rates)
+    return _expecting(least, launches, kernels, copies, _packing(rows, weights, rates), rates)
+
+
+def _expecting(
+    least: Floor,
+    launches: np.ndarray | None,
+    kernels: np.ndarray | None,
+    copies: np.ndarray,
+    packing: np.ndarray,
+    rates: Rates,
+) -> Floor:
+    """Return lower bounds with what a step is expected to take beyond them; see `Floor`."""
+    if kernels is not None:
+        kernels = kernels + copies
     if launches is None:
         return replace(least, kernels=kernels)
     if kind_of(rates.device).queues_work:
         # Layers launch while the device still works on earlier ones: take the longer of the two.
-        work = least.steps if kernels is None else kernels
+        work = least.steps + copies if kernels is None else kernels
         beyond = np.maximum(launches, work) - least.steps
         return replace(least, beyond=beyond, launch_s=float(launches[-1]), kernels=kernels)
     if kernels is not None:
         return replace(least, beyond=launches + kernels - least.steps, kernels=kernels)
-    return replace(least, beyond=launches + _packing(rows, weights, rates))
+    return replace(least, beyond=launches + copies + packing)
 
 
 def pays_from(off: Floor, on: Floor, overhead_s: float = 0.0) -> int | None:
@@ -297,6 +316,17 @@ def _kept(
     found = _piecewise(kept, _windows(architecture, prompt_tokens), new_tokens)
     found[0] = 0
     return found
+
+
+def _copied(
+    architecture: Architecture, kept: np.ndarray, prompt_rows: int, dtype: str
+) -> np.ndarray:
+    """Return the bytes of the cache that each step copies to append to them, `[new tokens]`.
+
+    Transformers' DynamicCache concatenates: it copies all of a layer but what came from an encoder.
+    """
+    cross = sum(layer.cross.kept for layer in architecture.layers if layer.cross)
+    return np.maximum(kept - prompt_rows * cross * dtype_bytes(dtype), 0.0)
 
 
 def _windows(architecture: Architecture, prompt_tokens: int) -> set[int]:

@@ -20,7 +20,7 @@ ROOM = 256 << 20
 GPT2 = Architecture.from_config(CATALOGUE["gpt2"].config)
 
 
-def run_out(path: Path, room: int | None) -> Run:
+def run_out(path: Path, room: int | None, device: str = "cpu") -> Run:
     """A run whose largest case does not fit."""
     plan = Plan(
         cache=["off", "dynamic"],
@@ -28,7 +28,7 @@ def run_out(path: Path, room: int | None) -> Run:
         prompt_tokens=[100],
         max_new_tokens=[100],
         repeats=1,
-        device=["cpu"],
+        device=[device],
     )
     machine = make_environment()
     versions = {**machine.versions, "transformers": "5.23.0"}
@@ -55,11 +55,19 @@ def test_what_ran_out_of_memory_says_what_would_fit(tmp_path: Path) -> None:
     names = (case.fits_caches or "").split()
     needs = [needed_bytes(GPT2, work, name) for name in names]
     # What needs a package that is not there is not advised.
+    assert "offloaded" not in names
     assert "quantized:backend=fp8" in names and "quantized:backend=quanto:nbits=4" not in names
     assert needs == sorted(needs) and max(needs) < ROOM
     [line] = failures(summarize_run(run))
     assert "256 MiB free; would fit: batch" in line and names[0] in line
     assert line.replace("\\", "") in (run.path / "summary.md").read_text().replace("\\", "")
+
+
+def test_on_a_gpu_an_offloaded_cache_is_advised(tmp_path: Path) -> None:
+    [case] = [
+        case for case in summarize_run(run_out(tmp_path, ROOM, "cuda")) if case.status == "oom"
+    ]
+    assert "offloaded" in (case.fits_caches or "").split()
 
 
 def test_nothing_is_advised_where_the_room_is_not_known(tmp_path: Path) -> None:

@@ -8,16 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from kvbench.analysis.positions import MOST_POSITIONS, blocks_of, start_tokens
 from kvbench.analysis.sampled import (
     LEAST_HELD_BACK,
-    MOST_POSITIONS,
     Block,
     Curve,
     Measured,
-    blocks_of,
     can_sample,
     rows_of_steps,
-    start_tokens,
 )
 from kvbench.caches import strategy
 from kvbench.catalogue import CATALOGUE

@@ -329,7 +329,7 @@ def test_outliers_are_those_of_the_definition_written_out(seed: int) -> None:
     assert outliers(np.exp(logs).tolist()) == expected
 
 
-@pytest.mark.parametrize("count", [3, 4, 20])
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 20, 401])
 @pytest.mark.parametrize("certainty", [0.975, 0.99])
 def test_a_line_is_that_of_scipy(count: int, certainty: float) -> None:
     x = np.log(np.arange(1, count + 1) * 10.0)

@@ -374,9 +374,11 @@ def test_theory_knows_the_bytes(tmp_path: Path, name: str, kind: str) -> None:
     said = held_bytes(architecture, name, 2, 5, NEW, "float32")
     assert cache_bytes(cache) == said.attended
     assert (disk_bytes(cache) or 0, said.host) == (said.disk, 0)
-    # Transformers rounds up the size of a pool with windows.
-    if name != "paged" or not situation_of(loaded).windows:
+    if name != "paged":
         assert allocated_bytes(cache) == said.device
+    elif not situation_of(loaded).windows:
+        # Not every release of Transformers has pages for padding.
+        assert said.attended <= allocated_bytes(cache) <= said.device
 
 
 # The same work

@@ -20,7 +20,7 @@ from transformers import GPT2LMHeadModel
 from kvbench.devices import host, rapl
 from kvbench.errors import UserError
 from kvbench.measure import engine as engine_module
-from kvbench.measure import open_model
+from kvbench.measure import taken as taken_module
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.environment import read_environment
 from kvbench.plan.case import AUTO, Case, Prompt
@@ -281,12 +281,12 @@ def test_a_table_of_positions_can_be_used_to_its_end(
 
 @pytest.mark.parametrize("config", [GPT2, OPT], ids=["gpt2", "opt"])
 def test_past_a_table_of_positions_is_unsupported(
-    engine: LocalEngine, tmp_path: Path, config: dict[str, Any]
+    engine: LocalEngine, tmp_path: Path, config: dict[str, Any], snapshot: object
 ) -> None:
     name = config_folder(tmp_path, config)
     sample = measured(engine, case(name, max_new_tokens=61))
     assert sample.status == "unsupported"
-    assert sample.error == (f"5 prompt tokens and 61 new ones need 65 positions; {name} has 64.")
+    assert sample.error == snapshot
     assert sample.total_s is None
 
 
@@ -327,21 +327,21 @@ LED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("prompt", "new_tokens", "error"),
-    [
-        (64, 48, None),
-        (8, 60, "8 prompt tokens and 60 new ones need 60 positions; {name} has 48."),
-        (65, 3, "The prompt has 65 tokens; {name} takes at most 64."),
-    ],
+    ("prompt", "new_tokens", "status"),
+    [(64, 48, "ok"), (8, 60, "unsupported"), (65, 3, "unsupported")],
 )
 def test_each_side_of_led_has_a_table_under_a_name_of_its_own(
-    engine: LocalEngine, tmp_path: Path, prompt: int, new_tokens: int, error: str | None
+    engine: LocalEngine,
+    tmp_path: Path,
+    prompt: int,
+    new_tokens: int,
+    status: str,
+    snapshot: object,
 ) -> None:
     name = config_folder(tmp_path, LED)
     one = case(name, prompt=Prompt.of_tokens(prompt), max_new_tokens=new_tokens)
     sample = measured(engine, one)
-    assert sample.status == ("unsupported" if error else "ok")
-    assert sample.error == (error and error.format(name=name))
+    assert (sample.status, sample.error) == (status, snapshot)
 
 
 @pytest.mark.parametrize("cache", ["off", "dynamic"])
@@ -488,41 +488,43 @@ def test_an_interrupt_is_no_sample(
 
 
 def test_too_few_tokens_are_a_mismatch_and_no_time(
-    engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
-    real = open_model.generate
+    real = taken_module.generate
 
     def one_less(*arguments: Any, **keywords: Any) -> Any:
         *others, tokens = arguments
         return real(*others, tokens - 1, **keywords)
 
-    monkeypatch.setattr(open_model, "generate", one_less)
+    monkeypatch.setattr(taken_module, "generate", one_less)
     sample = measured(engine, case(gpt2, max_new_tokens=8))
     assert (sample.status, sample.stage) == ("mismatch", "decode")
-    assert sample.error == "8 tokens requested, 7 generated, 7 time stamps"
+    assert sample.error == snapshot
     assert sample.new_tokens == 7
     assert not filled(sample) & OF_THE_TIME
 
 
 def test_missing_stamps_are_a_mismatch(
-    engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch, snapshot: object
 ) -> None:
-    real = open_model.generate
+    real = taken_module.generate
 
     def unstamped(*arguments: Any, **keywords: Any) -> Any:
         out = real(*arguments, **keywords)
         return dataclasses.replace(out, token_times=out.token_times[:-1])
 
-    monkeypatch.setattr(open_model, "generate", unstamped)
+    monkeypatch.setattr(taken_module, "generate", unstamped)
     sample = measured(engine, case(gpt2, max_new_tokens=8))
     assert sample.status == "mismatch"
-    assert sample.error == "8 tokens requested, 8 generated, 7 time stamps"
+    assert sample.error == snapshot
 
 
-def test_what_cannot_run_has_no_checks_but_a_reason(engine: LocalEngine, tmp_path: Path) -> None:
+def test_what_cannot_run_has_no_checks_but_a_reason(
+    engine: LocalEngine, tmp_path: Path, snapshot: object
+) -> None:
     engine.open(key(config_folder(tmp_path / "m", GPT2)))
     assert engine.verify("static-compiled") == ()
-    assert engine.unmet("static-compiled") == "static-compiled: it needs a CUDA device."
+    assert engine.unmet("static-compiled") == snapshot
     assert engine.unmet("dynamic") is None
 
 
@@ -563,7 +565,7 @@ def test_attention_left_to_transformers_is_recorded_and_no_flag(
 def test_another_cache_than_asked_for_is_flagged(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    real = open_model.generate
+    real = taken_module.generate
 
     def swapped(*arguments: Any, **keywords: Any) -> Any:
         out = real(*arguments, **keywords)
@@ -571,7 +573,7 @@ def test_another_cache_than_asked_for_is_flagged(
 
     one = case(gpt2, cache=cache)
     assert "cache_not_as_asked" not in (measured(engine, one).flags or "").split()
-    monkeypatch.setattr(open_model, "generate", swapped)
+    monkeypatch.setattr(taken_module, "generate", swapped)
     assert "cache_not_as_asked" in (measure(engine, one).flags or "").split()
 
 
@@ -704,14 +706,14 @@ def test_a_generation_is_not_kept(
     engine: LocalEngine, gpt2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches: list[Any] = []
-    real = open_model.generate
+    real = taken_module.generate
 
     def noted(*arguments: Any, **keywords: Any) -> Any:
         out = real(*arguments, **keywords)
         caches.append(weakref.ref(out.cache))
         return out
 
-    monkeypatch.setattr(open_model, "generate", noted)
+    monkeypatch.setattr(taken_module, "generate", noted)
     measured(engine, case(gpt2))
     gc.collect()
     assert [cache() for cache in caches] == [None]
@@ -724,17 +726,16 @@ def test_a_sound_plan_passes_the_check(engine: LocalEngine, gpt2: str) -> None:
 def test_weights_that_do_not_fit_are_refused(engine: LocalEngine, tmp_path: Path) -> None:
     name = config_folder(tmp_path, GPT2, vocab_size=2**40)
     text = refusal(engine, case(name, dtype="bfloat16"))
-    assert text.startswith(f"model: the weights of {name} need 131072.0 GiB in bfloat16")
-    assert "smaller dtype" in text
+    assert "131072.0 GiB" in text and "bfloat16" in text
 
 
 def test_a_model_that_does_not_generate_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
     assert "encoder" in refusal(engine, case(config_folder(tmp_path, {"model_type": "bert"})))
 
 
-def test_a_model_that_is_not_there_is_refused(engine: LocalEngine) -> None:
+def test_a_model_that_is_not_there_is_refused(engine: LocalEngine, snapshot: object) -> None:
     one = case("someone/some-model", weights="pretrained")
-    assert "not in the local cache" in refusal(engine, one)
+    assert refusal(engine, one) == snapshot
 
 
 def test_a_text_that_nothing_can_read_is_refused(engine: LocalEngine) -> None:
@@ -743,10 +744,10 @@ def test_a_text_that_nothing_can_read_is_refused(engine: LocalEngine) -> None:
 
 
 def test_a_prompt_longer_than_the_positions_is_refused(
-    engine: LocalEngine, tmp_path: Path, gpt2: str
+    engine: LocalEngine, tmp_path: Path, gpt2: str, snapshot: object
 ) -> None:
     text = refusal(engine, case(gpt2, prompt=Prompt.of_tokens(65)))
-    assert text == f"prompt: 'tokens:65' has 65 tokens but {gpt2} takes at most 64."
+    assert text == snapshot
     rotary = config_folder(tmp_path / "llama", LLAMA, max_position_embeddings=16)
     engine.check([group(case(rotary, prompt=Prompt.of_tokens(65)))])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from kvbench.models.load import LoadedModel
 from kvbench.plan.case import Case, Prompt
 from kvbench.records.events import ModelLoaded
 from kvbench.records.inspection import Inspection, Step, as_json
-from tests.theory.families import TINY, WINDOW
+from kvbench.theory.cache import held_bytes
+from tests.theory.families import TINY, WINDOW, architecture
 from tests.tiny import (
     BART,
     GPT2,
@@ -35,6 +37,7 @@ from tests.tiny import (
     checkpoint,
     config_folder,
     inputs_of,
+    key,
     load,
     run,
     word_tokenizer,
@@ -69,6 +72,21 @@ COUNTED = [
     if not name.startswith("falcon") and name not in ("gemma3n", "mamba", "mamba2", "qwen3_next")
 ]
 """Families for which both theory and torch's counter have a number."""
+
+
+HERE = (
+    "quantized:backend=fp8",
+    "window:size=4",
+    "paged:page=4",
+    "concat",
+    "per-head",
+    "blocks:size=4",
+    "half",
+    "tiered:block=2:recent=2",
+    "knorm:budget=4",
+    "disk:recent=2",
+)
+"""Strategies that run on a CPU, one of each form in which they keep keys and values."""
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +181,16 @@ def test_latent_attention_keeps_something_else_than_it_attends_to(folders: Path)
     assert "(latent attention)" in seen.notes[0]
 
 
-def test_a_layer_that_uses_the_keys_of_another_hands_the_cache_nothing(folders: Path) -> None:
+def test_a_layer_that_uses_the_keys_of_another_hands_the_cache_nothing(
+    folders: Path, snapshot: object
+) -> None:
     model = load(tiny(folders, "gemma3n"))
     own, shared = look(model, layer=3), look(model, layer=5)
     assert own.cached.steps[-1].made_keys == (BATCH, 2, 1, 12)
     last = shared.cached.steps[-1]
     assert (last.made_keys, last.made_values) == (None, None)
     assert last.keys == (BATCH, 2, SEEN, 12)
-    assert any(note.startswith("Layer 5 stores nothing in the cache") for note in shared.notes)
-    assert not any("hands the cache nothing" in note for note in own.notes)
+    assert set(shared.notes) - set(own.notes) == snapshot
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "qwen3_next"])
@@ -335,6 +354,32 @@ def test_totals(folders: Path) -> None:
     assert (off.positions, off.made_again, off.cache_bytes) == (4 + 5 + 6 + 7 + 8, 22, 0)
     assert (cached.positions, cached.made_again) == (PROMPT + NEW - 1, 0)
     assert cached.cache_bytes == 2 * 2 * BATCH * 4 * 8 * 8 * 4
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_any_strategy_shows_what_it_keeps_at_each_step(folders: Path, name: str) -> None:
+    """In whatever form: the tensors of a layer are its part of the cache, or a note says why."""
+    seen = look(tiny(folders, "llama"), cache=name)
+    for number, step in enumerate(seen.cached.steps, 1):
+        known = held_bytes(architecture("llama"), name, BATCH, PROMPT, number, "float32")
+        assert step.cache_bytes == known.attended
+        kept = sum(
+            one.count * math.prod(one.shape) * getattr(torch, one.dtype).itemsize
+            for one in step.kept
+        )
+        if seen.notes:
+            # A pool has no layers: its driver shows nothing of them.
+            assert (step.kept, step.keys) == ((), None)
+        else:
+            assert kept == step.cache_bytes // seen.layers
+
+
+def test_a_strategy_that_cannot_run_says_so(engine: LocalEngine, folders: Path) -> None:
+    folder = tiny(folders, "llama")
+    engine.open(key(folder))
+    with pytest.raises(UserError) as caught:
+        engine.inspect(case(folder, cache="offloaded"), 0)
+    assert caught.value.kind == "cache_unmet"
 
 
 def test_a_failure_to_count_costs_the_count_only(

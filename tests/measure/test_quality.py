@@ -13,7 +13,7 @@ from kvbench.measure.engine import LocalEngine
 from kvbench.measure.quality import QualityPass, measure_quality
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Encoder
-from kvbench.plan.texts import Text, default_text
+from kvbench.plan.texts import Text
 from kvbench.records.quality import QualitySize
 from tests.tiny import GPT2, LLAMA, T5, VOCABULARY, checkpoint, key, load, word_tokenizer
 
@@ -94,32 +94,34 @@ def test_the_size_and_the_text_are_recorded(loaded: LoadedModel) -> None:
     assert (found.passages, found.prefill_tokens, found.steps, found.new_tokens) == (3, 40, 6, 6)
 
 
-def test_a_prefill_is_cut_where_the_positions_end(tmp_path: Path) -> None:
+def test_a_prefill_is_cut_where_the_positions_end(tmp_path: Path, snapshot: object) -> None:
     model = load(folder(tmp_path, GPT2), "pretrained")
     found = measure_quality(
         model, "dynamic", words(400), size=QualitySize(passages=1, prefill=512, steps=5)
     )
     # 64 positions: 58 at once, 5 steps and the token after the last.
     assert found.prefill_tokens == 58
-    with pytest.raises(UserError, match="64 positions, too few for 60 steps"):
+    with pytest.raises(UserError) as caught:
         measure_quality(model, "dynamic", words(400), size=QualitySize(steps=60))
+    assert str(caught.value) == snapshot
 
 
-def test_a_text_that_is_too_short_is_refused(loaded: LoadedModel) -> None:
-    with pytest.raises(UserError, match=r"words has \d\d tokens; 3 passages of 47 need more"):
+def test_a_text_that_is_too_short_is_refused(loaded: LoadedModel, snapshot: object) -> None:
+    with pytest.raises(UserError) as caught:
         measure_quality(loaded, FP8, words(20), size=SIZE)
+    assert str(caught.value) == snapshot
 
 
-def test_random_weights_have_no_quality(tmp_path: Path) -> None:
+def test_random_weights_have_no_quality(tmp_path: Path, snapshot: object) -> None:
     model = load(folder(tmp_path), "random")
     found = measure_quality(model, FP8, words(400), size=SIZE)
-    assert found.reason == "random weights have no meaningful quality"
+    assert found.reason == snapshot
     assert (found.kl_divergence, found.perplexity, found.passages) == (None, None, None)
 
 
-def test_an_encoder_decoder_has_none(tmp_path: Path) -> None:
+def test_an_encoder_decoder_has_none(tmp_path: Path, snapshot: object) -> None:
     found = measure_quality(load(folder(tmp_path, T5), "pretrained"), "dynamic", words(400))
-    assert found.reason is not None and found.reason.startswith("quality is measured on decoders")
+    assert found.reason is not None and found.reason == snapshot
 
 
 def test_the_engine_makes_a_row_of_what_goes_wrong(tmp_path: Path) -> None:
@@ -130,16 +132,3 @@ def test_the_engine_makes_a_row_of_what_goes_wrong(tmp_path: Path) -> None:
     assert engine.quality("offloaded", words(400), SIZE).reason is not None
     assert engine.quality(FP8, words(400), SIZE).reason is None
     engine.close()
-
-
-@pytest.mark.weights
-def test_real_weights_show_how_little_8_bits_lose() -> None:
-    """SmolLM2-135M finds the number without a cache; fp8 loses something, and not much."""
-    size = QualitySize(passages=1, prefill=96, steps=8, needles=1)
-    real = QualityPass(load("smollm2-135m", "pretrained"), default_text(), size=size)
-    exact, lossy = real.of("dynamic"), real.of(FP8)
-    assert exact.kl_divergence is not None and lossy.kl_divergence is not None
-    assert exact.kl_divergence < 1e-5 < 1e-4 < lossy.kl_divergence < 0.1
-    assert lossy.perplexity_ratio == pytest.approx(1, abs=0.2)
-    assert exact.baseline_perplexity is not None and exact.baseline_perplexity < 100
-    assert (exact.baseline_needles_found, exact.needles_found, lossy.needles_found) == (1, 1, 1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from kvbench.analysis.sampled import blocks_of, start_tokens
+from kvbench.analysis.positions import blocks_of, start_tokens
 from kvbench.caches import strategy
 from kvbench.errors import UserError
 from kvbench.measure import sampled as module

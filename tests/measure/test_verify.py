@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -172,9 +171,9 @@ def test_the_seed_chooses_the_prompt(tmp_path: Path) -> None:
     assert first.rms_over_std == again.rms_over_std != other.rms_over_std
 
 
-def test_a_window_that_was_not_filled_is_told(tmp_path: Path) -> None:
+def test_a_window_that_was_not_filled_is_told(tmp_path: Path, snapshot: object) -> None:
     detail = one(run(make(tmp_path, MISTRAL, sliding_window=64)), "shape").detail
-    assert detail.endswith("; windows of 64 not filled.")
+    assert detail == snapshot
 
 
 def test_a_dropped_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +250,7 @@ def test_a_fault_that_hides_in_bfloat16_is_found_in_float32(
     assert one(checks, "leak", 1, "bfloat16").verdict == "pass"
 
 
-def test_kept_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object) -> None:
     loaded = make(tmp_path, LLAMA)
     faults.keep_references(monkeypatch)
     checks = run(loaded)
@@ -259,7 +258,7 @@ def test_kept_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leak = one(checks, "leak")
     # Keys and values of 2 layers, 2 heads of 16 in float32, for 8 + 2 - 1 positions, three times.
     assert leak.leaked_bytes == 3 * 2 * 2 * 2 * 16 * 4 * 9
-    assert leak.detail == "3 of 3 cache objects are still referenced, 13.5 KiB."
+    assert leak.detail == snapshot
 
 
 def test_other_tensors_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,15 +335,16 @@ XLNET: Config = {
 }
 
 
-def test_a_model_with_the_logits_of_one_step_only_is_not_accused(tmp_path: Path) -> None:
+def test_a_model_with_the_logits_of_one_step_only_is_not_accused(
+    tmp_path: Path, snapshot: object
+) -> None:
     """XLNet: one forward over all tokens returns only the last logits (Transformers #5632)."""
     checks = run(make(tmp_path, XLNET))
     assert verdicts(checks) == PASS | {"logits": {"inconclusive"}, "shape": {"inconclusive"}}
-    said = "One forward pass returns the logits of 1 of 12 steps; there is nothing to compare with."
-    assert one(checks, "logits").detail == said
+    said = one(checks, "logits").detail
     (finding,) = findings(checks)
     assert finding.verdict == "inconclusive"
-    assert finding.detail.startswith(f"No verdict on the logits at batch 1: {said}")
+    assert said in finding.detail and finding.detail == snapshot
 
 
 MODERNBERT: Config = SMALL | {
@@ -354,14 +354,11 @@ MODERNBERT: Config = SMALL | {
 }
 
 
-def test_a_field_that_the_model_ignores_accuses_no_cache(tmp_path: Path) -> None:
+def test_a_field_that_the_model_ignores_accuses_no_cache(tmp_path: Path, snapshot: object) -> None:
     """ModernBERT has as many key heads as query heads, whatever its configuration says."""
     checks = run(make(tmp_path, MODERNBERT))
     assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
-    assert one(checks, "shape").detail == (
-        "Layer 0 after the prefill: keys are [1, 4, 8, 16], expected [1, 2, 8, 16]; but the "
-        "configuration does not describe what the model caches."
-    )
+    assert one(checks, "shape").detail == snapshot
     assert findings(checks)[0].verdict == "pass"
 
 
@@ -396,7 +393,8 @@ def test_a_batch_without_a_verdict_is_not_verified_by_another(tmp_path: Path) ->
     assert found == {1: "inconclusive", 4: "pass"}
     (finding,) = findings(checks)
     assert finding.verdict == "inconclusive"
-    assert finding.detail.startswith("No verdict on the logits at batch 1: Cached steps differ")
+    (undecided,) = (check for check in checks if check.verdict == "inconclusive")
+    assert undecided.detail in finding.detail
 
 
 def test_where_float32_does_not_fit_there_is_no_verdict(
@@ -410,7 +408,7 @@ def test_where_float32_does_not_fit_there_is_no_verdict(
     }
     assert undecided == {("tokens", "float32"), ("logits", "float32"), ("logits", "bfloat16")}
     detail = one(checks, "logits").detail
-    assert re.fullmatch(r"MemoryError: the float32 weights need .* GiB free", detail)
+    assert detail.startswith("MemoryError: ")
     assert not failed(checks)
 
 
@@ -438,7 +436,9 @@ def test_a_static_cache_is_judged_by_what_it_has_seen(
     assert verdicts(run(make(tmp_path, MISTRAL), "fixed")) == PASS
 
 
-def test_a_model_without_a_cache_cannot_be_judged_by_its_shape(tmp_path: Path) -> None:
+def test_a_model_without_a_cache_cannot_be_judged_by_its_shape(
+    tmp_path: Path, snapshot: object
+) -> None:
     config = {
         "model_type": "openai-gpt",
         "n_layer": 2,
@@ -449,7 +449,7 @@ def test_a_model_without_a_cache_cannot_be_judged_by_its_shape(tmp_path: Path) -
     }
     checks = run(make(tmp_path, config))
     assert verdicts(checks) == PASS | {"shape": {"inconclusive"}}
-    assert one(checks, "shape").detail.startswith("No forward pass returned a cache")
+    assert one(checks, "shape").detail == snapshot
 
 
 @pytest.mark.parametrize("name", ["off", "dynamc"])

@@ -27,7 +27,7 @@ from kvbench.records.run import (
     load_run,
 )
 from kvbench.records.sample import Sample, sample_of
-from kvbench.records.tokens import TOKEN_COLUMNS
+from kvbench.records.tokens import TOKEN_COLUMNS, load_stamps
 from kvbench.records.writer import RunWriter
 from tests.fakes import (
     arm,
@@ -495,3 +495,35 @@ def test_token_times_that_are_not_there_are_told(run: Path, snapshot: object) ->
 def test_broken_token_times_are_told(run: Path, content: str, snapshot: object) -> None:
     (run / "tokens.csv").write_text(content)
     assert sentence(lambda: load_run(run).tokens_table) == snapshot
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "b,1,0.5\na,1,0.25\na,2,0.5\n",  # Two samples.
+        "",  # None.
+        "a,1,0.5,6\n",  # One value too many.
+        '"a,b",1,0.5\n',
+        "a,1.0,0.5\n",
+        "a,1,0.5\na,2,0.25\n",  # Back in time.
+        "a,0,0.5\n",
+        f"{'a' * 70},1,0.5\n",
+        "\N{LATIN SMALL LETTER E WITH ACUTE},1,0.5\n",
+    ],
+)
+def test_a_small_table_of_tokens_is_read_as_pandas_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    file = tmp_path / "tokens.csv"
+    file.write_text("sample_id,new_token,elapsed_s\n" + content, encoding="utf-8")
+
+    def read() -> object:
+        try:
+            names, samples, tokens, elapsed_s = load_stamps(file)
+        except UserError as error:
+            return error.kind
+        return names[samples].tolist(), tokens.tolist(), elapsed_s.tolist()
+
+    found = read()
+    monkeypatch.setattr("kvbench.records.tokens._SMALL", -1)
+    assert found == read()

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kvbench.errors import UserError
 from kvbench.records.run import Run, load_run
 from kvbench.report import figures
 from kvbench.report.build import FORMATS, build
+from kvbench.report.figures.ahead import images_ahead
 from tests.fakes import make_finding
 from tests.report.saved import HOSTILE, grid, run_of, save, time_of
 
@@ -229,3 +231,28 @@ def test_other_data_give_other_bytes(tmp_path: Path) -> None:
 def test_no_scratch_file_is_left(folder: Path, tmp_path: Path) -> None:
     build([load_run(folder)], tmp_path, formats=("html",), charts=("phases",))
     assert set(hashes(tmp_path)) == {"summary.csv", "report.html"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux copies a process safely")
+@pytest.mark.parametrize("lost", [False, True])
+def test_images_come_from_other_processes_unless_these_are_lost(
+    monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    here, made = os.getpid(), []
+
+    def image(figure: object, kind: str) -> bytes:
+        if os.getpid() != here and lost:
+            os._exit(1)
+        made.append(kind)
+        return f"{kind} of {os.getpid()}".encode()
+
+    # pytest may have threads of its own.
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr("kvbench.report.figures.registry.to_bytes", image)
+    drawings = list(figures.draw_charts(figures.Material((run_of(grid()),)), ("phases", "speedup")))
+    with images_ahead(drawings, ("png", "svg")):
+        assert made == []
+    kinds = ["png", "svg"] * 2
+    pids = [int(one.image(kind).split()[-1]) for one in drawings for kind in ("png", "svg")]
+    assert made == (kinds if lost else [])
+    assert (set(pids) == {here}) == lost

@@ -59,13 +59,13 @@ def test_prompts_are_told_apart() -> None:
     assert len({s for s in sentences if s.startswith("gpt2")}) == 2
 
 
-def on_a_gpu(**fields: object) -> list[str]:
+def on_a_gpu(layer_s: float | None = 1e-3, **fields: object) -> list[str]:
     """Return 20 ms per step with and without the cache, 12 of them for launches."""
     gpu = rates(
         device="cuda",
         read_bytes_per_s=1e12,
         flops_per_s={"float32": 50e12},
-        layer_s=1e-3,
+        layer_s=layer_s,
         **fields,
     )
     samples = grid(lambda case: 0.02 * case.max_new_tokens, device=("cuda",))
@@ -83,6 +83,12 @@ def test_launches_are_named_as_what_a_step_waits_for() -> None:
     assert second.count(why) == 2
     assert second.startswith("Without a cache a step takes 20.0 ms, ")
     assert not any("probed without the products" in sentence for sentence in more)
+
+
+def test_launches_that_were_not_probed_have_no_time() -> None:
+    _, second, *_ = on_a_gpu(layer_s=None)
+    assert second.count("probably launch-bound, launches were not probed") == 2
+    assert "launches alone take" not in second
 
 
 def test_rates_that_lack_small_products_allow_the_least_speedup_only() -> None:

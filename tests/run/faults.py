@@ -60,6 +60,7 @@ class Script:
         environment_s, check_s, load_s, verify_s: seconds of these.
         slow: seconds of all new tokens after the first, by their number, where it takes longer.
         oom: numbers of new tokens for which memory runs out.
+        faults: numbers of new tokens over which the device has a fault.
         raises: methods that raise what nobody expects.
         exits: methods over which the process ends, with its code.
         forks: methods that leave a child behind which sleeps.
@@ -75,6 +76,7 @@ class Script:
     verify_s: float = 0.0
     slow: Mapping[str, float] = field(default_factory=dict)
     oom: Sequence[int] = ()
+    faults: Sequence[int] = ()
     raises: Sequence[str] = ()
     exits: Mapping[str, int] = field(default_factory=dict)
     forks: Sequence[str] = ()
@@ -139,6 +141,10 @@ class LightEngine:
         while task.phase == "measure" and self._script.hold and Path(self._script.hold).exists():
             time.sleep(0.005)
         self._on_stage("prefill")
+        if task.case.max_new_tokens in self._script.faults:
+            self.healthy = False
+            fields = {"stage": "prefill", "error": "As scripted."}
+            return JobResult("crashed", started_at, fields)
         times: list[float] = []
         hog = b"x" * self._script.hogs.get(str(task.case.max_new_tokens), 0)
         slow = self._script.slow.get(str(task.new_tokens), 0) / max(task.new_tokens - 1, 1)
@@ -189,21 +195,10 @@ def slow_main(descriptor: int) -> None:
     """Run the worker around a light engine that takes seconds for its imports."""
 
     def engine(connection: Connection, request: Request) -> Any:
-        time.sleep(3)
+        time.sleep(2)
         return LightEngine(lambda stage: connection.send(Reached(stage)))
 
     worker._engine = engine
-    worker.main(descriptor)
-
-
-def device_fault_main(descriptor: int) -> None:
-    """Run the worker so that GPT-2 fails with what looks like a GPU fault."""
-    from transformers import GPT2LMHeadModel
-
-    def forward(*arguments: Any, **keywords: Any) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-    GPT2LMHeadModel.forward = forward
     worker.main(descriptor)
 
 

@@ -47,7 +47,7 @@ def test_each_strategy_is_searched_in_a_process_of_its_own(snapshot: object) -> 
     )
     rows = api.fit(plan("dynamic", "static", "offloaded", "window"), engine=engine)
     assert [(row.status, row.largest, row.fails_at) for row in rows] == [
-        ("found", 37, 38),
+        ("found", 36, 38),
         ("found", 5, 6),
         ("unsupported", None, None),
         ("failed", None, None),
@@ -55,11 +55,11 @@ def test_each_strategy_is_searched_in_a_process_of_its_own(snapshot: object) -> 
     known = Architecture.from_config(CATALOGUE["gpt2"].config)
     work = Work(prompt_tokens=256, new_tokens=16)
     assert rows[0].predicted == largest_batch(known, work, "dynamic", ROOM)
-    assert rows[0].needed_bytes == needed_bytes(known, work.with_batch(37), "dynamic")
+    assert rows[0].needed_bytes == needed_bytes(known, work.with_batch(36), "dynamic")
     assert rows[1].reason == "terminate called after std::bad_alloc"
-    # One load for each strategy, and one after each generation that failed.
+    # A new process for each strategy, and after each generation that failed; the last is ended.
     failed = sum(failure(task) is not None for task in engine.tasks)
-    assert len(engine.opened) == 4 + failed - 2
+    assert engine.closed == 4 + failed + 1
     table = fit_table(rows)
     assert (table.heads, table.rows, table.caption, fit_reasons(rows)) == snapshot
 
@@ -69,7 +69,7 @@ def test_a_context_grows_by_its_prompt_up_to_the_positions_of_the_model() -> Non
     (row,) = api.fit(plan("dynamic"), find="context", engine=engine)
     assert (row.status, row.prompt_tokens, row.batch_size) == ("found", None, 1)
     assert row.largest is not None and row.fails_at is not None
-    assert row.largest <= 700 < row.fails_at <= row.largest + 16
+    assert row.largest <= 700 < row.fails_at <= row.largest * 17 / 16
     assert {task.new_tokens for task in engine.tasks} == {16}
     engine = FakeEngine(room_bytes=ROOM)
     (row,) = api.fit(plan("dynamic"), find="context", engine=engine)
@@ -94,7 +94,7 @@ def test_under_a_limit_the_found_batch_fits_and_the_next_does_not(tmp_path: Path
     assert [row.status for row in rows] == ["found", "found"], rows
     plain, packed = rows
     for row in rows:
-        assert row.fails_at == (row.largest or 0) + 1
+        assert row.largest and row.largest < (row.fails_at or 0) <= row.largest * 17 / 16 + 1
         assert row.room_bytes is not None and row.room_bytes < 1 << 30
         # What is predicted fits, and is not far from what really does.
         assert row.predicted and 0.3 < row.predicted / (row.largest or 1) <= 1

@@ -21,17 +21,12 @@ RUNS = sorted(path.name for path in GOLDEN.iterdir())
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_old_run_is_read_with_its_cases(name: str) -> None:
+def test_every_old_run_is_read_with_its_cases_and_its_plan(name: str) -> None:
     run = load_run(GOLDEN / name)
     cases = cases_of(run.info)
     assert {case.id for case in cases} >= {sample.case_id for sample in run.samples}
     assert [case.id for case in cases] == [entry["case_id"] for entry in run.info.cases]
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_key_that_is_new_has_not_changed_an_old_plan(name: str) -> None:
-    run = load_run(GOLDEN / name)
-    cases = cases_of(run.info)
+    # A key that is new has not changed the plan.
     plan = Plan.merge(with_legacy(run.info.plan), {}).model_dump(mode="json")
     assert plan_changes(run.info, plan, cases) == []
 
@@ -101,16 +96,17 @@ def forced(path: Path) -> Path:
     return path
 
 
-def test_a_run_that_an_older_version_forced_is_read_and_reported(tmp_path: Path) -> None:
+def test_a_run_that_an_older_version_forced_is_read_and_reported(
+    tmp_path: Path, snapshot: object
+) -> None:
     run = load_run(forced(tmp_path / "run"))
     assert [one.cpu for one in run.info.environments] == [run.info.environment.cpu, "Another CPU"]
     assert run.info.environment_of(1).cpu == "Another CPU"
     assert run.info.environment_of(2) == run.info.environment
-    assert run.info.resumes[1].plan_changes == ("seed: 7 before, 8 now",)
+    assert len(run.info.resumes[1].plan_changes) == 1
     build((run,), run.path, formats=("markdown",))
-    summary = (run.path / "summary.md").read_text(encoding="utf-8")
-    assert "taken after a forced resume, on another machine or with other software" in summary
-    assert "taken after a forced resume with different settings" in summary
+    lines = (run.path / "summary.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "forced resume" in line] == snapshot
 
 
 def test_a_run_that_an_older_version_forced_is_resumed_where_it_began(tmp_path: Path) -> None:

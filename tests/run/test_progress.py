@@ -59,7 +59,7 @@ def test_the_rule_sees_the_times_of_counted_samples_alone() -> None:
     seen: list[list[float]] = []
 
     class Rule(StoppingRule):
-        def done(self, *arms: Sequence[float], generated: Sequence[float] | None = None) -> bool:
+        def done(self, *arms: Sequence[float], **others: Any) -> bool:
             seen.extend(map(list, arms))
             return False
 

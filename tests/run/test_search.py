@@ -22,6 +22,13 @@ def test_the_search_ends_at_the_most_that_is_allowed() -> None:
     assert largest_that_fits(lambda n: n <= 3, first=8, most=3).largest == 3
 
 
+@pytest.mark.parametrize("limit", [3, 15, 37, 1000, 4000])
+def test_large_sizes_are_found_to_a_part_of_them_in_few_attempts(limit: int) -> None:
+    found = largest_that_fits(lambda n: n <= limit, first=limit // 2 + 1, most=4096, parts=16)
+    assert found.fails_at is not None and found.attempts <= 8
+    assert found.largest <= limit < found.fails_at <= found.largest + max(1, found.largest // 16)
+
+
 @pytest.mark.parametrize("limit", [5, 63, 64, 500, 1000])
 def test_a_step_leaves_at_most_its_own_width_open(limit: int) -> None:
     found = largest_that_fits(lambda n: n <= limit, first=64, most=1 << 20, step=16)

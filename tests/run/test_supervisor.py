@@ -34,7 +34,6 @@ from tests.run.faults import (
     PATIENCE_S,
     ROOT,
     Script,
-    device_fault_main,
     is_gone,
     light_main,
     mark_environment,
@@ -369,24 +368,13 @@ def test_a_worker_that_raises_what_nobody_expects_is_replaced(
     assert engine.open_model is None and is_gone(pid)
 
 
-def test_a_real_worker_that_is_asked_wrongly_is_replaced(gpt2: Case) -> None:
-    engine = WorkerEngine()
-    try:
-        sample, _ = run_task(engine, task(gpt2))
-        assert (sample.status, sample.error) == ("crashed", "RuntimeError: no model is open")
-        assert engine.worker_pid is None
-    finally:
-        engine.close()
-
-
 def test_a_device_that_has_had_a_fault_costs_the_sample_and_the_worker(
-    engine: WorkerEngine, gpt2: Case, monkeypatch: pytest.MonkeyPatch
+    engine: WorkerEngine, light: Light
 ) -> None:
-    monkeypatch.setattr(launch, "_START", start(device_fault_main))
-    pid = opened(engine, gpt2)
-    sample, _ = run_task(engine, task(gpt2))
+    light(Script(faults=[8]))
+    pid = opened(engine, case("gpt2"))
+    sample, _ = run_task(engine, task(case("gpt2")))
     assert (sample.status, sample.stage) == ("crashed", "prefill")
-    assert sample.error == "RuntimeError: CUDA error: device-side assert triggered"
     assert engine.open_model is None and engine.worker_pid is None
     assert is_gone(pid)
 
@@ -445,12 +433,13 @@ def test_a_real_time_signal_is_a_signal_too(engine: WorkerEngine, light: Light) 
 
 
 def test_a_sample_past_its_time_is_a_timeout_and_its_worker_is_gone(
-    engine: WorkerEngine, endless: Case
+    engine: WorkerEngine, light: Light, snapshot: object
 ) -> None:
-    pid = opened(engine, endless)
-    sample, times = run_task(engine, task(endless), timeout_s=1.5)
+    light(Script(slow={"8": FOREVER_S}))
+    pid = opened(engine, case("gpt2"))
+    sample, times = run_task(engine, task(case("gpt2")), timeout_s=0.5)
     assert (sample.status, sample.stage, times) == ("timeout", "decode", ())
-    assert sample.error == "no result after 1.5 s"
+    assert sample.error == snapshot
     assert engine.open_model is None
     assert is_gone(pid)
 
@@ -478,11 +467,11 @@ def test_a_load_past_its_time_is_a_timeout_and_its_worker_is_gone(
 
 def test_a_check_past_its_time_is_cut_off(light: Light, snapshot: object) -> None:
     light(Script(verify_s=FOREVER_S))
-    # Long enough for the load, which has the same limit.
-    engine = WorkerEngine(step_timeout_s=5)
+    engine = WorkerEngine()
     try:
-        engine.environment()
         pid = opened(engine, case("gpt2"))
+        # Not for the load, which has the same limit.
+        engine._step_timeout_s = 0.25
         (check,) = engine.verify("dynamic")
         assert check.verdict != "pass"
         assert check.detail == snapshot
@@ -544,20 +533,20 @@ def test_loads_checks_and_samples_have_limits_of_their_own(
 
 
 def test_a_real_worker_that_is_stopped_for_a_while_has_paused(
-    engine: WorkerEngine, tmp_path: Path
+    shared: WorkerEngine, tmp_path: Path
 ) -> None:
     one = case(config_folder(tmp_path / "gpt2", GPT2, n_positions=1000), max_new_tokens=300)
-    opened(engine, one)
+    opened(shared, one)
 
     def hold(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
         time.sleep(1.5)
         os.kill(pid, signal.SIGCONT)
 
-    sample, times = measured_while(engine, one, hold)
+    sample, times = measured_while(shared, one, hold)
     assert (sample.status, len(times)) == ("ok", 300)
     assert "paused" in (sample.flags or "").split()
-    calm, _ = run_task(engine, task(one))
+    calm, _ = run_task(shared, task(one))
     assert "paused" not in (calm.flags or "").split()
 
 
@@ -571,12 +560,6 @@ def test_each_start_of_a_worker_has_a_number_of_its_own(engine: WorkerEngine, li
     wait_until(lambda: engine.open_model is None, "word of its end")
     opened(engine, one)
     assert engine.process == first + 1
-
-
-def test_a_sample_in_time_is_no_timeout(engine: WorkerEngine, light: Light) -> None:
-    opened(engine, case("gpt2"))
-    sample, _ = run_task(engine, task(case("gpt2")), timeout_s=PATIENCE_S)
-    assert sample.status == "ok"
 
 
 def test_a_worker_that_is_stopped_for_good_is_a_timeout(engine: WorkerEngine, light: Light) -> None:
@@ -595,7 +578,7 @@ def test_a_look_at_other_tokens_that_is_lost_accuses_nobody(
     opened(engine, one)
     (check,) = engine.verify_output(one)
     assert (check.check, check.verdict, check.case_id) == ("output", "inconclusive", one.id)
-    assert "ended by itself with code 3" in check.detail
+    assert "code 3" in check.detail
     assert engine.open_model is None
 
 

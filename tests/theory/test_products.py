@@ -23,6 +23,7 @@ LAUNCH = 400e-6
 RATES = make_rates(
     device="cuda",
     read_bytes_per_s=3e12,
+    copy_bytes_per_s=3e12,
     flops_per_s={"float32": 50e12},
     layer_s=LAUNCH,
 )
@@ -117,6 +118,21 @@ def test_on_a_cpu_a_step_takes_both() -> None:
     found = of("off", 0.4, tokens=10, device="cpu")
     assert found.kernels is not None and found.launch_s is None
     assert found.expected.tolist() == pytest.approx((found.kernels + 12 * LAUNCH).tolist())
+
+
+def test_a_growing_cache_is_copied_at_each_step() -> None:
+    """Reading it is in the lower bound; a copy reads and writes all of it."""
+    fast = dataclasses.replace(RATES, device="cpu", copy_bytes_per_s=4e11)
+    slow = dataclasses.replace(fast, copy_bytes_per_s=2e11)
+    found = [floor(GPT2, "dynamic", 1, 6, 100, "float32", rates) for rates in (fast, slow)]
+    positions = 6 + np.arange(100) - 1.0
+    positions[0] = 0
+    bytes_copied = 2 * 12 * 768 * 4 * positions
+    more = found[1].expected - found[0].expected
+    assert more.tolist() == pytest.approx((2 * bytes_copied / 4e11).tolist())
+    assert found[1].seconds == found[0].seconds
+    off = [floor(GPT2, "off", 1, 6, 100, "float32", rates).expected_s for rates in (fast, slow)]
+    assert off[0] == off[1]
 
 
 def test_products_never_beat_the_lower_bound() -> None:

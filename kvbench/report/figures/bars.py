@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import Panels, fold, panels
 from kvbench.report.figures.lines import SIZES, Entry, Line, entries_of
-from kvbench.report.figures.style import COLOURS
+from kvbench.report.figures.style import COLOURS, SAMPLED_BAR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,8 @@ def _draw_bar(axes: Axes, place: int, measure: Measure, entry: Entry, color: str
     if value is None or math.isnan(value):
         return
     # Its name is next to it: it needs no hatch.
-    axes.barh(place, value, 0.8, color=color)
+    edge = SAMPLED_BAR if is_sampled(entry.case) else {}
+    axes.barh(place, value, 0.8, color=color, **edge)
     low, high = measure.ends(entry) or (value, value)
     if low < high:
         axes.errorbar(

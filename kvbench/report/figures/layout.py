@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.report.figures.labels import FONT, drawable
 from kvbench.report.figures.lines import Entry, Line, entries_of
 from kvbench.report.figures.style import x_label
@@ -116,6 +117,8 @@ def finish(figure: Figure, axes: Iterable[Axes], entries: Sequence[Entry], marks
         entries: the drawn cases, for the caption.
         marks: the meaning of the marks.
     """
+    if any(is_sampled(entry.case) for entry in entries):
+        marks += "; dashed: sampled, estimated from single steps"
     # For a page, which says once what all its charts share.
     figure.set_label(drawable(marks))
     finish_with(figure, axes, drawable(_caption(entries, marks)))

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import STRATEGIES
-from kvbench.plan.axes import TABLE_ORDER
+from kvbench.plan.axes import AXES, TABLE_ORDER
 from kvbench.records.run import RunInfo
 from kvbench.report.figures.labels import distinct, named
 from kvbench.report.words import compared
@@ -121,6 +122,11 @@ class Line:
         return self.entries[0].case.device
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether its times are estimates."""
+        return is_sampled(self.entries[0].case)
+
+    @property
     def sizes(self) -> list[int]:
         """The sizes that it runs along."""
         return [int(getattr(entry.case, self.along)) for entry in self.entries]
@@ -172,7 +178,12 @@ def lines_of(
     keys = list(dict.fromkeys(tuple(e.value(field) for field in told) for e in entries))
     firsts = {tuple(e.value(field) for field in told): e for e in reversed(entries)}
     labels = distinct([label_of(firsts[key], told, texts) for key in keys], "line", length=1000)
-    looks = _looks([(firsts[key].case.cache, _without_cache(key, told)) for key in keys])
+    looks = _looks(
+        [
+            (firsts[key].case.cache, _without_cache(key, told), is_sampled(firsts[key].case))
+            for key in keys
+        ]
+    )
     by_key = dict(zip(keys, zip(labels, looks, strict=True), strict=True))
     lines = []
     for members in _grouped(entries, fields):
@@ -224,7 +235,13 @@ def _grouped(entries: Iterable[Entry], fields: Sequence[str]) -> list[list[Entry
 
 
 def _varied(entries: Sequence[Entry], fields: Iterable[str]) -> list[str]:
-    return [field for field in fields if len({entry.value(field) for entry in entries}) > 1]
+    """Return the fields that are named for these entries: those that differ, and `Axis.told`."""
+
+    def is_told(field: str) -> bool:
+        values = {entry.value(field) for entry in entries}
+        return AXES[field].is_told(values) if field in AXES else len(values) > 1
+
+    return [field for field in fields if is_told(field)]
 
 
 def _planned(entries: Iterable[Entry], field: str) -> Iterator[object]:
@@ -242,27 +259,34 @@ def _without_cache(key: tuple[object, ...], told: Sequence[str]) -> tuple[object
     return tuple(v for v, field in zip(key, told, strict=True) if field != "cache")
 
 
-def _looks(lines: Sequence[tuple[str, tuple[object, ...]]]) -> list[Look]:
+def _looks(lines: Sequence[tuple[str, tuple[object, ...], bool]]) -> list[Look]:
     """Return a distinct look for each line, from its strategy and other fields; up to 343 lines.
 
     Color and marker encode the strategy, the dash encodes the rest, and so do other markers when
-    all dashes are taken. With only one strategy, the color encodes the rest too.
+    all dashes are taken. With only one strategy, the color encodes the rest too. The third value
+    says whether a line is sampled: it is then never solid.
     """
     # `off` and `dynamic` have the same colors in all charts, whatever else is drawn; there are more
     # strategies than colors.
-    caches = list(dict.fromkeys([*list(STRATEGIES)[:2], *(cache for cache, _ in lines)]))
-    drawn = len({cache for cache, _ in lines})
-    rests = list(dict.fromkeys(rest for _, rest in lines))
+    caches = list(dict.fromkeys([*list(STRATEGIES)[:2], *(cache for cache, *_ in lines)]))
+    drawn = len({cache for cache, *_ in lines})
+    measured = dict.fromkeys(rest for _, rest, estimated in lines if not estimated)
+    rests: list[object] = [*measured, *dict.fromkeys(r for _, r, e in lines if e)]
+    if not measured and drawn > 1:
+        # The first dash is a solid line, which is left to what was measured.
+        rests.insert(0, None)
     all_looks = [Look(*numbers) for numbers in itertools.product(range(KINDS), repeat=3)]
     free = dict.fromkeys(all_looks)
     found = []
-    for cache, rest in lines:
+    for cache, rest, estimated in lines:
         number, other = caches.index(cache), rests.index(rest)
         if drawn == 1:
             numbers = number + other, number + other + other // KINDS**2, other // KINDS
         else:
             numbers = number, number + number // KINDS + drawn * (other // KINDS), other
         wanted = Look(*(n % KINDS for n in numbers))
+        if estimated and wanted.dash == 0:
+            wanted = Look(wanted.colour, wanted.marker, 1)
         if wanted not in free:
             # Take the nearest free color; when all are taken, reuse the same one.
             wanted = min(free, key=lambda look: abs(look.colour - wanted.colour), default=wanted)

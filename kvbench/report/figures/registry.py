@@ -73,6 +73,10 @@ class Drawing:
             self._images[kind] = to_bytes(self.figure, kind)
         return self._images[kind]
 
+    def keep(self, kind: str, image: bytes) -> None:
+        """Keep an image that was made elsewhere."""
+        self._images[kind] = image
+
 
 CHARTS: dict[str, Chart] = {
     entry.name: entry

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "RC",
+    "SAMPLED_BAR",
     "bar_styles",
     "chart_settings",
     "draw_theory",
@@ -41,6 +42,9 @@ _DASHES: tuple[Any, ...] = (
     (0, (1, 3.5)),
 )
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "OO")
+
+SAMPLED_BAR: dict[str, Any] = {"edgecolor": "0.2", "linestyle": "--"}
+"""The edge of a bar that is an estimate."""
 
 RC: dict[Any, Any] = {
     "svg.hashsalt": "kvbench",  # The same bytes every time.
@@ -118,9 +122,10 @@ def line_style(line: Line) -> dict[str, Any]:
     }
 
 
-def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
+def bar_styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
     """Return the color, hatch and label of the bars for cases of lines, by label."""
     colours = {line.label: line.look.colour for line in lines}
+    sampled = {line.label for line in lines if line.is_sampled}
     used: dict[int, int] = {}
     # Use a different hatch per color, as long as there are enough, for people who see no color.
     step = len(set(colours.values())) % KINDS or 1
@@ -133,6 +138,7 @@ def bar_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
             "hatch": _HATCHES[(colour + before * step) % KINDS],
             "edgecolor": "white",
             "label": label,
+            **(SAMPLED_BAR if label in sampled else {}),
         }
     return styles
 

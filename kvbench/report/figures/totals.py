@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.analysis.summary import CaseSummary
 from kvbench.report.figures.bars import Measure, bar_panels, one_size
 from kvbench.report.figures.layout import device_panels, finish, from_zero
@@ -46,7 +47,7 @@ def total_time(material: Material) -> Figure | None:
         for column, _ in panels.columns:
             plain_log(column[1], "x", _ticks(lines))
             plain_log(column[1], "y")
-    finish(panels.figure, panels.grid[0], material.entries, _marks(few, floors))
+    finish(panels.figure, panels.grid[0], material.entries, _marks(material, few, floors))
     return panels.figure
 
 
@@ -61,12 +62,17 @@ def _bars(material: Material, lines: Sequence[Line]) -> Figure:
     )
     shown = bar_panels(lines, [measure])
     floors = any(entry.case.floor_s is not None for entry in material.entries)
-    finish(shown.figure, [], material.entries, _marks(few, floors))
+    finish(shown.figure, [], material.entries, _marks(material, few, floors))
     return shown.figure
 
 
-def _marks(few: bool, floors: bool) -> str:
+def _marks(material: Material, few: bool, floors: bool) -> str:
     bars = "min to max" if few else "quartiles"
+    sampled = [is_sampled(entry.case) for entry in material.entries]
+    if all(sampled):
+        bars = "95 % intervals"
+    elif any(sampled):
+        bars += ", 95 % intervals of what is sampled"
     return f"bars: {bars}{'; short dashes: lower bounds' * floors}"
 
 
@@ -82,8 +88,13 @@ def _draw(axes: Axes, line: Line, few: bool) -> None:
 
 
 def _spread(case: CaseSummary, few: bool) -> tuple[float, float]:
-    """Return quartiles; or smallest and largest in a chart with too few samples for quartiles."""
+    """Return quartiles; or smallest and largest in a chart with too few samples for quartiles.
+
+    Of an estimate, return its interval.
+    """
     middle = case.total_s_median or 0.0
+    if case.total_s_low is not None and case.total_s_high is not None:
+        return case.total_s_low, case.total_s_high
     low = case.total_s_min if few else case.total_s_q1
     high = case.total_s_max if few else case.total_s_q3
     return (middle if low is None else low), (middle if high is None else high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvbench.analysis.generated import is_sampled
 from kvbench.analysis.recommend import kept_bytes, largest
 from kvbench.report.figures.labels import drawable
 from kvbench.report.figures.layout import finish, fold, panels
@@ -72,6 +73,8 @@ def _draw(axes: Axes, group: Sequence[Entry], names: Sequence[str]) -> None:
     title = (
         f"{case.model}, {case.device}, batch {case.batch_size}, {case.max_new_tokens} new tokens"
     )
+    # Points have no dashes.
+    title += ", sampled" * is_sampled(case)
     axes.set_title(fold(drawable(title), 4.3, 10), fontsize=10)
     axes.set_xlabel("Cache at its end, as allocated (MiB)")
     axes.set_ylabel("Time for each new token of a sequence (ms)")
