@@ -612,7 +612,7 @@ def test_a_strategy_that_needs_a_gpu_is_a_row_without_one(tmp_path: Path, name: 
         (
             "quantized:backend=quanto:group=24",
             LLAMA,
-            "quantized:backend=quanto:group=24: the keys of one position cannot be divided",
+            "quantized:backend=quanto:group=24: the keys of one position do not divide",
         ),
         (FP8, T5, f"{FP8}: encoder-decoder models are not supported."),
         (FP8, GEMMA3, f"{FP8}: the quantized cache of Transformers does not support"),
