@@ -35,6 +35,20 @@ def next_ids(progress: CaseProgress) -> tuple[str, str]:
 # From rows
 
 
+@pytest.mark.parametrize("method", ["trace", "sampled"])
+def test_stopping_looks_at_every_length_that_shares_the_rounds(method: str) -> None:
+    rule = StoppingRule(min_repeats=6, max_repeats=30, min_seconds=0.1, max_spread=0.05)
+    short, long = (make_case(method=method, max_new_tokens=tokens) for tokens in (10, 100))
+    calm, wild = [1.0] * 6, [1.0, 2.0] * 3
+
+    def ended(*times: list[float]) -> set[bool]:
+        rows = [row for pair in zip((short, long), times, strict=True) for row in arm(*pair)]
+        return {one.ended for one in progress_of([short, long], rows, rule).values()}
+
+    assert ended(calm, calm) == {True}
+    assert ended(wild, calm) == ended(calm, wild) == {False}
+
+
 @pytest.mark.parametrize("phase", ["warmup", "memory", "measure"])
 @pytest.mark.parametrize("status", [s for s in STATUSES if s != "ok"])
 def test_a_failure_ends_its_case_unless_it_is_tried_again(phase: str, status: str) -> None:
