@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Situation
+from kvbench.caches.entry import CacheStrategy, Need, Parameter, Situation
 from kvbench.caches.held import Held
+from kvbench.caches.kept import KeptLayer
 from kvbench.caches.registry import (
     ALL,
     BASELINE,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvbench.caches.entry import CacheStrategy, KeptLayer, Need, Parameter, Settings
+from kvbench.caches.entry import CacheStrategy, Need, Parameter
 from kvbench.caches.held import doubled_room, on_disk, whole_blocks
-from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, NO_STATES, NO_WINDOWS
+from kvbench.caches.kept import KeptLayer, Settings
+from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, FEWER_KEYS, NO_STATES, NO_WINDOWS
 
 __all__ = ["BY_HAND"]
 
@@ -55,6 +56,7 @@ _BUDGET = Parameter("budget", "Positions kept in each layer.", default=256)
 _EVICTION: dict[str, Any] = {
     "lossy": True,
     "attends": "elsewhere",
+    "needs": (*_DECODERS, FEWER_KEYS),
     "parameters": (_BUDGET,),
     "positions": _within_budget,
     "kept": _evicted,
@@ -118,13 +120,13 @@ BY_HAND = (
     ),
     _by_hand(
         "knorm",
-        "eviction:by_key_norm",
+        "knorm:make",
         "By hand: a budget of positions; evicts the keys with the largest norms.",
         **_EVICTION,
     ),
     _by_hand(
         "random",
-        "eviction:at_random",
+        "at_random:make",
         "By hand: a budget of positions; evicts random ones, as the control for knorm.",
         **_EVICTION,
     ),

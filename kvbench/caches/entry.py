@@ -7,44 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvbench.caches.held import Held, no_spare_room, on_device
+from kvbench.caches.kept import KeptLayer, kept_plainly, window_positions
 from kvbench.caches.parameters import Parameter, Settings, read_settings
 
-__all__ = [
-    "CacheStrategy",
-    "KeptLayer",
-    "Need",
-    "Parameter",
-    "Settings",
-    "Situation",
-    "all_positions",
-    "kept_plainly",
-    "kept_positions",
-    "needs_kind",
-    "window_positions",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptLayer:
-    """One attention layer after a generation, as far as a cache is concerned.
-
-    Attributes:
-        seen: positions that were fed. The last new token is never fed.
-        numbers: numbers in the keys and values of one position, over all heads, in one sequence.
-        window: positions that a query sees, itself included; null if it sees all.
-        width: bytes of a number in the model's dtype.
-        heads: heads of keys and values.
-        sequences: sequences in the batch.
-        first: how many of the `seen` positions were fed at once, in the first pass.
-    """
-
-    seen: int
-    numbers: int
-    window: int | None
-    width: int
-    heads: int = 1
-    sequences: int = 1
-    first: int = 1
+__all__ = ["CacheStrategy", "Need", "Parameter", "Settings", "Situation", "needs_kind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +30,9 @@ class Situation:
         dtype: of the weights.
         keys_in_every_layer: whether every layer of the model keeps its own keys and values, and
             nothing else.
+        has_states: whether some layer keeps a state that is not keys and values.
+        takes_buffers: whether attention accepts a buffer of keys with empty slots at its end.
+        takes_fewer_keys: whether attention accepts fewer keys than positions in its mask.
         driver: what calls the model, an axis of a case.
         reuse: how long the cache of a conversation lives, an axis of a case.
     """
@@ -78,6 +47,9 @@ class Situation:
     cache_objects: bool = True
     dtype: str = "float32"
     keys_in_every_layer: bool = True
+    has_states: bool = False
+    takes_buffers: bool = True
+    takes_fewer_keys: bool = True
     driver: str = "generate"
     reuse: str = "turn"
 
@@ -114,31 +86,6 @@ def needs_kind(device: str, sentence: str, label: str) -> Need:
     return Need(
         lambda here, _: here.device == device, sentence, label, of_machine=True, device=device
     )
-
-
-def kept_positions(seen: int, window: int | None) -> int:
-    """Return how many positions a layer keeps after `seen` of them were fed.
-
-    A window keeps one position less than it shows, since the next query adds its own; this holds
-    right after a long prompt too. Source: `DynamicSlidingWindowLayer.update` in Transformers'
-    cache_utils.py.
-    """
-    return seen if window is None else min(seen, window - 1)
-
-
-def window_positions(seen: int, window: int | None, _: Settings) -> int:
-    """Return how many of the seen positions are kept, within the model's window."""
-    return kept_positions(seen, window)
-
-
-def all_positions(seen: int, _window: int | None, _: Settings) -> int:
-    """Return all seen positions, whatever the model's window."""
-    return seen
-
-
-def kept_plainly(layer: KeptLayer, positions: int, _: Settings) -> int:
-    """Return the bytes of keys and values of this many positions, in the model's dtype."""
-    return layer.sequences * positions * layer.numbers * layer.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvbench.caches.entry import CacheStrategy, KeptLayer, Settings
+    from kvbench.caches.entry import CacheStrategy
+    from kvbench.caches.kept import KeptLayer, Settings
 
     Room = Callable[[KeptLayer, int, Settings], int]
 
@@ -15,11 +16,13 @@ __all__ = [
     "Held",
     "doubled_room",
     "in_pages",
+    "joined_room",
     "no_spare_room",
     "on_device",
     "on_disk",
     "on_host",
     "whole_blocks",
+    "window_room",
 ]
 
 
@@ -54,6 +57,20 @@ def whole_blocks(parameter: str) -> Room:
         return -(-positions // size) * size
 
     return room
+
+
+def joined_room(layer: KeptLayer, positions: int, _: Settings) -> int:
+    """Return the positions of the tensor whose last ones a window keeps.
+
+    A step joins the window with its own position, and keeps a view of all but the first. Source:
+    `DynamicSlidingWindowLayer.update` in Transformers' cache_utils.py.
+    """
+    return layer.seen if layer.seen == layer.first else min(layer.seen, positions + 1)
+
+
+def window_room(layer: KeptLayer, positions: int, settings: Settings) -> int:
+    """Return the same for layers in which the model has a window; others have no spare room."""
+    return positions if layer.window is None else joined_room(layer, positions, settings)
 
 
 def doubled_room(layer: KeptLayer, positions: int, _: Settings) -> int:

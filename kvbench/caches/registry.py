@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 
 from kvbench.caches.by_hand import BY_HAND
-from kvbench.caches.entry import (
-    CacheStrategy,
-    KeptLayer,
-    Need,
-    Parameter,
-    Settings,
+from kvbench.caches.entry import CacheStrategy, Need, Parameter
+from kvbench.caches.held import in_pages, joined_room, on_host, whole_blocks, window_room
+from kvbench.caches.kept import (
     all_positions,
-    needs_kind,
-    window_positions,
+    buffer_positions,
+    kept_quantized,
+    last_positions,
 )
-from kvbench.caches.held import in_pages, on_host, whole_blocks
-from kvbench.caches.needs import CACHE_OBJECTS, DECODER_ONLY, ONE_CALL
+from kvbench.caches.needs import (
+    BUFFERS,
+    CACHE_OBJECTS,
+    CUDA,
+    DECODER_ONLY,
+    FEWER_KEYS,
+    GENERATE,
+    GROUPED,
+    KEYS_ONLY,
+    ONE_CALL,
+    PAGES,
+    SEES_ALL,
+    at_least,
+    needs_extra,
+)
 from kvbench.caches.parameters import split_parameters
 from kvbench.caches.yours import yours
 
@@ -35,86 +45,8 @@ __all__ = [
 BASELINE = "off"
 """The baseline: the strategy that others are compared with."""
 
-SEES_ALL = Need(
-    lambda here, _: here.sees_all,
-    "each layer of this model already has a window or keeps no keys and values.",
-    "a layer with full attention",
-)
-PAGES = Need(
-    lambda here, _: here.pages,
-    "continuous batching does not support this model, or not with this attention implementation.",
-    "an attention implementation that continuous batching supports",
-)
-GENERATE = Need(
-    lambda here, _: here.driver == "generate",
-    "it needs Transformers' own code to call the model: --driver generate.",
-    "driver generate",
-)
 PAGE = Parameter("page", "Positions per page.", default=256)
 SIZE = Parameter("size", "Latest positions that a step attends to, including its own.", default=256)
-CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
-
-
-def at_least(version: str | None, wanted: tuple[int, ...]) -> bool:
-    """Return whether a version is installed and not older than the required one."""
-    if version is None:
-        return False
-    numbers = [int(part) for part in re.findall(r"\d+", version)[: len(wanted)]]
-    return tuple(numbers) >= wanted
-
-
-def last_positions(seen: int, window: int | None, settings: Settings) -> int:
-    """Return how many of the first and last positions are kept.
-
-    A step adds its own position, which is one of the last. A window of the model still applies.
-    """
-    if window is not None:
-        return window_positions(seen, window, settings)
-    return min(seen, int(settings.get("sink", 0)) + int(settings["size"]) - 1)
-
-
-def buffer_positions(seen: int, window: int | None, _: Settings) -> int:
-    """Return the positions of a buffer that holds everything fed, or a whole window."""
-    return seen if window is None else min(seen, window)
-
-
-GROUPED = ("backend", ("quanto", "hqq"))
-
-
-def needs_extra(backend: str, packages: tuple[str, ...]) -> Need:
-    """Return the need for the packages of a quantization backend, an extra of kvbench."""
-    return Need(
-        lambda here, _: all(one in here.versions for one in packages),
-        f"it needs {' and '.join(packages)}: install with pip install 'kvbench[{backend}]'.",
-        " and ".join(packages),
-        of_machine=True,
-        packages=packages,
-        only_with=("backend", (backend,)),
-    )
-
-
-def kept_quantized(layer: KeptLayer, positions: int, settings: Settings) -> int:
-    """Return the bytes of packed numbers, of their scales, and of what is not packed yet.
-
-    fp8 keeps one byte per number; its single scale is not counted. The others pack what the first
-    pass fed, and pack everything again after every `residual` new positions. Each group has a scale
-    and an offset in the model's dtype. Source: `QuantizedLayer.update` in Transformers'
-    cache_utils.py.
-    """
-    numbers = layer.sequences * layer.numbers
-    if settings["backend"] == "fp8":
-        return positions * numbers
-    group, bits = int(settings["group"]), int(settings["nbits"])
-    fresh = (positions - layer.first) % int(settings["residual"])
-    # Keys, and as many values.
-    groups = (positions - fresh) * numbers // 2 // group
-    packed = groups * group * bits // 8
-    if settings["backend"] == "quanto":
-        # The backend stacks groups and pads the last row.
-        packed = -(-groups * bits // 8) * group
-    return 2 * (packed + 2 * groups * layer.width) + fresh * numbers * layer.width
-
-
 STRATEGIES: dict[str, CacheStrategy] = {
     entry.name: entry
     for entry in (
@@ -130,6 +62,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             description="The Transformers default: keys and values are kept and grow by one "
             "position per step.",
             body="kvbench.measure.caches.dynamic:as_the_model_does",
+            room=window_room,
         ),
         CacheStrategy(
             name="static",
@@ -138,7 +71,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.static:eager",
             warmup="full",
             attends="buffer",
-            needs=(CACHE_OBJECTS,),
+            needs=(CACHE_OBJECTS, BUFFERS),
             positions=buffer_positions,
         ),
         CacheStrategy(
@@ -149,7 +82,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             compiles=True,
             attends="buffer",
-            needs=(CUDA, CACHE_OBJECTS, GENERATE),
+            needs=(CUDA, CACHE_OBJECTS, BUFFERS, GENERATE),
             positions=buffer_positions,
         ),
         CacheStrategy(
@@ -164,6 +97,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                 ),
                 CACHE_OBJECTS,
                 DECODER_ONLY,
+                KEYS_ONLY,
             ),
             positions=all_positions,
         ),
@@ -181,7 +115,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.static:offloaded",
             warmup="full",
             attends="elsewhere",
-            needs=(CUDA, CACHE_OBJECTS),
+            needs=(CUDA, CACHE_OBJECTS, BUFFERS),
             positions=buffer_positions,
             holds=on_host,
         ),
@@ -210,6 +144,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
                     "the quantized cache of Transformers does not support sliding windows.",
                     "no sliding window",
                 ),
+                KEYS_ONLY,
                 Need(
                     lambda here, _: at_least(here.versions.get("transformers"), (5, 18)),
                     "backend fp8 needs Transformers 5.18 or later.",
@@ -241,8 +176,9 @@ STRATEGIES: dict[str, CacheStrategy] = {
             lossy=True,
             attends="elsewhere",
             parameters=(SIZE,),
-            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL, FEWER_KEYS),
             positions=last_positions,
+            room=joined_room,
         ),
         CacheStrategy(
             name="sink-window",
@@ -252,8 +188,9 @@ STRATEGIES: dict[str, CacheStrategy] = {
             lossy=True,
             attends="elsewhere",
             parameters=(SIZE, Parameter("sink", "First positions, always kept.", default=4)),
-            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL),
+            needs=(CACHE_OBJECTS, DECODER_ONLY, SEES_ALL, FEWER_KEYS),
             positions=last_positions,
+            room=window_room,
         ),
         CacheStrategy(
             name="paged",
@@ -269,7 +206,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
         CacheStrategy(
             name="paged-graphs",
             description="Like paged, with each step recorded as a CUDA graph and replayed.",
-            body="kvbench.measure.caches.paged:graphs",
+            body="kvbench.measure.caches.replayed:graphs",
             warmup="full",
             attends="elsewhere",
             parameters=(PAGE,),

@@ -17,7 +17,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from kvbench.caches.entry import CacheStrategy, KeptLayer, Settings
+from kvbench.caches.entry import CacheStrategy
+from kvbench.caches.kept import KeptLayer, Settings
 from kvbench.caches.needs import CACHE_OBJECTS
 from kvbench.errors import UserError
 from kvbench.text import clip

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from kvbench.caches import BASELINE
-from kvbench.caches.entry import kept_positions
+from kvbench.caches.kept import kept_positions
 from kvbench.dtypes import dtype_bytes
 from kvbench.errors import UserError
 from kvbench.plan.ranges import MAX_SIZE

@@ -326,7 +326,7 @@ def _copied(
     Transformers' DynamicCache concatenates: it copies all of a layer but what came from an encoder.
     """
     cross = sum(layer.cross.kept for layer in architecture.layers if layer.cross)
-    return np.maximum(kept - prompt_rows * cross * dtype_bytes(dtype), 0.0)
+    return np.asarray(np.maximum(kept - prompt_rows * cross * dtype_bytes(dtype), 0.0))
 
 
 def _windows(architecture: Architecture, prompt_tokens: int) -> set[int]:

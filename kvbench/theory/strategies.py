@@ -143,6 +143,7 @@ def situation_of(
         key_numbers=numbers.pop() if len(numbers) == 1 else None,
         dtype=dtype,
         keys_in_every_layer=all(map(_keys_only, mixers)),
+        has_states=any(map(_has_state, mixers)),
     )
 
 
@@ -231,6 +232,13 @@ def _bound(
         else:
             return StrategyBound(hardware=rates.hardware, seconds=found.seconds)
     return StrategyBound(hardware=rates.hardware, reason=reason)
+
+
+def _has_state(mixer: object) -> bool:
+    """Return whether a layer keeps a state of constant size."""
+    if isinstance(mixer, Kept):
+        return bool(mixer.state or mixer.state_float32)
+    return not isinstance(mixer, Attention)
 
 
 def _keys_only(mixer: object) -> bool:

@@ -192,7 +192,7 @@ def assert_knorm(folder: str) -> None:
     feed(cache, [PROMPT, 4])
     keys = torch.cat([states(PROMPT, 0)[0], states(4, 1)[0]], dim=2)
     # What the prompt brought is within the budget; four more are chosen from at once.
-    assert [type(layer).__name__ for layer in cache.layers] == ["EvictingLayer"]
+    assert [type(layer).__name__ for layer in cache.layers] == ["KNormLayer"]
     places = keys.norm(dim=3).argsort(dim=2)[:, :, :6].sort(dim=2).values
     expected = keys.gather(2, places[..., None].expand(-1, -1, -1, SIZE))
     assert torch.equal(cache.layers[0].kept[0], expected)
@@ -213,7 +213,7 @@ def assert_random(folder: str) -> None:
             keys, values = states(count, seed)
             # The longest of all keys by far would be the first to go by their norm.
             cache.update(keys * torch.linspace(1, factor, count)[:, None], values, 0)
-        assert [type(layer).__name__ for layer in cache.layers] == ["EvictingLayer"]
+        assert [type(layer).__name__ for layer in cache.layers] == ["RandomLayer"]
         kept.append(cache.layers[0].kept[1])
     assert torch.equal(kept[0], kept[1])
     assert torch.equal(kept[0], kept[2])

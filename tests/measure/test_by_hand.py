@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from transformers import AutoConfig
 
-from kvbench.caches import strategy
-from kvbench.measure.caches import situation_of
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.verify import verify
 from kvbench.records.events import ModelLoaded
 from tests.fakes import run_task
 from tests.measure import by_hand
-from tests.tiny import LLAMA, Config, case, checkpoint, config_folder, load, task
+from tests.tiny import LLAMA, case, checkpoint, config_folder, load, task
 
 
 @pytest.mark.parametrize("name", by_hand.LOSSY)
@@ -45,26 +40,3 @@ def test_16_bits_under_16_bits_are_refused_with_the_reason(tmp_path: Path) -> No
         engine.close()
     assert sample.status == "unsupported"
     assert sample.error == "half: this model already runs in 16 bits; half needs float32 weights."
-
-
-QWEN3_NEXT: Config = {
-    "model_type": "qwen3_next",
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "layer_types": ["linear_attention", "full_attention"],
-}
-
-
-@pytest.mark.parametrize("name", [*by_hand.EXACT, *by_hand.LOSSY])
-def test_layers_with_states_are_refused_with_the_reason(name: str) -> None:
-    config = AutoConfig.for_model(**QWEN3_NEXT)
-    model = SimpleNamespace(_supports_default_dynamic_cache=lambda: True)
-    loaded: Any = SimpleNamespace(
-        config=config,
-        model=model,
-        device="cpu",
-        is_encoder_decoder=False,
-        key=SimpleNamespace(dtype="float32"),
-    )
-    reason = strategy(name).unmet(situation_of(loaded)) or ""
-    assert reason.endswith("this model has layers with other state.")

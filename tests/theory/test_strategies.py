@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kvbench.caches import STRATEGIES, expand, strategy
-from kvbench.caches.entry import CacheStrategy, KeptLayer
+from kvbench.caches import STRATEGIES, CacheStrategy, KeptLayer, expand, strategy
 from kvbench.catalogue import CATALOGUE
 from kvbench.errors import UserError
 from kvbench.theory.advice import needed_bytes

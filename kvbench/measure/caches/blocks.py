@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
-from transformers import Cache
 
 from kvbench.measure.caches.call import Call
-from kvbench.measure.caches.layer import HandLayer
+from kvbench.measure.caches.layer import HandLayer, cache_of, written
 
 __all__ = ["make"]
 
 
 def make(call: Call) -> dict[str, Any]:
     """Return a cache whose layers keep blocks of `size` positions."""
-    layer: Any = functools.partial(BlocksLayer, int(call.settings["size"]))
-    return {"past_key_values": Cache(layer_class_to_replicate=layer)}
+    size = int(call.settings["size"])
+    return cache_of(lambda: BlocksLayer(size))
 
 
 class BlocksLayer(HandLayer):
@@ -31,38 +29,32 @@ class BlocksLayer(HandLayer):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        # A block is [2, kv_heads, size, head_dim]: keys and values. `pool` has their filled parts.
+        # The filled part of each block, [kv_heads, up to size, 2 * head_dim]: keys, then values.
         self.pool: list[torch.Tensor] = []
         # For each sequence, the indices of its blocks in the pool, oldest first.
         self.table: list[list[int]] = []
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Fill blocks, and return what the table points to, in order."""
-        both = torch.stack([keys, values], dim=1)  # [batch, 2, kv_heads, new, head_dim]
+        both = torch.cat([keys, values], dim=3)  # [batch, kv_heads, new, 2 * head_dim]
         self.table = self.table or [[] for _ in both]
-        done = 0
-        while done < both.shape[3]:
-            start = (self.seen + done) % self.size
-            count = min(self.size - start, both.shape[3] - done)
-            # Take sequences in turn, as requests arrive in a server: their blocks alternate in the
-            # pool.
-            for row, table in zip(both, self.table, strict=True):
-                self.write(table, start, row[:, :, done : done + count])
-            done += count
-        batch, two, heads, new, head_dim = both.shape
-        gathered = both.new_empty(batch, two, heads, self.seen + new, head_dim)
-        for row, table in zip(gathered, self.table, strict=True):
-            torch.cat([self.pool[block] for block in table], dim=2, out=row)
-        return gathered[:, 0], gathered[:, 1]  # each [batch, kv_heads, all, head_dim]
+        # Cut where a block is full. Sequences take turns, as requests do in a server, so their
+        # blocks alternate in the pool.
+        cuts = range(-self.seen % self.size or self.size, both.shape[2], self.size)
+        for part in both.tensor_split(list(cuts), dim=2):
+            for table, new in zip(self.table, part, strict=True):
+                self.write(table, new)
+        batch, heads, count, width = both.shape
+        gathered = both.new_empty(batch, heads, self.seen + count, width)
+        for table, row in zip(self.table, gathered, strict=True):
+            torch.cat([self.pool[block] for block in table], dim=1, out=row)
+        # Each [batch, kv_heads, all, head_dim]. Keys and values may differ in the last size.
+        return gathered[..., : keys.shape[3]], gathered[..., keys.shape[3] :]
 
-    def write(self, table: list[int], start: int, new: torch.Tensor) -> None:
-        """Write positions into a sequence's last block, or into a new one when that is full."""
-        two, heads, count, size = new.shape
-        if start == 0:
+    def write(self, table: list[int], new: torch.Tensor) -> None:
+        """Write into a sequence's last block, or into a new one when that is full."""
+        if not table or self.pool[table[-1]].shape[1] == self.size:
             table.append(len(self.pool))
-            self.pool.append(new.new_empty(two, heads, self.size, size))
-        block = self.pool[table[-1]]
-        # The filled part is a view of the whole block, which has room behind it.
-        whole = block.as_strided((two, heads, self.size, size), block.stride())
-        whole[:, :, start : start + count] = new
-        self.pool[table[-1]] = whole[:, :, : start + count]
+            heads, _, width = new.shape
+            self.pool.append(new.new_empty(heads, self.size, width)[:, :0])
+        self.pool[table[-1]] = written(self.pool[table[-1]], self.size, new)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PretrainedConfig
 
-from kvbench.caches.entry import Settings
+from kvbench.caches.kept import Settings
 from kvbench.measure.clock import TokenClock
 from kvbench.models.load import LoadedModel
 from kvbench.models.prompts import Inputs

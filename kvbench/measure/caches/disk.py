@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import mmap
 import os
@@ -10,10 +9,9 @@ import tempfile
 from typing import Any
 
 import torch
-from transformers import Cache
 
 from kvbench.measure.caches.call import Call
-from kvbench.measure.caches.layer import HandLayer
+from kvbench.measure.caches.layer import HandLayer, cache_of, written
 
 __all__ = ["make"]
 
@@ -21,25 +19,7 @@ __all__ = ["make"]
 def make(call: Call) -> dict[str, Any]:
     """Return a cache that keeps `recent` positions in memory, and files with room for the rest."""
     recent = int(call.settings["recent"])
-    layer: Any = functools.partial(DiskLayer, recent, max(call.positions - recent, 0))
-    return {"past_key_values": Cache(layer_class_to_replicate=layer)}
-
-
-def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor in a new file in the folder of temporary files (TMPDIR).
-
-    The file is unlinked at once, so the system removes it when the tensor goes away or the process
-    ends, however that happens. The tensor keeps the mapping.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):
-            # Allocate now: a full disk would otherwise kill the process when it writes to the
-            # mapping.
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-        return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).view(shape)
+    return cache_of(lambda: DiskLayer(recent, max(call.positions - recent, 0)))
 
 
 class DiskLayer(HandLayer):
@@ -48,7 +28,7 @@ class DiskLayer(HandLayer):
     def __init__(self, recent: int, room: int) -> None:
         super().__init__()
         self.recent, self.room = recent, room
-        # The filled parts of the files, [batch, kv_heads, old, head_dim], on the host.
+        # Keys and values: the filled parts of the files, [batch, kv_heads, old, head_dim].
         self.on_disk: list[torch.Tensor] = []
         self.in_memory: list[torch.Tensor] = []  # [batch, kv_heads, recent, head_dim] twice
 
@@ -58,26 +38,23 @@ class DiskLayer(HandLayer):
         if self.in_memory:
             new = [torch.cat(pair, dim=2) for pair in zip(self.in_memory, new, strict=True)]
         elif self.room:
-            files = [mapped((*one.shape[:2], self.room, one.shape[3]), one.dtype) for one in new]
-            self.on_disk = [file[:, :, :0] for file in files]
-        found = new
-        if self.on_disk:
-            pairs = zip(self.on_disk, new, strict=True)
-            found = [torch.cat([old.to(one.device), one], dim=2) for old, one in pairs]
+            self.on_disk = [mapped(one, self.room)[:, :, :0] for one in new]
+        files = list(zip(self.on_disk, new, strict=False))  # Empty if everything is recent.
+        found = [torch.cat([old.to(one.device), one], dim=2) for old, one in files] or new
         moved = max(new[0].shape[2] - self.recent, 0)
-        if moved:
-            self.on_disk = [
-                written(old, self.room, one[:, :, :moved])
-                for old, one in zip(self.on_disk, new, strict=True)
-            ]
+        self.on_disk = [written(old, self.room, one[:, :, :moved]) for old, one in files]
         # A copy, so the memory of the positions on disk is freed.
         self.in_memory = [one[:, :, moved:].clone() for one in new]
         return found[0], found[1]
 
 
-def written(old: torch.Tensor, room: int, new: torch.Tensor) -> torch.Tensor:
-    """Return the filled part of a file, after writing new positions behind the old ones."""
-    end = old.shape[2] + new.shape[2]
-    whole = old.as_strided((*old.shape[:2], room, old.shape[3]), old.stride())
-    whole[:, :, old.shape[2] : end] = new
-    return whole[:, :, :end]
+def mapped(like: torch.Tensor, room: int) -> torch.Tensor:
+    """Return a tensor in an unlinked file in TMPDIR, which the system removes with its mapping."""
+    shape = (*like.shape[:2], room, like.shape[3])
+    size = math.prod(shape) * like.dtype.itemsize
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # On a full disk, writing later would kill the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=like.dtype).view(shape)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
-from transformers import Cache
 
 from kvbench.measure.caches.call import Call
-from kvbench.measure.caches.layer import HandLayer
+from kvbench.measure.caches.layer import HandLayer, cache_of
 
 __all__ = ["make"]
 
@@ -17,8 +15,7 @@ __all__ = ["make"]
 def make(call: Call) -> dict[str, Any]:
     """Return a cache in float16 or bfloat16."""
     dtype = getattr(torch, str(call.settings["dtype"]))
-    layer: Any = functools.partial(HalfLayer, dtype)
-    return {"past_key_values": Cache(layer_class_to_replicate=layer)}
+    return cache_of(lambda: HalfLayer(dtype))
 
 
 class HalfLayer(HandLayer):

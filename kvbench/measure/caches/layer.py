@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-__all__ = ["HandLayer"]
+__all__ = ["HandLayer", "cache_of", "written"]
 
 
 class HandLayer(CacheLayerMixin):
@@ -53,3 +55,23 @@ class HandLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the first `append` creates what a layer needs."""
+
+
+def cache_of(make_layer: Callable[[], HandLayer]) -> dict[str, Any]:
+    """Return the option of `generate` for a new cache, which calls `make_layer` for each layer."""
+    layer: Any = make_layer
+    return {"past_key_values": Cache(layer_class_to_replicate=layer)}
+
+
+def written(filled: torch.Tensor, room: int, new: torch.Tensor) -> torch.Tensor:
+    """Write new positions into a buffer, and return its filled part, now longer.
+
+    Args:
+        filled: the part of the buffer that is in use, `[..., filled, head_dim]`; a view.
+        room: positions of the whole buffer.
+        new: `[..., new, head_dim]`.
+    """
+    end = filled.shape[-2] + new.shape[-2]
+    whole = filled.as_strided((*filled.shape[:-2], room, filled.shape[-1]), filled.stride())
+    whole[..., filled.shape[-2] : end, :] = new
+    return whole[..., :end, :]

@@ -14,7 +14,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from kvbench.measure.caches.call import Call, Driven, Look
 from kvbench.measure.clock import TokenClock
 
-__all__ = ["PagedCache", "eager", "graphs"]
+__all__ = ["ContinuousBatching", "PagedCache", "eager"]
 
 _WAIT_S = 1.0
 """Seconds to wait for a result before checking whether the generating thread is alive."""
@@ -23,11 +23,6 @@ _WAIT_S = 1.0
 def eager(call: Call) -> ContinuousBatching:
     """Return the driver that runs each step eagerly."""
     return ContinuousBatching(call, use_cuda_graph=False, use_async_batching=False)
-
-
-def graphs(call: Call) -> ContinuousBatching:
-    """Return the driver that records steps as CUDA graphs and replays them."""
-    return ContinuousBatching(call, use_cuda_graph=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Cache
 
 from kvbench.measure.caches.call import Call
-from kvbench.measure.caches.layer import HandLayer
+from kvbench.measure.caches.layer import HandLayer, cache_of
 
 __all__ = ["make"]
 
 
 def make(call: Call) -> dict[str, Any]:
     """Return a cache that has a tensor for each head."""
-    return {"past_key_values": Cache(layer_class_to_replicate=PerHeadLayer)}
+    return cache_of(PerHeadLayer)
 
 
 class PerHeadLayer(HandLayer):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
-from transformers import Cache
 
 from kvbench.measure.caches.call import Call
-from kvbench.measure.caches.layer import HandLayer
+from kvbench.measure.caches.layer import HandLayer, cache_of
 
 __all__ = ["make"]
 
 
 def make(call: Call) -> dict[str, Any]:
     """Return a cache that keeps at least `recent` positions exact."""
-    sizes = int(call.settings["recent"]), int(call.settings["block"])
-    layer: Any = functools.partial(TieredLayer, *sizes)
-    return {"past_key_values": Cache(layer_class_to_replicate=layer)}
+    recent, block = int(call.settings["recent"]), int(call.settings["block"])
+    return cache_of(lambda: TieredLayer(recent, block))
 
 
 class CacheTier:

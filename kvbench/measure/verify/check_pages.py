@@ -25,7 +25,8 @@ def wrong_pages(
         lengths: the positions fed to each sequence so far, padding excluded.
     """
     if len(layers) != len(plans):
-        return min(len(layers), len(plans)), f"there are {len(layers)}, expected {len(plans)}"
+        few = min(len(layers), len(plans))
+        return few, f"the cache has {len(layers)} layers, expected {len(plans)}"
     for index, (plan, layer) in enumerate(zip(plans, layers, strict=True)):
         wrong = _wrong_layer(plan, layer, lengths)
         if wrong is not None:

@@ -56,7 +56,8 @@ def saw_what_was_handed_over(steps: Sequence[CacheShape]) -> bool:
     """Return whether it is known what each layer with keys received."""
     layers = [layer for step in steps for layer in (*step.layers, *step.cross) if layer.keys]
     pages = [layer for step in steps for layer in step.pages]
-    return all(layer.handed is not None for layer in (*layers, *pages))
+    seen = [layer.handed is not None for layer in layers]
+    return all(seen) and all(layer.handed is not None for layer in pages)
 
 
 def contradicts_itself(work: Work, arm: CacheStrategy, steps: Sequence[CacheShape]) -> bool:
