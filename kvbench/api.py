@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "free_bytes",
     "inspect",
+    "inspect_strategies",
     "measure_quality",
     "method_notices",
     "plan_cases",
@@ -155,6 +156,23 @@ def inspect(
     Raises:
         UserError: the plan has more than one case, the model cannot be loaded or fails, the layer
             is out of range, or the prompt and the new tokens exceed the model's positions.
+    """
+    caller = Caller(listener, stop, engine)
+    return single.inspect_one(plan, caller, max_new_tokens, layer)
+
+
+def inspect_strategies(
+    plan: Plan,
+    *,
+    max_new_tokens: int = 5,
+    layer: int = 0,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: Engine | None = None,
+) -> tuple[Inspection, ...]:
+    """Inspect the generations of several cache strategies, each next to the one without a cache.
+
+    Like `inspect`, with at least one strategy besides `off` in the plan; one inspection for each.
     """
     return single.inspect(plan, Caller(listener, stop, engine), max_new_tokens, layer)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from kvbench.text import printable
 
-__all__ = ["for_csv", "for_json", "for_markdown", "for_terminal"]
+__all__ = ["for_csv", "for_json", "for_markdown", "for_terminal", "to_text"]
 
 _MARKUP = re.compile(
     # Links and pictures need the brackets; an underscore inside a word is not markup, and a bare
@@ -35,6 +36,15 @@ def for_csv(text: str) -> str:
     A leading apostrophe means "text" there. Do not pass numbers. A cell may have several lines.
     """
     return for_terminal("'" + text if text.startswith(_FORMULA) else text)
+
+
+def to_text(value: Any) -> str:
+    """Return a value as CSV text: null is empty, a flag is true or false, a float round-trips."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def for_markdown(text: str) -> str:

@@ -373,7 +373,8 @@ def errors(made: Sequence[Round], lengths: Sequence[int]) -> bool:
         for n in lengths if pairs else ():
             ratios = np.array([own.totals[n] / other.totals[n] for own, other in pairs])
             held = np.mean([own.low[n] <= other.totals[n] <= own.high[n] for own, other in pairs])
-            width = np.median([own.high[n] / own.low[n] for own, _ in pairs])
+            # A wide interval may begin at zero.
+            width = np.median([own.high[n] / (own.low[n] or np.nan) for own, _ in pairs])
             off.append(abs(float(np.median(ratios)) - 1))
             print(
                 f"| {cache} | {n} | {np.median(ratios):.3f} | "

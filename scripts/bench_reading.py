@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from kvbench.api import environment
+from kvbench.media import to_text
 from kvbench.plan.case import Case, Prompt, Task
-from kvbench.records.columns import to_text
 from kvbench.records.run import RunInfo
 from kvbench.records.sample import sample_of, utc_now
 from kvbench.records.writer import RunWriter

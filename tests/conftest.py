@@ -36,6 +36,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no weights here: run `make weights`"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Leave rows in the cache of the kernel: no test survives the machine, and each row waits ms.
+
+    Tests of what is on disk when a function returns put a function of their own in its place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 _VARYING = {
     # How long a sweep with a scripted engine took, in the lines of its progress.
     re.compile(r"\bafter \d[\d.]* (ms|s)\b"): "after TIME",

@@ -23,6 +23,7 @@ from kvbench.cli.compare import compare
 from kvbench.cli.configs import configs
 from kvbench.cli.env import env
 from kvbench.cli.estimate import estimate
+from kvbench.cli.export import export
 from kvbench.cli.fit import fit
 from kvbench.cli.inspect import inspect
 from kvbench.cli.models import models
@@ -79,6 +80,7 @@ app.command()(sweep)
 app.command()(report)
 app.command()(compare)
 app.command()(show)
+app.command()(export)
 app.command()(runs)
 app.command()(verify)
 app.command()(quality)

@@ -79,30 +79,20 @@ def compare(
         compare_runs,
         parse_share,
         regressions,
-        render,
         write_chart,
     )
 
+    console.check_format(output)
     slower = parse_share("--fail-on-slower", fail_on_slower)
     more_memory = parse_share("--fail-on-more-memory", fail_on_more_memory)
     given = (parse_share("--threshold", threshold), slower)
     share = next((value for value in given if value is not None), Rule().threshold)
     loaded = [load_run(path) for path in runs]
     result = compare_runs(loaded, by, share, metric, baseline)
-    text = render(result, output)
-    if text is None:
-        console.print_comparison(console.make_console(), result)
-    elif output == "json":
-        console.print_json_text(text)
-    else:
-        print(text, end="")
-    errors = console.make_console(stderr=True)
-    if output == "csv":
-        # The table has no place for unmatched cases.
-        console.print_unmatched(errors, result)
+    console.show_comparison(result, output)
     if chart is not None:
         write_chart(result, chart)
     timed = result if metric == "time" else compare_runs(loaded, by, share, baseline=baseline)
     failed = regressions(timed, slower, more_memory)
-    console.print_sentences(errors, failed)
+    console.print_sentences(console.make_console(stderr=True), failed)
     raise typer.Exit(1 if failed else 0)

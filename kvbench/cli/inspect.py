@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvbench.cli.options import (
+    FORMAT_LIST,
     AxisKeys,
     Debug,
-    Format,
     axis_options,
     given,
     option,
@@ -17,6 +17,9 @@ from kvbench.cli.options import (
     plan_option,
 )
 from kvbench.plan.axes import MODEL_AXES
+
+if TYPE_CHECKING:
+    from kvbench.records.inspection import Inspection
 
 __all__ = ["inspect"]
 
@@ -45,7 +48,13 @@ def inspect(
         option("Layer whose queries, keys and values are shown, counted from 0.", "--layer", "-l"),
     ] = 0,
     cache: Annotated[
-        str, option("Cache strategy to compare with off.", "--cache", "-c")
+        str,
+        option(
+            "Cache strategy to compare with off; with --format html also several: "
+            "dynamic,window:size=8.",
+            "--cache",
+            "-c",
+        ),
     ] = "dynamic",
     axes: AxisKeys | None = None,
     batch_size: Annotated[int, option("Sequences generated at once.", "--batch-size", "-b")] = 1,
@@ -53,13 +62,18 @@ def inspect(
     trust_remote_code: Annotated[
         bool | None, plan_option("trust_remote_code", "--trust-remote-code")
     ] = None,
-    output: Format = "table",
+    output: Annotated[
+        str, option(f"{FORMAT_LIST}, or html: one page to step through.", "--format", "-o")
+    ] = "table",
     debug: Debug = False,
 ) -> None:
     """Show step by step what a model computes with and without a cache.
 
     Side by side: the shapes of the input ids, of Q, K and V of one layer and of the cache, the
     FLOPs and the new token, read from real tensors while the model generates. Nothing is timed.
+
+    --format html prints one page without links to elsewhere: which positions each step computes,
+    which keys it reads from the cache, and how shapes, work, and bytes grow. Arrow keys step.
 
     Exit codes: 0 shown, 2 wrong usage, 130 interrupted.
     """
@@ -78,12 +92,18 @@ def inspect(
             "trust_remote_code": trust_remote_code,
         }
     )
-    console.check_format(output)
+    console.check_format(output, "html")
     view = console.make_view(console.make_console(stderr=True), quiet=False, as_json=False)
     try:
-        inspection = api.inspect(
-            Plan.parse(keys), max_new_tokens=max_new_tokens, layer=layer, listener=view
-        )
+        plan = Plan.parse(keys)
+        found: tuple[Inspection, ...]
+        if output == "html":
+            found = api.inspect_strategies(
+                plan, max_new_tokens=max_new_tokens, layer=layer, listener=view
+            )
+        else:
+            one = api.inspect(plan, max_new_tokens=max_new_tokens, layer=layer, listener=view)
+            found = (one,)
     finally:
         view.close()
-    console.show_inspection(inspection, output)
+    console.show_inspections(found, output)

@@ -11,9 +11,11 @@ import typer
 
 from kvbench.plan.axes import AXES, KEYS
 from kvbench.plan.options import DESCRIPTIONS
+from kvbench.report.records import FORMATS
 
 __all__ = [
     "BASELINE_OPTION",
+    "FORMAT_LIST",
     "AxisKeys",
     "Debug",
     "Format",
@@ -44,11 +46,13 @@ def listed(values: Sequence[str] | None) -> list[str]:
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
+FORMAT_LIST = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+
+Format = Annotated[str, option(f"{FORMAT_LIST}.", "--format", "-o")]
 BASELINE_OPTION = option(
     "Cache strategy to compare the others with, in speedups, sentences and charts; by default off."
 )
 
-Format = Annotated[str, option("table, csv, json or markdown.", "--format", "-o")]
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvbench.cli.options import AxisKeys, axis_options, given, option, plan_option
+from kvbench.cli.options import FORMAT_LIST, AxisKeys, axis_options, given, option, plan_option
 from kvbench.errors import UserError
 from kvbench.plan.axes import KEYS
 
@@ -82,8 +82,8 @@ def sweep(
     output: Annotated[
         str,
         option(
-            "table, csv, json or markdown: the summary at the end. jsonl: one object per sample "
-            "as it finishes. Except for table, everything else goes to standard error.",
+            f"{FORMAT_LIST}: the summary at the end; jsonl prints one object per sample as it "
+            "finishes. Except for table, everything else goes to standard error.",
             "--format",
             "-o",
         ),
@@ -131,7 +131,7 @@ def sweep(
             "quality": quality,
         }
     )
-    console.check_format(output, "jsonl")
+    console.check_format(output)
     terminal = console.make_console(stderr=output != "table")
     _check_resume(resume, config, name, out, dry_run, retry_failed)
     folder = out or Path("results")

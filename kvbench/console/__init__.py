@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from kvbench.console.formats import (
-    FORMATS,
     check_format,
     show_caches,
     show_cases,
     show_checks,
+    show_comparison,
     show_configs,
     show_environment,
     show_estimate,
     show_fits,
-    show_inspection,
+    show_inspections,
     show_models,
     show_qualities,
     show_rates,
@@ -22,37 +22,33 @@ from kvbench.console.formats import (
 )
 from kvbench.console.printing import (
     make_console,
-    print_comparison,
     print_json_text,
     print_sentences,
     print_stopped,
     print_table,
-    print_unmatched,
     print_written,
 )
 from kvbench.console.views import View, make_view
 
 __all__ = [
-    "FORMATS",
     "View",
     "check_format",
     "make_console",
     "make_view",
-    "print_comparison",
     "print_json_text",
     "print_sentences",
     "print_stopped",
     "print_table",
-    "print_unmatched",
     "print_written",
     "show_caches",
     "show_cases",
     "show_checks",
+    "show_comparison",
     "show_configs",
     "show_environment",
     "show_estimate",
     "show_fits",
-    "show_inspection",
+    "show_inspections",
     "show_models",
     "show_qualities",
     "show_rates",

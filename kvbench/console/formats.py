@@ -1,14 +1,12 @@
-"""Print the results of commands in the formats that they share: csv, json and markdown."""
+"""Print the results of commands in the formats that they share; see `kvbench.report.records`."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kvbench.analysis.expected import summarize_run
 from kvbench.analysis.forecast import Forecast
@@ -26,6 +24,7 @@ from kvbench.console.printing import (
     print_caches,
     print_cases,
     print_checks,
+    print_comparison,
     print_environment,
     print_estimate,
     print_json,
@@ -37,15 +36,16 @@ from kvbench.console.printing import (
     print_saved,
     print_sentences,
     print_table,
+    print_unmatched,
     runs_table,
 )
 from kvbench.console.rates import rates_table
 from kvbench.errors import check_choice
-from kvbench.media import for_csv, for_markdown
+from kvbench.media import for_markdown
 from kvbench.plan.case import Case
 from kvbench.plan.shipped import about_plan, shipped_plans
 from kvbench.records.check import Check
-from kvbench.records.columns import to_text
+from kvbench.records.columns import kinds_of
 from kvbench.records.environment import Environment
 from kvbench.records.finding import findings
 from kvbench.records.fit import FitResult
@@ -54,7 +54,13 @@ from kvbench.records.inspection import Arm, Inspection
 from kvbench.records.inspection import as_json as inspection_json
 from kvbench.records.quality import Quality
 from kvbench.records.rates import Rates
-from kvbench.records.run import Run
+from kvbench.records.run import Run, RunInfo
+from kvbench.report.compare import (
+    Result,
+    comparison_json,
+    comparison_markdown,
+    comparison_records,
+)
 from kvbench.report.estimate import (
     estimate_data,
     estimate_json,
@@ -64,22 +70,27 @@ from kvbench.report.estimate import (
 from kvbench.report.fit import fit_reasons, fit_table
 from kvbench.report.markdown import markdown_table, summary_markdown
 from kvbench.report.quality import quality_table
+from kvbench.report.records import FORMATS, WRITERS, Record, Records
 from kvbench.report.table import Table, check_table
+from kvbench.report.walk_page import walk_page
 from kvbench.report.words import chosen_baseline, proof
 from kvbench.theory.cache import cache_bytes_per_token
 from kvbench.theory.estimate import Estimate
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = [
-    "FORMATS",
     "check_format",
     "show_caches",
     "show_cases",
     "show_checks",
+    "show_comparison",
     "show_configs",
     "show_environment",
     "show_estimate",
     "show_fits",
-    "show_inspection",
+    "show_inspections",
     "show_models",
     "show_qualities",
     "show_rates",
@@ -87,10 +98,6 @@ __all__ = [
     "show_runs",
     "show_saved",
 ]
-
-FORMATS = ("table", "csv", "json", "markdown")
-
-Record = Mapping[str, Any]
 
 
 def check_format(output: str, *more: str) -> None:
@@ -119,7 +126,8 @@ def show_saved(run: Run, output: str, baseline: str | None = None) -> None:
 def show_run(run: Run, output: str) -> None:
     """Print the result of a sweep: data on standard output, the rest on standard error."""
     print_run(make_console(stderr=output != "table"), run)
-    if output in ("csv", "json", "markdown"):
+    # The view has printed JSON lines, one per sample.
+    if output not in ("table", "jsonl"):
         _show_summaries(run, summarize_run(run), output)
 
 
@@ -128,7 +136,34 @@ def _show_summaries(run: Run, cases: Sequence[CaseSummary], output: str) -> None
         recommended = recommend(cases, run.samples)
         print(summary_markdown(run.info, cases, recommended=recommended), end="")
     else:
-        _print_records([dataclasses.asdict(case) for case in cases], output)
+        rows = [dataclasses.asdict(case) for case in cases]
+        if output in ("jsonl", "sql"):
+            # These are collected over several runs.
+            rows = [_origin(run.info, case) | row for case, row in zip(cases, rows, strict=True)]
+        _print_records(Records("kvbench_cases", rows, kinds_of(CaseSummary)), output)
+
+
+def _origin(info: RunInfo, case: CaseSummary) -> dict[str, str]:
+    """Return the run that a case is from, and what it ran on."""
+    return {
+        "run": info.name,
+        "run_started_at": info.started_at,
+        "kvbench_version": info.kvbench,
+        "hardware": info.environment.hardware(case.device),
+    }
+
+
+def show_comparison(result: Result, output: str) -> None:
+    """Print a comparison; where its rows alone are printed, the rest goes to standard error."""
+    if output == "table":
+        print_comparison(make_console(), result)
+    elif output == "json":
+        print_json_text(comparison_json(result))
+    elif output == "markdown":
+        print(comparison_markdown(result), end="")
+    else:
+        _print_records(comparison_records(result), output)
+        print_unmatched(make_console(stderr=True), result)
 
 
 def show_cases(cases: Sequence[Case], output: str, forecast: Forecast) -> None:
@@ -138,11 +173,8 @@ def show_cases(cases: Sequence[Case], output: str, forecast: Forecast) -> None:
         print_cases(make_console(), cases, forecast)
     elif output == "markdown":
         _print_markdown(cases_table(cases, forecast))
-    elif output == "jsonl":
-        for record in records:
-            print_json(record)
     else:
-        _print_records(records, output)
+        _print_records(Records("kvbench_planned", records), output)
 
 
 def show_caches(environment: Environment, output: str) -> None:
@@ -152,7 +184,7 @@ def show_caches(environment: Environment, output: str) -> None:
     elif output == "markdown":
         _print_markdown(caches_table(caches_found(environment)))
     else:
-        _print_records(caches_found(environment), output)
+        _print_records(Records("kvbench_strategies", caches_found(environment)), output)
 
 
 def show_runs(folder: Path, found: Sequence[Listed], output: str) -> None:
@@ -162,7 +194,7 @@ def show_runs(folder: Path, found: Sequence[Listed], output: str) -> None:
     elif output == "markdown":
         print(markdown_table(runs_table(found)))
     else:
-        _print_records([_run_record(run) for run in found], output)
+        _print_records(Records("kvbench_runs", [_run_record(run) for run in found]), output)
 
 
 def _run_record(run: Listed) -> Record:
@@ -199,7 +231,7 @@ def show_models(dtype: str, output: str) -> None:
             }
             for entry in CATALOGUE.values()
         ]
-        _print_records(records, output)
+        _print_records(Records("kvbench_models", records), output)
 
 
 def show_configs(output: str) -> None:
@@ -213,7 +245,7 @@ def show_configs(output: str) -> None:
             {"name": name, "question": about_plan(path), "path": str(path)}
             for name, path in shipped_plans().items()
         ]
-        _print_records(records, output)
+        _print_records(Records("kvbench_configs", records), output)
 
 
 def _configs_table() -> Table:
@@ -224,7 +256,7 @@ def _configs_table() -> Table:
 
 
 def show_environment(environment: Environment, output: str) -> None:
-    """Print the machine: as JSON as in run.json, as CSV and Markdown one row per fact."""
+    """Print the machine: as JSON as in run.json, otherwise one row per fact."""
     if output == "table":
         print_environment(make_console(), environment)
     elif output == "json":
@@ -238,7 +270,8 @@ def show_environment(environment: Environment, output: str) -> None:
         if output == "markdown":
             _print_markdown(Table(("fact", "value"), tuple(facts), (False, False), ""))
         else:
-            _print_csv([{"fact": name, "value": value} for name, value in facts])
+            rows = [{"fact": name, "value": value} for name, value in facts]
+            _print_records(Records("kvbench_facts", rows), output)
 
 
 def show_rates(found: Sequence[Rates], stored: Path | None, output: str) -> None:
@@ -248,7 +281,7 @@ def show_rates(found: Sequence[Rates], stored: Path | None, output: str) -> None
     elif output == "markdown":
         _print_markdown(rates_table(found))
     else:
-        _print_records([dataclasses.asdict(rates) for rates in found], output)
+        _print_dataclasses("kvbench_rates", found, output)
 
 
 def show_checks(checks: Sequence[Check], output: str) -> None:
@@ -260,7 +293,7 @@ def show_checks(checks: Sequence[Check], output: str) -> None:
         for finding in findings(checks):
             print(f"\n{for_markdown(proof(finding))}")
     else:
-        _print_records([dataclasses.asdict(check) for check in checks], output)
+        _print_dataclasses("kvbench_checks", checks, output)
 
 
 def show_qualities(rows: Sequence[Quality], output: str) -> None:
@@ -270,13 +303,13 @@ def show_qualities(rows: Sequence[Quality], output: str) -> None:
     elif output == "markdown":
         _print_markdown(quality_table(rows))
     else:
-        _print_records([dataclasses.asdict(row) for row in rows], output)
+        _print_dataclasses("kvbench_quality", rows, output)
 
 
 def show_estimate(found: Estimate, output: str, *, by_strategy: bool = False) -> None:
-    """Print an estimate: as CSV one row per device, repeating the values that all devices share.
+    """Print an estimate: as records one per device, repeating the values that all devices share.
 
-    With `by_strategy`, CSV has one row per cache strategy and device instead.
+    With `by_strategy`, one per cache strategy and device instead.
     """
     if output == "table":
         print_estimate(make_console(), found)
@@ -285,13 +318,16 @@ def show_estimate(found: Estimate, output: str, *, by_strategy: bool = False) ->
     elif output == "markdown":
         print(estimate_markdown(found), end="")
     elif by_strategy:
-        _print_csv(list(strategy_records(found)))
+        _print_records(
+            Records("kvbench_estimates_by_strategy", list(strategy_records(found))), output
+        )
     else:
         whole = estimate_data(found)
         work, floors = whole.pop("work"), whole.pop("floors")
         left_out = ("formula", "notes", "strategies")
         common = work | {name: v for name, v in whole.items() if name not in left_out}
-        _print_csv([common | floor for floor in floors] or [common])
+        rows = [common | floor for floor in floors] or [common]
+        _print_records(Records("kvbench_estimates", rows), output)
 
 
 def show_fits(rows: Sequence[FitResult], output: str) -> None:
@@ -305,19 +341,23 @@ def show_fits(rows: Sequence[FitResult], output: str) -> None:
         for reason in fit_reasons(rows):
             print(f"\n{for_markdown(reason)}")
     else:
-        _print_records([dataclasses.asdict(row) for row in rows], output)
+        _print_dataclasses("kvbench_fits", rows, output)
 
 
-def show_inspection(inspection: Inspection, output: str) -> None:
-    """Print an inspection: as CSV one row per strategy and step."""
-    if output == "table":
+def show_inspections(found: Sequence[Inspection], output: str) -> None:
+    """Print an inspection: as records one per strategy and step. A page shows several."""
+    inspection = found[0]
+    if output == "html":
+        print(walk_page(found), end="")
+    elif output == "table":
         print_inspection(make_console(), inspection)
     elif output == "json":
         print_json(inspection_json(inspection))
     elif output == "markdown":
         print(inspection_markdown(inspection))
     else:
-        _print_csv([*_step_records(inspection.off), *_step_records(inspection.cached)])
+        rows = [*_step_records(inspection.off), *_step_records(inspection.cached)]
+        _print_records(Records("kvbench_steps", rows), output)
 
 
 def _step_records(arm: Arm) -> Iterator[Record]:
@@ -326,38 +366,15 @@ def _step_records(arm: Arm) -> Iterator[Record]:
         yield {"strategy": fields.pop("cache"), "step": number} | fields
 
 
-def _print_records(records: Sequence[Record], output: str) -> None:
-    if output == "json":
-        print_json(records, indent=2)
-    else:
-        _print_csv(records)
+def _print_dataclasses(table: str, found: Sequence[DataclassInstance], output: str) -> None:
+    kinds = kinds_of(type(found[0])) if found else {}
+    rows = [dataclasses.asdict(one) for one in found]
+    _print_records(Records(table, rows, kinds), output)
 
 
-def _print_csv(records: Sequence[Record]) -> None:
-    flat = [dict(_flat(record)) for record in records]
-    names = list(dict.fromkeys(name for record in flat for name in record))
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow(names)
-    writer.writerows([_cell(record.get(name)) for name in names] for record in flat)
-    print(buffer.getvalue(), end="")
-
-
-def _flat(record: Record, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Give each key of a mapping in a record its own column: `flops_per_s.float32`."""
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return for_csv(value)
-    if isinstance(value, (list, tuple)):
-        return for_csv(json.dumps(value, ensure_ascii=False))
-    return to_text(value)
+def _print_records(records: Records, output: str) -> None:
+    text = WRITERS[output](records, getattr(sys.stdout, "encoding", None))
+    print(text, end="", flush=True)
 
 
 def _print_markdown(table: Table) -> None:

@@ -21,12 +21,11 @@ from kvbench.records.inspection import (
 )
 from kvbench.report.markdown import markdown_table
 from kvbench.report.table import Table
-from kvbench.report.units import significant
+from kvbench.report.units import flops_text, significant
 from kvbench.text import clip, printable
 
 __all__ = ["inspection_markdown", "print_inspection"]
 
-_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _ALIKE = 1e-3
 """A difference above this is more than float32 rounding."""
 
@@ -118,7 +117,7 @@ def _readers(inspection: Inspection) -> Iterator[tuple[str, Callable[[Step], str
         # Neither keys nor values in their usual form: show what there is.
         yield f"kept in layer {inspection.layer}", lambda step: "\n".join(_kept(step)) or "-"
     yield "cache bytes", lambda step: f"{step.cache_bytes:,}"
-    yield "FLOPs", lambda step: _flops(step.flops)
+    yield "FLOPs", lambda step: flops_text(step.flops)
 
 
 def _shape(shape: Shape | None) -> str:
@@ -149,15 +148,6 @@ def _is_pair(one: CacheLayers) -> bool:
     return one.keys is not None and one.keys == one.values
 
 
-def _flops(value: int | None) -> str:
-    if value is None:
-        return "-"
-    for size, unit in _UNITS:
-        if value >= size:
-            return f"{significant(value / size)} {unit}"
-    return str(value)
-
-
 def _token_row(off: Step, cached: Step) -> tuple[str, str, str]:
     rows = len(off.token_ids)
     differ = sum(a != b for a, b in zip(off.token_ids, cached.token_ids, strict=True))
@@ -180,7 +170,7 @@ def _total_rows(inspection: Inspection) -> Iterator[tuple[str, str, str]]:
         if off.flops and cached.flops and off.flops != cached.flops
         else ""
     )
-    yield "FLOPs", _flops(off.flops), f"{_flops(cached.flops)}{ratio}"
+    yield "FLOPs", flops_text(off.flops), f"{flops_text(cached.flops)}{ratio}"
     yield "cache bytes", f"{off.cache_bytes:,}", f"{cached.cache_bytes:,}"
 
 

@@ -15,6 +15,7 @@ from kvbench.measure.cache import allocated_bytes, cache_bytes
 from kvbench.measure.count import count_flops
 from kvbench.measure.generate import generate
 from kvbench.measure.observers import Seen, Watch, watching
+from kvbench.measure.provenance import first_numbers, key_positions
 from kvbench.measure.verify.attempt import Outcome, attempt
 from kvbench.measure.verify.expected import decoder_layers
 from kvbench.measure.verify.shapes import CacheShape, LayerShape
@@ -58,7 +59,7 @@ def inspect(
         )
     work = _Work(loaded, inputs, case.max_new_tokens, layer, decode)
     off, off_watch, off_doubt = _run(work, strategy(BASELINE))
-    cached, cached_watch, doubt = _run(work, strategy(case.cache))
+    cached, cached_watch, doubt = _run(work, strategy(case.cache), off_watch)
     same = off.token_ids == cached.token_ids and bool(inputs.attention_mask.all())
     return Inspection(
         **(asdict(case.model_key) | {"attention": loaded.attention}),
@@ -72,6 +73,7 @@ def inspect(
         cached=cached,
         largest_difference=_difference(off_watch, cached_watch) if same else None,
         notes=(*_notes(loaded, layer, cached_watch), *dict.fromkeys((*off_doubt, *doubt))),
+        prompt_texts=decode(inputs.input_ids[0].tolist()),
     )
 
 
@@ -86,8 +88,13 @@ class _Work:
     decode: Decode
 
 
-def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, ...]]:
-    """Return one generation with its observations, and what could not be counted."""
+def _run(
+    work: _Work, strategy: CacheStrategy, off: Watch | None = None
+) -> tuple[Arm, Watch, tuple[str, ...]]:
+    """Return one generation with its observations, and what could not be counted.
+
+    `off` is what the generation without a cache showed, None for that one itself.
+    """
     what = (work.loaded, work.inputs, strategy, work.new_tokens)
     with watching(work.loaded.model, work.layer) as watch:
         generation = generate(*what, clock=None, synchronise=lambda: None)
@@ -104,13 +111,17 @@ def _run(work: _Work, strategy: CacheStrategy) -> tuple[Arm, Watch, tuple[str, .
     if isinstance(counted, Outcome):
         doubt, counted = (f"FLOPs could not be counted: {counted.detail}",), None
     theory = _theory(*what)
+    positions = key_positions(watch.steps, (off or watch).steps)
     steps = tuple(
         Step(
             **_shapes(seen, strategy.use_cache),
-            flops_counted=counted[i] if counted else None,
+            # The counter does not see what a driver does in a thread of its own.
+            flops_counted=(counted[i] or None) if counted else None,
             flops_theory=theory[i] if theory else None,
             token_ids=tokens[i],
             texts=work.decode(tokens[i]),
+            key_positions=positions[i],
+            key_numbers=first_numbers(seen.keys),
         )
         for i, seen in enumerate(watch.steps)
     )
@@ -131,6 +142,7 @@ def _look_into_pool(
     """
     for seen in watch.steps:
         seen.handed, seen.attended = seen.handed or seen.attended, None
+        seen.keys = seen.made = None
     watch.last = None
     watch.steps[-1].cache_bytes = cache_bytes(cache)
     try:

@@ -36,6 +36,9 @@ class Seen:
         handed: shapes of the keys and values passed to the cache.
         cache: the cache afterwards.
         cache_bytes: its exact bytes.
+        keys: the keys that the query attends to, `[kv_heads, positions, head_dim]`, of the first
+            sequence, as a copy on the CPU: a cache may write into its buffers later.
+        made: the keys passed to the cache, in the same form.
         kept: the tensors of the watched layer in it.
     """
 
@@ -45,6 +48,8 @@ class Seen:
     handed: tuple[Shape, Shape] | None = None
     cache: CacheShape | None = None
     cache_bytes: int = 0
+    keys: torch.Tensor | None = None
+    made: torch.Tensor | None = None
     kept: tuple[KeptTensors, ...] = ()
 
 
@@ -89,11 +94,13 @@ def watching(model: PreTrainedModel, layer: int) -> Iterator[Watch]:
         if getattr(module, "layer_idx", None) == layer:
             watch.steps[-1].query = tuple(query.shape)
             watch.steps[-1].attended = _shapes(*pair)
+            watch.steps[-1].keys = _copy(pair[0])
             watch.last = (pair[0], pair[1])
 
     def keep(index: int, *pair: torch.Tensor) -> None:
         if index == layer and watch.steps and watch.steps[-1].handed is None:
             watch.steps[-1].handed = _shapes(*pair)
+            watch.steps[-1].made = _copy(pair[0])
 
     with contextlib.ExitStack() as stack:
         handle = model.register_forward_pre_hook(before, with_kwargs=True)
@@ -128,6 +135,11 @@ def _fed(options: dict[str, Any]) -> Shape:
 
 def _shapes(keys: torch.Tensor, values: torch.Tensor) -> tuple[Shape, Shape]:
     return tuple(keys.shape), tuple(values.shape)
+
+
+def _copy(keys: torch.Tensor) -> torch.Tensor:
+    """Return the keys of the first sequence: `[kv_heads, positions, head_dim]`."""
+    return keys[0].detach().to("cpu", torch.float32, copy=True)
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ __all__ = [
     "column",
     "columns_of",
     "hints_of",
+    "kinds_of",
     "nullable_axes_after",
-    "to_text",
 ]
 
 # What a value in a file may be: a table edited by hand is refused, not trusted.
@@ -111,6 +111,12 @@ def hints_of(record: type) -> dict[str, Any]:
     return hints
 
 
+def kinds_of(record: type) -> dict[str, type]:
+    """Return the type of each field of a record class, null left aside."""
+    hints = typing.get_type_hints(record)
+    return {name: _kind(hints[name])[0] for name in _names(record)}
+
+
 def columns_of(record: type) -> tuple[Column, ...]:
     """Return the columns of a record class, in order."""
     hints = typing.get_type_hints(record)
@@ -123,15 +129,6 @@ def columns_of(record: type) -> tuple[Column, ...]:
         )
         for field in dataclasses.fields(record)
     )
-
-
-def to_text(value: Any) -> str:
-    """Return a value as CSV text: null is empty, a flag is true or false, a float round-trips."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _names(record: type) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbench.errors import UserError
-from kvbench.records.columns import to_text
+from kvbench.media import to_text
 
 __all__ = [
     "CHARTS_FOLDER",

@@ -66,6 +66,11 @@ class Step:
         flops_theory: FLOPs derived from the configuration.
         token_ids: the new token of each sequence.
         texts: the same as text, null without a tokenizer.
+        key_positions: the position of each key in `keys`, found by comparing the keys of the first
+            sequence with those that the steps made; null for a slot that holds no key. Null as a
+            whole if some key is not recognized.
+        key_numbers: the first numbers of each key in `keys`, of the first sequence and its first
+            head.
         kept: the tensors that the cache keeps for the inspected layer, whatever its form.
     """
 
@@ -81,6 +86,8 @@ class Step:
     flops_theory: int | None
     token_ids: tuple[int, ...]
     texts: tuple[str, ...] | None
+    key_positions: tuple[int | None, ...] | None = None
+    key_numbers: tuple[tuple[float, ...], ...] = ()
     kept: tuple[KeptTensors, ...] = ()
 
     @property
@@ -141,6 +148,7 @@ class Inspection(ModelAxes):
         attention: the implementation that was used.
         prompt: its label.
         prompt_ids: a row per sequence, padding included.
+        prompt_texts: the first row as texts, null without a tokenizer.
         first_positions: positions that the first step feeds: those of the prompt, or the one start
             position of a decoder that has an encoder.
         layer: the inspected layer, from 0.
@@ -162,6 +170,7 @@ class Inspection(ModelAxes):
     cached: Arm
     largest_difference: float | None
     notes: tuple[str, ...]
+    prompt_texts: tuple[str, ...] | None = None
 
     @property
     def same_tokens(self) -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from kvbench.analysis.summary import CaseSummary
 from kvbench.errors import UserError, check_choice
-from kvbench.media import for_csv
-from kvbench.records.columns import to_text
+from kvbench.media import for_csv, to_text
 from kvbench.records.files import CHARTS_FOLDER, check_real_folder, write_atomically
 from kvbench.records.run import Run
 from kvbench.report.figures import Material, check_charts, draw_charts, write_charts

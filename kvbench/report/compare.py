@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import re
@@ -30,16 +28,17 @@ from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.caches import BASELINE
 from kvbench.device_kinds import HOST
 from kvbench.errors import UserError, check_choice
-from kvbench.media import for_csv, for_markdown
+from kvbench.media import for_markdown
 from kvbench.plan.axes import AXES, MODEL_AXES, TABLE_ORDER, Axis
 from kvbench.records.changes import changes, environment_changes
-from kvbench.records.columns import to_text
+from kvbench.records.columns import kinds_of
 from kvbench.records.files import write_atomically
 from kvbench.records.run import Run
 from kvbench.records.sample import Sample, sample_at
 from kvbench.report.figures import image_kind, to_bytes
 from kvbench.report.figures.ratios import ratio_chart
 from kvbench.report.markdown import markdown_table
+from kvbench.report.records import Records
 from kvbench.report.table import Table
 from kvbench.report.units import amount, significant
 from kvbench.report.words import chosen_baseline
@@ -48,11 +47,13 @@ from kvbench.text import clip, shorten
 __all__ = [
     "Result",
     "compare_runs",
+    "comparison_json",
+    "comparison_markdown",
+    "comparison_records",
     "comparison_table",
     "geometric_means",
     "parse_share",
     "regressions",
-    "render",
     "write_chart",
 ]
 
@@ -142,16 +143,29 @@ def geometric_means(result: Result) -> dict[tuple[str, str], float]:
     return {sides: mean for sides, mean in means.items() if mean is not None}
 
 
-def render(result: Result, output: str) -> str | None:
-    """Return the comparison as `csv`, `json` or `markdown`; None for `table`, left to the terminal.
+def comparison_records(result: Result) -> Records:
+    """Return the rows of the comparison, for the formats of records."""
+    rows = [dataclasses.asdict(row) for row in result.rows]
+    return Records("kvbench_comparisons", rows, kinds_of(Comparison))
 
-    Raises:
-        UserError: the format is unknown.
-    """
-    if output == "table":
-        return None
-    check_choice("--format", "format", output, ("table", *_OUTPUTS))
-    return _OUTPUTS[output](result)
+
+def comparison_json(result: Result) -> str:
+    """Return the whole result as one JSON document."""
+    means = [{"a": a, "b": b, "ratio": ratio} for (a, b), ratio in geometric_means(result).items()]
+    value = dataclasses.asdict(result) | {"geometric_means": means}
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def comparison_markdown(result: Result) -> str:
+    """Return the differences of the machines, the table, and what was not compared."""
+    table = comparison_table(result)
+    parts = [
+        "\n".join(f"- {for_markdown(line)}" for line in result.differences),
+        markdown_table(table) if result.rows else "",
+        for_markdown(table.caption),
+        "\n".join(f"- {for_markdown(_missing(one))}" for one in result.unmatched),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def regressions(result: Result, slower: float | None, more_memory: float | None) -> list[str]:
@@ -261,9 +275,14 @@ def _sides(runs: Sequence[Run], by: str) -> list[Side]:
         return (value not in (BASELINE, HOST), *order(values[value]))
 
     return [
-        Side(str(value), tuple(_where(run, by, value) for run in runs))
+        Side(_side_name(AXES[by], value), tuple(_where(run, by, value) for run in runs))
         for value in sorted(values, key=rank)
     ]
+
+
+def _side_name(axis: Axis, value: object) -> str:
+    """Return the value; a number in words, such as `batch 8`."""
+    return axis.phrase(value) if axis.is_number else str(value)
 
 
 def _from(sides: Sequence[Side], by: str, baseline: str) -> list[Side]:
@@ -457,29 +476,6 @@ def _label(row: Comparison, shown: Iterable[Axis]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _csv(result: Result) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow(field.name for field in dataclasses.fields(Comparison))
-    writer.writerows([_cell(v) for v in dataclasses.astuple(row)] for row in result.rows)
-    return buffer.getvalue()
-
-
-def _cell(value: object) -> str:
-    return for_csv(value) if isinstance(value, str) else to_text(value)
-
-
-def _markdown(result: Result) -> str:
-    table = comparison_table(result)
-    parts = [
-        "\n".join(f"- {for_markdown(line)}" for line in result.differences),
-        markdown_table(table) if result.rows else "",
-        for_markdown(table.caption),
-        "\n".join(f"- {for_markdown(_missing(one))}" for one in result.unmatched),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
 def _missing(one: Unmatched) -> str:
     return f"not compared: {one.side}: {one.case}: {one.reason}"
 
@@ -516,16 +512,3 @@ def _has_estimates(result: Result) -> bool:
     # Along this axis, the sides are the methods.
     methods |= set(result.sides if result.by == "method" else ())
     return not methods.isdisjoint(AXES["method"].told)
-
-
-def _json(result: Result) -> str:
-    means = [{"a": a, "b": b, "ratio": ratio} for (a, b), ratio in geometric_means(result).items()]
-    value = dataclasses.asdict(result) | {"geometric_means": means}
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-_OUTPUTS: dict[str, Callable[[Result], str]] = {
-    "csv": _csv,
-    "json": _json,
-    "markdown": _markdown,
-}

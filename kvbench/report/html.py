@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvbench.analysis.summary import CaseSummary, pair_key
 from kvbench.plan.axes import AXES, TABLE_ORDER, Axis
@@ -17,6 +15,7 @@ from kvbench.report.figures import Drawing, Material
 from kvbench.report.figures.inline import Styles, inline
 from kvbench.report.flags import doubts
 from kvbench.report.growth import growth_sentences
+from kvbench.report.pages import own_text, render_page
 from kvbench.report.recommend import recommendation_sentences
 from kvbench.report.table import (
     energy_text,
@@ -28,11 +27,8 @@ from kvbench.report.table import (
 )
 from kvbench.report.units import mib, seconds, significant
 from kvbench.report.words import answers, proof, shown_findings
-from kvbench.text import printable, shorten
+from kvbench.text import shorten
 from kvbench.version import __version__
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 __all__ = ["report_html"]
 
@@ -45,10 +41,11 @@ def report_html(material: Material, drawings: Sequence[Drawing]) -> str:
     found = [finding for info in infos for finding in shown_findings(info)]
     styles = Styles()
     charts = [_chart(drawing, styles) for drawing in drawings]
-    return _template().render(
+    return render_page(
+        "report.html.j2",
         # Ours as they are, and nothing in them of a run.
-        css=_own("report.css", styles.css),
-        script=_own("report.js"),
+        css=own_text("report.css", styles.css),
+        script=own_text("report.js"),
         title=", ".join(material.summaries),
         answers=_of_each(material, answers),
         recommended=[
@@ -274,30 +271,6 @@ def _chart(drawing: Drawing, styles: Styles) -> dict[str, Any]:
         "image": image,
         "svg": Markup(image.svg),
     }
-
-
-def _own(name: str, more: str = "") -> Any:
-    from markupsafe import Markup
-
-    source = resources.files("kvbench.report").joinpath(f"templates/{name}")
-    return Markup(source.read_text(encoding="utf-8") + more)
-
-
-@functools.cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("kvbench.report").joinpath("templates/report.html.j2")
-    # Everything is escaped except the charts, which are ours.
-    engine = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A model's name or an error may contain control characters.
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    return engine.from_string(source.read_text(encoding="utf-8"))
 
 
 def _of_each(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-__all__ = ["about", "amount", "mib", "seconds", "significant", "times"]
+__all__ = ["about", "amount", "flops_text", "mib", "seconds", "significant", "times"]
 
 MIB = 1 << 20
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def significant(value: float) -> str:
@@ -36,6 +37,16 @@ def times(value: float) -> str:
 def amount(value: float, unit: str) -> str:
     """Return a value with its unit: `5.32 s`, `850 ms`, `0.84 J`."""
     return seconds(value) if unit == "s" else f"{significant(value)} {unit}"
+
+
+def flops_text(value: int | None) -> str:
+    """Return a number of operations as text: `1.27 G`, or a dash if it is not known."""
+    if value is None:
+        return "-"
+    for size, prefix in _PREFIXES:
+        if value >= size:
+            return f"{significant(value / size)} {prefix}"
+    return str(value)
 
 
 def about(value: float) -> str:

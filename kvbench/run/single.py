@@ -8,7 +8,7 @@ from dataclasses import replace
 from kvbench.caches import BASELINE
 from kvbench.device_kinds import HOST, kind_of
 from kvbench.errors import UserError
-from kvbench.plan.case import ModelKey, group_cases
+from kvbench.plan.case import Case, ModelKey, group_cases
 from kvbench.plan.plan import Plan, choose_devices
 from kvbench.records.check import Check, CheckName, check_of
 from kvbench.records.events import Listener, LoadFailed, ModelLoading, Notice, Verifying
@@ -17,7 +17,7 @@ from kvbench.records.rates import Rates, keep_rates, read_rates, store_problem
 from kvbench.run.engine import Engine
 from kvbench.run.machine import Caller, naming_what_is_missing, plan_cases
 
-__all__ = ["free_bytes", "inspect", "open_model", "probe", "verify"]
+__all__ = ["free_bytes", "inspect", "inspect_one", "open_model", "probe", "verify"]
 
 _LEAST = {"max_new_tokens": 2, "generations": 3}
 """Two tokens give one step through the cache; three generations give a slope."""
@@ -61,8 +61,20 @@ def _not_made(key: ModelKey, cache: str, reason: str) -> tuple[Check, ...]:
     return tuple(check_of(key, cache, name, "inconclusive", reason) for name in names)
 
 
-def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Inspection:
-    """Inspect the steps of the only case of a plan; see kvbench.api.inspect."""
+def inspect_one(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Inspection:
+    """Inspect the steps of the only strategy of a plan; see kvbench.api.inspect."""
+    (found,) = _inspected(plan, caller, max_new_tokens, layer, most=1)
+    return found
+
+
+def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> tuple[Inspection, ...]:
+    """Inspect the steps of each strategy of a plan; see kvbench.api.inspect_strategies."""
+    return _inspected(plan, caller, max_new_tokens, layer, most=None)
+
+
+def _inspected(
+    plan: Plan, caller: Caller, max_new_tokens: int, layer: int, most: int | None
+) -> tuple[Inspection, ...]:
     if max_new_tokens < 1:
         raise UserError(
             f"max_new_tokens: {max_new_tokens} is too few; use at least 1.",
@@ -74,15 +86,26 @@ def inspect(plan: Plan, caller: Caller, max_new_tokens: int, layer: int) -> Insp
         # The baseline always runs.
         cases = [replace(case, max_new_tokens=max_new_tokens) for case in planned]
         cases = [case for case in dict.fromkeys(cases) if case.cache != BASELINE]
-        if len(cases) != 1:
-            raise UserError(
-                f"inspect takes a single case besides '{BASELINE}', but the options describe "
-                f"{len(cases)}: use one model, device, dtype, prompt, batch size and cache.",
-                kind="one_case_only",
-            )
+        _check_alike(cases, most)
         engine.check(group_cases(cases))
         open_model(engine, cases[0].model_key, caller.emit)
-        return engine.inspect(cases[0], layer)
+        return tuple(engine.inspect(case, layer) for case in cases)
+
+
+def _check_alike(cases: Sequence[Case], most: int | None) -> None:
+    """Refuse cases that differ in more than the strategy, or more strategies than `most`."""
+    if len({replace(case, cache=BASELINE) for case in cases}) != 1:
+        raise UserError(
+            f"inspect takes a single case besides '{BASELINE}', but the options describe "
+            f"{len(cases)}: use one model, device, dtype, prompt, batch size and cache.",
+            kind="one_case_only",
+        )
+    if most is not None and len(cases) > most:
+        raise UserError(
+            f"inspect compares one cache with '{BASELINE}', but {len(cases)} are named; --format "
+            "html shows several side by side.",
+            kind="one_cache_only",
+        )
 
 
 def open_model(engine: Engine, model: ModelKey, emit: Listener) -> None:

@@ -13,6 +13,7 @@ import pytest
 from kvbench.catalogue import CATALOGUE
 from kvbench.records.rates import STATE_VARIABLE, keep_rates
 from tests.fakes import make_rates
+from tests.in_process import in_process
 from tests.tiny import LLAMA
 
 
@@ -163,8 +164,9 @@ def test_a_family_without_formulas_is_read_off_the_model(
 
 
 def test_a_family_that_nobody_knows_is_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kvbench.api.WorkerEngine", in_process)
     (tmp_path / "config.json").write_text('{"model_type": "gpt7"}', encoding="utf-8")
     assert "Transformers cannot read the configuration of 'gpt7'" in refused(capsys, tmp_path)
 

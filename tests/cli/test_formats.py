@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,21 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str], command: str) 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_csv_is_one_table(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert table(printed(capsys, *COMMANDS[command], "-o", "csv"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_lines_and_sql_have_a_row_each(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    lines = printed(capsys, *COMMANDS[command], "-o", "jsonl").splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    with sqlite3.connect(":memory:") as base:
+        base.executescript(printed(capsys, *COMMANDS[command], "-o", "sql"))
+        ((table,),) = base.execute("SELECT name FROM sqlite_master").fetchall()
+        ((rows,),) = base.execute(f"SELECT count(*) FROM {table}").fetchall()
+    assert table.startswith("kvbench_")
+    # A sweep prints each sample as a line, and the cases as SQL.
+    assert rows == (len(lines) if command != "sweep" else 2)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,9 +9,17 @@ import pytest
 
 from kvbench.records.quality import load_qualities
 from tests.cli.test_estimate import run_cli
+from tests.in_process import in_process
 from tests.tiny import LLAMA, checkpoint, word_tokenizer
 
 FP8 = "quantized:backend=fp8"
+
+
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweep in this process, without charts; `kvbench quality` starts a real worker."""
+    monkeypatch.setattr("kvbench.run.machine.WorkerEngine", in_process)
+    monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
 
 
 def a_run(path: Path, caches: str, weights: str, quality: str = "--no-quality") -> Path:
@@ -44,8 +52,9 @@ def test_a_run_gets_the_quality_of_its_lossy_strategies(
 
 
 def test_random_weights_are_a_row_that_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kvbench.run.quality.WorkerEngine", in_process)
     run = a_run(tmp_path, f"off,{FP8}", "random")
     assert run_cli("quality", run) == 0
     assert "random weights have no meaningful quality" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvbench.console.formats import show_inspection
+from kvbench.console.formats import show_inspections
 from kvbench.console.inspection import print_inspection
 from kvbench.records.inspection import Arm, CacheLayers, Inspection
 from tests.console.test_printing import HOSTILE, console, output
@@ -188,7 +188,7 @@ def test_hostile_texts_are_shown_as_they_are_and_escaped() -> None:
 
 
 def test_json_is_one_valid_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show_inspection(make_inspection(model="\ud800"), "json")
+    show_inspections([make_inspection(model="\ud800")], "json")
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     known = json.loads(out)
@@ -204,7 +204,7 @@ def test_json_is_one_valid_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_markdown_has_a_row_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a|b`c\n```\nd"
     seen = with_last(make_inspection(model=hostile), "off", texts=(hostile,))
-    show_inspection(seen, "markdown")
+    show_inspections([seen], "markdown")
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3 * 8 + 4
@@ -214,7 +214,7 @@ def test_markdown_has_a_row_for_each_row(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_csv_has_a_row_for_each_strategy_and_step(capsys: pytest.CaptureFixture[str]) -> None:
-    show_inspection(make_inspection(), "csv")
+    show_inspections([make_inspection()], "csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["strategy"], row["step"]) for row in rows] == [
         (strategy, str(step)) for strategy in ("off", "dynamic") for step in (1, 2, 3)

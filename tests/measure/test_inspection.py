@@ -19,6 +19,7 @@ from transformers import AttentionInterface, Cache
 
 from kvbench.errors import UserError
 from kvbench.measure import inspection as inspection_module
+from kvbench.measure.caches.concat import ConcatLayer
 from kvbench.measure.engine import LocalEngine
 from kvbench.measure.inspection import inspect
 from kvbench.measure.observers import watching
@@ -499,3 +500,51 @@ def test_tokens_have_texts_where_there_is_a_tokenizer(engine: LocalEngine, tmp_p
 def test_without_a_tokenizer_there_are_ids(engine: LocalEngine, tmp_path: Path) -> None:
     one = case(config_folder(tmp_path / "model", GPT2))
     assert opened(engine, one).inspect(one, 0).off.steps[0].texts is None
+
+
+# Which keys
+
+
+@pytest.mark.parametrize(
+    ("cache", "kept"),
+    [
+        ("dynamic", [range(4), range(5), range(6)]),
+        ("static", [[0, 1, 2, 3, None, None], [0, 1, 2, 3, 4, None], range(6)]),
+        ("sink-window:sink=1:size=3", [range(4), [0, 2, 3, 4], [0, 3, 4, 5]]),
+        ("half", [range(4), range(5), range(6)]),
+    ],
+)
+def test_keys_are_recognized_whatever_the_cache_keeps(
+    tmp_path: Path, cache: str, kept: list[Any]
+) -> None:
+    found = look(config_folder(tmp_path, LLAMA), cache=cache, new=3)
+    assert [step.key_positions for step in found.cached.steps] == [tuple(one) for one in kept]
+    assert [step.key_positions for step in found.off.steps] == [tuple(range(n)) for n in (4, 5, 6)]
+    for off, cached in zip(found.off.steps, found.cached.steps, strict=True):
+        for position, numbers in zip(cached.key_positions or (), cached.key_numbers, strict=True):
+            expected = (0.0,) * 8 if position is None else off.key_numbers[position]
+            # A lossy cache goes on with a text of its own.
+            if position is None or position < PROMPT:
+                assert numbers == pytest.approx(expected, rel=0.01, abs=1e-3)
+
+
+def test_each_head_may_keep_positions_of_its_own(tmp_path: Path) -> None:
+    """The cache holds the numbers of what it kept: those of the first head are shown."""
+    found = look(config_folder(tmp_path, LLAMA), cache="random:budget=3", new=4)
+    for step in found.cached.steps[1:]:
+        assert step.key_positions is not None
+        assert len(step.key_positions) == 4
+        assert list(step.key_positions) == sorted(set(step.key_positions))
+
+
+def test_keys_that_nobody_made_are_not_given_a_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ConcatLayer.append
+
+    def spoil(*given: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(9 - held for held in original(*given))
+
+    monkeypatch.setattr(ConcatLayer, "append", spoil)
+    found = look(config_folder(tmp_path, LLAMA), cache="concat", new=2)
+    assert [step.key_positions for step in found.cached.steps] == [None, None]

@@ -152,7 +152,10 @@ def test_a_module_that_does_not_exist_is_a_row(engine: LocalEngine, folder: str)
     assert "No module named 'kvbench_no_such_module'" in (sample.error or "")
 
 
-def test_a_resume_needs_the_trust_again(tmp_path: Path, folder: str, mine: str) -> None:
+def test_a_resume_needs_the_trust_again(
+    tmp_path: Path, folder: str, mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvbench.run.session.build", lambda *_: [])
     keys = {
         "model": folder,
         "weights": "random",

@@ -35,6 +35,17 @@ def test_a_complete_file_passes(tmp_path: Path) -> None:
     refuse_incomplete("m", path)
 
 
+def test_the_extra_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: object
+) -> None:
+    name = write(tmp_path / "m.gguf", SIZES)
+    monkeypatch.setattr("kvbench.models.gguf_file.find_spec", lambda package: None)
+    with pytest.raises(UserError) as caught:
+        load_config(locate(name, "pretrained"))
+    assert str(caught.value) == snapshot
+    assert caught.value.fields["packages"] == ["gguf", "accelerate"]
+
+
 @pytest.mark.parametrize("key", SIZES)
 def test_a_size_that_is_not_there_is_named(tmp_path: Path, key: str, snapshot: object) -> None:
     # Transformers would use its default: a different model than the one in the file.

@@ -174,16 +174,11 @@ def test_a_model_runs_to_the_end_of_its_table_and_no_further(kind: str) -> None:
     new_tokens = limit.positions + 1 - (1 if config.is_encoder_decoder else PROMPT)
     assert runs(model, PROMPT, new_tokens)
     assert not runs(model, PROMPT, new_tokens + 1)
-
-
-@pytest.mark.parametrize("kind", [k for k in TABLES if k != "prophetnet"])
-def test_a_prompt_may_fill_a_table_and_no_more(kind: str) -> None:
-    config = tiny(kind, **TABLES[kind])
-    longest = position_limit(config).prompt
-    assert longest is not None
-    model = made(config)
-    assert runs(model, longest, 1)
-    assert not runs(model, longest + 1, 1)
+    # A prompt may fill a table; that of prophetnet's encoder has no end.
+    assert (limit.prompt is None) == (kind == "prophetnet")
+    if limit.prompt is not None:
+        assert runs(model, limit.prompt, 1)
+        assert not runs(model, limit.prompt + 1, 1)
 
 
 @pytest.mark.parametrize("kind", ENDLESS)

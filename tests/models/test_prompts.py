@@ -229,15 +229,10 @@ def test_a_key_names_its_device() -> None:
 
 
 @pytest.mark.weights
-def test_smollm2_makes_the_ids_of_the_catalogue() -> None:
+def test_smollm2_makes_the_ids_of_the_catalogue_and_is_padded_on_the_left() -> None:
     encoder = Encoder(unloaded("smollm2-135m", "pretrained"), seed=0)
     for text, ids in CATALOGUE["smollm2-135m"].prompt_ids.items():
         assert encoder.encode(Prompt.of_text(text), 1).input_ids.tolist() == [list(ids)]
-
-
-@pytest.mark.weights
-def test_smollm2_is_padded_on_the_left() -> None:
-    encoder = Encoder(unloaded("smollm2-135m", "pretrained"), seed=0)
     mask = encoder.encode(Prompt("file:x", ("Hello", DEFAULT_PROMPT)), 2).attention_mask
     assert mask.tolist() == [[0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]]
 

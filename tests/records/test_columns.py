@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbench.analysis.summary import CaseSummary
-from kvbench.records.columns import Column, column, columns_of, to_text
+from kvbench.media import to_text
+from kvbench.records.columns import Column, column, columns_of
 from kvbench.records.sample import Sample
 
 

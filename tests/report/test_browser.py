@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,48 +11,11 @@ from kvbench.records.sample import sample_of
 from kvbench.report.figures import Material, draw_charts
 from kvbench.report.html import report_html
 from tests.fakes import make_case, make_finding, make_task
+from tests.report.browser import DESK, PAPER, PHONE, ask, contrast, look, luminance, problems
 from tests.report.saved import HOSTILE, grid, machine, run_of, time_of
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
-
-_OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    # Requests to anywhere else fail, and appear in the log as errors.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-)
-
-PHONE, DESK = (390, 844), (1280, 900)
-
-PAPER = "getComputedStyle(document.body).backgroundColor"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Return one browser for all tests of this file."""
-    if importlib.util.find_spec("selenium") is None:
-        pytest.skip("no Selenium here: pip install selenium")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("no Chromium here: it needs chromium and chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    for option in (*_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(programs[1])))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +57,6 @@ def shown(browser: Chrome, page: str) -> Chrome:
     return browser
 
 
-def look(browser: Chrome, size: tuple[int, int], scheme: str) -> None:
-    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-
-def ask(browser: Chrome, script: str, *arguments: object) -> Any:
-    return browser.execute_script(f"return {script}", *arguments)
-
-
 def column(browser: Chrome, head: str) -> list[str]:
     """Return the cells of a column as shown, from top to bottom."""
     at = heads(browser).index(head)
@@ -124,26 +73,6 @@ def click(browser: Chrome, head: str) -> None:
     from selenium.webdriver.common.by import By
 
     browser.find_elements(By.CSS_SELECTOR, "#cases th button")[heads(browser).index(head)].click()
-
-
-def problems(browser: Chrome) -> list[dict[str, Any]]:
-    return list(browser.get_log("browser"))
-
-
-def luminance(colour: str) -> float:
-    """Return the luminance of `rgb(r, g, b)`, between 0 and 1; after WCAG 2."""
-    inside = colour[colour.index("(") + 1 : colour.index(")")]
-    parts = [float(part) / 255 for part in inside.split(",")[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(browser: Chrome, selector: str) -> float:
-    style = "getComputedStyle(document.querySelector(arguments[0])).color"
-    ink = luminance(ask(browser, style, selector))
-    paper = luminance(ask(browser, "getComputedStyle(document.body).backgroundColor"))
-    light, dark = max(ink, paper), min(ink, paper)
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_page_opens_without_an_error_and_without_a_network(shown: Chrome) -> None:
@@ -378,6 +307,20 @@ def test_a_filter_leaves_the_rows_of_its_value(shown: Chrome) -> None:
     )
     select.find_elements("tag name", "option")[0].click()
     assert ask(shown, visible) == rows
+
+
+def test_a_filter_dims_the_lines_of_other_values(shown: Chrome) -> None:
+    opacity = (
+        "[...document.querySelectorAll('.chart [data-name]')]"
+        ".filter(g => g.dataset.name.includes('dynamic')).map(g => getComputedStyle(g).opacity)"
+    )
+    select = shown.find_element("css selector", "select[data-head=cache]")
+    options = {option.text: option for option in select.find_elements("tag name", "option")}
+    assert set(ask(shown, opacity)) == {"1"}
+    options["off"].click()
+    assert set(ask(shown, opacity)) == {"0.12"}
+    options["dynamic"].click()
+    assert set(ask(shown, opacity)) == {"1"}
 
 
 def test_the_strategy_stays_in_sight_when_the_table_is_moved(shown: Chrome) -> None:

@@ -20,14 +20,17 @@ from kvbench.records.sample import Sample, sample_of
 from kvbench.report.compare import (
     Result,
     compare_runs,
+    comparison_json,
+    comparison_markdown,
+    comparison_records,
     comparison_table,
     geometric_means,
     parse_share,
     regressions,
-    render,
     write_chart,
 )
 from kvbench.report.figures.ratios import ratio_chart
+from kvbench.report.records import WRITERS
 from tests.fakes import by_column, make_case, make_environment, make_task
 from tests.report.saved import grid, machine, run_of, time_of
 
@@ -61,6 +64,10 @@ def row(**fields: Any) -> Comparison:
 
 def result_of(*rows: Comparison, unmatched: tuple[Unmatched, ...] = ()) -> Result:
     return Result("run", (), rows, unmatched, 0.05)
+
+
+def as_csv(result: Result) -> str:
+    return WRITERS["csv"](comparison_records(result), None)
 
 
 # Sides
@@ -131,11 +138,14 @@ def test_along_an_axis_no_sample_of_several_runs_is_lost() -> None:
     assert sum(r.a_samples + r.b_samples for r in result.rows) == 2 * len(grid())
 
 
-@pytest.mark.parametrize("axis", ["max_new_tokens", "batch_size"])
-def test_the_smallest_size_is_what_the_others_are_compared_with(axis: str) -> None:
+@pytest.mark.parametrize(
+    ("axis", "words"), [("max_new_tokens", "{} new tokens"), ("batch_size", "batch {}")]
+)
+def test_the_smallest_size_is_what_the_others_are_compared_with(axis: str, words: str) -> None:
     samples = grid(**{axis: (8, 32, 64)})[::-1]
     result = compare_runs([run_of(samples)], axis)
-    assert list(dict.fromkeys((r.a, r.b) for r in result.rows)) == [("8", "32"), ("8", "64")]
+    sides = [(words.format(8), words.format(size)) for size in (32, 64)]
+    assert list(dict.fromkeys((r.a, r.b) for r in result.rows)) == sides
 
 
 def test_rows_stand_in_the_order_that_a_summary_has() -> None:
@@ -295,8 +305,7 @@ def test_the_threshold_is_told_as_it_was_given() -> None:
 
 def test_csv_has_every_field_of_every_row() -> None:
     result = two()
-    text = render(result, "csv")
-    assert text is not None
+    text = as_csv(result)
     read = list(csv.DictReader(io.StringIO(text, newline="")))
     assert len(read) == 6
     assert list(read[0]) == [field.name for field in dataclasses.fields(Comparison)]
@@ -308,16 +317,14 @@ def test_csv_has_every_field_of_every_row() -> None:
 
 
 def test_csv_quotes_what_has_commas_and_lines() -> None:
-    text = render(result_of(row(prompt='text:a,"b"\nc')), "csv")
-    assert text is not None
+    text = as_csv(result_of(row(prompt='text:a,"b"\nc')))
     (read,) = csv.DictReader(io.StringIO(text, newline=""))
     assert read["prompt"] == 'text:a,"b"\nc'
 
 
 def test_json_has_everything(snapshot: object) -> None:
     result = compare_runs([run_of(grid(), "a"), run_of(grid(max_new_tokens=(10,)), "b")])
-    text = render(result, "json")
-    assert text is not None
+    text = comparison_json(result)
     read = json.loads(text, parse_constant=pytest.fail)
     assert read["geometric_means"] == [{"a": "a", "b": "b", "ratio": pytest.approx(1.0)}]
     assert read["sides"] == ["a", "b"]
@@ -329,8 +336,7 @@ def test_json_has_everything(snapshot: object) -> None:
 
 
 def test_json_of_nothing_matched_has_no_mean() -> None:
-    text = render(result_of(), "json")
-    assert text is not None
+    text = comparison_json(result_of())
     assert json.loads(text)["geometric_means"] == []
 
 
@@ -339,8 +345,7 @@ def test_markdown_is_the_table_with_what_was_left_out(snapshot: object) -> None:
     runs[1] = dataclasses.replace(
         runs[1], info=dataclasses.replace(runs[1].info, environment=make_environment(threads=9))
     )
-    text = render(compare_runs(runs), "markdown")
-    assert text is not None
+    text = comparison_markdown(compare_runs(runs))
     lines = text.splitlines()
     assert lines[0] == snapshot
     assert any(line.startswith("| cache") for line in lines)
@@ -350,25 +355,13 @@ def test_markdown_is_the_table_with_what_was_left_out(snapshot: object) -> None:
 
 def test_markdown_of_hostile_names_has_no_html() -> None:
     runs = [run_of(grid(), "<img src=x>"), run_of(grid(max_new_tokens=(10,)), "b")]
-    text = render(compare_runs(runs), "markdown")
-    assert text is not None
+    text = comparison_markdown(compare_runs(runs))
     assert "<img" not in text.replace(r"\<img", "")
 
 
 def test_markdown_of_nothing_matched_is_no_broken_sentence() -> None:
-    text = render(result_of(unmatched=(Unmatched("a", "x", "y"),)), "markdown")
-    assert text is not None
+    text = comparison_markdown(result_of(unmatched=(Unmatched("a", "x", "y"),)))
     assert "\n. Ratio" not in text
-
-
-def test_a_table_is_left_to_the_terminal() -> None:
-    assert render(two(), "table") is None
-
-
-def test_a_format_that_there_is_not_is_a_sentence(snapshot: object) -> None:
-    with pytest.raises(UserError) as caught:
-        render(two(), "jsno")
-    assert str(caught.value) == snapshot
 
 
 # Failing
@@ -560,12 +553,12 @@ def test_runs_are_compared_by_their_energy(snapshot: object) -> None:
     assert "time of A" not in comparison_table(result).heads
     caption = comparison_table(result).caption
     assert caption == snapshot
-    found = list(csv.DictReader(io.StringIO(render(result, "csv") or "")))
+    found = list(csv.DictReader(io.StringIO(as_csv(result))))
     assert {(row["metric"], row["a_energy_j_per_token"]) for row in found} == {
         ("energy", "2.0"),
         ("energy", "1.0"),
     }
-    assert json.loads(render(result, "json") or "")["metric"] == "energy"
+    assert json.loads(comparison_json(result))["metric"] == "energy"
 
 
 def test_strategies_are_compared_by_their_energy_within_rounds() -> None:

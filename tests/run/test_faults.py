@@ -24,14 +24,13 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from kvbench import api, cli
+from kvbench import api
 from kvbench.analysis.summary import pair_key
 from kvbench.console import views
 from kvbench.errors import UserError
@@ -46,6 +45,7 @@ from kvbench.records.run import Run, load_run
 from kvbench.records.sample import Sample, latest
 from kvbench.run import launch
 from kvbench.run.supervisor import WorkerEngine
+from tests.calling import Call, caller
 from tests.run.faults import (
     PATIENCE_S,
     Killer,
@@ -89,37 +89,13 @@ def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Light:
     return use
 
 
-@dataclass(frozen=True)
-class Called:
-    """The result of a command: its exit code and output."""
-
-    code: object
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """Return the user error that is the only line on standard error."""
-        assert self.code == 2, self
-        (line,) = self.err.splitlines()
-        return line
-
-
-Call = Callable[..., Called]
 Light = Callable[[Script], str]
 
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the program in this process."""
-
-    def run(*arguments: str) -> Called:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        return Called(ended.value.code or 0, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 @pytest.fixture
@@ -242,18 +218,18 @@ def assert_same(run: Run, whole: Run, *, proofs: bool = True) -> None:
 
 
 def worker_targets(rng: random.Random) -> list[Target]:
-    """Return thirty moments in everything a worker does: start, load, verify, generate."""
+    """Return twenty moments in everything a worker does: start, load, verify, generate."""
     targets = [
-        *(Target(delay_s=rng.uniform(0, 0.4)) for _ in range(8)),
-        *(Target("ModelLoading", delay_s=rng.uniform(0, 0.08)) for _ in range(6)),
-        *(Target("Verifying", delay_s=rng.uniform(0, 0.03)) for _ in range(4)),
-        *(Target("SampleStarted", rng.randint(1, 15), rng.uniform(0, 0.02)) for _ in range(12)),
+        *(Target(delay_s=rng.uniform(0, 0.4)) for _ in range(5)),
+        *(Target("ModelLoading", delay_s=rng.uniform(0, 0.08)) for _ in range(4)),
+        *(Target("Verifying", delay_s=rng.uniform(0, 0.03)) for _ in range(3)),
+        *(Target("SampleStarted", rng.randint(1, 15), rng.uniform(0, 0.02)) for _ in range(8)),
     ]
     rng.shuffle(targets)
     return targets
 
 
-def test_worker_killed_at_thirty_moments(light: Light) -> None:
+def test_worker_killed_at_twenty_moments(light: Light) -> None:
     mark = light(STEPS)
     plan = Plan.parse(GRID)
     whole = api.sweep(plan, name="whole")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from kvbench.measure.stopping import StoppingRule
 from kvbench.plan.case import Case, Task
 from kvbench.records.sample import STATUSES, Sample, sample_of
-from kvbench.run.progress import MOST_LOSSES, TRIED_AGAIN, CaseProgress, progress_of
+from kvbench.run.progress import TRIED_AGAIN, CaseProgress, progress_of
 from tests.fakes import arm, make_case, make_task, timed_sample
 
 CASE = make_case()
@@ -36,41 +35,18 @@ def next_ids(progress: CaseProgress) -> tuple[str, str]:
 # From rows
 
 
-def test_a_case_without_rows_is_at_its_start() -> None:
-    progress = of()
-    assert (progress.measured, progress.failure, progress.ended) == ([], None, False)
-    assert (progress.memory_known, progress.used_s) == (False, 0.0)
-    assert next_ids(progress) == ("-w000", "-s000")
+@pytest.mark.parametrize("method", ["trace", "sampled"])
+def test_stopping_looks_at_every_length_that_shares_the_rounds(method: str) -> None:
+    rule = StoppingRule(min_repeats=6, max_repeats=30, min_seconds=0.1, max_spread=0.05)
+    short, long = (make_case(method=method, max_new_tokens=tokens) for tokens in (10, 100))
+    calm, wild = [1.0] * 6, [1.0, 2.0] * 3
 
+    def ended(*times: list[float]) -> set[bool]:
+        rows = [row for pair in zip((short, long), times, strict=True) for row in arm(*pair)]
+        return {one.ended for one in progress_of([short, long], rows, rule).values()}
 
-def test_counted_samples_are_kept() -> None:
-    progress = of(row("warmup"), row(repeat=0), row(repeat=1))
-    assert [sample.repeat for sample in progress.measured] == [0, 1]
-    assert not progress.ended
-    assert next_ids(progress) == ("-w000-2", "-s002")
-
-
-def test_a_case_that_has_enough_has_ended() -> None:
-    progress = of(row("warmup"), *(row(repeat=i) for i in range(3)))
-    assert (progress.ended, progress.failure, len(progress.measured)) == (True, None, 3)
-
-
-def test_the_rule_sees_the_times_of_counted_samples_alone() -> None:
-    seen: list[list[float]] = []
-
-    class Rule(StoppingRule):
-        def done(self, *arms: Sequence[float], **others: Any) -> bool:
-            seen.extend(map(list, arms))
-            return False
-
-    progress_of([CASE], [row("warmup"), row("memory"), *arm(CASE, [0.25, 0.75])], Rule())
-    assert seen == [[0.25, 0.75]]
-
-
-def test_another_rule_may_want_more_of_a_case_that_had_ended() -> None:
-    samples = arm(CASE, [0.5] * 3)
-    assert progress_of([CASE], samples, THREE)[CASE].ended
-    assert not progress_of([CASE], samples, StoppingRule(repeats=4))[CASE].ended
+    assert ended(calm, calm) == {True}
+    assert ended(wild, calm) == ended(calm, wild) == {False}
 
 
 @pytest.mark.parametrize("phase", ["warmup", "memory", "measure"])
@@ -80,22 +56,6 @@ def test_a_failure_ends_its_case_unless_it_is_tried_again(phase: str, status: st
     progress = of(failed)
     again = status in TRIED_AGAIN
     assert (progress.ended, progress.failure) == (not again, None if again else failed)
-
-
-def test_a_lost_process_alone_is_tried_again() -> None:
-    assert {"crashed"} == TRIED_AGAIN
-
-
-def test_all_failures_are_tried_again_where_that_is_asked() -> None:
-    everything = frozenset(STATUSES) - {"ok"}
-    for status in everything:
-        assert not of(row(status=status), again=everything).ended
-
-
-def test_a_sample_that_is_tried_again_has_the_next_attempt() -> None:
-    progress = of(row("warmup"), row(), row(repeat=1, status="crashed"))
-    assert [sample.repeat for sample in progress.measured] == [0]
-    assert next_ids(progress) == ("-w000-2", "-s001-2")
 
 
 def test_of_several_attempts_the_last_counts() -> None:
@@ -129,33 +89,6 @@ def test_the_time_used_is_that_of_the_counted_samples() -> None:
     assert of(*samples).used_s == 0.5
 
 
-def test_each_case_has_its_own_rows() -> None:
-    other, third = make_case(cache="off"), make_case(batch_size=7)
-    samples = [*arm(CASE, [0.5] * 3), *arm(other, [0.5])]
-    found = progress_of([other, CASE, third], samples, THREE)
-    assert list(found) == [other, CASE, third]
-    assert {case: len(progress.measured) for case, progress in found.items()} == {
-        other: 1,
-        CASE: 3,
-        third: 0,
-    }
-
-
-def test_the_arms_of_a_pair_end_together() -> None:
-    rule = StoppingRule(min_repeats=2, max_repeats=9, min_seconds=1.0, max_spread=1.0)
-    off, alone = make_case(cache="off"), make_case(batch_size=7)
-
-    def ended(slow: int, quick: int) -> list[bool]:
-        samples = [*arm(off, [1.0] * slow), *arm(CASE, [0.25] * quick), *arm(alone, [1.0] * 2)]
-        found = progress_of([off, CASE, alone], samples, rule)
-        return [found[case].ended for case in (off, CASE, alone)]
-
-    # Two slow samples would be enough; the fast strategy needs four.
-    assert ended(2, 2) == [False, False, True]
-    assert ended(4, 3) == [False, False, True]
-    assert ended(4, 4) == [True, True, True]
-
-
 def test_an_arm_whose_partner_failed_goes_on_by_itself() -> None:
     off = make_case(cache="off")
     failed = sample_of(make_task(off, 1), status="oom")
@@ -173,23 +106,6 @@ def test_rows_of_cases_that_are_no_longer_planned_are_passed_over() -> None:
 # During a sweep
 
 
-def test_a_task_has_the_shape_that_was_asked_for() -> None:
-    assert CaseProgress(CASE, THREE).task("memory", 4, 33) == make_task(
-        phase="memory", round=4, repeat=4, new_tokens=33
-    )
-
-
-def test_what_is_noted_moves_the_case_on() -> None:
-    progress = CaseProgress(CASE, THREE)
-    progress.note(row("warmup"))
-    assert next_ids(progress) == ("-w000-2", "-s000")
-    for repeat in range(3):
-        assert not progress.ended
-        progress.note(row(repeat=repeat))
-    assert progress.ended
-    assert progress.used_s == 1.5
-
-
 def test_what_is_only_remembered_does_not_count() -> None:
     progress = CaseProgress(CASE, THREE)
     progress.remember(row(status="oom"))
@@ -202,17 +118,6 @@ def test_what_is_only_remembered_does_not_count() -> None:
 
 def lost(repeat: int = 0, attempt: int = 0) -> Sample:
     return row(repeat=repeat, attempt=attempt, status="crashed")
-
-
-def test_a_loss_is_taken_again_until_the_third() -> None:
-    progress = CaseProgress(CASE, THREE)
-    for attempt in range(MOST_LOSSES):
-        assert not progress.ended
-        assert progress.task("measure", 0, 16).attempt == attempt
-        progress.note_loss(lost(attempt=attempt))
-    assert MOST_LOSSES == 3
-    assert progress.failure == lost(attempt=2)
-    assert progress.ended
 
 
 def taken(case: Case, *rounds: tuple[int, int, int], seconds: float = 0.5) -> list[Sample]:
@@ -252,13 +157,6 @@ def test_a_cold_round_is_one_too_few() -> None:
     assert not progress.ended
     # It took time nevertheless.
     assert progress.used_s == 3.0
-
-
-def test_the_task_of_a_round_has_its_number() -> None:
-    progress = of(row(repeat=0), row(repeat=1))
-    assert progress.task("measure", 2, 16).round == 2
-    assert progress.task("measure", 2, 16, 7).round == 7
-    assert progress.task("warmup", 0, 16).round == 0
 
 
 def test_a_case_does_not_end_on_a_row_that_waits_for_another_attempt() -> None:

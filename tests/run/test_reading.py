@@ -89,7 +89,10 @@ def test_a_stopped_sweep_reads_what_is_left_when_it_goes_on(tmp_path: Path) -> N
     assert [row.session for row in load_qualities(swept.path)] == [0, 1]
 
 
-def test_a_finished_run_gets_quality_when_it_is_resumed_with_it(tmp_path: Path) -> None:
+def test_a_finished_run_gets_quality_when_it_is_resumed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvbench.report.build.draw_charts", lambda *arguments: iter(()))
     plan = Plan(
         model=["smollm2-135m"],
         weights="pretrained",

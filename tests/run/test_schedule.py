@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -31,13 +30,6 @@ from tests.fakes import Failure, FakeEngine, make_case, make_info
 THREE = StoppingRule(repeats=3)
 ADAPTIVE = StoppingRule(min_repeats=2, max_repeats=5, min_seconds=1.0, max_spread=100.0)
 NO_SHRINK = (Phase.explicit, Phase.generate)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_waiting_for_the_disk() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 def grid(*models: str, lengths: Sequence[int] = (10, 50, 100)) -> list[Case]:

@@ -127,31 +127,20 @@ def failing(wanted: Callable[[Task], bool], failure: Failure) -> Callable[[Task]
 # What is measured, and in which order
 
 
-def test_every_case_has_its_samples_and_one_warmup(sweep: Sweep) -> None:
+def test_every_case_has_its_samples_after_one_warmup(sweep: Sweep) -> None:
     swept = sweep(grid())
-    wanted = {case.id: 3 for case in grid()}
-    assert Counter(sample.case_id for sample in swept.measured) == wanted
-    warmups = [sample.case_id for sample in swept.rows if sample.phase == "warmup"]
-    assert Counter(warmups) == dict.fromkeys(wanted, 1)
+    assert Counter(row.case_id for row in swept.rows) == {case.id: 4 for case in grid()}
+    for case in grid():
+        rows = [row for row in swept.rows if row.case_id == case.id]
+        assert [(row.phase, row.repeat) for row in rows] == [
+            ("warmup", 0),
+            *(("measure", number) for number in range(3)),
+        ]
+        assert [row.round for row in rows[1:]] == [0, 1, 2]
+        assert [row.sample_id for row in rows[1:]] == [f"{case.id}-s{i:03d}" for i in range(3)]
+    assert len({sample.sample_id for sample in swept.rows}) == len(swept.rows)
     assert (swept.outcome.loaded, swept.outcome.failed) == (1, 0)
     assert not swept.outcome.interrupted
-
-
-def test_samples_are_numbered_and_their_ids_are_unique(sweep: Sweep) -> None:
-    swept = sweep(grid())
-    for case in grid():
-        own = [sample for sample in swept.measured if sample.case_id == case.id]
-        assert [sample.repeat for sample in own] == [0, 1, 2]
-        assert [sample.round for sample in own] == [0, 1, 2]
-        assert [sample.sample_id for sample in own] == [f"{case.id}-s{i:03d}" for i in range(3)]
-    assert len({sample.sample_id for sample in swept.rows}) == len(swept.rows)
-
-
-def test_warmups_come_before_anything_of_their_case_is_timed(sweep: Sweep) -> None:
-    rows = sweep(grid()).rows
-    for case in grid():
-        phases = [sample.phase for sample in rows if sample.case_id == case.id]
-        assert phases == ["warmup", "measure", "measure", "measure"]
 
 
 def test_warmups_are_short_and_samples_are_whole(sweep: Sweep) -> None:
@@ -165,43 +154,29 @@ def test_warmups_are_short_and_samples_are_whole(sweep: Sweep) -> None:
     }
 
 
-def test_both_arms_of_a_pair_run_next_to_each_other_in_every_round(sweep: Sweep) -> None:
-    tasks = [task for task in sweep(grid()).engine.tasks if task.phase == "measure"]
-    for first, second in zip(tasks[::2], tasks[1::2], strict=True):
-        assert first.case.pair_key == second.case.pair_key
-        assert {first.case.cache, second.case.cache} == {"off", "dynamic"}
-        assert first.round == second.round
-
-
-def test_both_arms_are_warm_before_either_is_timed(sweep: Sweep) -> None:
-    tasks = sweep(grid()).engine.tasks
-    for tokens in LENGTHS:
-        phases = [task.phase for task in tasks if task.case.max_new_tokens == tokens]
-        assert phases[:4] == ["warmup", "warmup", "measure", "measure"]
-
-
-def test_nothing_comes_between_the_arms_of_a_pair(sweep: Sweep) -> None:
+def test_every_round_has_every_pair_with_its_arms_next_to_each_other(sweep: Sweep) -> None:
     tasks = sweep(grid()).engine.tasks
     at = [i for i, task in enumerate(tasks) if task.phase == "measure"]
-    assert all(second == first + 1 for first, second in zip(at[::2], at[1::2], strict=True))
-
-
-def test_every_pair_is_in_every_round(sweep: Sweep) -> None:
-    tasks = [task for task in sweep(grid()).engine.tasks if task.phase == "measure"]
-    assert [task.round for task in tasks] == [0] * 6 + [1] * 6 + [2] * 6
-    assert {task.case for task in tasks[6:12]} == set(grid())
+    assert [tasks[i].round for i in at] == [0] * 6 + [1] * 6 + [2] * 6
+    assert {tasks[i].case for i in at[6:12]} == set(grid())
+    for i, j in zip(at[::2], at[1::2], strict=True):
+        assert j == i + 1
+        first, second = tasks[i], tasks[j]
+        assert first.case.pair_key == second.case.pair_key
+        assert {first.case.cache, second.case.cache} == {"off", "dynamic"}
+    for tokens in LENGTHS:
+        # Both are warm before either is timed.
+        phases = [task.phase for task in tasks if task.case.max_new_tokens == tokens]
+        assert phases[:4] == ["warmup", "warmup", "measure", "measure"]
 
 
 def order_of(swept: Swept) -> list[tuple[str, str, int]]:
     return [(task.case.id, task.phase, task.repeat) for task in swept.engine.tasks]
 
 
-def test_a_seed_gives_the_same_order_again(sweep: Sweep) -> None:
-    assert order_of(sweep(grid(), seed=5)) == order_of(sweep(grid(), seed=5))
-
-
-def test_another_seed_gives_another_order(sweep: Sweep) -> None:
+def test_a_seed_gives_the_same_order_again_and_another_another(sweep: Sweep) -> None:
     orders = [order_of(sweep(grid(), seed=seed)) for seed in range(4)]
+    assert order_of(sweep(grid(), seed=3)) == orders[3]
     assert len({tuple(order) for order in orders}) == 4
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
 
@@ -259,19 +234,11 @@ def test_an_arm_that_may_not_go_on_ends_its_pair(sweep: Sweep) -> None:
     assert Counter(sample.cache for sample in swept.measured) == {"off": 3, "dynamic": 3}
 
 
-def test_the_end_of_each_case_is_told_once(sweep: Sweep) -> None:
-    rule = StoppingRule(min_repeats=1, max_repeats=9, min_seconds=0.5, max_spread=0.05)
-    swept = sweep(grid(), FakeEngine(seconds=quarter_or_eighth), rule=rule)
-    ends = [event for event in swept.events if isinstance(event, CaseEnded)]
-    assert sorted(event.case.id for event in ends) == sorted(case.id for case in grid())
-    assert all(len(event.measured) == 4 for event in ends)
-
-
 def test_the_rule_sees_the_times_of_samples_and_not_of_warmups(sweep: Sweep) -> None:
     seen: list[list[float]] = []
 
     class Rule(StoppingRule):
-        def done(self, *arms: Sequence[float], generated: Sequence[float] | None = None) -> bool:
+        def done(self, *arms: Sequence[float], **others: Any) -> bool:
             (times,) = arms
             if list(times) not in seen:
                 seen.append(list(times))
@@ -279,10 +246,6 @@ def test_the_rule_sees_the_times_of_samples_and_not_of_warmups(sweep: Sweep) -> 
 
     sweep([make_case(max_new_tokens=100)], rule=Rule())
     assert seen == [[], [pytest.approx(0.1)], [pytest.approx(0.1)] * 2]
-
-
-def test_one_repeat_is_one_round(sweep: Sweep) -> None:
-    assert len(sweep(grid(), rule=StoppingRule(repeats=1)).measured) == len(grid())
 
 
 # Failures
@@ -314,13 +277,6 @@ def test_a_warmup_that_fails_ends_its_case_before_it_is_timed(sweep: Sweep) -> N
     rows = [(s.phase, s.status) for s in swept.rows if s.case_id == bad.id]
     assert rows == [("warmup", "unsupported")]
     assert Counter(s.status for s in swept.measured) == {"ok": 15}
-
-
-def test_an_engine_on_which_all_fails_ends(sweep: Sweep) -> None:
-    failure = failing(lambda task: True, ("mismatch", "decode", "Too few."))
-    swept = sweep(grid(), FakeEngine(failure=failure))
-    assert (swept.outcome.failed, swept.outcome.loaded) == (6, 1)
-    assert [s.status for s in swept.rows] == ["mismatch"] * 6
 
 
 def test_a_model_that_does_not_load_is_a_row_per_case(sweep: Sweep) -> None:
@@ -357,7 +313,7 @@ def test_an_engine_that_breaks_is_closed_and_its_error_is_not_hidden(sweep: Swee
 # Stopping
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 23])
+@pytest.mark.parametrize("count", [0, 1, 3, 23])
 def test_stop_ends_after_the_sample_in_flight(sweep: Sweep, count: int) -> None:
     engine = FakeEngine()
     swept = sweep(grid(), engine, stop=lambda: len(engine.tasks) >= count)
@@ -371,18 +327,6 @@ def test_stop_during_a_warmup_leaves_the_memory_pass_out(sweep: Sweep) -> None:
     swept = sweep(grid(), engine, stop=lambda: len(engine.tasks) >= 1)
     assert [sample.phase for sample in swept.rows] == ["warmup"]
     assert swept.outcome.interrupted
-
-
-def test_stop_at_the_start_measures_nothing(sweep: Sweep) -> None:
-    swept = sweep(grid(), stop=lambda: True)
-    assert (swept.rows, swept.outcome.interrupted) == ((), True)
-
-
-def test_stop_ends_the_other_models_too(sweep: Sweep) -> None:
-    engine = FakeEngine()
-    swept = sweep([*grid("a"), *grid("b")], engine, stop=lambda: len(engine.tasks) >= 4)
-    assert [key.model for key in engine.opened] == ["a"]
-    assert len(swept.rows) == 4
 
 
 def test_stop_during_the_last_sample_of_a_model_loads_no_other(sweep: Sweep) -> None:
@@ -460,10 +404,6 @@ def test_a_case_whose_warmup_fails_has_no_memory_pass(sweep: Sweep) -> None:
     failure = failing(lambda task: task.phase == "warmup", ("timeout", "prefill", "Too slow."))
     swept = sweep(grid(), FakeEngine(memory_pass=True, failure=failure))
     assert [sample.phase for sample in swept.rows] == ["warmup"] * 6
-
-
-def test_without_need_there_is_no_memory_pass(sweep: Sweep) -> None:
-    assert {task.phase for task in sweep(grid()).engine.tasks} == {"warmup", "measure"}
 
 
 def test_a_notice_is_told_once_however_many_models_there_are(sweep: Sweep) -> None:
@@ -689,10 +629,6 @@ def test_a_case_is_given_what_is_left_of_its_time(sweep: Sweep) -> None:
     assert swept.engine.timeouts == [1.5, 1.5, 1.25, 1.0]
 
 
-def test_without_a_limit_there_is_none(sweep: Sweep) -> None:
-    assert sweep([make_case()]).engine.timeouts == [None] * 4
-
-
 def test_each_case_has_its_own_time(sweep: Sweep) -> None:
     swept = sweep(grid(), FakeEngine(seconds=quarter), case_timeout_s=1.25)
     assert Counter(swept.engine.timeouts) == {1.25: 12, 1.0: 6, 0.75: 6}
@@ -804,8 +740,7 @@ def test_a_lost_worker_costs_a_load_the_warmups_and_one_sample(
     assert swept.outcome.notes == []
 
 
-@pytest.mark.parametrize("cache", ["off", "dynamic"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("cache", "seed"), [("off", 0), ("off", 1), ("dynamic", 0)])
 def test_a_round_that_a_loss_broke_is_measured_again_by_all(
     sweep: Sweep, cache: str, seed: int
 ) -> None:
@@ -844,7 +779,7 @@ def test_a_process_that_is_lost_in_waiting_breaks_the_round_as_well(sweep: Sweep
     assert swept.outcome.failed == 0
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [1, 4])
 def test_a_round_that_a_stop_broke_is_measured_again_by_all(sweep: Sweep, after: int) -> None:
     engine = FakeEngine()
     cases = grid(lengths=(10,))
@@ -954,19 +889,6 @@ def test_the_rule_sees_the_rounds_that_count_alone(sweep: Sweep) -> None:
 
 
 # More losses
-
-
-def test_after_a_loss_nothing_is_timed_cold(sweep: Sweep) -> None:
-    bad = make_case(cache="off", max_new_tokens=50)
-    swept = sweep(grid(), FakeEngine(failure=crash_once(bad, phase="measure", repeat=1)))
-    warm: set[str] = set()
-    for row in swept.rows:
-        if row.status == "crashed":
-            warm.clear()
-        elif row.phase == "warmup":
-            warm.add(row.case_id)
-        else:
-            assert row.case_id in warm
 
 
 def test_after_a_loss_the_memory_of_a_case_is_not_taken_again(sweep: Sweep) -> None:
@@ -1367,16 +1289,6 @@ def rounds_of(swept: Swept, case: Case) -> dict[tuple[int, int, int], float]:
     return found
 
 
-def has_all(swept: Swept, whole: Swept) -> None:
-    assert timed(swept) == timed(whole)
-    assert [row.sample_id for row in swept.measured] == [row.sample_id for row in whole.measured]
-    ids = [row.sample_id for row in swept.rows]
-    assert len(set(ids)) == len(ids)
-    assert load_run(swept.path).info.state == "finished"
-    tokens = Counter(load_run(swept.path).tokens_table["sample_id"])
-    assert tokens == {row.sample_id: row.new_tokens for row in swept.rows}
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_a_sweep_interrupted_after_any_sample_has_in_the_end_the_rounds_it_should(
     sweep: Sweep, rule: str
@@ -1402,7 +1314,7 @@ def test_a_sweep_interrupted_after_any_sample_has_in_the_end_the_rounds_it_shoul
             assert len(again.measured) == len(whole.measured) + 1
 
 
-@settings(deadline=None, max_examples=15, derandomize=True, database=None, phases=NO_SHRINK)
+@settings(deadline=None, max_examples=10, derandomize=True, database=None, phases=NO_SHRINK)
 @given(
     st.lists(st.integers(3, 12), min_size=1, max_size=12),
     st.sampled_from(sorted(RULES)),
@@ -1574,7 +1486,7 @@ def as_rising(times: list[float], number: int) -> float:
 H100 = {"device": "cuda", "max_new_tokens": 256}
 
 
-@pytest.mark.parametrize("rounds", range(1, 6))
+@pytest.mark.parametrize("rounds", [1, 3, 5])
 def test_the_first_rounds_of_a_cold_gpu_make_no_claim(
     sweep: Sweep, rounds: int, snapshot: object
 ) -> None:

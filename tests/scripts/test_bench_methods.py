@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def test_bad_ones_are_found_bad(capsys: pytest.CaptureFixture[str]) -> None:
     assert not bias(made(10, trace=1.06), (110, 310))
     assert not bias(made(9), (110, 310))
     assert not errors(made(10, sampled=1.08), LENGTHS)
+    # An interval may begin at zero.
+    none = dict.fromkeys(LENGTHS, 0.0)
+    wide = [{key: replace(part, low=none) for key, part in one.items()} for one in made(10)]
+    assert errors(wide, LENGTHS)
     # What is hidden by a trace that is too fast is not found.
     assert not planted(made(10, trace=0.9), LENGTHS)
     slow = made(10)

@@ -155,6 +155,8 @@ def _add_values(root: ElementTree.Element, series: dict[str, _Series]) -> None:
 
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 _LEFT_OUT = {"metadata", "style"}
+_PANEL = re.compile(r"axes_\d+")
+"""What matplotlib calls the group of a panel. The page's filters find it by its text."""
 
 
 def _references(root: ElementTree.Element) -> Iterator[str]:
@@ -180,6 +182,8 @@ def _written(element: ElementTree.Element, chart: str, used: set[str], styles: S
         if name == "id":
             # All charts are in one document, where an id may be given once.
             text = f"{chart}-{value}" if value in used else ""
+            if _PANEL.fullmatch(value):
+                attributes["data-panel"] = "1"
         elif name == "style":
             text = ""
         elif name == "href" and value.startswith("#"):

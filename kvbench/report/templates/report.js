@@ -22,13 +22,22 @@ for (const [index, head] of heads.entries()) {
   });
 }
 
-// Filter.
+// Filter the rows, and dim the panels and lines of charts that name only other values.
+const names = (text, value) => text.split(/[^\w.:=/-]+/).some((word) => word.replace(/:$/, "") === value);
+function isAboutOthers(part, select) {
+  const text = part.dataset.name || [...part.querySelectorAll("text")].map((one) => one.textContent).join(" ");
+  const others = [...select.options].map((one) => one.value).filter((value) => value && value !== select.value);
+  return !names(text, select.value) && others.some((value) => names(text, value));
+}
 const selects = [...document.querySelectorAll("select")];
 for (const select of selects) select.addEventListener("change", () => {
   const wanted = selects.map((one) =>
     [heads.findIndex((head) => head.textContent === one.dataset.head), one.value]);
   for (const row of body.rows) {
     row.hidden = wanted.some(([at, value]) => value && row.cells[at].textContent !== value);
+  }
+  for (const part of document.querySelectorAll(".chart [data-panel], .chart [data-name]")) {
+    part.classList.toggle("aside", selects.some((one) => one.value && isAboutOthers(part, one)));
   }
   const shown = [...body.rows].filter((row) => !row.hidden).length;
   document.querySelector("#count").value = `${shown} of ${body.rows.length} cases`;
