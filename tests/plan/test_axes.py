@@ -187,7 +187,7 @@ def test_runs_are_compared_along_a_new_axis(facts: dict[str, Any]) -> None:
     assert {row["cups"] for row in found["rows"]} == {0, 2}
     # Both are in the same rounds of one loaded model.
     assert {row["rounds"] for row in found["rows"]} == {6}
-    assert "A: 0, B: 2" in facts["by_cups"]
+    assert "A: cups 0, B: cups 2" in facts["by_cups"]
 
 
 def test_runs_that_differ_in_a_new_axis_are_not_pooled(facts: dict[str, Any]) -> None:
