@@ -88,9 +88,9 @@ def test_under_a_limit_what_is_found_fits_and_a_little_more_does_not(tmp_path: P
     folder = config_folder(tmp_path, wide | {"head_dim": 256})
     before = set(psutil.Process().children(recursive=True))
     limited = plan("static", model=[folder], prompt_tokens=8, max_new_tokens=3)
-    (row,) = api.fit(limited, memory_limit=1 << 30)
+    (row,) = api.fit(limited, memory_limit=768 << 20)
     assert row.status == "found", row
     assert row.largest and row.largest < (row.fails_at or 0) <= row.largest * 17 / 16 + 1
-    assert row.room_bytes is not None and row.room_bytes < 1 << 30
-    assert row.predicted and 0.3 < row.predicted / row.largest < 1.2
+    assert row.room_bytes is not None and row.room_bytes < 768 << 20
+    assert row.predicted and 0.3 < row.predicted / row.largest < 2
     assert set(psutil.Process().children(recursive=True)) <= before
