@@ -60,7 +60,7 @@ class Parameter:
                     name=self.name,
                 )
             return int(text) if isinstance(self.default, int) else text
-        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:10]) < 2**31:
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:11]) < 2**31:
             raise UserError(
                 f"{kind}: {self.name}={text} is not a whole number of at least 1.",
                 kind="bad_parameter",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,19 @@ __all__ = ["points_of"]
 Values = Mapping[str, tuple[Any, ...]]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of a grid: a conversation, or everything without turns.
+
+    Attributes:
+        turns: how many turns it has; each is a grid of its own.
+        grid: returns the values of all axes at a turn, counted from 1.
+    """
+
+    turns: int
+    grid: Callable[[int], Values]
+
+
 def points_of(values: Values, most: int | None = None) -> tuple[dict[str, Any], ...]:
     """Return the points of a grid, each with a value of every axis.
 
@@ -30,9 +45,9 @@ def points_of(values: Values, most: int | None = None) -> tuple[dict[str, Any], 
     Raises:
         UserError: there are more, or none is left.
     """
-    grids = [grid for name in values["workload"] for grid in _grids(values, workload(name))]
-    # Counted, not built: a range is soon too long to be listed.
-    count = sum(map(_count, grids))
+    parts = [part for name in values["workload"] for part in _parts(values, workload(name))]
+    # Counted, not built: a range, or a conversation, is soon too long to be listed.
+    count = sum(part.turns * _count(part.grid(1)) for part in parts)
     if most is not None and count > most:
         raise UserError(
             f"The grid has {count:,} cases, more than {most:,}: pass --yes to run it anyway.",
@@ -47,7 +62,8 @@ def points_of(values: Values, most: int | None = None) -> tuple[dict[str, Any], 
         )
     points = (
         dict(zip(grid, point, strict=True))
-        for grid in grids
+        for part in parts
+        for grid in map(part.grid, range(1, part.turns + 1))
         for point in itertools.product(*grid.values())
     )
     return tuple(point for point in points if _goes_together(point))
@@ -72,27 +88,38 @@ def _goes_together(point: Mapping[str, Any]) -> bool:
     return bool(strategy(point["cache"]).use_cache == (point["reuse"] != "none"))
 
 
-def _grids(values: Values, entry: Workload) -> Iterator[Values]:
-    """Return the axes of a workload, with the values that follow from it."""
+def _parts(values: Values, entry: Workload) -> list[_Part]:
+    """Return the parts of a workload: its conversations, or the only one without turns."""
     own = {**values, "workload": (entry.name,)}
     if not entry.has_turns:
-        yield own | {name: (axis.legacy,) for name, axis in AXES.items() if axis.of_turns}
-        return
+        own |= {name: (axis.legacy,) for name, axis in AXES.items() if axis.of_turns}
+        return [_Part(1, lambda _turn: own)]
     reply = int(entry.settings["reply"])
-    for prompts in _conversations(entry, reply):
-        for turn, prompt in enumerate(prompts, 1):
-            yield own | {"prompt": (prompt,), "max_new_tokens": (reply,), "turn": (turn,)}
+
+    def grid(prompt: Callable[[int], Prompt], turn: int) -> Values:
+        return own | {"prompt": (prompt(turn),), "max_new_tokens": (reply,), "turn": (turn,)}
+
+    return [
+        _Part(turns, functools.partial(grid, prompt))
+        for turns, prompt in _conversations(entry, reply)
+    ]
 
 
-def _conversations(entry: Workload, reply: int) -> Iterator[tuple[Prompt, ...]]:
-    """Return the prompt of each turn, for each conversation.
+def _conversations(entry: Workload, reply: int) -> list[tuple[int, Callable[[int], Prompt]]]:
+    """Return the number of turns of each conversation, and the prompt of a turn.
 
     All turns of a conversation have one label. The length of a prompt is that of the whole history.
     """
     if file := str(entry.settings["file"]):
-        prompts = Prompt.of_conversations(file, read_conversations(Path(file)))
-        yield from ((prompt,) * turns for prompt, turns in prompts)
-        return
-    turns, user = (int(entry.settings[name]) for name in ("turns", "user"))
-    lengths = (turn * (user + reply) + user for turn in range(turns))
-    yield tuple(Prompt(label=f"user:{user}", tokens=length) for length in lengths)
+        found = Prompt.of_conversations(file, read_conversations(Path(file)))
+        return [(turns, functools.partial(_same, prompt)) for prompt, turns in found]
+    user = int(entry.settings["user"])
+
+    def history(turn: int) -> Prompt:
+        return Prompt(label=f"user:{user}", tokens=(turn - 1) * (user + reply) + user)
+
+    return [(int(entry.settings["turns"]), history)]
+
+
+def _same(prompt: Prompt, _turn: int) -> Prompt:
+    return prompt

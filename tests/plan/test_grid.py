@@ -105,7 +105,15 @@ def test_a_file_of_anything_else_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["chatt", "chat:turns=0", "chat:file=", "chat:file=x:user=3", "single:turns=3"]
+    "name",
+    [
+        "chatt",
+        "chat:turns=0",
+        "chat:turns=10000000000",
+        "chat:file=",
+        "chat:file=x:user=3",
+        "single:turns=3",
+    ],
 )
 def test_a_workload_that_does_not_exist_is_refused(name: str, snapshot: object) -> None:
     with pytest.raises(UserError) as caught:

@@ -638,6 +638,9 @@ def test_a_grid_of_astronomical_size_is_counted_and_not_built() -> None:
     with pytest.raises(UserError) as caught:
         Plan.parse(keys).cases()
     assert caught.value.kind == "too_many_cases"
+    with pytest.raises(UserError) as caught:
+        Plan.parse({"device": "cpu", "workload": f"chat:turns={2**31 - 1}"}).cases()
+    assert caught.value.fields["count"] == 3 * (2**31 - 1)
 
 
 @pytest.mark.parametrize(
