@@ -10,6 +10,7 @@ from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import strategy
 from kvbench.device_kinds import kind_of
 from kvbench.errors import UserError
+from kvbench.plan.axes import values_of
 from kvbench.records.run import Run
 from kvbench.theory.advice import needed_bytes, what_fits
 from kvbench.theory.architecture import Architecture
@@ -17,6 +18,9 @@ from kvbench.theory.strategies import situation_of
 from kvbench.theory.work import Work
 
 __all__ = ["with_fits"]
+
+_PROMPT = ("model", "workload", "prompt", "turn")
+"""What cases share whose prompts are equally long."""
 
 _OTHERS = (
     "static",
@@ -34,11 +38,12 @@ def with_fits(
 ) -> tuple[CaseSummary, ...]:
     """Return the cases; those that ran out of memory with what would have fitted."""
     rooms = {s.case_id: s.room_bytes for s in run.samples if s.room_bytes is not None}
-    prompts = {(c.model, c.prompt): c.prompt_tokens for c in cases if c.prompt_tokens}
+    # A turn of a conversation has the label of the others, and a prompt of its own.
+    prompts = {values_of(c, _PROMPT): c.prompt_tokens for c in cases if c.prompt_tokens}
 
     def with_fit(case: CaseSummary) -> CaseSummary:
         architecture = architecture_of(case.model)
-        tokens = case.prompt_tokens or prompts.get((case.model, case.prompt))
+        tokens = case.prompt_tokens or prompts.get(values_of(case, _PROMPT))
         room = rooms.get(case.case_id)
         if case.status != "oom" or architecture is None or tokens is None or room is None:
             return case

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvbench import api
 from kvbench.analysis.expected import summarize_run
+from kvbench.analysis.fits import with_fits
 from kvbench.catalogue import CATALOGUE
 from kvbench.plan.plan import Plan
 from kvbench.records.run import Run
@@ -76,3 +77,21 @@ def test_nothing_is_advised_where_the_room_is_not_known(tmp_path: Path) -> None:
     assert (case.needed_bytes, case.fits_batch, case.fits_caches) == (None, None, None)
     [line] = failures(summarize_run(run))
     assert line.endswith("no memory")
+
+
+def test_a_turn_that_did_not_begin_is_as_long_as_the_same_turn_elsewhere(tmp_path: Path) -> None:
+    run = run_out(tmp_path, ROOM)
+    known = {case.status: case for case in summarize_run(run)}
+    # All turns have one label.
+    known = {
+        status: dataclasses.replace(case, workload="chat", prompt="user:64")
+        for status, case in known.items()
+    }
+    lost = dataclasses.replace(known["oom"], turn=2, prompt_tokens=None)
+    others = [
+        dataclasses.replace(known["ok"], turn=turn, prompt_tokens=tokens)
+        for turn, tokens in ((2, 100), (3, 900))
+    ]
+    case, *_ = with_fits([lost, *others], run, lambda model: GPT2)
+    work = Work(batch=16, prompt_tokens=100, new_tokens=100)
+    assert case.needed_bytes == needed_bytes(GPT2, work, "dynamic")
