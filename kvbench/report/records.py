@@ -47,13 +47,14 @@ def _flat(record: Record, before: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{before}{name}", value
 
 
-def _names(rows: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
+def _names(rows: Sequence[Record], kinds: Mapping[str, type]) -> list[str]:
+    """Return the columns; those of a table without rows are the declared ones."""
+    return list(dict.fromkeys(name for row in rows for name in row) or kinds)
 
 
 def _csv(records: Records) -> str:
     rows = records.flat
-    names = _names(rows)
+    names = _names(rows, records.kinds)
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(names)
@@ -86,7 +87,7 @@ def _jsonl(records: Records) -> str:
 def _sql(records: Records) -> str:
     """Return the statements, in SQLite's dialect, that add the rows to a table."""
     rows = records.flat
-    names = _names(rows)
+    names = _names(rows, records.kinds)
     if not names:
         return ""
     columns = ", ".join(

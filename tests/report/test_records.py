@@ -22,6 +22,14 @@ def test_each_writer_is_a_format_that_commands_take() -> None:
     assert {*WRITERS} | {"table", "markdown"} == {*FORMATS}
 
 
+def test_a_table_without_rows_has_its_columns() -> None:
+    empty = Records("t", [], {"a": int, "b": str})
+    assert WRITERS["csv"](empty, None) == "a,b\r\n"
+    with sqlite3.connect(":memory:") as base:
+        base.executescript(sql(empty))
+        assert [name for _, name, *_ in base.execute("PRAGMA table_info(t)")] == ["a", "b"]
+
+
 def test_values_come_out_of_sqlite_as_they_went_in() -> None:
     row = {
         'a "b"': HOSTILE,
