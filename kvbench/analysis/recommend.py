@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kvbench.analysis.claims import does_other_work
 from kvbench.analysis.cold import cold_starts
 from kvbench.analysis.statistics import fastest, least_rounds, paired_ratio
 from kvbench.analysis.summary import CaseSummary
 from kvbench.caches import strategy
 from kvbench.plan.axes import AXES, MODEL_AXES, values_of
-from kvbench.records.finding import VERIFY_FAILED
 from kvbench.records.sample import Sample, latest, round_of
 
 __all__ = ["MOST_PERPLEXITY", "Choice", "Recommendation", "kept_bytes", "largest", "recommend"]
@@ -96,7 +96,7 @@ def recommend(
             times.setdefault(row.case_id, {})[round_of(row)] = row.total_s or 0.0
     found = []
     for group in groups:
-        same = [case for case in group if not _does_other_work(case)]
+        same = [case for case in group if not does_other_work(case)]
         if len(same) > 1:
             found.append(_recommend(same, [times.get(case.case_id, {}) for case in same]))
     return tuple(found)
@@ -161,10 +161,6 @@ def _keeps_quality(case: CaseSummary) -> bool:
     high, needles = case.perplexity_ratio_high, case.needles_found_ratio
     kept = high is not None and high <= MOST_PERPLEXITY
     return kept and (needles is None or needles >= 1)
-
-
-def _does_other_work(case: CaseSummary) -> bool:
-    return any(flag.startswith(f"{VERIFY_FAILED}:") for flag in (case.flags or "").split())
 
 
 def _size(group: Sequence[CaseSummary]) -> tuple[float, int]:

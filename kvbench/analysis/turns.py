@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kvbench.analysis.claims import Claim, claim_of, does_other_work
 from kvbench.analysis.cold import cold_starts
+from kvbench.analysis.recommend import kept_bytes
 from kvbench.analysis.statistics import paired_ratio
 from kvbench.analysis.summary import CaseSummary
 from kvbench.plan.axes import AXES, values_of
@@ -47,9 +48,7 @@ class Conversation:
     @property
     def held_bytes(self) -> int | None:
         """What the kept cache occupies once the conversation is over; None if unknown."""
-        case = self.kept[-1]
-        allocated = case.cache_allocated_bytes
-        return case.kv_cache_bytes if allocated is None else allocated
+        return kept_bytes(self.kept[-1])
 
 
 def with_reuse(cases: Sequence[CaseSummary], samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:

@@ -66,10 +66,6 @@ def _facts(shown: Inspection) -> str:
 _Lane = tuple[str, str, list[tuple[int, Cell, str]]]
 
 
-def _notes(inspections: Sequence[Inspection]) -> Iterator[str]:
-    return (note for one in inspections for note in one.notes)
-
-
 def _partings(inspections: Sequence[Inspection]) -> Iterator[str]:
     """Say from where on the cells of a strategy belong to another text than the one shown."""
     for one in inspections:
