@@ -333,8 +333,7 @@ class CaseAxes(StrategyAxes):
     )
     reuse: Literal["none", "turn", "conversation"] = axis(
         "How long the cache of a conversation lives. none: no cache. turn: until the reply is "
-        "complete; the history is recomputed for the next turn. conversation: it is kept from turn "
-        "to turn.",
+        "complete; the history is recomputed for the next turn. conversation: across all turns.",
         column="How long the cache of a conversation lived: none (no cache), turn, or "
         "conversation. turn for a single prompt.",
         legacy="turn",

@@ -88,7 +88,8 @@ class Sample(CaseRecord):
         default=None,
     )
     room_bytes: Number | None = column(
-        "Out of memory: what was free on the device once the model was loaded, as its system told.",
+        "Out of memory: device memory that was free after the model was loaded, as the system "
+        "reported it.",
         unit="bytes",
         default=None,
     )
@@ -129,9 +130,11 @@ class Sample(CaseRecord):
     gap_p90_s: Amount | None = column(
         "90th percentile of the time between two tokens.", unit="s", default=None
     )
-    gap_p99_s: Amount | None = column("99th percentile of it.", unit="s", default=None)
+    gap_p99_s: Amount | None = column(
+        "99th percentile of the time between two tokens.", unit="s", default=None
+    )
     gap_max_s: Amount | None = column(
-        "Longest time between two tokens: a stall, such as a buffer that grows.",
+        "Longest time between two tokens: a stall, for example while a buffer grows.",
         unit="s",
         default=None,
     )
@@ -151,7 +154,7 @@ class Sample(CaseRecord):
     )
     total_s_high: Amount | None = column("sampled: upper end of it.", unit="s", default=None)
     sampling_s: Amount | None = column(
-        "sampled: how long measuring the steps took; the same for all lengths that they serve.",
+        "sampled: how long measuring the steps took; the same for all lengths estimated from them.",
         unit="s",
         default=None,
     )
