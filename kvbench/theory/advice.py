@@ -136,7 +136,7 @@ def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
       more than the one before has freed, so an allocator may hold as much again in blocks that are
       too small.
     - One layer of it in the model's dtype, since layers are copied one at a time; two if the cache
-      keeps another form, which is converted and then joined with the new position.
+      is not attended to as it is kept, three if it is converted, and then joined with the new one.
     - What the prefill computes at once in a layer: two rows of the residual stream and three of the
       feed-forward layer for each position.
     - The logits of one position for each sequence, and their copy in float32.
@@ -144,9 +144,10 @@ def needed_bytes(architecture: Architecture, work: Work, cache: str) -> int:
     Raises:
         UserError: the strategy or the dtype is unknown, or a size is less than 1.
     """
-    attends = strategy(cache).attends
+    entry = strategy(cache)
+    attends = entry.attends
     held = 1 if attends in ("nothing", "buffer") else 2
-    copies = 2 if attends == "elsewhere" else 1
+    copies = 3 if entry.converts else 2 if attends == "elsewhere" else 1
     kept = held * held_bytes(architecture, cache, *work.sizes, work.dtype).device
     width = dtype_bytes(work.dtype)
     seen = work.prompt_tokens + work.new_tokens - 1
