@@ -283,7 +283,9 @@ class CaseSummary(CaseRecord):
         default=None,
     )
     needed_bytes: int | None = column(
-        "What the case needs of it, as far as theory knows.", unit="bytes", default=None
+        "Device memory that the case needs on top of the model, from theory.",
+        unit="bytes",
+        default=None,
     )
     fits_batch: int | None = column(
         "The largest batch that would fit with the same strategy, from theory.", default=None

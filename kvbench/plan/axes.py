@@ -318,7 +318,7 @@ class CaseAxes(StrategyAxes):
         "How generations become rows. each: every length is generated separately. trace: "
         "shorter lengths are read from the timestamps of the longest generation. sampled: times "
         "are estimated from single steps at chosen positions, for long generations.",
-        column="each: every length has its own generation. trace: read from the time stamps of a "
+        column="each: every length has its own generation. trace: read from the timestamps of a "
         "longer generation. sampled: an estimate from single steps at chosen positions.",
         legacy="each",
         choices=("each", "trace", "sampled"),
