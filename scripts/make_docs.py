@@ -36,27 +36,29 @@ def columns_page() -> str:
         "All tables are CSV as in RFC 4180: UTF-8, a header row, null as an empty field, flags as "
         "`true` and `false`.",
         "## samples.csv",
-        "One row per generation, warm-ups and failures too, written the moment it is measured. The "
-        "source of truth: everything else is derived from it and from tokens.csv.",
+        "One row per generation, including warm-ups and failures, written as soon as it is "
+        "measured. This is the source of truth: everything else is derived from it and from "
+        "tokens.csv.",
         _columns(Sample),
         "## tokens.csv",
         "One row per new token.",
-        _table(("column", "what it says"), TOKEN_COLUMNS.items()),
+        _table(("column", "description"), TOKEN_COLUMNS.items()),
         "## verify.csv",
         "One row per check of a cache strategy on a model; see verify.md.",
         _columns(Check),
         "## quality.csv",
         "One row per lossy cache strategy and model whose quality was measured; see quality.md. "
-        "There is no such file where it was not.",
+        "The file exists only if there are any.",
         _columns(Quality),
         "## summary.csv",
         "One row per case; derived.",
         _columns(CaseSummary),
         "## Flags",
-        "Reasons to doubt a sample, in `flags` of samples.csv; in summary.csv with the number of "
-        "samples behind them. `undersampled` and `trend` are of a case, and `cold_start` and "
-        "`outlier` are seen when its samples are put together: in summary.csv alone.",
-        _table(("flag", "means"), ((f"`{name}`", means) for name, means in FLAGS.items())),
+        "Warnings about a sample, in `flags` of samples.csv; summary.csv adds the number of "
+        "samples that have each flag. `undersampled` and `trend` describe a case, and "
+        "`cold_start` and `outlier` only show when its samples are compared. These four are only "
+        "in summary.csv.",
+        _table(("flag", "meaning"), ((f"`{name}`", means) for name, means in FLAGS.items())),
     ]
     return _page(parts)
 
@@ -85,7 +87,7 @@ def plan_page() -> str:
             "(`max_new_tokens` is `--max-new-tokens`); options go over the file. Every axis takes "
             "one value or a list. Sizes also take ranges: `10-910+100` adds, `16-1024*2` "
             "multiplies.",
-            _table(("key", "default", "what it says"), rows),
+            _table(("key", "default", "description"), rows),
             "## Cache strategies",
             _table(
                 ("cache", "what it does", "parameters"),
@@ -147,7 +149,7 @@ def _columns(record: type) -> str:
         (f"`{c.name}`", c.kind.__name__ + (" or null" if c.optional else ""), c.unit, c.description)
         for c in columns_of(record)
     )
-    return _table(("column", "type", "unit", "what it says"), rows)
+    return _table(("column", "type", "unit", "description"), rows)
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:

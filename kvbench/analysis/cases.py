@@ -50,7 +50,7 @@ class ReadingOrder:
 
 
 def varied(records: Sequence[CaseRecord]) -> frozenset[str]:
-    """Return the fields usually left out by `describe` that are to be named for these cases."""
+    """Return the fields that `describe` usually omits but must name for these cases."""
     return frozenset(a.name for a in SELDOM if a.is_told(getattr(r, a.name) for r in records))
 
 

@@ -60,7 +60,7 @@ def energy_claim(case: CaseSummary) -> EnergyClaim | None:
 
 
 def does_other_work(case: CaseSummary) -> bool:
-    """Return whether verification found that a strategy gives other output than without a cache."""
+    """Return whether verification found that a strategy's output differs from no cache."""
     return any(flag.startswith(f"{VERIFY_FAILED}:") for flag in (case.flags or "").split())
 
 

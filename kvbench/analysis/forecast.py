@@ -237,7 +237,7 @@ class Forecaster:
         return self._modeled(dataclasses.replace(case, max_new_tokens=tokens))
 
     def sample_seconds(self, case: Case) -> float:
-        """Return how long taking one sample of a case takes, in seconds."""
+        """Return how long one sample of a case takes, in seconds."""
         if not is_sampled(case):
             return self.seconds(case)
         if case in self._sampling:
@@ -245,7 +245,7 @@ class Forecaster:
         return sum(map(self._modeled, self._taken().get(case, ())))
 
     def case_seconds(self, case: Case) -> float:
-        """Return how long taking all samples of a case that are still wanted takes, in seconds."""
+        """Return how long the remaining samples of a case will take, in seconds."""
         return self._left(self._group(case)).get(case, 0) * self.sample_seconds(case)
 
     @property
@@ -322,7 +322,7 @@ class Forecaster:
         return _LOAD_S + size / _LOAD_BYTES_PER_S
 
     def _modeled(self, case: Case) -> float:
-        """Return the seconds of one generation of a case, by what is known of its strategy."""
+        """Return the expected seconds of one generation of a case, from its strategy's samples."""
         parts = self._parts_of(case, case.max_new_tokens)
         return float(parts @ self._speed(case.model_key, case.cache, float(parts.sum())))
 

@@ -1,4 +1,4 @@
-"""The gaps between tokens of one generation: what the reader of a stream feels."""
+"""The gaps between tokens of one generation, as the reader of a stream experiences them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def round_key(case: Case) -> str:
 
 
 def longest_of(cases: Iterable[Case]) -> tuple[Case, ...]:
-    """Return the cases whose samples are taken; the others are read from them.
+    """Return the cases that are sampled; the rows of the others are read from them.
 
     With the method `each`, that is all of them, and otherwise the longest of those that differ in
     length. They come in the order in which their kind first appears.
@@ -68,13 +68,13 @@ def is_sampled(case: CaseAxes) -> bool:
 
 
 def rough_prompt_tokens(case: Case) -> int:
-    """Return the length of a prompt in tokens; of a text, about."""
+    """Return the length of a prompt in tokens; approximate for a text."""
     texts = (len(text) // _TOKEN_LENGTH + 1 for text in case.prompt.texts)
     return case.prompt.tokens or max(texts, default=1)
 
 
 def _kinds(cases: Iterable[Case]) -> Iterable[list[Case]]:
-    """Return the cases, those together that are read from one sample."""
+    """Return the cases, grouped by the sample that they are read from."""
     found: dict[Case, list[Case]] = {}
     for case in cases:
         kind = case if case.method == "each" else dataclasses.replace(case, max_new_tokens=1)

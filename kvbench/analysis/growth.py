@@ -71,7 +71,7 @@ def growths(cases: Iterable[CaseSummary]) -> tuple[Growth, ...]:
 
 
 def break_evens(cases: Iterable[CaseSummary]) -> tuple[BreakEven, ...]:
-    """Return where each strategy starts to pay, if its baseline was timed, too."""
+    """Return where each strategy starts to pay off, if its baseline was timed as well."""
     lines = _lines(case for case in cases if not case.is_baseline and case.speedup is not None)
     return tuple(
         BreakEven(

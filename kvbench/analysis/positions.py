@@ -23,7 +23,7 @@ _MOST_START = 16
 _LEAST_START = 8
 
 _STEPS = (2, 8)
-"""The least and the most steps at each position: more if the table has many lengths."""
+"""The minimum and maximum number of steps at each position; more if the table has many lengths."""
 
 _SHARE = 16
 """All steps together take about a sixteenth of the time of separate generations."""

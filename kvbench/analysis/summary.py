@@ -96,10 +96,10 @@ class CaseSummary(CaseRecord):
     total_s_min: float | None = column("Minimum of total_s.", unit="s", default=None)
     total_s_max: float | None = column("Maximum of total_s.", unit="s", default=None)
     total_s_low: float | None = column(
-        "sampled: median of the lower ends of total_s, 95 %.", unit="s", default=None
+        "sampled: median lower end of the 95 % interval of total_s.", unit="s", default=None
     )
     total_s_high: float | None = column(
-        "sampled: median of the upper ends of total_s, 95 %.", unit="s", default=None
+        "sampled: median upper end of the 95 % interval of total_s.", unit="s", default=None
     )
     ttft_s_median: float | None = column("Median time to first token.", unit="s", default=None)
     itl_s_median: float | None = column(
@@ -109,19 +109,26 @@ class CaseSummary(CaseRecord):
         "Median of the new tokens of the whole batch per second.", unit="tokens/s", default=None
     )
     gap_p50_s: float | None = column(
-        "Median over the samples of gap_p50_s.", unit="s", default=None
+        "Median of gap_p50_s over the samples.", unit="s", default=None
     )
-    gap_p90_s: float | None = column("The same of gap_p90_s.", unit="s", default=None)
-    gap_p99_s: float | None = column("The same of gap_p99_s.", unit="s", default=None)
-    gap_max_s: float | None = column("The same of gap_max_s.", unit="s", default=None)
+    gap_p90_s: float | None = column(
+        "Median of gap_p90_s over the samples.", unit="s", default=None
+    )
+    gap_p99_s: float | None = column(
+        "Median of gap_p99_s over the samples.", unit="s", default=None
+    )
+    gap_max_s: float | None = column(
+        "Median of gap_max_s over the samples.", unit="s", default=None
+    )
     baseline: str = column(
         "Cache strategy that speedups and ratios compare with: off, or the one given by "
         "--baseline.",
         default=BASELINE,
     )
     speedup: float | None = column(
-        "Time of the baseline over that of this one, otherwise the same case: the Hodges-Lehmann "
-        "estimate from the ratios within rounds; the ratio of medians where speedup_rounds is 0.",
+        "Time of the baseline divided by that of this strategy, in the otherwise identical case: "
+        "the Hodges-Lehmann estimate from the ratios within rounds; the ratio of medians where "
+        "speedup_rounds is 0.",
         default=None,
     )
     speedup_ci95_low: float | None = column(
@@ -199,9 +206,9 @@ class CaseSummary(CaseRecord):
         "Maximum of the energy per new token.", unit="J", default=None
     )
     energy_ratio: float | None = column(
-        "Energy per token of the baseline over that of this one, otherwise the same case, read "
-        "with the same method: estimated like the speedup, from the ratios within rounds; the "
-        "ratio of medians where energy_rounds is 0.",
+        "Energy per token of the baseline divided by that of this strategy, in the otherwise "
+        "identical case and read with the same method: estimated like the speedup, from the ratios "
+        "within rounds; the ratio of medians where energy_rounds is 0.",
         default=None,
     )
     energy_ratio_ci95_low: float | None = column(
@@ -254,7 +261,7 @@ class CaseSummary(CaseRecord):
         default=None,
     )
     expected_speedup: float | None = column(
-        "Expected time of the baseline over that of this one, otherwise the same case.",
+        "Expected time of the baseline divided by that of this strategy, in the same case.",
         default=None,
     )
     expected_from: ExpectedFrom | None = column(
@@ -271,12 +278,14 @@ class CaseSummary(CaseRecord):
         default=None,
     )
     room_bytes: int | None = column(
-        "Out of memory: what was free on the device once the model was loaded.",
+        "Out of memory: device memory that was free after the model was loaded.",
         unit="bytes",
         default=None,
     )
     needed_bytes: int | None = column(
-        "What the case needs of it, as far as theory knows.", unit="bytes", default=None
+        "Device memory that the case needs on top of the model, from theory.",
+        unit="bytes",
+        default=None,
     )
     fits_batch: int | None = column(
         "The largest batch that would fit with the same strategy, from theory.", default=None
@@ -304,8 +313,8 @@ class CaseSummary(CaseRecord):
     )
     cached_positions: int | None = column("As in samples.csv.", default=None)
     reuse_gain: float | None = column(
-        "chat, reuse conversation: time to first token with reuse turn over that of this one, "
-        "otherwise the same turn; estimated like the speedup, from the ratios within rounds.",
+        "chat, reuse conversation: time to first token of the same turn with reuse turn, divided "
+        "by that of this case; estimated like the speedup, from the ratios within rounds.",
         default=None,
     )
     reuse_gain_ci95_low: float | None = column(

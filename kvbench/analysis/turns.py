@@ -1,4 +1,4 @@
-"""Conversations: from which turn on keeping the cache pays, and what it holds in between."""
+"""Conversations: from which turn on keeping the cache pays off, and what it costs in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvbench.records.sample import Round, Sample, latest, round_of
 __all__ = ["Conversation", "conversations", "reuse_claim", "with_reuse"]
 
 _KEPT, _AGAIN = "conversation", "turn"
-"""The reuse whose gain is told, and the one that it is compared with."""
+"""The reuse whose gain is reported, and the one that it is compared with."""
 
 _TURN = tuple(name for name in AXES if name != "reuse")
 _WHOLE = tuple(name for name in AXES if name not in ("reuse", "turn"))
@@ -52,7 +52,7 @@ class Conversation:
 
 
 def with_reuse(cases: Sequence[CaseSummary], samples: Iterable[Sample]) -> tuple[CaseSummary, ...]:
-    """Return the cases; those whose cache is kept with the gain of it, within rounds."""
+    """Return the cases; those with a kept cache get their gain, estimated within rounds."""
     if not any(case.reuse == _KEPT for case in cases):
         return tuple(cases)
     first = _first_tokens(samples)
@@ -91,7 +91,7 @@ def _first_tokens(samples: Iterable[Sample]) -> Mapping[str, Mapping[Round, floa
 
 
 def conversations(cases: Iterable[CaseSummary]) -> tuple[Conversation, ...]:
-    """Return the conversations of a run of which all turns were timed in both ways."""
+    """Return the conversations of a run with all turns timed with and without a kept cache."""
     found: dict[tuple[object, ...], dict[str, list[CaseSummary]]] = {}
     for case in cases:
         if case.reuse in (_KEPT, _AGAIN) and case.ttft_s_median is not None:
@@ -122,7 +122,7 @@ def _conversation(kept: tuple[CaseSummary, ...], again: tuple[CaseSummary, ...])
 
 
 def _is_earlier(case: CaseSummary) -> bool:
-    """Return whether the first token is earlier beyond chance, by however much."""
+    """Return whether the first token is significantly earlier, by any amount."""
     low = case.reuse_gain_ci95_low
     return not does_other_work(case) and low is not None and low > 1
 

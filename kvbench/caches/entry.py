@@ -160,7 +160,7 @@ class CacheStrategy:
         return self.kept(layer, self.room(layer, positions, self.settings), self.settings)
 
     def held(self, layers: Sequence[KeptLayer]) -> Held:
-        """Return the bytes of these layers and where they lie."""
+        """Return the bytes of these layers and where they are."""
         return self.holds(self, layers)
 
     def unmet(self, situation: Situation) -> str | None:

@@ -1,4 +1,4 @@
-"""Where the bytes of a cache lie: in the device's memory, in the host's, or in files."""
+"""Where the bytes of a cache are: in device memory, in host memory, or in files."""
 
 from __future__ import annotations
 

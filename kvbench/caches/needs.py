@@ -42,27 +42,27 @@ NO_WINDOWS = Need(
 )
 NO_STATES = Need(
     lambda here, _: here.keys_in_every_layer,
-    "it keeps keys and values only, and this model has layers with other state.",
+    "it stores only keys and values, but this model has layers with other state.",
     "attention in every layer",
 )
 ONE_CALL = Need(
     lambda here, _: here.reuse != "conversation",
-    "its cache ends with the call that made it, so it cannot be kept for the next turn.",
+    "its cache does not outlive the call that created it, so it cannot be kept for the next turn.",
     "reuse none or turn",
 )
 KEYS_ONLY = Need(
     lambda here, _: not here.has_states,
-    "it keeps keys and values only, and this model has layers with other state.",
+    "it stores only keys and values, but this model has layers with other state.",
     "no states",
 )
 BUFFERS = Need(
     lambda here, _: here.takes_buffers,
-    "the attention of this model needs exactly the keys so far, without empty slots of a buffer.",
+    "the attention of this model cannot handle the empty slots of a static buffer.",
     "static buffers",
 )
 FEWER_KEYS = Need(
     lambda here, _: here.takes_fewer_keys,
-    "this model adds a bias (ALiBi) for each position in its mask, so no key may be missing.",
+    "this model adds a position bias (ALiBi) to its mask, so no key may be missing.",
     "no ALiBi over the mask",
 )
 SEES_ALL = Need(

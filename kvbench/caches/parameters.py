@@ -142,7 +142,7 @@ def read_settings(
 
 
 def _refuse_with(kind: str, name: str, parameter: Parameter, texts: Mapping[str, str]) -> None:
-    """Refuse a parameter that was given and does not apply."""
+    """Reject a parameter that was given but does not apply."""
     if parameter.name not in texts or parameter.only_with is None:
         return
     other, values = parameter.only_with

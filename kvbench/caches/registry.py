@@ -126,7 +126,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             lossy=True,
             attends="elsewhere",
             parameters=(
-                Parameter("backend", "What quantizes.", choices=("fp8", "quanto", "hqq")),
+                Parameter("backend", "Quantization backend.", choices=("fp8", "quanto", "hqq")),
                 Parameter("nbits", "Bits per value.", 4, ("2", "4"), only_with=GROUPED),
                 Parameter("group", "Values that share a scale.", 64, only_with=GROUPED),
                 Parameter(

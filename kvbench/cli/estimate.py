@@ -34,8 +34,8 @@ def estimate(
     cache: Annotated[
         list[str] | None,
         option(
-            "Cache strategies to cover, with parameters as in kvbench sweep, or all; by default "
-            "some of each kind.",
+            "Cache strategies to include, with parameters as in kvbench sweep, or all; by default "
+            "a selection that covers each kind.",
             "--cache",
             "-c",
         ),
@@ -43,8 +43,8 @@ def estimate(
     device_memory: Annotated[
         str | None,
         option(
-            "Memory of the device, such as 80GiB: shows what fits with each strategy. 'free' is "
-            "what this machine has free now, on the named device or the default one."
+            "Memory of the device, such as 80GiB; shows what fits with each strategy. free: what "
+            "is free now on the given device of this machine, or on the default one."
         ),
     ] = None,
     device: Annotated[

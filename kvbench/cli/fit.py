@@ -29,7 +29,7 @@ def fit(
     axes: AxisKeys | None = None,
     find: Annotated[
         str,
-        option("What to increase: batch, or context (positions at the end, by a longer prompt)."),
+        option("What to increase: batch, or context (positions at the end; the prompt grows)."),
     ] = "batch",
     batch_size: Annotated[
         int, option("With --find context: sequences generated at once.", "--batch-size", "-b")
@@ -57,10 +57,10 @@ def fit(
     """Find the largest batch or context that really fits, for each cache strategy.
 
     Starts at half the size that theory predicts, doubles it until a generation runs out of memory,
-    then bisects until the largest size that fits is known to a sixteenth. Each generation runs in
-    a worker process, so running out costs only that one. The result is next to the prediction, as
-    in kvbench estimate. Nothing is timed, but large sizes take long on a CPU, above all without a
-    cache.
+    then bisects to within a sixteenth of the largest size that fits. Each generation runs in a
+    worker process, so running out of memory costs only that generation. The table also has the
+    prediction of kvbench estimate. Nothing is timed, but large sizes take a long time on a CPU,
+    especially without a cache.
 
     Exit codes: 0 found, 1 a search failed, 2 wrong usage, 130 interrupted. A strategy that cannot
     run here is not searched; that does not count as a failure.

@@ -72,8 +72,8 @@ def inspect(
     Side by side: the shapes of the input ids, of Q, K and V of one layer and of the cache, the
     FLOPs and the new token, read from real tensors while the model generates. Nothing is timed.
 
-    --format html prints one page without links to elsewhere: which positions each step computes,
-    which keys it reads from the cache, and how shapes, work, and bytes grow. Arrow keys step.
+    --format html prints one self-contained page: which positions each step computes, which keys it
+    reads from the cache, and how shapes, work, and bytes grow. Use the arrow keys to step.
 
     Exit codes: 0 shown, 2 wrong usage, 130 interrupted.
     """

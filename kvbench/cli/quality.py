@@ -39,7 +39,7 @@ def quality(
 
     Each is compared with no cache on the same text: KL divergence, top-1 agreement and perplexity
     over decoding steps, equal tokens of free continuations, and numbers hidden in the text. The
-    result is added to the run as quality.csv, and its tables and report are made again.
+    result is added to the run as quality.csv, and its tables and report are updated.
 
     Exit codes: 0 measured, 2 wrong usage or a run without a lossy strategy, 130 interrupted.
     """

@@ -60,7 +60,8 @@ def limit_memory(limit: int) -> None:
     spare = limit - int(used.rss)
     if spare <= 0:
         raise UserError(
-            f"--memory-limit: Python and torch alone use {used.rss / 2**20:.0f} MiB; use more.",
+            f"--memory-limit: Python and torch alone use {used.rss / 2**20:.0f} MiB; use a "
+            "higher limit.",
             kind="too_few",
             name="--memory-limit",
         )

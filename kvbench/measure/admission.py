@@ -1,4 +1,4 @@
-"""Refuse what cannot be measured at all: models, dtypes, sizes, and prompts that do not fit."""
+"""Reject what cannot be measured at all: models, dtypes, sizes, and prompts that do not fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Known(NamedTuple):
 
 
 def check_groups(groups: Iterable[Group], trust_remote_code: bool) -> None:
-    """Refuse what cannot be measured at all, before anything is measured.
+    """Reject what cannot be measured at all, before anything is measured.
 
     Raises:
         UserError: a model is unavailable or does not generate, its weights do not fit, the

@@ -156,8 +156,8 @@ def _look_into_pool(
     pages = [getattr(cache, name, None) for name in ("used_pages", "pages", "page_size")]
     what = "{} of {} pages of {} positions".format(*pages) if None not in pages else "its pool"
     return (
-        f"The driver of {strategy.name} keeps all layers in one pool of {allocated_bytes(cache):,} "
-        "bytes, which its attention reads itself, so the keys and values attended to are not "
+        f"{strategy.name} keeps all layers in one pool of {allocated_bytes(cache):,} "
+        "bytes. Its attention reads the pool directly, so the keys and values attended to are not "
         f"visible. At the end it uses {what}. Cache bytes before the last step are from the "
         "configuration."
     )

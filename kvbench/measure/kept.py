@@ -40,7 +40,8 @@ class Kept:
             if not isinstance(made, dict):
                 made.close()
                 raise UserError(
-                    f"{strategy.name}: it generates by itself, and its cache ends with the call.",
+                    f"{strategy.name}: it runs its own generation loop, and its cache does not "
+                    "outlive the call.",
                     kind="cache_unmet",
                     cache=strategy.name,
                 )
@@ -53,6 +54,6 @@ class Kept:
 
     @property
     def positions(self) -> int:
-        """The positions that the cache has seen."""
+        """How many positions the cache has seen."""
         cache = (self.options or {}).get("past_key_values")
         return 0 if cache is None else int(cache.get_seq_length())

@@ -36,7 +36,7 @@ class Loop:
             lacks = _lacks(call, made.keys() - {"past_key_values"} - _ONLY_FOR_GENERATE)
         else:
             made.close()
-            made, lacks = {}, "this strategy generates by itself"
+            made, lacks = {}, "this strategy runs its own generation loop"
         if lacks is not None:
             raise UserError(f"loop: {lacks}; use --driver generate.", kind="driver_unmet")
         self._call = call

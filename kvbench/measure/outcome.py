@@ -46,7 +46,7 @@ def outcome_of(
     if not generation.new_tokens == len(times) == task.new_tokens:
         error = (
             f"{task.new_tokens} tokens requested, {generation.new_tokens} generated, "
-            f"{len(times)} time stamps"
+            f"{len(times)} timestamps"
         )
         fields |= {"stage": "decode", "error": error}
         return JobResult("mismatch", started_at, fields, times=times)

@@ -59,7 +59,7 @@ class StoppingRule:
         return any(map(self.spent, costs)) or all(map(self._enough, arms, seconds))
 
     def spent(self, costs: Sequence[float]) -> bool:
-        """Return whether a member may not continue: it has the most samples, or its time is up.
+        """Return whether a member must stop: it has the maximum of samples, or its time is up.
 
         Args:
             costs: how long taking each of its samples took.

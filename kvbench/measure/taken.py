@@ -46,7 +46,7 @@ class JobCall:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a job has brought.
+    """What a job produced.
 
     Attributes:
         generation: the generation, or the last one of several short ones.
@@ -62,7 +62,7 @@ class Taken:
 
 
 def take(call: JobCall) -> Taken:
-    """Carry out a job; what is not measured, such as a warm-up, as one generation in any case."""
+    """Carry out a job; anything untimed, such as a warm-up, is always a single generation."""
     body = METHODS[call.job.method].body
     if body is None or call.job.task.phase != "measure":
         return generated(call)

@@ -44,7 +44,7 @@ def rows(job: Job, result: JobResult) -> tuple[Row, ...]:
 
 
 def _of_turn(turns: Sequence[JobResult], turn: int) -> JobResult:
-    """Return the outcome of a turn; of one that was not reached, the failure before it."""
+    """Return the outcome of a turn; for one that was not reached, the failure before it."""
     if turn <= len(turns):
         return turns[turn - 1]
     failed = turns[-1]

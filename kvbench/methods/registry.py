@@ -51,7 +51,7 @@ def with_fallback(cases: Iterable[Case]) -> tuple[Case, ...]:
 
 
 def cannot(cases: Iterable[Case]) -> tuple[str, ...]:
-    """Return the workloads and cache strategies of cases that their method does not hold for."""
+    """Return the workloads and cache strategies for which the method of their case is not valid."""
     return tuple(dict.fromkeys(name for case in cases for name in _cannot(case)))
 
 

@@ -39,7 +39,7 @@ def jobs(tasks: Sequence[Task]) -> tuple[Job, ...]:
 
 
 def rows(job: Job, result: JobResult) -> tuple[Row, ...]:
-    """Return the rows of all lengths, without stamps; a warm-up is a generation as any other.
+    """Return the rows of all lengths, without stamps; a warm-up is an ordinary generation.
 
     Positions are measured in a random order. If one of them failed, only the longest length has a
     row: shorter ones may work. All have one if nothing was measured at all.

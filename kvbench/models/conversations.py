@@ -59,8 +59,8 @@ def _texts(encoder: Encoder, messages: Sequence[Mapping[str, str]]) -> list[str]
         _, marker, after = text.rpartition(_REPLY)
         if so_far != turn and not marker:
             raise UserError(
-                "workload: the chat template of this model drops earlier replies; a conversation "
-                "cannot be kept with it.",
+                "workload: the chat template of this model drops earlier replies, so the cache of "
+                "a conversation cannot be kept.",
                 kind="bad_template",
             )
         found.append(after if marker else text)

@@ -127,7 +127,7 @@ class Encoder:
         except Exception as error:
             # A template is a program of the model's authors: it raises whatever they like.
             raise UserError(
-                f"workload: the chat template of {self._loaded.source.name} refuses this "
+                f"workload: the chat template of {self._loaded.source.name} rejects this "
                 f"conversation: {error}.",
                 kind="bad_template",
             ) from error

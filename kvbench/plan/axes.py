@@ -318,7 +318,7 @@ class CaseAxes(StrategyAxes):
         "How generations become rows. each: every length is generated separately. trace: "
         "shorter lengths are read from the timestamps of the longest generation. sampled: times "
         "are estimated from single steps at chosen positions, for long generations.",
-        column="each: every length has its own generation. trace: read from the time stamps of a "
+        column="each: every length has its own generation. trace: read from the timestamps of a "
         "longer generation. sampled: an estimate from single steps at chosen positions.",
         legacy="each",
         choices=("each", "trace", "sampled"),
@@ -333,8 +333,7 @@ class CaseAxes(StrategyAxes):
     )
     reuse: Literal["none", "turn", "conversation"] = axis(
         "How long the cache of a conversation lives. none: no cache. turn: until the reply is "
-        "complete; the history is recomputed for the next turn. conversation: it is kept from turn "
-        "to turn.",
+        "complete; the history is recomputed for the next turn. conversation: across all turns.",
         column="How long the cache of a conversation lived: none (no cache), turn, or "
         "conversation. turn for a single prompt.",
         legacy="turn",

@@ -139,7 +139,7 @@ def _conversation(line: str, where: str) -> tuple[Mapping[str, str], ...]:
             kind="bad_conversation",
         )
     if not any(message["role"] == "user" for message in messages):
-        raise UserError(f"{where}: no message of the role user.", kind="bad_conversation")
+        raise UserError(f"{where}: no message with the role user.", kind="bad_conversation")
     return tuple({name: message[name] for name in ("role", "content")} for message in messages)
 
 

@@ -56,8 +56,8 @@ def points_of(values: Values, most: int | None = None) -> tuple[dict[str, Any], 
         )
     if not count:
         raise UserError(
-            "No case is left: with a conversation, cache off goes with reuse none, and every other "
-            "cache with reuse turn or conversation.",
+            "No cases left: for conversations, cache off requires reuse none, and every other "
+            "cache requires reuse turn or conversation.",
             kind="no_cases",
         )
     points = (

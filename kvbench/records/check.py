@@ -39,8 +39,8 @@ class Check(StrategyAxes):
         "tokens: greedy tokens with and without the cache. logits: the same tokens step by step "
         "through the cache and in one forward pass without it; in float32 this decides the "
         "verdict. shape: the cache after each step matches the configuration. leak: caches are "
-        "freed after their generation. output: only where samples of a case have other tokens than "
-        "those of another strategy: whether rounding explains the difference."
+        "freed after their generation. output: only if samples of a case have tokens that "
+        "differ from another strategy's: whether rounding explains the difference."
     )
     checked_dtype: str = column("Data type used for the check.")
     batch_size: int | None = column("Sequences generated at once.", unit="sequences", default=None)
@@ -51,11 +51,12 @@ class Check(StrategyAxes):
 
     # The outcome
     verdict: Verdict = column(
-        "pass. near_tie: tokens diverge where two logits are equal within rounding, which is no "
-        "fault. fail. exempt: reported but not judged (a lossy strategy, or diverging tokens in a "
-        "dtype with coarse rounding). inconclusive: the check was not possible (not enough memory, "
-        "nothing to compare with) or would not have detected a wrong cache. not_finished: it was "
-        "interrupted. not_asked: not requested. skipped: in older tables, any of the last three."
+        "pass. near_tie: tokens diverge where two logits are equal within rounding, which is not "
+        "an error. fail. exempt: reported but not judged (a lossy strategy, or diverging tokens in "
+        "a dtype with coarse rounding). inconclusive: the check was not possible (not enough "
+        "memory, nothing to compare with) or would not have detected a wrong cache. not_finished: "
+        "it was interrupted. not_asked: not requested. skipped: in older tables, any of the last "
+        "three."
     )
     detail: str = column("Outcome in one sentence.")
 

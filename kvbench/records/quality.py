@@ -100,8 +100,8 @@ class Quality(StrategyAxes):
     )
 
     perplexity_ratio_high: Amount | None = column(
-        "Perplexity over that of the baseline is below this with 95 % confidence, from how much "
-        "the scored tokens differ in it.",
+        "Upper 95 % confidence limit of the perplexity divided by the baseline's, from how much "
+        "this ratio varies between the scored tokens.",
         default=None,
     )
 

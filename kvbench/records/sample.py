@@ -88,7 +88,8 @@ class Sample(CaseRecord):
         default=None,
     )
     room_bytes: Number | None = column(
-        "Out of memory: what was free on the device once the model was loaded, as its system told.",
+        "Out of memory: device memory that was free after the model was loaded, as the system "
+        "reported it.",
         unit="bytes",
         default=None,
     )
@@ -129,29 +130,33 @@ class Sample(CaseRecord):
     gap_p90_s: Amount | None = column(
         "90th percentile of the time between two tokens.", unit="s", default=None
     )
-    gap_p99_s: Amount | None = column("99th percentile of it.", unit="s", default=None)
+    gap_p99_s: Amount | None = column(
+        "99th percentile of the time between two tokens.", unit="s", default=None
+    )
     gap_max_s: Amount | None = column(
-        "Longest time between two tokens: a stall, such as a buffer that grows.",
+        "Longest time between two tokens: a stall, for example while a buffer grows.",
         unit="s",
         default=None,
     )
     generation_id: str | None = column(
-        "trace: the sample whose generation this row is read from; that of the longest length. Its "
-        "stamps in tokens.csv are those of all its rows. chat: the last turn of the conversation; "
-        "each turn has its own stamps.",
+        "trace: the sample of the longest length, from whose generation this row is read; its "
+        "timestamps in tokens.csv serve all of these rows. chat: the sample of the last turn of "
+        "the conversation; each turn has its own timestamps.",
         default=None,
     )
     cached_positions: Number | None = column(
         "chat: positions of the history that were in the cache when the turn began.", default=None
     )
     total_s_low: Amount | None = column(
-        "sampled: lower end of the interval of total_s, 95 %, from positions that were held back.",
+        "sampled: lower end of the 95 % interval of total_s, from leaving out single positions.",
         unit="s",
         default=None,
     )
-    total_s_high: Amount | None = column("sampled: upper end of it.", unit="s", default=None)
+    total_s_high: Amount | None = column(
+        "sampled: upper end of that interval.", unit="s", default=None
+    )
     sampling_s: Amount | None = column(
-        "sampled: how long measuring the steps took; the same for all lengths that they serve.",
+        "sampled: how long measuring the steps took; the same for all lengths estimated from them.",
         unit="s",
         default=None,
     )

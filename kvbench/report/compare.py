@@ -157,7 +157,7 @@ def comparison_json(result: Result) -> str:
 
 
 def comparison_markdown(result: Result) -> str:
-    """Return the differences of the machines, the table, and what was not compared."""
+    """Return the differences between the machines, the table, and what was not compared."""
     table = comparison_table(result)
     parts = [
         "\n".join(f"- {for_markdown(line)}" for line in result.differences),

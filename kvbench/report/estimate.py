@@ -82,12 +82,12 @@ def strategy_table(found: Estimate) -> Table | None:
             for one in shown
         ),
         numeric=(*(numeric for _, _, numeric, _ in columns), *(True for _ in devices)),
-        caption="Sizes in MiB at the end. attends: what a step reads of the cache; needs: on the "
-        "device in addition to the weights, to the end of the generation."
+        caption="Sizes in MiB at the end of the generation. attends: what a step reads from the "
+        "cache; needs: device memory for the whole generation, on top of the weights."
         + " fits: the largest batch at this length, or positions at this batch, with a tenth of "
-        "the room left."
+        "the memory left unused."
         * (found.memory_bytes is not None)
-        + " Below a device: the lower bound of the time." * bool(devices),
+        + " Under each device: the lower bound of the time." * bool(devices),
     )
 
 
@@ -192,13 +192,13 @@ def _fits(found: Estimate) -> str:
     all_of_them = " (all the model supports)" if context == found.max_positions else ""
     return (
         f"next to the weights: batch {_size(batch)} at this length, or {_size(context)} "
-        f"positions{all_of_them} at batch {found.work.batch}; a tenth of the room is left for "
+        f"positions{all_of_them} at batch {found.work.batch}; a tenth of the memory is left for "
         "libraries"
     )
 
 
 def _size(number: int) -> str:
-    return "without limit" if number == UNBOUNDED else f"{number:,}"
+    return "unlimited" if number == UNBOUNDED else f"{number:,}"
 
 
 def _limits(one: DeviceFloor) -> str:

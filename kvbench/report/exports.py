@@ -61,7 +61,7 @@ def export(run: Run, to: str) -> str:
     cases = [case for case in summarize_run(run) if _measured(case)]
     if not cases:
         raise UserError(
-            f"{run.info.name}: nothing to export, since no case was measured.",
+            f"{run.info.name}: nothing to export: no case was measured.",
             kind="nothing_measured",
         )
     document = pkgutil.resolve_name(EXPORTERS[to].body)(cases)
@@ -78,7 +78,7 @@ def _measured(case: CaseSummary) -> bool:
 
 
 def _name(case: CaseSummary) -> str:
-    """Return the name under which a tracker follows a case over months.
+    """Return the name under which a tracker follows a case over time.
 
     It depends on the case alone, so that another case in the plan does not rename it.
     """

@@ -27,7 +27,7 @@ def fit_table(rows: Sequence[FitResult]) -> Table:
 
 
 def fit_reasons(rows: Sequence[FitResult]) -> list[str]:
-    """Return why strategies have no result, or ended in another way than for lack of memory."""
+    """Return why strategies have no result, or ended for another reason than lack of memory."""
     return [
         row.reason if row.status == "unsupported" else f"{row.cache}: {row.reason}"
         for row in rows
@@ -59,8 +59,8 @@ def _caption(row: FitResult) -> str:
         limit = f", limited to {mib(row.memory_limit_bytes)} MiB"
     return (
         f"{row.model} on {row.device}, {row.dtype}{limit}; {size}. predicted: from theory, with a "
-        "tenth of the free memory left. needs: what theory says the largest one takes. free: "
-        "memory once the model was loaded."
+        "tenth of the free memory unused. needs: what the largest one takes in theory. free: free "
+        "memory after loading the model."
     )
 
 

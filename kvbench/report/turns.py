@@ -1,4 +1,4 @@
-"""Say from which turn of a conversation on keeping the cache pays."""
+"""Say from which turn of a conversation keeping the cache pays off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["turn_sentences"]
 
 
 def turn_sentences(cases: Sequence[CaseSummary]) -> list[str]:
-    """Return one sentence for each conversation whose cache was kept and was not."""
+    """Return one sentence for each conversation that was timed with and without a kept cache."""
     found = conversations(cases)
     differing = varied(cases) - {"reuse", "turn"}
     several = len({one.last[0].cache for one in found}) > 1
@@ -31,19 +31,20 @@ def _sentence(one: Conversation, differing: frozenset[str], several: bool) -> st
             rounds = f"{kept.reuse_rounds or 0}, {MIN_FOR_INTERVAL} needed"
             return f"{subject}: too few rounds for a claim about keeping the cache ({rounds})."
         return (
-            f"{subject}: no turn from which keeping the cache reliably speeds up the first token."
+            f"{subject}: keeping the cache does not reliably speed up the first token from any "
+            "turn on."
         )
     low, high = (significant(end or 0) for end in _interval(kept))
-    begins = f"{subject}: from turn {one.pays_from} on keeping the cache is faster; at turn "
+    begins = f"{subject}: keeping the cache is faster from turn {one.pays_from} on; at turn "
     held = one.held_bytes
     price = "" if held is None else f", for {mib(held)} MiB held per conversation"
     if reuse_claim(kept) == "disagree":
         return (
-            f"{begins}{kept.turn} TTFT is {low} to {high} times shorter (95 % CI; the rounds "
+            f"{begins}{kept.turn}, TTFT is {low} to {high} times shorter (95 % CI; the rounds "
             f"disagree by half or more){price}."
         )
     return (
-        f"{begins}{kept.turn} TTFT is {seconds(kept.ttft_s_median)} instead of "
+        f"{begins}{kept.turn}, TTFT is {seconds(kept.ttft_s_median)} instead of "
         f"{seconds(again.ttft_s_median)} ({times(kept.reuse_gain or 0)}, 95 % CI "
         f"{low}\N{EN DASH}{high}){price}."
     )

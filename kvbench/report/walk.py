@@ -73,11 +73,11 @@ class Act:
         elif self.read:
             found.append(f"Reads {self.read} from the cache.")
         elif self.read is None and self.step.cache_bytes and self.length > self.step.positions:
-            found.append("Reads the others from the cache, out of kvbench's sight.")
+            found.append("Reads the others from the cache, where kvbench cannot see them.")
         if gone := self.count("gone"):
             found.append(f"{gone} {'is' if gone == 1 else 'are'} no longer kept.")
         if empty := self.count("empty"):
-            found.append(f"{empty} slot{'s are' if empty > 1 else ' is'} reserved, still empty.")
+            found.append(f"{empty} reserved slot{'s are' if empty > 1 else ' is'} still empty.")
         return found
 
 

@@ -58,8 +58,8 @@ def _facts(shown: Inspection) -> str:
     batch = f", {rows} sequences (the first is shown)" if rows > 1 else ""
     return (
         f"{shown.model} ({shown.weights} weights, {shown.dtype}, {shown.attention} attention) on "
-        f"{shown.device}; prompt {shown.prompt}{batch}. Everything here was read from the tensors "
-        "of the model while it generated."
+        f"{shown.device}; prompt {shown.prompt}{batch}. Everything here was read from the model's "
+        "tensors during generation."
     )
 
 
@@ -67,14 +67,14 @@ _Lane = tuple[str, str, list[tuple[int, Cell, str]]]
 
 
 def _partings(inspections: Sequence[Inspection]) -> Iterator[str]:
-    """Say from where on the cells of a strategy belong to another text than the one shown."""
+    """Say from which step on a strategy's cells belong to a different text than the one shown."""
     for one in inspections:
         pairs = zip(one.off.steps, one.cached.steps, strict=True)
         parts = [n for n, (a, b) in enumerate(pairs, 1) if a.token_ids != b.token_ids]
         if parts and parts[0] < len(one.off.steps):
             yield (
-                f"{one.cached.cache} makes another token in step {parts[0]}. From then on, it goes "
-                "on with its own text, and its cells belong to that."
+                f"{one.cached.cache} produces a different token in step {parts[0]}. From then on, "
+                "it continues its own text, and its cells show that text."
             )
 
 

@@ -29,7 +29,7 @@ __all__ = ["fit"]
 _MOST_BATCH = 4096
 _FIRST_CONTEXT, _CONTEXT_STEP = 64, 16
 _PARTS = 16
-"""The largest size that fits is found to a sixteenth; smaller ones exactly."""
+"""The search stops within a sixteenth of the largest size that fits; small sizes are exact."""
 
 
 def fit(
@@ -41,7 +41,7 @@ def fit(
         for case in cases:
             if memory_limit is not None and not kind_of(case.device).is_host:
                 raise UserError(
-                    f"--memory-limit: limits a process on a CPU, not the memory of {case.device}.",
+                    f"--memory-limit: applies only to a CPU, not to the memory of {case.device}.",
                     kind="not_supported",
                     name="--memory-limit",
                 )
@@ -77,7 +77,7 @@ def _sized(case: Case, find: Find, size: int) -> Case:
 
 
 class _Ended(Exception):
-    """A generation failed for another reason than memory: the search has no answer."""
+    """A generation failed for a reason other than memory, so the search has no answer."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ class Lost(Exception):
 
 
 def cause_of(code: int, log: str, kills: int) -> tuple[Status, str]:
-    """Return the status and the error of a request over which the worker ended.
+    """Return the status and the error of a request during which the worker ended.
 
     Args:
         code: the exit code of the process; negative if a signal killed it.
@@ -37,9 +37,9 @@ def cause_of(code: int, log: str, kills: int) -> tuple[Status, str]:
     if code < 0:
         how = f"the worker process was killed by {_signal_name(-code)}"
     else:
-        how = f"the worker process ended by itself with code {code}"
+        how = f"the worker process exited with code {code}"
     said = last_line(log)
-    return "crashed", f"{how}; it wrote last: {said}" if said else how
+    return "crashed", f"{how}; last output: {said}" if said else how
 
 
 def last_line(text: str) -> str:

@@ -93,7 +93,7 @@ def _inspected(
 
 
 def _check_alike(cases: Sequence[Case], most: int | None) -> None:
-    """Refuse cases that differ in more than the strategy, or more strategies than `most`."""
+    """Reject cases that differ in more than the strategy, or more strategies than `most`."""
     if len({replace(case, cache=BASELINE) for case in cases}) != 1:
         raise UserError(
             f"inspect takes a single case besides '{BASELINE}', but the options describe "

@@ -185,8 +185,8 @@ def strategy_floor(architecture: Architecture, cache: str, work: Work, rates: Ra
     if held_bytes(architecture, cache, *sizes).host:
         if rates.host_bytes_per_s is None:
             raise UserError(
-                "A cache in host memory crosses the bus at each step, and the rate of the bus was "
-                "not probed: run kvbench probe on the machine that has the device.",
+                "No lower bound for a cache in host memory: the transfer rate was not probed. Run "
+                "kvbench probe on the machine that has the device.",
                 kind="rate_unknown",
             )
         link = stepwise(own, work.new_tokens) / rates.host_bytes_per_s

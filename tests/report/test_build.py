@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from kvbench.report.build import FORMATS, build
 from kvbench.report.figures.ahead import images_ahead
 from tests.fakes import make_finding
 from tests.report.saved import HOSTILE, grid, run_of, save, time_of
+from tests.run.faults import is_gone, wait_until
 
 SOURCES = {"run.json", "samples.csv", "tokens.csv"}
 
@@ -256,3 +258,20 @@ def test_images_come_from_other_processes_unless_these_are_lost(
     pids = [int(one.image(kind).split()[-1]) for one in drawings for kind in ("png", "svg")]
     assert made == (kinds if lost else [])
     assert (set(pids) == {here}) == lost
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux copies a process safely")
+def test_a_process_that_makes_images_ends_when_its_parent_is_killed() -> None:
+    # It would keep the run folder locked, and the standard output of the program open.
+    code = (
+        "import multiprocessing, os, signal, time\n"
+        "from kvbench.report.figures.ahead import images_ahead\n"
+        "class Slow:\n"
+        "    def image(self, kind): time.sleep(100)\n"
+        "with images_ahead([Slow()], ('png',)):\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=90)
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: is_gone(int(done.stdout)), "the end of the copy")

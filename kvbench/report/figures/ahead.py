@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -49,7 +51,7 @@ def _can_copy() -> bool:
 def _start(drawings: Sequence[Drawing], kind: str) -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("fork")
     images, end = context.Pipe(duplex=False)
-    process = context.Process(target=_make, args=(drawings, kind, end), daemon=True)
+    process = context.Process(target=_make, args=(drawings, kind, end, os.getpid()), daemon=True)
     with warnings.catch_warnings():
         # numpy keeps threads of its own, which it stops for a copy.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -59,9 +61,25 @@ def _start(drawings: Sequence[Drawing], kind: str) -> tuple[BaseProcess, Connect
     return process, images
 
 
-def _make(drawings: Sequence[Drawing], kind: str, end: Connection) -> None:
+def _make(drawings: Sequence[Drawing], kind: str, end: Connection, parent: int) -> None:
+    _die_with(parent)
     # The process that waits says what happened.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with end:
         for drawing in drawings:
             end.send_bytes(drawing.image(kind))
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent does, however that ends.
+
+    A copy has all open files of its parent: it would keep the run folder locked and the reader of
+    its own pipe open, and so wait forever for somebody to read.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    # It may have ended before that.
+    if os.getppid() != parent:
+        os._exit(1)

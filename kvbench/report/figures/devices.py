@@ -54,7 +54,7 @@ def devices(material: Material) -> Figure | None:
     lines.set_xlim(left=0)
     lines.set_xlabel(x_label(drawn))
     lines.set_ylabel("Total time (s)")
-    finish(figure, (bars, lines), compared, "medians; the spread is not drawn")
+    finish(figure, (bars, lines), compared, "medians; spread not shown")
     return figure
 
 

@@ -90,7 +90,7 @@ def throughput(material: Material) -> Figure | None:
         for line in here:
             axes.plot(line.sizes, line.values("tokens_per_s_median"), **line_style(line))
     from_zero(shown)
-    finish(shown.figure, shown.grid[0], entries_of(lines), "medians; the spread is not drawn")
+    finish(shown.figure, shown.grid[0], entries_of(lines), "medians; spread not shown")
     return shown.figure
 
 

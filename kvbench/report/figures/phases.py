@@ -45,7 +45,7 @@ def phases(material: Material) -> Figure | None:
             first.plot(line.sizes, line.values("ttft_s_median", 1000), **line_style(line))
             between.plot(line.sizes, line.values("itl_s_median", 1000), **line_style(line))
     from_zero(panels)
-    finish(panels.figure, panels.grid[1], entries_of(lines), "medians; the spread is not drawn")
+    finish(panels.figure, panels.grid[1], entries_of(lines), "medians; spread not shown")
     return panels.figure
 
 

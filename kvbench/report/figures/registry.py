@@ -92,7 +92,7 @@ CHARTS: dict[str, Chart] = {
         Chart(
             "turns",
             "First token of each turn",
-            "How long does each turn of a conversation keep its reader waiting?",
+            "How long does the reader wait for the first token of each turn?",
             turns,
         ),
         Chart("speedup", "Speedup", "How much faster is generation with the cache?", speedup),

@@ -72,7 +72,7 @@ def _marks(material: Material, few: bool, floors: bool) -> str:
     if all(sampled):
         bars = "95 % intervals"
     elif any(sampled):
-        bars += ", 95 % intervals of what is sampled"
+        bars += ", 95 % intervals for sampled totals"
     return f"bars: {bars}{'; short dashes: lower bounds' * floors}"
 
 

@@ -26,5 +26,5 @@ def turns(material: Material) -> Figure | None:
         for line in here:
             axes.plot(line.sizes, line.values("ttft_s_median", 1000), **line_style(line))
     from_zero(panels)
-    finish(panels.figure, panels.grid[0], entries_of(drawn), "the spread is not drawn")
+    finish(panels.figure, panels.grid[0], entries_of(drawn), "spread not shown")
     return panels.figure
