@@ -54,30 +54,33 @@ def varied(records: Sequence[CaseRecord]) -> frozenset[str]:
     return frozenset(a.name for a in SELDOM if a.is_told(getattr(r, a.name) for r in records))
 
 
-def describe(record: CaseRecord, differing: Iterable[str] = (), *, length: bool = True) -> str:
+def describe(
+    record: CaseRecord, differing: Iterable[str] = (), *, length: bool = True, whole: bool = False
+) -> str:
     """Return a case in words, such as `gpt2 on cpu, float32, batch 8, cache off, 100 new tokens`.
 
     Args:
         record: a sample or a summary of the case.
         differing: the result of `varied` for the cases shown with it.
         length: whether to name the number of new tokens.
+        whole: whether a long value, such as a prompt, keeps its middle.
     """
     differing = set(differing)
     parts = [f"{record.model} on {record.device}", record.dtype]
-    parts += named(record, differing & {*MODEL_AXES})
+    parts += named(record, differing & {*MODEL_AXES}, whole=whole)
     if record.batch_size > 1:
         parts.append(f"batch {record.batch_size}")
-    parts += named(record, differing - {*MODEL_AXES})
+    parts += named(record, differing - {*MODEL_AXES}, whole=whole)
     parts.append(f"cache {record.cache}")
     if length:
         parts.append(f"{record.max_new_tokens} new tokens")
     return ", ".join(parts)
 
 
-def named(record: CaseRecord, differing: Collection[str]) -> list[str]:
+def named(record: CaseRecord, differing: Collection[str], *, whole: bool = False) -> list[str]:
     """Return the values of those `SELDOM` fields that are to be named, each in words."""
-    values = ((axis, getattr(record, axis.name)) for axis in SELDOM if axis.name in differing)
-    return [axis.phrase(shorten(str(value))) for axis, value in values]
+    values = ((axis, str(getattr(record, axis.name))) for axis in SELDOM if axis.name in differing)
+    return [axis.phrase(value if whole else shorten(value)) for axis, value in values]
 
 
 def _prompt(record: CaseRecord) -> tuple[str, str]:

@@ -83,7 +83,9 @@ def _name(case: CaseSummary) -> str:
     It depends on the case alone, so that another case in the plan does not rename it.
     """
     seldom = (axis for axis in AXES.values() if axis.seldom)
-    return describe(case, [a.name for a in seldom if getattr(case, a.name) != a.legacy])
+    told = [a.name for a in seldom if getattr(case, a.name) != a.legacy]
+    # A name for each case: without its middle, a long prompt may be the same as another one.
+    return describe(case, told, whole=True)
 
 
 def _figures(case: CaseSummary) -> Iterator[tuple[_Figure, float, float | None, float | None]]:

@@ -8,9 +8,11 @@ import pkgutil
 import pytest
 
 from kvbench.errors import UserError
+from kvbench.plan.case import Prompt
 from kvbench.records.run import load_run
 from kvbench.report.exporters import EXPORTERS
 from kvbench.report.exports import export, not_exported
+from tests.fakes import make_case, make_task, timed_sample
 from tests.report.saved import run_of
 from tests.report.test_golden import GOLDEN
 
@@ -43,6 +45,12 @@ def test_a_case_is_named_whatever_else_was_measured() -> None:
     alone = [s for s in run.samples if s.batch_size == 1 and s.max_new_tokens == 5]
     names = [*json.loads(export(run_of(alone, "alone"), "bencher"))]
     assert names == [*json.loads(export(run, "bencher"))][: len(names)]
+
+
+def test_prompts_that_differ_in_their_middle_have_names_of_their_own() -> None:
+    prompts = [Prompt.of_text("a" * 40 + middle + "b" * 40) for middle in "12"]
+    samples = [timed_sample(make_task(make_case(prompt=one), 0), 1.0) for one in prompts]
+    assert len(json.loads(export(run_of(samples, "prompts"), "bencher"))) == 2
 
 
 def test_a_run_without_a_time_and_an_unknown_tracker_are_refused() -> None:
