@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from kvbench.analysis.cases import named
 from kvbench.analysis.generated import is_sampled
 from kvbench.analysis.recommend import Choice, Recommendation
-from kvbench.plan.axes import MODEL_AXES
+from kvbench.analysis.summary import CaseSummary
+from kvbench.plan.axes import AXES, MODEL_AXES
 from kvbench.report.units import mib, significant, times
+from kvbench.workloads import workload
 
 __all__ = ["dumped", "recommendation_json", "recommendation_sentences"]
 
@@ -34,6 +37,7 @@ def _sentence(one: Recommendation) -> str:
         f"{case.model} on {case.device}, batch {case.batch_size}, {case.max_new_tokens} new tokens"
         + ", sampled" * is_sampled(case)
     )
+    what = ", ".join([what, *named(case, _of_turns(case))])
     parts = [f"fastest: {_fastest(one)}", f"smallest cache: {_smallest(one.smallest)}"]
     if one.smallest_within == one.smallest:
         parts[-1] += ", within 1% perplexity"
@@ -62,6 +66,13 @@ def _smallest(choice: Choice) -> str:
     return "unknown"
 
 
+def _of_turns(case: CaseSummary) -> list[str]:
+    """Return the axes that say which turn of which conversation a case is; none without turns."""
+    if not workload(case.workload).has_turns:
+        return []
+    return ["workload", *(axis.name for axis in AXES.values() if axis.of_turns)]
+
+
 def _data(one: Recommendation) -> dict[str, object]:
     case = one.case
     return {
@@ -69,6 +80,7 @@ def _data(one: Recommendation) -> dict[str, object]:
         "batch_size": case.batch_size,
         "prompt_tokens": case.prompt_tokens,
         "max_new_tokens": case.max_new_tokens,
+        **{name: getattr(case, name) for name in _of_turns(case)},
         "compared": list(one.compared),
         "rounds": one.rounds,
         "rounds_needed": one.rounds_needed,

@@ -16,7 +16,7 @@ from kvbench.plan.case import Task
 from kvbench.records.sample import Sample
 from kvbench.report.figures.tradeoff import pareto
 from kvbench.report.recommend import dumped, recommendation_json, recommendation_sentences
-from tests.fakes import make_case, timed_sample
+from tests.fakes import make_case, make_task, timed_sample
 
 FP8 = "quantized:backend=fp8"
 WINDOW = "window:size=64"
@@ -131,3 +131,15 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 def test_with_one_strategy_that_caches_there_is_nothing_to_choose() -> None:
     times = steady(2.0, 1.0)
     assert recommend(judged(times), samples(times)) == ()
+
+
+def test_the_case_of_a_conversation_is_named_by_its_turn() -> None:
+    rows = [
+        timed_sample(make_task(make_case(cache=cache, turn=2, workload="chat:turns=2"), 0), 1.0)
+        for cache in ("dynamic", "static")
+    ]
+    (found,) = recommend(summarize_cases(rows), rows)
+    (model,) = json.loads(dumped([recommendation_json("run", [found])]))["runs"][0]["models"]
+    assert (model["turn"], model["reuse"], model["workload"]) == (2, "turn", "chat:turns=2")
+    (sentence,) = recommendation_sentences([found])
+    assert "reuse turn, turn 2" in sentence
