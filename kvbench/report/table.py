@@ -325,8 +325,9 @@ def _caption(cases: Sequence[CaseSummary]) -> str:
     if any(c.method == "trace" for c in cases):
         text += "method trace: read from the longest generation of the same round. "
     if any(c.cached_positions is not None for c in cases):
+        off = f"{BASELINE}: the same turn without a cache; " * (baseline_of(cases) == BASELINE)
         text += (
-            "off: the same turn without a cache; TTFT: time to first token; reused: positions of "
+            f"{off}TTFT: time to first token; reused: positions of "
             "the history that were in the cache. "
         )
     text += sampled

@@ -8,6 +8,7 @@ from kvbench.analysis.cases import named, varied
 from kvbench.analysis.statistics import MIN_FOR_INTERVAL
 from kvbench.analysis.summary import CaseSummary
 from kvbench.analysis.turns import Conversation, conversations, reuse_claim
+from kvbench.plan.axes import AXES
 from kvbench.report.units import mib, seconds, significant, times
 
 __all__ = ["turn_sentences"]
@@ -17,14 +18,19 @@ def turn_sentences(cases: Sequence[CaseSummary]) -> list[str]:
     """Return one sentence for each conversation that was timed with and without a kept cache."""
     found = conversations(cases)
     differing = varied(cases) - {"reuse", "turn"}
-    several = len({one.last[0].cache for one in found}) > 1
+    last = [one.last[0] for one in found]
+    several = [name for name in ("dtype", "batch_size", "cache") if _varies(last, name)]
     return [_sentence(one, differing, several) for one in found]
 
 
-def _sentence(one: Conversation, differing: frozenset[str], several: bool) -> str:
+def _varies(cases: Sequence[CaseSummary], name: str) -> bool:
+    return len({getattr(case, name) for case in cases}) > 1
+
+
+def _sentence(one: Conversation, differing: frozenset[str], several: Sequence[str]) -> str:
     kept, again = one.last
     assert kept.ttft_s_median is not None and again.ttft_s_median is not None
-    told = [*([f"cache {kept.cache}"] if several else []), *named(kept, differing)]
+    told = [*(AXES[name].phrase(getattr(kept, name)) for name in several), *named(kept, differing)]
     subject = ", ".join([f"{kept.model} on {kept.device}", *told])
     if one.pays_from is None:
         if one.too_few:
