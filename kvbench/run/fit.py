@@ -45,6 +45,13 @@ def fit(
                     kind="not_supported",
                     name="--memory-limit",
                 )
+            if find == "context" and most is not None and most < case.max_new_tokens:
+                raise UserError(
+                    f"--most: a context of {most} is too small for {case.max_new_tokens} new "
+                    "tokens; use more, or fewer new tokens.",
+                    kind="too_few",
+                    name="--most",
+                )
         small = [_sized(case, "batch", 1) for case in cases]
         engine.check(group_cases(small))
         searches = (_Search(engine, case, find, most, plan, caller.emit) for case in cases)
@@ -105,10 +112,16 @@ class _Search:
             config, known = self._theory()
             most = self._most(config)
             predicted = self._predicted(known, most)
-            least, step = (1, 1) if self.find == "batch" else (self._least(), _CONTEXT_STEP)
+            # A context holds at least the new tokens, whose prompt is then a single one.
+            least, first, step = 1, 1, 1
+            if self.find == "context":
+                least, step = self.case.max_new_tokens, _CONTEXT_STEP
+                first = max(least, _FIRST_CONTEXT)
             # Large sizes take long: theory saves the small ones.
-            first = max(least, (predicted or 0) // 2)
-            found = largest_that_fits(self._fits, first=first, most=most, step=step, parts=_PARTS)
+            first = max(first, (predicted or 0) // 2)
+            found = largest_that_fits(
+                self._fits, first=first, most=most, least=least, step=step, parts=_PARTS
+            )
         except _Ended as ended:
             return self._row("failed", reason=str(ended))
         status: FitStatus = "found" if found.largest else "nothing_fits"
@@ -197,9 +210,6 @@ class _Search:
             with contextlib.suppress(UserError):
                 return needed_bytes(known, self._work(size), self.case.cache)
         return None
-
-    def _least(self) -> int:
-        return max(_FIRST_CONTEXT, self.case.max_new_tokens)
 
     def _most(self, config: dict[str, Any]) -> int:
         if self.find == "batch":

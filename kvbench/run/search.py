@@ -24,7 +24,13 @@ class Reached:
 
 
 def largest_that_fits(
-    fits: Callable[[int], bool], *, first: int, most: int, step: int = 1, parts: int | None = None
+    fits: Callable[[int], bool],
+    *,
+    first: int,
+    most: int,
+    least: int = 1,
+    step: int = 1,
+    parts: int | None = None,
 ) -> Reached:
     """Return the largest size that fits, to within `step`; sizes are tried once each.
 
@@ -34,6 +40,7 @@ def largest_that_fits(
         fits: tries a size. If one does not fit, no larger one is assumed to.
         first: the size to begin with.
         most: the largest size to try.
+        least: the smallest size to try.
         step: how far apart the last two sizes may be.
         parts: they may also be apart by the size over this many; by default only by `step`.
     """
@@ -45,10 +52,13 @@ def largest_that_fits(
             low, size = size, min(2 * size, most)
         else:
             high = size
-    while high is not None and high - low > max(step, low // parts if parts else 0):
-        middle = (low + high) // 2
+    while high is not None:
+        below = max(low, least - 1)
+        if high - below <= max(step, low // parts if parts else 0):
+            break
+        middle = (below + high) // 2
         # On multiples of the step, where there is one in between.
-        middle = middle - middle % step if middle - middle % step > low else middle
+        middle = middle - middle % step if middle - middle % step > below else middle
         attempts += 1
         low, high = (middle, high) if fits(middle) else (low, middle)
     return Reached(low, high, attempts)

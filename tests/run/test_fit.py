@@ -75,6 +75,18 @@ def test_a_context_grows_by_its_prompt_up_to_the_positions_of_the_model() -> Non
     assert (row.status, row.largest) == ("at_most", 1024)
 
 
+def test_no_context_is_smaller_than_the_new_tokens() -> None:
+    with pytest.raises(UserError) as caught:
+        api.fit(plan("dynamic"), find="context", most=15, engine=FakeEngine())
+    assert (caught.value.kind, caught.value.fields["name"]) == ("too_few", "--most")
+    engine = FakeEngine(failure=lambda task: ("oom", "prefill", "none"), room_bytes=ROOM)
+    (row,) = api.fit(plan("dynamic", max_new_tokens=200), find="context", engine=engine)
+    assert (row.status, row.largest) == ("nothing_fits", 0)
+    # Below 200 positions there is nothing else to generate.
+    prompts = [task.case.prompt.tokens for task in engine.tasks]
+    assert len(prompts) == len(set(prompts)) == row.attempts
+
+
 def test_several_sizes_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         api.fit(plan("dynamic", batch_size=[1, 2]), engine=FakeEngine())
