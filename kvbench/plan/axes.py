@@ -288,7 +288,8 @@ class CaseAxes(StrategyAxes):
             short="-p",
             reading="sizes",
         ),
-        column="Label of the prompt: text:..., tokens:N or file:NAME#hash.",
+        column="Label of the prompt: text:..., tokens:N or file:NAME#hash; user:N in a generated "
+        "conversation.",
         reading="texts",
         is_size=True,
         bare=True,
