@@ -66,7 +66,10 @@ def limit_memory(limit: int) -> None:
             name="--memory-limit",
         )
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (int(used.vms) + spare, hard))
+    wanted = int(used.vms) + spare
+    # A limit from outside, as by ulimit, cannot be exceeded.
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def release_memory() -> None:
