@@ -53,8 +53,8 @@ def test_where_a_strategy_leaves_the_text_is_told() -> None:
     known = window()
     steps = tuple(dataclasses.replace(one, token_ids=(99,)) for one in known.cached.steps)
     parted = dataclasses.replace(known, cached=Arm(cache="window:size=3", steps=steps))
-    assert "another token in step 1." in walk_page([dynamic(), parted])
-    assert "another token" not in walk_page([dynamic(), known])
+    assert "a different token in step 1." in walk_page([dynamic(), parted])
+    assert "a different token" not in walk_page([dynamic(), known])
 
 
 def test_tokens_are_texts_or_ids() -> None:
