@@ -7,6 +7,7 @@ import re
 from kvbench.caches.entry import Need, needs_kind
 
 __all__ = [
+    "BATCHING",
     "BUFFERS",
     "CACHE_OBJECTS",
     "CUDA",
@@ -81,6 +82,15 @@ GENERATE = Need(
     "driver generate",
 )
 CUDA = needs_kind("cuda", "it needs a CUDA device.", "CUDA")
+
+BATCHING = Need(
+    # Before that, continuous batching may switch to flash attention by itself.
+    lambda here, _: at_least(here.versions.get("transformers"), (5, 19)),
+    "it needs Transformers 5.19 or later.",
+    "Transformers 5.19",
+    of_machine=True,
+    packages=("transformers",),
+)
 
 GROUPED = ("backend", ("quanto", "hqq"))
 

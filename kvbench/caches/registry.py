@@ -14,6 +14,7 @@ from kvbench.caches.kept import (
     last_positions,
 )
 from kvbench.caches.needs import (
+    BATCHING,
     BUFFERS,
     CACHE_OBJECTS,
     CUDA,
@@ -199,7 +200,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             body="kvbench.measure.caches.paged:eager",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
+            needs=(BATCHING, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
             room=whole_blocks("page"),
             holds=in_pages,
         ),
@@ -210,7 +211,7 @@ STRATEGIES: dict[str, CacheStrategy] = {
             warmup="full",
             attends="elsewhere",
             parameters=(PAGE,),
-            needs=(CUDA, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
+            needs=(CUDA, BATCHING, CACHE_OBJECTS, DECODER_ONLY, PAGES, GENERATE, ONE_CALL),
             room=whole_blocks("page"),
             holds=in_pages,
         ),
