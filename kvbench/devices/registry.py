@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import cast
 
 import torch
 
+from kvbench.bodies import named_body
 from kvbench.device_kinds import KINDS, kind_of
 from kvbench.devices.backend import Backend
 from kvbench.devices.meter import Meter
@@ -25,8 +25,7 @@ __all__ = [
 
 @functools.cache
 def _load(path: str) -> Backend:
-    module, _, name = path.partition(":")
-    return cast("Backend", getattr(importlib.import_module(module), name)())
+    return cast("Backend", named_body(path)())
 
 
 def backends() -> tuple[Backend, ...]:

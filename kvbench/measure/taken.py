@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from kvbench.analysis.sampled import Measured
+from kvbench.bodies import named_body
 from kvbench.caches import strategy
 from kvbench.measure.clock import TokenClock
 from kvbench.measure.generate import Generation, generate
@@ -66,8 +66,7 @@ def take(call: JobCall) -> Taken:
     body = METHODS[call.job.method].body
     if body is None or call.job.task.phase != "measure":
         return generated(call)
-    module, _, name = body.partition(":")
-    return cast("Callable[[JobCall], Taken]", getattr(importlib.import_module(module), name))(call)
+    return cast("Callable[[JobCall], Taken]", named_body(body))(call)
 
 
 def generated(call: JobCall) -> Taken:

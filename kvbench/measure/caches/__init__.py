@@ -7,9 +7,9 @@ it. The entry names it, and it makes a new cache for each call.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any, cast
 
+from kvbench.bodies import named_body
 from kvbench.caches import CacheStrategy
 from kvbench.measure.caches.call import Body, Call, Driven, Driver, Look
 from kvbench.measure.caches.situation import situation_of
@@ -22,6 +22,5 @@ def make_cache(strategy: CacheStrategy, call: Call) -> dict[str, Any] | Driver:
 
     A strategy that does not use `generate` returns the driver that replaces it.
     """
-    module, _, name = strategy.body.partition(":")
-    body = cast("Body", getattr(importlib.import_module(module), name))
+    body = cast("Body", named_body(strategy.body))
     return body(dataclasses.replace(call, settings=strategy.settings))

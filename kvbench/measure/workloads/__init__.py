@@ -6,9 +6,9 @@ kvbench/workloads/.
 
 from __future__ import annotations
 
-import importlib
 from typing import cast
 
+from kvbench.bodies import named_body
 from kvbench.measure.workloads.job import Body, OpenJob
 from kvbench.workloads import Workload
 
@@ -17,5 +17,4 @@ __all__ = ["Body", "OpenJob", "body_of"]
 
 def body_of(entry: Workload) -> Body:
     """Return the body that a workload names."""
-    module, _, name = entry.body.partition(":")
-    return cast("Body", getattr(importlib.import_module(module), name))
+    return cast("Body", named_body(entry.body))
