@@ -84,9 +84,7 @@ def fit(
         "seed": seed,
         "trust_remote_code": trust_remote_code,
     }
-    terminal = console.make_console(stderr=output != "table")
-    view = console.make_view(terminal, quiet=False, as_json=False)
-    try:
+    with console.progress(stderr=output != "table") as view:
         rows = api.fit(
             Plan.parse({"cache": ["dynamic"]} | given(keys) | given(axes or {})),
             find="batch" if find == "batch" else "context",
@@ -94,7 +92,5 @@ def fit(
             memory_limit=limit,
             listener=view,
         )
-    finally:
-        view.close()
     console.show_fits(rows, output)
     raise typer.Exit(1 if any(row.status == "failed" for row in rows) else 0)

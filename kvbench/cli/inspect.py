@@ -93,8 +93,7 @@ def inspect(
         }
     )
     console.check_format(output, "html")
-    view = console.make_view(console.make_console(stderr=True), quiet=False, as_json=False)
-    try:
+    with console.progress(stderr=True) as view:
         plan = Plan.parse(keys)
         found: tuple[Inspection, ...]
         if output == "html":
@@ -104,6 +103,4 @@ def inspect(
         else:
             one = api.inspect(plan, max_new_tokens=max_new_tokens, layer=layer, listener=view)
             found = (one,)
-    finally:
-        view.close()
     console.show_inspections(found, output)

@@ -28,12 +28,8 @@ def probe(
     from kvbench.records.rates import read_rates, store_path, store_problem
 
     console.check_format(output)
-    terminal = console.make_console(stderr=output != "table")
-    view = console.make_view(terminal, quiet=False, as_json=False)
-    try:
+    with console.progress(stderr=output != "table") as view:
         found = api.probe(listed(device), listener=view)
-    finally:
-        view.close()
     known = () if store_problem() else read_rates()
     stored = store_path() if all(rates in known for rates in found) else None
     console.show_rates(found, stored, output)

@@ -48,9 +48,7 @@ def quality(
     from kvbench.records.quality import QualitySize
 
     console.check_format(output)
-    terminal = console.make_console(stderr=output != "table")
-    view = console.make_view(terminal, quiet=False, as_json=False)
-    try:
+    with console.progress(stderr=output != "table") as view:
         rows = api.measure_quality(
             run,
             text=None if text is None else text_file(text),
@@ -58,6 +56,4 @@ def quality(
             trust_remote_code=trust_remote_code,
             listener=view,
         )
-    finally:
-        view.close()
     console.show_qualities(rows, output)

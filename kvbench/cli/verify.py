@@ -60,9 +60,7 @@ def verify(
         }
     )
     console.check_format(output)
-    terminal = console.make_console(stderr=output != "table")
-    view = console.make_view(terminal, quiet=False, as_json=False)
-    try:
+    with console.progress(stderr=output != "table") as view:
         checks = api.verify(
             # Token ids in place of a text prompt: a folder may have no tokenizer.
             Plan.parse({"model": [model], "prompt_tokens": 8, "max_new_tokens": 8} | keys),
@@ -70,7 +68,5 @@ def verify(
             generations=generations,
             listener=view,
         )
-    finally:
-        view.close()
     console.show_checks(checks, output)
     raise typer.Exit(1 if failed(checks) else 0)

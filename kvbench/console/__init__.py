@@ -28,7 +28,7 @@ from kvbench.console.printing import (
     print_table,
     print_written,
 )
-from kvbench.console.views import View, make_view
+from kvbench.console.views import View, make_view, progress
 
 __all__ = [
     "View",
@@ -40,6 +40,7 @@ __all__ = [
     "print_stopped",
     "print_table",
     "print_written",
+    "progress",
     "show_caches",
     "show_cases",
     "show_checks",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from kvbench.analysis.forecast import LONG_S, Forecaster
-from kvbench.console.printing import print_json
+from kvbench.console.printing import make_console, print_json
 from kvbench.media import for_terminal
 from kvbench.plan.case import Case, Task
 from kvbench.records.events import (
@@ -31,7 +33,16 @@ from kvbench.records.events import (
 from kvbench.report.units import about, seconds, significant
 from kvbench.report.words import proof
 
-__all__ = ["Forecast", "JsonView", "LineView", "LiveView", "QuietView", "View", "make_view"]
+__all__ = [
+    "Forecast",
+    "JsonView",
+    "LineView",
+    "LiveView",
+    "QuietView",
+    "View",
+    "make_view",
+    "progress",
+]
 
 
 class View(Protocol):
@@ -54,6 +65,16 @@ def make_view(console: Console, *, quiet: bool, as_json: bool) -> View:
     else:
         below = LineView(console)
     return JsonView(below) if as_json else below
+
+
+@contextlib.contextmanager
+def progress(*, stderr: bool) -> Iterator[View]:
+    """Show what happens while the block runs, then release the terminal."""
+    view = make_view(make_console(stderr=stderr), quiet=False, as_json=False)
+    try:
+        yield view
+    finally:
+        view.close()
 
 
 class QuietView:
