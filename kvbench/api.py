@@ -208,9 +208,9 @@ def fit(
 ) -> tuple[FitResult, ...]:
     """Find the largest batch or context that really fits, for each strategy of a plan.
 
-    Sizes are doubled until a generation runs out of memory, then bisected, to a sixteenth of the
-    size. Each one runs in a worker process, which is replaced after running out. Nothing is timed
-    or written.
+    Starts at half the prediction, doubles the size until a generation runs out of memory, then
+    bisects, to a sixteenth of the size. Each generation runs in a worker process, which is replaced
+    after running out. Nothing is timed or written.
 
     Args:
         plan: models, devices and strategies; a single size, with a number of prompt tokens.

@@ -32,9 +32,7 @@ def round_key(case: Case) -> str:
     With a method that reads all lengths from one sample, that is the comparison groups of all
     lengths.
     """
-    if case.method == "each":
-        return case.pair_key
-    return dataclasses.replace(case, max_new_tokens=1).pair_key
+    return _of_any_length(case).pair_key
 
 
 def longest_of(cases: Iterable[Case]) -> tuple[Case, ...]:
@@ -77,9 +75,13 @@ def _kinds(cases: Iterable[Case]) -> Iterable[list[Case]]:
     """Return the cases, grouped by the sample that they are read from."""
     found: dict[Case, list[Case]] = {}
     for case in cases:
-        kind = case if case.method == "each" else dataclasses.replace(case, max_new_tokens=1)
-        found.setdefault(kind, []).append(case)
+        found.setdefault(_of_any_length(case), []).append(case)
     return found.values()
+
+
+def _of_any_length(case: Case) -> Case:
+    """Return the same case for all lengths that are read from one sample."""
+    return case if case.method == "each" else dataclasses.replace(case, max_new_tokens=1)
 
 
 @cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kvbench.plan.axes import StrategyAxes
+
 __all__ = ["Find", "FitResult", "FitStatus"]
 
 Find = Literal["batch", "context"]
@@ -15,11 +17,10 @@ FitStatus = Literal["found", "at_most", "nothing_fits", "unsupported", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitResult:
+class FitResult(StrategyAxes):
     """How much fits with one cache strategy. Null means unknown.
 
     Attributes:
-        model, weights, device, dtype, attention, cache: of the cases.
         find: what was searched for.
         status: how the search ended.
         largest: the largest size that was generated; 0 if none was.
@@ -35,12 +36,6 @@ class FitResult:
         reason: why nothing was found, or how the process ended at `fails_at` if it did.
     """
 
-    model: str
-    weights: str
-    device: str
-    dtype: str
-    attention: str
-    cache: str
     find: Find
     status: FitStatus
     largest: int | None = None

@@ -14,7 +14,7 @@ __all__ = ["fit_reasons", "fit_table"]
 
 def fit_table(rows: Sequence[FitResult]) -> Table:
     """Return one row per strategy, without columns that have one value throughout."""
-    axes = [AXES[name] for name in STRATEGY_AXES if hasattr(rows[0], name)]
+    axes = [AXES[name] for name in STRATEGY_AXES]
     shown = [a for a in axes if a.name == "cache" or len({getattr(r, a.name) for r in rows}) > 1]
     heads = (*(a.head for a in shown), f"largest {rows[0].find}", "fails at", "predicted")
     heads += ("found / predicted", "needs MiB", "free MiB", "attempts")

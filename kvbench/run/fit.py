@@ -220,12 +220,7 @@ class _Search:
     def _row(self, status: FitStatus, **fields: Any) -> FitResult:
         case, batch = self.case, self.find == "batch"
         return FitResult(
-            model=case.model,
-            weights=case.weights,
-            device=case.device,
-            dtype=case.dtype,
-            attention=case.attention,
-            cache=case.cache,
+            **{name: getattr(case, name) for name in STRATEGY_AXES},
             find=self.find,
             status=status,
             batch_size=None if batch else case.batch_size,
